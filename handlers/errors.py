@@ -1,0 +1,45 @@
+"""What can be wrong with one request, and the HTTP status that says so.
+
+RequestError                 anything that a client can mend
+├── BadRequest        400    the body is not of a form that we read
+├── BadImage          400    not an image, or a broken one
+├── TooLarge          413    more bytes or pixels than the limit
+└── UnsupportedFormat 415    an image, of a format that is not served
+"""
+
+
+class RequestError(Exception):
+    """A fault of one request: `code` is its HTTP status, `kind` the `type` of its JSON body."""
+
+    code: int = 400
+    phrase: str = "Bad Request"
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON document that tells a client what to do."""
+        return {"code": self.code, "type": self.kind, "message": str(self)}
+
+
+class BadRequest(RequestError):
+    """The body is neither an image nor JSON or a form that holds images."""
+
+
+class BadImage(RequestError):
+    """The bytes are not an image, or end too early."""
+
+
+class TooLarge(RequestError):
+    """More bytes or more pixels than the limit allows."""
+
+    code = 413
+    phrase = "Payload Too Large"
+
+
+class UnsupportedFormat(RequestError):
+    """An image, of a format that is not served."""
+
+    code = 415
+    phrase = "Unsupported Media Type"

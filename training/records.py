@@ -1,0 +1,49 @@
+"""One labelled image of a raw data set, and how to get at its encoded bytes."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "test"]
+
+
+class DatasetError(Exception):
+    """A raw data set cannot be read; the message names the file and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """Where one encoded image stands, and what it shows.
+
+    `id` is unique within its data set. `split` is the side of the data set's own layout: validation images of a layout
+    count as "train", since validation is always split off anew. `label` is a class name, or None where the layout gives
+    none. `path` is relative to the raw folder; `offset` and `length` are in bytes (`length` None: the whole file).
+    Records of one `group` never stand on two sides of a split by group.
+    """
+
+    id: str
+    split: Split
+    label: str | None
+    path: str
+    offset: int = 0
+    length: int | None = None
+    group: str | None = None
+
+    def read(self, raw: Path) -> bytes:
+        """Return the encoded image."""
+        with open(raw / self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(-1 if self.length is None else self.length)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RawDataset:
+    """What a reader returns: the class names in output order, and its records, read lazily.
+
+    `classes` are all outputs that the network gets, present or not. Errors of single records raise `DatasetError` while
+    `records` is iterated, before anything is written in its final place.
+    """
+
+    classes: tuple[str, ...]
+    records: Iterable[Record]
