@@ -1,0 +1,74 @@
+"""What every test may ask for: the device, the precision, real images where a person has them, and a fixed seed.
+
+python -m pytest                         the suite, on the CPU
+python -m pytest --device cuda           the same tests on a GPU; on the CPU where there is none
+SIGHTLINE_REAL_DATA=<folder> ...         tests that can use real images take them from there
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where tensors live (cuda: if there is one)"
+    )
+    parser.addoption("--dtype", default="float32", choices=("float32", "float64"), help="floating type of test tensors")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Read by the OpenMP runtime when torch is first imported, here and in every process that a test starts: the cores
+    # of a small machine are shared by the test, the server and its workers.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> "torch.device":
+    """Return the device of `--device`; the CPU where no GPU is found, so that no test is left out."""
+    import torch
+
+    wanted = request.config.getoption("--device")
+    return torch.device(wanted if wanted == "cpu" or torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def dtype(request: pytest.FixtureRequest) -> "torch.dtype":
+    """Return the floating type of `--dtype`."""
+    import torch
+
+    return torch.float64 if request.config.getoption("--dtype") == "float64" else torch.float32
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path | None:
+    """Return the folder of real images that `SIGHTLINE_REAL_DATA` names, or None: then generated ones are used."""
+    named = os.environ.get("SIGHTLINE_REAL_DATA")
+    if not named:
+        return None
+    folder = Path(named).resolve()
+    if not folder.is_dir():
+        raise pytest.UsageError(f"SIGHTLINE_REAL_DATA names {named}, which is not a folder: unset or correct it")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Start each test from the same random state, in whatever order they run."""
+    import sys
+
+    random.seed(0)
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        np.random.seed(0)  # noqa: NPY002 - libraries under test draw from the global state
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
