@@ -1,0 +1,66 @@
+"""Write the locks from `pyproject.toml`: every package at one version, with the hashes of its files.
+
+requirements.txt            everything; a GPU machine's builds of torch, which run on a CPU too
+requirements-serve.txt      what a server needs (`[project.dependencies]`), at the same versions
+requirements-cpu.txt        everything but torch, torchvision and CUDA, at the same versions
+requirements-serve-cpu.txt  what a server needs, but torch, torchvision and CUDA
+requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: a registry of their own has them
+requirements-uv.txt         uv itself
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+COMMAND = "make lock"
+EXTRAS = ("--extra", "train", "--extra", "dev")
+TORCH = ("torch", "torchvision")
+CUDA = re.compile(r"^(?:nvidia-|cuda-|triton)")
+
+
+def versions(lock: Path) -> dict[str, str]:
+    """Return the versions that a lock pins, by package (the last one where they differ by Python's version)."""
+    return dict(re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def compile_lock(root: Path, output: str, *arguments: str) -> None:
+    """Resolve `pyproject.toml`, or what `arguments` name, into the lock `output`."""
+    uv = [str(Path(sys.prefix) / "bin" / "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--universal"]
+    uv += ["--python-version", "3.11", "--custom-compile-command", COMMAND, "--output-file", output]
+    sources = () if any(argument.endswith(".in") for argument in arguments) else ("pyproject.toml",)
+    subprocess.run([*uv, *sources, *arguments], cwd=root, check=True, stdout=subprocess.DEVNULL)
+
+
+def write_locks(root: Path) -> None:
+    """Write all locks; the full one first, since the others take their versions from it."""
+    console = Console()
+    full = root / "requirements.txt"
+    console.print(full.name)
+    compile_lock(root, full.name, *EXTRAS)
+    pinned = versions(full)
+    same = ("--constraints", full.name)
+    console.print("requirements-serve.txt")
+    compile_lock(root, "requirements-serve.txt", *same)
+    with tempfile.TemporaryDirectory() as folder:
+        excludes = Path(folder) / "excludes.txt"
+        excludes.write_text("\n".join(name for name in pinned if CUDA.match(name)), encoding="utf-8")
+        plain = [*same, "--excludes", str(excludes)]
+        for name in TORCH:
+            plain += ["--no-emit-package", name]
+        for name, extras in (("requirements-cpu.txt", EXTRAS), ("requirements-serve-cpu.txt", ())):
+            console.print(name)
+            compile_lock(root, name, *extras, *plain)
+        console.print("requirements-uv.txt")
+        source = Path(folder) / "uv.in"
+        source.write_text("uv\n", encoding="utf-8")
+        compile_lock(root, "requirements-uv.txt", str(source), "--no-annotate")
+    text = [f"# Written by: {COMMAND}", *(f"{name}=={pinned[name]}" for name in TORCH)]
+    (root / "requirements-cpu-torch.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_locks(Path(__file__).resolve().parent.parent)

