@@ -1,0 +1,106 @@
+"""The configuration of every training command: Hydra's files in `training/configs`, and `key=value` overrides."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+class ConfigurationError(Exception):
+    """A setting is unknown or has an impossible value; the message names it and the remedy."""
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the configuration with `overrides` such as `dataset=petals` or `trainer.epochs=3` applied.
+
+    Raises:
+        ConfigurationError: an override is malformed, names no setting or no file of a group, or its value does not fit.
+    """
+    overrides = list(overrides)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra_compose("config", overrides)
+        OmegaConf.to_container(config, resolve=True)
+    except ConfigCompositionException as error:
+        raise ConfigurationError(_explain(error)) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_one_line(str(error))) from error
+    return config
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """Return `; near it: a, b` with the known names most like `name`, or the known ones where they are few."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f"; near it: {', '.join(close)}"
+    return f"; known: {', '.join(sorted(names))}" if len(names) <= 20 else ""
+
+
+def _explain(error: ConfigCompositionException) -> str:
+    """Say in one line which override does not fit, and which name was probably meant."""
+    text = str(error)
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown and ("not in struct" in f"{text} {error.__cause__}" or "append to your config" in text):
+        return (
+            f"there is no setting {unknown[1]!r}{near(unknown[1], [*_names(compose())])}; `+{unknown[1]}=...` adds one"
+        )
+    return _one_line(f"{text} {error.__cause__ or ''}")
+
+
+def _names(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        name = f"{prefix}{key}"
+        yield name
+        child = OmegaConf.select(node, str(key))
+        if isinstance(child, DictConfig):
+            yield from _names(child, f"{name}.")
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(
+        line for line in lines if line and not line.startswith(("Config search path", "provider=", "full_key"))
+    )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return the configuration as dictionaries and lists with every reference resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def store_folder(config: DictConfig) -> Path:
+    """Return where the prepared data set stands, relative to the current directory."""
+    return Path("data/processed") / str(config.store)
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Return where everything of one trained model stands, relative to the current directory."""
+    return Path("runs") / str(config.name)
+
+
+def load(run: Path) -> DictConfig:
+    """Return the configuration that a run was trained with.
+
+    Raises:
+        ConfigurationError: there is no such run.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not there: train first with `python -m training.train name={run.name}`")
+    return cast(DictConfig, OmegaConf.load(path))
+
+
+def fingerprint(document: Any) -> str:
+    """Return 16 hexadecimal digits that change with anything in a JSON-like document."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
