@@ -1,0 +1,159 @@
+"""Scores against values worked out by hand, against scikit-learn and torchmetrics, and intervals against simulation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_score, recall_score, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from training import scores
+from training.records import DatasetError
+
+
+def answers(images: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities (N, K) and labels (N,) of a classifier that is exactly as sure as it is right."""
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.full(classes, 0.3), size=images)
+    labels = (probabilities.cumsum(axis=1) > generator.random((images, 1))).argmax(axis=1)
+    return probabilities.astype(np.float32), labels
+
+
+def test_wilson_by_hand() -> None:
+    estimate = scores.proportion(9, 10)
+    assert estimate is not None
+    z, share, trials = 1.959963984540054, 0.9, 10
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    assert estimate.value == 0.9
+    assert estimate.low == pytest.approx(centre - half)
+    assert estimate.high == pytest.approx(centre + half)
+
+
+def test_wilson_of_no_mistakes_and_no_images() -> None:
+    estimate = scores.proportion(1823, 1823)
+    assert estimate is not None
+    assert (estimate.value, estimate.high) == (1.0, 1.0)
+    assert estimate.low == pytest.approx(1823 / (1823 + 1.959963984540054**2))
+    assert scores.proportion(0, 0) is None
+
+
+def test_scores_by_hand() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+    labels = np.array([0, 1, 1, 0])
+    result = scores.score(probabilities, labels, ("a", "b", "c"))
+    assert (result["images"], result["mistakes"]) == (4, 2)
+    assert result["top_1"]["value"] == 0.5
+    assert result["top_5"]["value"] == 1.0
+    # a: one of two found, one of two answers right; b: one of two, one of one; c: answered once, never true.
+    assert result["macro_f1"]["value"] == pytest.approx((0.5 + 2 / 3 + 0) / 3)
+    assert result["per_class"]["a"]["precision"]["value"] == 0.5
+    assert result["per_class"]["b"]["precision"]["value"] == 1.0
+    assert result["per_class"]["b"]["recall"]["value"] == 0.5
+    assert result["per_class"]["c"]["images"] == 0
+    assert result["per_class"]["c"]["recall"] is None
+    # Each confidence falls in a bin of its own; gaps: 0.7 right, 0.6 wrong, 0.8 right, 0.4 wrong.
+    assert result["calibration_error"]["value"] == pytest.approx((0.3 + 0.6 + 0.2 + 0.4) / 4)
+
+
+def test_agrees_with_the_libraries() -> None:
+    probabilities, labels = answers(400, 12)
+    result = scores.score(probabilities, labels, [str(k) for k in range(12)])
+    predicted = probabilities.argmax(axis=1)
+    everything = np.arange(12)
+    assert result["top_1"]["value"] == pytest.approx((predicted == labels).mean())
+    assert result["top_5"]["value"] == pytest.approx(
+        top_k_accuracy_score(labels, probabilities, k=5, labels=everything)
+    )
+    assert result["macro_f1"]["value"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    rows = list(result["per_class"].values())
+    for name, function in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        expected = function(labels, predicted, labels=everything, average=None)
+        assert [row[name]["value"] for row in rows] == pytest.approx(list(expected))
+    error = multiclass_calibration_error(torch.from_numpy(probabilities), torch.from_numpy(labels), 12, n_bins=15)
+    assert result["calibration_error"]["value"] == pytest.approx(float(error), abs=1e-6)
+
+
+def test_ties_go_to_the_first_class() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.5, 0.5]])
+    assert scores.ranks(probabilities, np.array([0, 1])).tolist() == [0, 1]
+
+
+def test_every_interval_holds_its_value_and_json_takes_it() -> None:
+    probabilities, labels = answers(300, 5)
+    result = json.loads(json.dumps(scores.score(probabilities, labels, list("abcde"))))
+    for name in ("top_1", "top_5", "macro_f1", "calibration_error"):
+        estimate = result[name]
+        assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+    assert result["top_1"]["high"] - result["top_1"]["low"] > 0.01
+    assert result["macro_f1"]["high"] - result["macro_f1"]["low"] > 0.01
+
+
+def test_same_seed_same_intervals() -> None:
+    probabilities, labels = answers(200, 4)
+    first, again, other = (scores.score(probabilities, labels, list("abcd"), seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first["macro_f1"]["low"] != other["macro_f1"]["low"]
+
+
+def test_bootstrap_of_the_matrix_is_that_of_the_images() -> None:
+    """Drawing a row of the confusion matrix must spread as drawing its images does."""
+    probabilities, labels = answers(150, 4, seed=5)
+    predicted = probabilities.argmax(axis=1)
+    counts = np.zeros((4, 4), dtype=np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    draws, _ = scores.bootstrap_f1(counts, seed=0, resamples=2000)
+    generator = np.random.default_rng(1)
+    groups = [np.flatnonzero(labels == k) for k in range(4)]
+    slow = []
+    for _ in range(500):
+        rows = np.concatenate([generator.choice(group, len(group)) for group in groups])
+        slow.append(f1_score(labels[rows], predicted[rows], average="macro", labels=range(4)))
+    assert draws.mean() == pytest.approx(np.mean(slow), abs=0.01)
+    assert draws.std() == pytest.approx(np.std(slow), rel=0.15)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_calibration_interval_holds_the_true_error(power: float) -> None:
+    """Of a calibrated and of an overconfident classifier, whose true error a large sample tells."""
+
+    def sharpened(images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        probabilities, labels = answers(images, 10, seed)
+        probabilities = probabilities**power
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, labels
+
+    confidences, right, _ = sharpened(100_000, 99)
+    true = scores.calibration_error(confidences, right)
+    held = 0
+    for seed in range(40):
+        confidences, right, labels = sharpened(300, seed)
+        draws, calibrated = scores.bootstrap_calibration(confidences, right, labels, seed=seed, resamples=200)
+        estimate = scores.reflected(scores.calibration_error(confidences, right), draws, calibrated)
+        held += estimate.low <= true <= estimate.high
+    assert held >= 33
+
+
+def test_parts_of_a_class_name() -> None:
+    classes = ("0L", "0R", "1L", "1R")
+    probabilities = np.array([[0.3, 0.1, 0.4, 0.2], [0.1, 0.6, 0.1, 0.2]])
+    labels = np.array([1, 1])
+    merged, own, names = scores.part(probabilities, labels, classes, r"^(\d)")
+    assert names == ("0", "1")
+    assert merged == pytest.approx(np.array([[0.4, 0.6], [0.7, 0.3]]))
+    assert own.tolist() == [0, 0]
+    result = scores.parts(probabilities, labels, classes, {"count": r"^(\d)", "hand": "(L|R)$"})
+    assert result["count"]["top_1"]["value"] == 0.5
+    assert result["hand"]["top_1"]["value"] == 0.5
+    assert list(result["hand"]["per_class"]) == ["L", "R"]
+
+
+def test_a_pattern_that_finds_nothing_is_named() -> None:
+    with pytest.raises(DatasetError, match=r"label_parts.*'B'"):
+        scores.part(np.ones((1, 2)), np.zeros(1, dtype=int), ("0L", "B"), r"^(\d)")
+
+
+def test_nothing_to_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 labels"):
+        scores.score(np.zeros((0, 2)), np.zeros(0, dtype=int), ("a", "b"))

@@ -1,0 +1,238 @@
+"""How good a classifier is, with the uncertainty that a finite test set leaves.
+
+Proportions (top-k, precision, recall, a bin's accuracy) carry Wilson's interval (Wilson 1927, "Probable inference, the
+law of succession, and statistical inference", as `scipy.stats.binomtest` has it). Macro-F1, F1 of a class and the
+expected calibration error are no proportions: they carry the interval of a bootstrap over test images, stratified by
+true class (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 13 and 16).
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
+
+from training.records import DatasetError
+
+Floats = npt.NDArray[Any]
+Integers = npt.NDArray[Any]
+
+BINS = 15  # of the calibration error, as in Guo et al. 2017
+LEVEL = 0.95
+RESAMPLES = 1000
+DRAWS = 1 << 22  # random numbers held at once: keeps the bootstrap's memory flat
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: int, trials: int) -> Estimate | None:
+    """Return a share in [0, 1] with Wilson's interval, or None of no trials."""
+    if trials == 0:
+        return None
+    interval = binomtest(int(successes), int(trials)).proportion_ci(LEVEL, method="wilson")
+    return Estimate(int(successes) / int(trials), float(interval.low), float(interval.high))
+
+
+def ranks(probabilities: Floats, labels: Integers) -> Integers:
+    """Return for each image how many classes stand before the true one, as int64 (N,); of equal ones the first wins.
+
+    `probabilities` are (N, K), `labels` int (N,) in [0, K).
+    """
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    before = np.arange(probabilities.shape[1])[None, :] < labels[:, None]
+    place: Integers = ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)
+    return place
+
+
+def f1_scores(counts: Integers) -> tuple[float, Floats]:
+    """Return macro-F1 and F1 (K,) of a confusion matrix, rows true.
+
+    Macro-F1 is the mean over the classes that occur, truly or as an answer: scikit-learn's and torchmetrics' rule.
+    """
+    hits, true, answered = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    scores = 2 * hits / np.maximum(true + answered, 1)
+    return float(scores[(true + answered) > 0].mean()), scores
+
+
+def bootstrap_f1(counts: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
+    """Return macro-F1 (R,) and F1 of each class (R, K) of `resamples` draws of the test images, stratified by class.
+
+    Drawing a class's images with replacement and counting their answers is a multinomial draw from that class's row
+    of the confusion matrix, so the cost is R times the matrix's filled cells, however many images there are. A
+    classifier without a mistake has no spread to draw from: its interval has no width, and top-1's says more.
+    """
+    generator = np.random.default_rng(seed)
+    classes = len(counts)
+    hits, answered = np.zeros((resamples, classes)), np.zeros((resamples, classes))
+    true = counts.sum(axis=1)
+    for row in np.flatnonzero(true):
+        columns = np.flatnonzero(counts[row])
+        drawn = generator.multinomial(true[row], counts[row, columns] / true[row], size=resamples)
+        answered[:, columns] += drawn
+        hits[:, row] = drawn[:, columns == row].sum(axis=1)
+    occurring = true + answered
+    scores = 2 * hits / np.maximum(occurring, 1)
+    return scores.sum(axis=1) / (occurring > 0).sum(axis=1), scores
+
+
+def bins(confidences: Floats) -> Integers:
+    """Return each confidence's bin in [0, BINS): equal widths, each bin open below and closed above."""
+    return np.clip(np.ceil(confidences.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+def calibration_error(confidences: Floats, right: npt.NDArray[np.bool_]) -> float:
+    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy, by bin.
+
+    The bins are of equal width and weighted by their images (Guo et al. 2017, "On calibration of modern neural
+    networks", equation 3). `confidences` (N,) are the highest probabilities, `right` (N,) whether that class was true.
+    """
+    gaps: Floats = np.bincount(bins(confidences), weights=right - confidences.astype(np.float64), minlength=BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def bootstrap_calibration(
+    confidences: Floats, right: npt.NDArray[np.bool_], labels: Integers, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[Floats, Floats]:
+    """Return calibration errors (R,) of `resamples` draws, and those (R,) that a perfectly calibrated one would show.
+
+    The first draws test images with replacement, stratified by class. The second keeps the images and draws whether
+    each is right with its own confidence as the chance.
+    """
+    generator = np.random.default_rng(seed)
+    order = np.argsort(labels, kind="stable")
+    sizes, starts = np.bincount(labels)[labels[order]], np.searchsorted(labels[order], labels[order])
+    confidences = confidences.astype(np.float64)[order]
+    gaps, bin_of = right[order] - confidences, bins(confidences)
+    drawn_errors, calibrated_errors = [], []
+    step = max(1, DRAWS // len(labels))
+    for done in range(0, resamples, step):
+        rows = min(step, resamples - done)
+        offsets = BINS * np.arange(rows)[:, None]
+        drawn = starts + (generator.random((rows, len(labels))) * sizes).astype(np.int64)
+        drawn_errors.append(_errors(bin_of[drawn] + offsets, gaps[drawn]))
+        chance = (generator.random((rows, len(labels))) < confidences) - confidences
+        calibrated_errors.append(_errors(bin_of + offsets, chance))
+    return np.concatenate(drawn_errors), np.concatenate(calibrated_errors)
+
+
+def _errors(cells: Integers, gaps: Floats) -> Floats:
+    """Return the calibration error (R,) of gaps (R, N) in cells (R, N), each row's bins numbered after the last's."""
+    sums = np.bincount(cells.ravel(), weights=gaps.ravel(), minlength=len(cells) * BINS)
+    errors: Floats = np.abs(sums.reshape(len(cells), BINS)).sum(axis=1) / cells.shape[1]
+    return errors
+
+
+def percentile(value: float, draws: Floats) -> Estimate:
+    """Return a value with the percentile interval of its bootstrap."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, min(value, float(low)), max(value, float(high)))
+
+
+def reflected(value: float, draws: Floats, calibrated: Floats) -> Estimate:
+    """Return a calibration error in [0, 1] with the basic (reflected) interval of its bootstrap.
+
+    The calibration error sums absolute gaps, so noise only ever adds to it: a draw's error lies above the test set's as
+    that lies above the true one. Reflecting the draws about the value takes that bias off, the plain percentiles would
+    count it twice (in simulation they hold the true error in hardly any case of 200 images). The interval reaches down
+    to 0 where the value is no larger than what `calibrated`, errors of a perfectly calibrated classifier, shows
+    (Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams"), and always holds the value.
+    """
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    bottom = 0.0 if value <= np.quantile(calibrated, LEVEL) else max(0.0, min(value, 2 * value - float(high)))
+    return Estimate(value, bottom, min(1.0, max(value, 2 * value - float(low))))
+
+
+def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
+    """Return every score of the answers to a test set, as plain values for JSON.
+
+    `probabilities` are (N, K) in [0, 1], `labels` int (N,) in [0, K), `classes` K names. Each score is `{value, low,
+    high}`; `per_class` holds a class's `images`, `precision`, `recall` (the accuracy on its own images) and `f1`, where
+    null stands for what has no images to be told from.
+
+    Raises:
+        ValueError: there is no image, or the shapes do not agree.
+    """
+    if len(labels) == 0 or probabilities.shape != (len(labels), len(classes)):
+        raise ValueError(f"{probabilities.shape} probabilities for {len(labels)} labels and {len(classes)} classes")
+    place = ranks(probabilities, labels)
+    answers, right = probabilities.argmax(axis=1), place == 0
+    confidences = probabilities.max(axis=1)
+    counts = confusion_matrix(labels, answers, labels=np.arange(len(classes)))
+    draws, class_draws = bootstrap_f1(counts, seed=seed)
+    errors, calibrated = bootstrap_calibration(confidences, right, labels, seed=seed)
+    return {
+        "images": len(labels),
+        "mistakes": int((~right).sum()),
+        "top_1": plain(proportion(int(right.sum()), len(labels))),
+        "top_5": plain(proportion(int((place < 5).sum()), len(labels))),
+        "macro_f1": plain(percentile(f1_scores(counts)[0], draws)),
+        "calibration_error": plain(reflected(calibration_error(confidences, right), errors, calibrated)),
+        "per_class": per_class(counts, classes, class_draws),
+    }
+
+
+def per_class(counts: Integers, classes: Sequence[str], draws: Floats) -> dict[str, Any]:
+    """Return images, precision, recall and F1 of each class of a confusion matrix (K, K), rows true."""
+    hits, true, answered = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    f1 = f1_scores(counts)[1]
+    return {
+        name: {
+            "images": int(true[k]),
+            "precision": plain(proportion(hits[k], answered[k])),
+            "recall": plain(proportion(hits[k], true[k])),
+            "f1": plain(percentile(float(f1[k]), draws[:, k])) if true[k] + answered[k] else None,
+        }
+        for k, name in enumerate(classes)
+    }
+
+
+def plain(estimate: Estimate | None) -> dict[str, float] | None:
+    """Return an estimate as JSON holds it."""
+    return None if estimate is None else dataclasses.asdict(estimate)
+
+
+def part(
+    probabilities: Floats, labels: Integers, classes: Sequence[str], pattern: str
+) -> tuple[Floats, Integers, tuple[str, ...]]:
+    """Return probabilities, labels and classes of one part of what a class name says.
+
+    `pattern` is a regular expression whose first group is the part: `^(\\d)` makes the counts 0 to 5 of the classes 0L
+    to 5R. Probabilities of classes that share a part are added.
+
+    Raises:
+        DatasetError: a class name has no such part.
+    """
+    found = [re.search(pattern, name) for name in classes]
+    missing = [name for name, match in zip(classes, found, strict=True) if match is None or not match.groups()]
+    if missing:
+        raise DatasetError(
+            f"dataset.label_parts: {pattern!r} finds no group in the class {missing[0]!r}. "
+            "Mend the pattern in the data set's configuration"
+        )
+    values = [match.group(1) for match in found if match]
+    names = tuple(sorted(set(values)))
+    column = np.array([names.index(value) for value in values])
+    merged = np.zeros((len(labels), len(names)), dtype=np.float64)
+    for k in range(len(names)):
+        merged[:, k] = probabilities[:, column == k].sum(axis=1)
+    return merged, column[labels], names
+
+
+def parts(
+    probabilities: Floats, labels: Integers, classes: Sequence[str], patterns: Mapping[str, str], *, seed: int = 0
+) -> dict[str, Any]:
+    """Return `score` of each named part of the class names; see `part`."""
+    return {
+        name: score(*part(probabilities, labels, classes, pattern), seed=seed) for name, pattern in patterns.items()
+    }
