@@ -23,7 +23,8 @@ VERSIONS = ((3, 12), (3, 11))
 GIGABYTE = 1 << 30
 # Measured: the environment takes 6.6 GB with CUDA's libraries, 2.2 GB without; uv's cache shares its files by links.
 SPACE = {"full": 8 * GIGABYTE, "cpu": 3 * GIGABYTE}
-LOCKS = {"full": ("requirements.txt",), "cpu": ("requirements-cpu.txt", "requirements-cpu-torch.txt")}
+TORCH_PINS = "requirements-cpu-torch.txt"
+LOCKS = {"full": ("requirements.txt",), "cpu": (TORCH_PINS, "requirements-cpu.txt")}
 UV_LOCK = "requirements-uv.txt"
 OLDEST_JAVA = 17
 
@@ -181,27 +182,29 @@ def uv_environment(pip: list[str]) -> dict[str, str]:
 def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool = False) -> None:
     """Install the locked requirements; uv shows how far it is.
 
-    `cpu`: all packages but torch and torchvision with their hashes, then those two at their pinned versions from the
-    registry that uv's own `--torch-backend cpu` knows. That registry's hashes are not in our lock.
+    `cpu`: torch and torchvision at their pinned versions from the registry that uv's own `--torch-backend cpu` knows
+    (that registry's hashes are not in our lock), then all other packages with their hashes.
     """
     uv = [str(venv / "bin" / "uv"), "pip", "install", "--python", str(venv / "bin" / "python")]
-    uv += ["--dry-run"] if dry_run else ["--compile-bytecode"]
-    hashed, *torch = LOCKS[mode]
-    commands = [[*uv, "--require-hashes", *(["--no-deps"] if torch else []), "-r", str(root / hashed)]]
-    commands += [[*uv, "--torch-backend", "cpu", "--no-deps", "-r", str(root / name)] for name in torch]
+    # What is installed counts as found: a dry run is to ask the registry all the same.
+    uv += ["--dry-run", "--reinstall"] if dry_run else ["--compile-bytecode"]
     environment = uv_environment(pip)
-    for command in commands:
+    for name in LOCKS[mode]:
+        options = ["--require-hashes"] if name != TORCH_PINS else ["--torch-backend", "cpu"]
+        command = [*uv, *options, *(["--no-deps"] if mode == "cpu" else []), "-r", str(root / name)]
         if subprocess.run(command, env=environment).returncode:
             check_space(root, GIGABYTE)
-            remedy = "Run make setup without CPU=1: those builds run on a CPU too, or check" if torch else "Check"
+            remedy = (
+                "Run make setup without CPU=1 (those builds run on a CPU too), or check" if mode == "cpu" else "Check"
+            )
             raise SetupError(
-                f"uv could not install {Path(command[-1]).name} (its reason stands above). {remedy} "
+                f"uv could not install {name} (its reason stands above). {remedy} "
                 "the network, or name a registry that this machine reaches: UV_DEFAULT_INDEX=https://..."
             )
 
 
 def run(root: Path, mode: str, *, dry_run: bool = False) -> None:
-    """Bring `.venv` of `root` up to date."""
+    """Bring `.venv` of `root` up to date; where nothing has changed that takes a fraction of a second."""
     venv, start = root / ".venv", time.monotonic()
     stamp, wanted = venv / "sightline.stamp", f"{mode} {fingerprint(root, mode)}"
     written = stamp.read_text() if stamp.is_file() else ""
@@ -211,13 +214,18 @@ def run(root: Path, mode: str, *, dry_run: bool = False) -> None:
     if not written:
         check_space(root, SPACE[mode])
     print("setup 1/3: virtual environment", flush=True)
-    pip = make_environment(venv, clear=bool(written) and not written.startswith(mode))
-    stamp.unlink(missing_ok=True)
+    pip = make_environment(venv, clear=False)
     install_uv(pip, root)
+    if dry_run or (written and not written.startswith(mode)):
+        # From one kind of build to the other: ask whether the new ones can be had before the old ones go.
+        install(pip, root, venv, mode, dry_run=True)
+        if dry_run:
+            return
+        pip = make_environment(venv, clear=True)
+        install_uv(pip, root)
+    stamp.unlink(missing_ok=True)
     print(f"setup 2/3: locked packages ({', '.join(LOCKS[mode])}; some GB, minutes on a slow line)", flush=True)
-    install(pip, root, venv, mode, dry_run=dry_run)
-    if dry_run:
-        return
+    install(pip, root, venv, mode)
     print(f"setup 3/3: {link_java(venv)}", flush=True)
     stamp.write_text(wanted)
     print(f"setup done in {time.monotonic() - start:.0f} s", flush=True)
