@@ -1,0 +1,31 @@
+"""A progress bar on a terminal, a line now and then elsewhere (in a log, a bar would be thousands of lines)."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def progress(console: Console, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Give a function that is called with the number of steps just done; `total` None: the end is not known."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda steps: bar.advance(task, steps)
+        return
+    done, last = 0, time.monotonic()
+
+    def advance(steps: int) -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            console.print(f"{title}: {done:,}" + (f" of {total:,}" if total else ""), highlight=False)
+
+    yield advance

@@ -1,0 +1,161 @@
+"""Everything that decides what a prepared data set holds, and the key that says whether one is up to date.
+
+Nothing here imports torch: an unchanged data set is recognised before the slow imports begin.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from handlers.spec import Colour, PreprocessSpec, Resize
+from training.records import DatasetError
+
+SCHEMA_VERSION = 1
+StoreKind = Literal["decoded", "encoded", "auto"]
+
+# What a change of turns the same bytes into other pixels or other records.
+_CODE = ("handlers.decoding", "handlers.preprocessing")
+_PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is read, how, and into what.
+
+    `raw` is the folder that the reader named `reader` (a module of `training.readers`) reads with `reader_options`.
+    `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store` "decoded" keeps uint8
+    pixels, "encoded" keeps shards of the original bytes; "auto" decodes while that needs at most `max_decoded_gb`
+    gigabytes (1e9 bytes).
+
+    Raises:
+        DatasetError: a value is not one of those allowed; the message names it.
+    """
+
+    name: str
+    reader: str
+    raw: Path
+    image_size: int
+    resize: Resize = "squash"
+    crop_fraction: float = 1.0
+    colour: Colour = "rgb"
+    reader_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    store: StoreKind = "auto"
+    max_decoded_gb: float = 64.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise DatasetError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
+        if self.store not in get_args(StoreKind):
+            raise DatasetError(f"dataset.store is {self.store!r}: set it to decoded, encoded or auto")
+        if _source(f"training.readers.{self.reader}") is None:
+            raise DatasetError(
+                f"dataset.reader is {self.reader!r}, and training/readers has no such module: correct it"
+            )
+        try:
+            self.preprocess()
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"dataset: {error}") from error
+
+    def preprocess(self) -> PreprocessSpec:
+        """Return the geometry and colour; mean and std are placeholders, since they are known only afterwards."""
+        neutral = (0.5,) * (3 if self.colour == "rgb" else 1)
+        return PreprocessSpec(
+            image_size=self.image_size,
+            resize=self.resize,
+            crop_fraction=self.crop_fraction,
+            colour=self.colour,
+            mean=neutral,
+            std=neutral,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (channels, height, width) of one prepared image."""
+        return self.preprocess().channels, self.image_size, self.image_size
+
+    def content(self) -> dict[str, Any]:
+        """Return the part of the recipe that holds on every machine; the fingerprint is made from it."""
+        return {
+            "reader": self.reader,
+            "reader_options": dict(self.reader_options),
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "crop_fraction": self.crop_fraction,
+            "colour": self.colour,
+        }
+
+    def key(self) -> str:
+        """Return a hash of all that made, or would make, this store: options, code, package versions and raw files.
+
+        Raises:
+            DatasetError: the raw folder is not there.
+        """
+        code = [*_CODE, f"training.readers.{self.reader}"]
+        return digest(
+            {
+                "schema": SCHEMA_VERSION,
+                **self.content(),
+                "store": self.store,
+                "max_decoded_gb": self.max_decoded_gb,
+                "code": {module: _file_hash(_source(module)) for module in code},
+                "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
+                "raw": str(self.raw.resolve()),
+                "listing": listing(self.raw),
+            }
+        )
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal digits that change with anything in a JSON-like `document`."""
+    text = json.dumps(document, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def listing(raw: Path) -> str:
+    """Return a hash over path, size and modification time of every file below `raw`.
+
+    The hashes of the entries are added up, modulo 2^128, so that neither sorting nor a list of all names is needed.
+
+    Raises:
+        DatasetError: `raw` is not a folder or holds no file.
+    """
+    if not raw.is_dir():
+        raise DatasetError(f"{raw}: there is no such folder of raw images; give one that exists with raw=<folder>")
+    total, count, folders = 0, 0, [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(raw / folder) as entries:
+            for entry in entries:
+                relative = f"{folder}/{entry.name}"
+                if entry.is_dir():
+                    folders.append(relative.lstrip("/"))
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError as error:
+                    raise DatasetError(f"{entry.path}: a link that leads nowhere; remove it or mend it") from error
+                line = f"{relative}\0{status.st_size}\0{status.st_mtime_ns}"
+                total += int.from_bytes(hashlib.blake2b(line.encode(errors="surrogateescape"), digest_size=16).digest())
+                count += 1
+    if not count:
+        raise DatasetError(f"{raw}: this folder holds no files; put the raw images there, or give another raw=<folder>")
+    return f"{count}:{total % (1 << 128):032x}"
+
+
+def _source(module: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+def _file_hash(path: Path | None) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else "none"

@@ -1,0 +1,198 @@
+"""Which rows train, which choose the checkpoint, and which only judge.
+
+Validation is always taken from what would train; test rows choose nothing. The same rows, labels and spec give the same
+split on every machine. scikit-learn is imported only where folds or groups need it: it takes a second.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.int64]
+Test = Literal["given", "folds"]
+Pool = Literal["all", "train"]
+By = Literal["image", "group"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SplitSpec:
+    """How labelled records are dealt out.
+
+    `test` "given" judges on the test side of the data set's own layout; "folds" on fold `fold` of `folds` stratified
+    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"). `by`
+    "group" keeps the records of one group together. `validation` is the share, in [0, 0.5], of the rest that chooses
+    the checkpoint. `images_per_class` keeps at most so many training images of each class, drawn by `seed`: those of a
+    smaller number are among those of a larger one.
+
+    Raises:
+        ValueError: a value is not one of those allowed; the message names it.
+    """
+
+    test: Test = "given"
+    folds: int = 10
+    fold: int = 0
+    pool: Pool = "all"
+    by: By = "image"
+    validation: float = 0.1
+    images_per_class: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("test", Test), ("pool", Pool), ("by", By)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to {' or '.join(get_args(kinds))}")
+        if self.folds < 2:
+            raise ValueError(f"split.folds is {self.folds}: set it to 2 or more")
+        if not 0 <= self.fold < self.folds:
+            raise ValueError(f"split.fold is {self.fold}: with split.folds={self.folds} it is 0 to {self.folds - 1}")
+        if not 0 <= self.validation <= 0.5:
+            raise ValueError(f"split.validation is {self.validation}: set it to a share from 0 to 0.5")
+        if self.images_per_class is not None and self.images_per_class < 1:
+            raise ValueError(f"split.images_per_class is {self.images_per_class}: set it to 1 or more, or to null")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"split.seed is {self.seed}: set it to a whole number from 0 to 2^32 - 1")
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> "SplitSpec":
+        """Read the configuration's `split` node.
+
+        Raises:
+            ValueError: it has a setting that is not known, or one with a wrong value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(map(str, node)) - known)
+        if unknown:
+            raise ValueError(f"split.{unknown[0]} is no setting: known are {', '.join(sorted(known))}")
+        return cls(**{str(name): value for name, value in node.items()})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of a prepared data set, int64, ascending; `test` may hold rows without a label.
+
+    `transformed` are rows of the store's transformed copies, all of them made from rows in `train`.
+    """
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    transformed: Rows = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], twins: Rows, groups: Rows) -> Split:
+    """Deal out the rows 0 to N - 1.
+
+    All arrays have length N. `labels` is -1 where there is none. `twins` is a number that rows of equal content share,
+    or -1 for content that stands once: of pooled twins only the first is used, so that none stands on two sides.
+    `groups` is a number that rows of one group share, or -1 for a row that is its own group.
+
+    Raises:
+        ValueError: too few images or groups for what is asked; the message says for which.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    if spec.test == "given":
+        pool, test = labelled[~on_test_side[labelled]], np.flatnonzero(on_test_side)
+        if spec.by == "group":
+            _refuse_shared_groups(groups[pool], groups[test])
+    else:
+        pool = labelled if spec.pool == "all" else labelled[~on_test_side[labelled]]
+        pool = _without_twins(pool, twins)
+        folds = _folds(spec, spec.folds, labels[pool], _whole_groups(pool, groups) if spec.by == "group" else None)
+        test, pool = pool[folds == spec.fold], pool[folds != spec.fold]
+    if not len(pool):
+        raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
+    if spec.validation == 0:
+        chosen = np.zeros(len(pool), bool)
+    elif spec.by == "image":
+        chosen = _stratified_share(labels[pool], spec)
+    else:
+        members = _whole_groups(pool, groups)
+        parts = min(round(1 / spec.validation), len(np.unique(members)))
+        chosen = _folds(spec, parts, labels[pool], members) == 0
+    train = pool[~chosen]
+    if spec.images_per_class is not None:
+        train = train[_at_most(spec.images_per_class, labels[train], spec.seed)]
+    return Split(train=train, validation=pool[chosen], test=test)
+
+
+def _at_most(limit: int, labels: Rows, seed: int) -> npt.NDArray[np.bool_]:
+    """Mark up to `limit` rows of each class, the first of an order that depends on the seed and the class alone."""
+    chosen = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        order = np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(labels == label))
+        chosen[order[:limit]] = True
+    return chosen
+
+
+def _without_twins(rows: Rows, twins: Rows) -> Rows:
+    alike = twins[rows]
+    _, first = np.unique(alike, return_index=True)
+    keep = alike < 0
+    keep[first] = True
+    return rows[keep]
+
+
+def _whole_groups(rows: Rows, groups: Rows) -> Rows:
+    """Number the groups of `rows`; each row without one gets a number of its own."""
+    members = groups[rows].copy()
+    if (members < 0).all():
+        raise ValueError("split.by=group, but this data set's records name no groups: set split.by=image")
+    alone = members < 0
+    members[alone] = groups.max() + 1 + np.arange(alone.sum())
+    return members
+
+
+def _refuse_shared_groups(train: Rows, test: Rows) -> None:
+    shared = np.intersect1d(train[train >= 0], test[test >= 0])
+    if len(shared):
+        raise ValueError(
+            f"split.by=group with split.test=given, but {len(shared)} groups stand on both sides of the layout:"
+            " set split.test=folds"
+        )
+
+
+def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> Rows:
+    """Return the fold, 0 to `parts` - 1, of each row."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind, most = (
+        ("images", np.bincount(labels).max(initial=0)) if members is None else ("groups", len(np.unique(members)))
+    )
+    if parts < 2 or most < parts:
+        of = "even the largest class has" if members is None else "there are"
+        raise ValueError(f"cannot make {max(parts, 2)} folds: {of} only {most} {kind}; set split.folds to fewer")
+    dealer = StratifiedKFold if members is None else StratifiedGroupKFold
+    folds = np.empty(len(labels), np.int64)
+    with warnings.catch_warnings():
+        # A class with fewer images than folds is no fault: it is absent from some folds.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        dealt = dealer(parts, shuffle=True, random_state=spec.seed).split(np.zeros(len(labels)), labels, members)
+        for number, (_, rows) in enumerate(dealt):
+            folds[rows] = number
+    return folds
+
+
+def _stratified_share(labels: Rows, spec: SplitSpec) -> npt.NDArray[np.bool_]:
+    """Mark a share of each class, by largest remainder; a class keeps at least one image to train on.
+
+    scikit-learn's StratifiedShuffleSplit refuses a class of one image, and a share with fewer images than classes.
+    """
+    random = np.random.default_rng(spec.seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    room = counts - 1
+    wanted = min(max(1, round(spec.validation * len(labels))), int(room.sum()))
+    exact = spec.validation * counts
+    share = np.minimum(np.floor(exact).astype(np.int64), room)
+    order = np.lexsort((random.random(len(classes)), share - exact))  # largest remainder first, ties at random
+    while share.sum() < wanted:
+        for index in order:
+            if share[index] < room[index] and share.sum() < wanted:
+                share[index] += 1
+    chosen = np.zeros(len(labels), bool)
+    for label, size in zip(classes, share, strict=True):
+        chosen[random.permutation(np.flatnonzero(labels == label))[:size]] = True
+    return chosen
