@@ -1,0 +1,152 @@
+"""Random changes of whole training batches on the device, by Kornia, as a data set's recipe lists them."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from kornia.augmentation import auto
+from torch import nn
+from torchvision.transforms import v2
+
+from training.configuration import ConfigurationError, near
+
+POLICIES = ("AutoAugment", "RandAugment", "TrivialAugment")
+
+
+def operation_names() -> list[str]:
+    """Return every operation that a recipe may name."""
+    names = [name for name in dir(K) if name.startswith(("Random", "Color")) and not name.endswith(("3D", "V2"))]
+    return sorted({*names, *POLICIES})
+
+
+class Augmentation(nn.Module):
+    """The operations of a recipe, in order.
+
+    Images are float in [0, 1], (B, C, S, S), and stay so; labels are int64 (B,) and change only where a
+    `RandomHorizontalFlip` has a `label_map` of class names: a mirrored left hand is a right hand.
+
+    Raises:
+        ConfigurationError: an unknown operation, parameter or class, or an operation that cannot take such images.
+    """
+
+    def __init__(
+        self, recipe: Sequence[Mapping[str, Any]], classes: Sequence[str], channels: int, image_size: int
+    ) -> None:
+        super().__init__()
+        self.operations = nn.ModuleList()
+        for index, entry in enumerate(recipe):
+            where = f"augmentation[{index}]"
+            options = dict(entry)
+            name = str(options.pop("op", ""))
+            if name == "RandomHorizontalFlip":
+                operation: nn.Module = Flip(options.pop("label_map", None), classes, where)
+            else:
+                operation = Operation()
+            operation.change = _make(name, options, image_size, where)
+            _try(operation, name, channels, image_size, where)
+            self.operations.append(operation)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for operation in self.operations:
+            images, labels = operation(images, labels)
+        return images.clamp(0.0, 1.0), labels
+
+
+class Operation(nn.Module):
+    """One operation of Kornia, which leaves the labels alone."""
+
+    change: nn.Module
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.change(images), labels
+
+
+class Flip(Operation):
+    """A horizontal flip, and what it makes of the labels: `mapping` from class name to class name, or None."""
+
+    mapping: torch.Tensor
+
+    def __init__(self, label_map: Mapping[Any, Any] | None, classes: Sequence[str], where: str) -> None:
+        super().__init__()
+        mapping = list(range(len(classes)))
+        for source, target in (label_map or {}).items():
+            for name in (source, target):
+                if str(name) not in classes:
+                    known = near(str(name), list(classes))
+                    raise ConfigurationError(f"{where}.label_map names {name!r}, which is no class{known}")
+            mapping[list(classes).index(str(source))] = list(classes).index(str(target))
+        self.register_buffer("mapping", torch.tensor(mapping), persistent=False)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images = self.change(images)
+        flipped = self.change._params["batch_prob"].to(labels.device) > 0.5
+        return images, torch.where(flipped, self.mapping[labels], labels)
+
+
+def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn.Module:
+    known = operation_names()
+    if name not in known:
+        raise ConfigurationError(f"{where} names {name!r}, which is no augmentation of Kornia{near(name, known)}")
+    make = getattr(auto, name) if name in POLICIES else getattr(K, name)
+    parameters = [p for p in inspect.signature(make.__init__).parameters if p not in ("self", "args", "kwargs")]
+    for key in options:
+        if key not in parameters:
+            raise ConfigurationError(f"{where}: {name} has no parameter {key!r}{near(key, parameters)}")
+    if name in ("RandomResizedCrop", "RandomCrop"):
+        options.setdefault("size", (image_size, image_size))
+    try:
+        made: nn.Module = make(**{key: _tuples(value) for key, value in options.items()})
+    except Exception as error:  # each class checks its parameters in its own way
+        raise ConfigurationError(f"{where}: {name} does not take {options}: {error}") from error
+    return made
+
+
+def _tuples(value: Any) -> Any:
+    """Kornia wants tuples where a configuration has lists."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _try(operation: nn.Module, name: str, channels: int, image_size: int, where: str) -> None:
+    """Run once, so that what cannot work says so before training starts and not in its midst."""
+    images = torch.rand(4, channels, image_size, image_size)
+    try:
+        changed, _ = operation(images, torch.zeros(4, dtype=torch.int64))
+    except Exception as error:  # as above
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigurationError(
+            f"{where}: {name} cannot take images of {channels} x {image_size}²: {reason}"
+        ) from error
+    if changed.shape != images.shape:
+        raise ConfigurationError(
+            f"{where}: {name} makes {tuple(changed.shape[1:])} of {tuple(images.shape[1:])}: leave out its size"
+        )
+
+
+class Mix:
+    """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): with probability `p` a batch is mixed with itself.
+
+    `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for off; where both are on, each has half.
+    Labels int64 (B,) become probabilities float (B, classes).
+    """
+
+    def __init__(self, *, mixup: float = 0.0, cutmix: float = 0.0, p: float = 0.0, classes: int) -> None:
+        if min(mixup, cutmix) < 0 or not 0 <= p <= 1:
+            raise ConfigurationError(
+                f"trainer.mix is mixup={mixup}, cutmix={cutmix}, p={p}: alphas from 0, p in [0, 1]"
+            )
+        kinds: list[nn.Module] = []
+        if mixup:
+            kinds.append(v2.MixUp(alpha=mixup, num_classes=classes))
+        if cutmix:
+            kinds.append(v2.CutMix(alpha=cutmix, num_classes=classes))
+        self.kinds = kinds
+        self.p = p if kinds else 0.0
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.p or float(torch.rand(())) >= self.p:
+            return images, labels
+        mixed: tuple[torch.Tensor, torch.Tensor] = self.kinds[int(torch.randint(len(self.kinds), ()))](images, labels)
+        return mixed

@@ -1,0 +1,119 @@
+"""Batches of a prepared data set: uint8 images gathered ahead of the network by a thread."""
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Chosen rows of a data set and of its transformed copies, read as one: row i is the i-th chosen."""
+
+    parts: tuple[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Rows], ...]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, _, rows in self.parts)
+
+    def take(self, chosen: Rows) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Return copies of the images and labels of ascending `chosen`."""
+        images, labels, start = [], [], 0
+        for pixels, classes, rows in self.parts:
+            within = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+            images.append(pixels[rows[within]])
+            labels.append(np.asarray(classes[rows[within]], dtype=np.int64))
+            start += len(rows)
+        return np.concatenate(images), np.concatenate(labels)
+
+
+class Batches:
+    """Iterates over batches (uint8 (B, C, S, S), int64 (B,)) of `data`.
+
+    With `seed` the rows come in a new order each epoch, which depends on the seed and on what `epoch()` says when the
+    iteration begins, and on nothing else; the last batch is left out where it is not full, unless it is the only one.
+    Without `seed` all rows come in the order given.
+    """
+
+    def __init__(
+        self,
+        data: Joined,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+        prefetch: int = 3,
+        pin: bool = False,
+    ) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.prefetch = max(1, prefetch)
+        self.pin = pin
+
+    def __len__(self) -> int:
+        if self.seed is not None:
+            return max(1, len(self.data) // self.batch_size)
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing happens, and no epoch is asked for, before the first batch is wanted.
+        order = self._order()
+        chunks = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        yield from ahead(lambda: (self._gather(chunk) for chunk in chunks), self.prefetch)
+
+    def _order(self) -> Rows:
+        if self.seed is None:
+            return np.arange(len(self.data))
+        return np.random.default_rng((self.seed, self.epoch())).permutation(len(self.data))
+
+    def _gather(self, rows: Rows) -> Batch:
+        # Ascending rows walk forward through the file, and their order within a batch means nothing to the network.
+        pixels, classes = self.data.take(np.sort(rows))
+        images, labels = torch.from_numpy(pixels), torch.from_numpy(classes)
+        return (images.pin_memory(), labels.pin_memory()) if self.pin else (images, labels)
+
+
+def ahead(make: Callable[[], Iterator[Batch]], depth: int) -> Iterator[Batch]:
+    """Yield what `make()` yields, made by a thread that is at most `depth` items ahead.
+
+    An exception of the thread is raised here; leaving the iteration early ends the thread.
+    """
+    made: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                made.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in make():
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:  # handed over to whoever iterates
+            put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (item := made.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

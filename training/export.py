@@ -1,0 +1,125 @@
+"""Write the best checkpoint of a run as an artifact, and prove that it answers as the network does.
+
+    python -m training.export name=fingers
+
+Training does this by itself; the command makes model.pt and export.json anew from checkpoints/best.ckpt.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handlers import artifact
+from handlers.spec import PreprocessSpec, Spec
+from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
+from training.loop import validation_batches
+from training.module import Classification, TrainingError
+from training.records import DatasetError
+from training.splits import Split, SplitSpec
+from training.store import PreparedDataset
+from training.train import versions
+
+TOLERANCE = 1e-4  # of a probability, in float32
+
+
+def export(
+    module: Classification,
+    settings: Mapping[str, Any],
+    data: PreparedDataset,
+    split: Split,
+    preprocess: PreprocessSpec,
+    run: Path,
+) -> dict[str, Any]:
+    """Write `model.pt` and `export.json` into `run`, and return what export.json holds.
+
+    Raises:
+        TrainingError: the artifact answers otherwise than the network does, on any validation image.
+    """
+    spec = Spec(
+        preprocess=preprocess,
+        classes=data.classes,
+        network=_name(settings["network"]),
+        provenance={
+            "name": settings["name"],
+            "fingerprint": data.fingerprint,
+            "commit": commit(),
+            "config": dict(settings),
+            "versions": versions(),
+        },
+    )
+    network = module.best_network.float().cpu().eval()
+    part = run / "model.part.pt"
+    artifact.save(network, spec, part)
+    document = compare(network, artifact.load(part).module, module, validation_batches(data, split, 64))
+    if document["different_top1"] or document["largest_difference"] > TOLERANCE:
+        part.unlink()
+        raise TrainingError(
+            f"{run}/model.pt was not written: exported and trained network differ on {document['different_top1']} of "
+            f"{document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
+            f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
+        )
+    os.replace(part, run / "model.pt")
+    (run / "export.json").write_text(json.dumps({**document, "commit": spec.provenance["commit"]}, indent=2) + "\n")
+    return document
+
+
+@torch.inference_mode()
+def compare(network: Any, exported: Any, module: Classification, batches: Any) -> dict[str, Any]:
+    """Return on how many images the top-1 differ, and the largest difference of a probability, in float32."""
+    images, different, largest = 0, 0, 0.0
+    for pixels, _ in batches:
+        inputs = module.preprocess.normalize(pixels)
+        ours, theirs = network(inputs).softmax(dim=1), exported(inputs).softmax(dim=1)
+        images += len(pixels)
+        different += int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
+        largest = max(largest, float((ours - theirs).abs().max()))
+    return {"images": images, "different_top1": different, "largest_difference": largest, "tolerance": TOLERANCE}
+
+
+def commit() -> str | None:
+    """Return the commit that the code stands at, with `+` where tracked files are changed; None without git."""
+    here = Path(__file__).resolve().parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _name(network: Mapping[str, Any]) -> str:
+    return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code."""
+    try:
+        run = run_folder(compose(arguments))
+        config = load(run)
+        settings = plain(config)
+        data = PreparedDataset.open(store_folder(config))
+        split = data.split(SplitSpec.from_config(settings["split"]))
+        best = run / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise ConfigurationError(
+                f"{best} is not there: train first with `python -m training.train name={run.name}`"
+            )
+        preprocess = data.preprocess(*data.statistics(split.train))
+        settings["network"] |= {"weights": None}
+        module = Classification(settings, data.classes, preprocess)
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        document = export(module.eval(), settings, data, split, preprocess, run)
+    except (ConfigurationError, DatasetError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{run}/model.pt: largest difference {document['largest_difference']:.1e} on {document['images']} images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""What a run leaves behind while it trains: lines of progress, metrics.csv, checkpoints, and an end when time is up."""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+
+
+class Journal(Checkpoint):
+    """Writes `metrics.csv`, `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the folder of a run, each epoch.
+
+    The best checkpoint has the highest validation accuracy, and among equal ones the lowest validation loss. Every file
+    is replaced at once, so that a killed process leaves the one before it. `images` is the number of training images of
+    an epoch; `max_minutes` counts the training time of all starts together.
+    """
+
+    def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:
+        self.run = run
+        self.images = images
+        self.max_minutes = max_minutes
+        self.say = say
+        self.rows: list[dict[str, float]] = []
+        self.seconds: list[float] = []
+        self.best: dict[str, float] | None = None
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds, self.best = state_dict["rows"], state_dict["seconds"], state_dict["best"]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch + 1, "lr": float(trainer.optimizers[0].param_groups[0]["lr"])}
+        row |= {name: metrics.get(name, float("nan")) for name in COLUMNS[2:]}
+        self.rows.append(row)
+        self.seconds.append(time.perf_counter() - self._started)
+        (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if self._is_best(row):
+            self.best = row
+            self._save(trainer, "best.ckpt", weights_only=True)
+        self._save(trainer, "last.ckpt", weights_only=False)
+        replace(self.run / "metrics.csv", self._table())
+        self._report(trainer, row)
+
+    def _is_best(self, row: dict[str, float]) -> bool:
+        if self.best is None:
+            return True
+        accuracy, loss = "validation_accuracy", "validation_loss"
+        if row[accuracy] != row[accuracy]:  # no validation images: the last epoch counts
+            return True
+        return (row[accuracy], -row[loss]) > (self.best[accuracy], -self.best[loss])
+
+    def _save(self, trainer: L.Trainer, name: str, *, weights_only: bool) -> None:
+        path = self.run / "checkpoints" / name
+        trainer.save_checkpoint(path.with_suffix(".part"), weights_only=weights_only)
+        os.replace(path.with_suffix(".part"), path)
+
+    def _table(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({name: format(row[name], ".8g") for name in COLUMNS})
+        return text.getvalue()
+
+    def _report(self, trainer: L.Trainer, row: dict[str, float]) -> None:
+        epochs = int(trainer.max_epochs or 0)
+        pace = sum(self.seconds) / len(self.seconds)
+        left = round(pace * (epochs - len(self.seconds)))
+        self.say(
+            f"epoch {row['epoch']:>3.0f}/{epochs}  loss {row['train_loss']:.3f}  "
+            f"validation loss {row['validation_loss']:.3f}  accuracy {100 * row['validation_accuracy']:6.2f} %  "
+            f"{self.images / self.seconds[-1]:5.0f} images/s  {left // 60}:{left % 60:02d} left"
+        )
+        if self.max_minutes is not None and row["epoch"] < epochs and sum(self.seconds) + pace > 60 * self.max_minutes:
+            self.say(f"stopping: another epoch would pass trainer.max_minutes={self.max_minutes:g}")
+            trainer.should_stop = True
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a text file so that it is there as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a Lightning checkpoint's contents, on the CPU."""
+    document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return document

@@ -1,0 +1,150 @@
+"""One run of Lightning over a prepared data set, started anew or resumed from its last checkpoint."""
+
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from handlers.spec import PreprocessSpec
+from training.batches import Batches, Joined
+from training.configuration import ConfigurationError
+from training.journal import Journal
+from training.module import Classification
+from training.precision import choose_bf16, choose_device
+from training.splits import Split
+from training.store import PreparedDataset
+
+# Lightning warns of what is meant here; by the beginning of its messages.
+NOISE = (
+    r".*does not have many workers",
+    r".*The number of training batches .* is smaller than the logging interval",
+    r".*Trying to infer the `batch_size`",
+    r".*has no `test_step`",
+    r".*Checkpoint directory .* exists",
+    r".*GPU available but not used",
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*`training_step` returned `None`",
+    r".*You're resuming from a checkpoint that ended",
+    r".*lr_scheduler.step\(\)",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a run: `module` holds the best weights, on the CPU; `seconds` is training time of all starts."""
+
+    module: Classification
+    journal: Journal
+    device: torch.device
+    bf16: bool
+    seconds: float
+
+
+def fit(
+    config: Mapping[str, Any],
+    data: PreparedDataset,
+    split: Split,
+    preprocess: PreprocessSpec,
+    run: Path,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Train `config`, writing into `run`, and return the network of the best checkpoint.
+
+    Raises:
+        ConfigurationError: a setting is impossible.
+        TrainingError: the loss is not finite.
+    """
+    trainer_node = config["trainer"]
+    device = choose_device(trainer_node["device"])
+    bf16 = choose_bf16(trainer_node["precision"], device)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
+    torch.manual_seed(config["seed"])
+    module = Classification(config, data.classes, preprocess)
+    train, validation = _batches(config, data, split, module, device)
+    journal = Journal(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    parameters = sum(weight.numel() for weight in module.network.parameters())
+    say(
+        f"{config['network']['kind']}: {parameters:,} parameters, {journal.images:,} training and "
+        f"{len(split.validation):,} validation images, on {device.type} in {'bf16' if bf16 else 'float32'}"
+    )
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        trainer = L.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if bf16 else "32-true",
+            max_epochs=trainer_node["epochs"],
+            gradient_clip_val=trainer_node["gradient_clip"],
+            logger=_logger(config, run),
+            callbacks=[journal],
+            default_root_dir=run,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=50,
+        )
+        last = run / "checkpoints" / "last.ckpt"
+        trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
+    best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(best["state_dict"])
+    return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
+
+
+def _batches(
+    config: Mapping[str, Any], data: PreparedDataset, split: Split, module: Classification, device: torch.device
+) -> tuple[Any, Any]:
+    """Return the loaders of training and validation."""
+    trainer = config["trainer"]
+    chosen = Joined(
+        (
+            (data.images, data.labels, split.train),
+            (data.transformed_images, data.transformed_labels, split.transformed),
+        )
+    )
+    train = Batches(
+        chosen,
+        trainer["batch_size"],
+        seed=config["seed"],
+        epoch=lambda: module.current_epoch,
+        prefetch=trainer["prefetch"],
+        pin=device.type == "cuda",
+    )
+    return train, validation_batches(data, split, trainer["batch_size"], pin=device.type == "cuda")
+
+
+def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:
+    """Return the loader of the validation images, in order."""
+    return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
+
+
+def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:
+    """Return what metrics go to beside the CSV file.
+
+    Raises:
+        ConfigurationError: an unknown kind of tracking.
+    """
+    tracking = config["tracking"]
+    if tracking["kind"] == "csv":
+        return False
+    if tracking["kind"] != "wandb":
+        raise ConfigurationError(f"tracking.kind is {tracking['kind']!r}: write csv or wandb")
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(
+        name=str(config["name"]),
+        project=tracking["project"],
+        entity=tracking["entity"],
+        save_dir=run,
+        config=dict(config),
+    )

@@ -1,0 +1,178 @@
+"""What happens to a batch: augment, normalize, network, loss; the same step on a CPU and on a GPU."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torchmetrics
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec
+from training.augmentation import Augmentation, Mix
+from training.configuration import ConfigurationError
+from training.networks import build
+from training.optimizers import make_optimizer, make_schedule
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message says what to change."""
+
+
+class Classification(L.LightningModule):
+    """Trains one network on uint8 batches (B, C, S, S) with int64 labels (B,).
+
+    `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries. What is validated and
+    exported is `best_network`: the averaged weights where `trainer.ema` asks for them.
+    """
+
+    def __init__(self, config: Mapping[str, Any], classes: Sequence[str], preprocess: PreprocessSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = classes
+        self.settings: Mapping[str, Any] = config["trainer"]
+        self.seed = int(config["seed"])
+        self.image_size = preprocess.image_size
+        self.channels = preprocess.channels
+        self.preprocess = Preprocess(preprocess)
+        self.network = build(config["network"], len(classes), preprocess.channels, preprocess.image_size)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = _average(self.network, self.settings["ema"])
+        sizes = sorted({self._train_size(epoch) for epoch in self._epochs})
+        self.augmentations = nn.ModuleDict({str(size): self._augmentation(size) for size in sizes})
+        self.mix = Mix(**self.settings["mix"], classes=len(classes))
+        self.loss = nn.CrossEntropyLoss(label_smoothing=self.settings["label_smoothing"])
+        self.train_loss = torchmetrics.MeanMetric()
+        self.train_accuracy = torchmetrics.MeanMetric()
+        self.validation_loss = torchmetrics.MeanMetric()
+        self.validation_accuracy = torchmetrics.MeanMetric()
+
+    @property
+    def best_network(self) -> nn.Module:
+        """Return the network that is validated and exported."""
+        return self.network if self.average is None else self.average.module
+
+    @property
+    def _epochs(self) -> range:
+        return range(int(self.settings["epochs"]))
+
+    def _augmentation(self, size: int) -> Augmentation:
+        return Augmentation(self.config["augmentation"], self.classes, self.channels, size)
+
+    def _train_size(self, epoch: int) -> int:
+        """Return the side of training images in pixels: it grows linearly, in steps of 16 pixels, over the epochs."""
+        given = self.settings["train_size"]
+        if given is None:
+            return self.image_size
+        if not self.network.any_size:
+            raise ConfigurationError("trainer.train_size needs a network for any size; this one needs null")
+        start, end = given
+        if not 8 <= start <= end <= self.image_size:
+            raise ConfigurationError(
+                f"trainer.train_size is [{start}, {end}]: give 8 <= start <= end <= {self.image_size}"
+            )
+        done = epoch / max(1, len(self._epochs) - 1)
+        return int(end) if done >= 1 else int(min(end, start + (end - start) * done // 16 * 16))
+
+    def augment(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        """Return float images in [0, 1] of this epoch's size, changed at random, and their labels."""
+        size = self._train_size(min(self.current_epoch, len(self._epochs) - 1))
+        floats = images.float().div_(255.0)
+        if size != images.shape[-1]:
+            floats = nn.functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
+        changed: Batch = self.augmentations[str(size)](floats, labels)
+        return changed
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        with torch.autocast(self.device.type, enabled=False):
+            images, labels = self.augment(*batch)
+            mixed, targets = self.mix(images, labels)
+            inputs = self.preprocess.normalize(mixed).contiguous(memory_format=torch.channels_last)
+        logits = self.network(inputs).float()
+        loss: torch.Tensor = self.loss(logits, targets)
+        self._check(loss, index)
+        self.train_loss.update(loss.detach(), weight=len(labels))
+        hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        self.train_accuracy.update((logits.detach().argmax(dim=1) == hard).float())
+        return loss
+
+    def _check(self, loss: torch.Tensor, index: int) -> None:
+        # To look at a number on a GPU is to wait for it.
+        if (self.device.type == "cpu" or index % 50 == 0) and not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss is {float(loss)} in epoch {self.current_epoch + 1}, batch {index + 1}: "
+                f"lower trainer.lr (now {self.settings['lr']}) or set trainer.gradient_clip=1"
+            )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def on_train_epoch_start(self) -> None:
+        # Seeded by epoch, so that a run that was killed and resumed goes on as if it had not been.
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Let only the head learn until `network.unfreeze_epoch`, where `network.freeze` is features."""
+        node = self.config["network"]
+        if node.get("freeze", "none") == "none":
+            return
+        until = node.get("unfreeze_epoch")
+        frozen = until is None or self.current_epoch < int(until)
+        self.network.body.requires_grad_(not frozen)
+        self.network.body.train(not frozen)  # the statistics of batch norms are features too
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        images, labels = batch
+        inputs = self.preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
+        logits = self.best_network(inputs).float()
+        self.validation_loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        self.validation_accuracy.update((logits.argmax(dim=1) == labels).float())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("validation_loss", self.validation_loss.compute())
+        self.log("validation_accuracy", self.validation_accuracy.compute())
+        self.validation_loss.reset()
+        self.validation_accuracy.reset()
+
+    def on_train_epoch_end(self) -> None:
+        loss = self.train_loss.compute()
+        self._check(loss, 0)
+        self.log("train_loss", loss)
+        self.log("train_accuracy", self.train_accuracy.compute())
+        self.train_loss.reset()
+        self.train_accuracy.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = make_optimizer(self.network, self.settings)
+        schedule = make_schedule(optimizer, self.settings, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _average(network: nn.Module, decay: float) -> AveragedModel | None:
+    """Return a copy of the network whose weights follow with `decay`, 0.999 for a mean over about 1000 steps.
+
+    The decay starts low, (1 + n) / (10 + n) after n steps, so that the random first weights are soon forgotten.
+    """
+    if not decay:
+        return None
+    if not 0 < decay < 1:
+        raise ConfigurationError(f"trainer.ema is {decay}: write 0 for off, or a decay below 1 such as 0.999")
+
+    def follow(averaged: Any, current: Any, steps: Any) -> None:
+        n = int(steps)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.to(mean.dtype), weight)
+            else:
+                mean.copy_(value)
+
+    average = AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+    return average.requires_grad_(False)

@@ -1,0 +1,103 @@
+"""Weights to start from: a library's own where they can be had, a local file otherwise."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from training.configuration import ConfigurationError
+
+T = TypeVar("T")
+# A Lightning checkpoint of ours holds the averaged weights first where there are any.
+PREFIXES = ("average.module.", "network.", "module.", "model.", "")
+
+
+def pretrained_weights(what: str, get: Callable[[], T]) -> T:
+    """Return what `get` downloads or finds in its cache.
+
+    Raises:
+        ConfigurationError: neither is possible.
+    """
+    try:
+        return get()
+    except Exception as error:  # each library raises its own: URLError, HfHubHTTPError, RuntimeError, ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigurationError(
+            f"the pretrained weights of {what} are neither in the cache nor can they be downloaded ({reason}). "
+            "Fetch them elsewhere and give network.weights=<file>, or set network.pretrained=false"
+        ) from error
+
+
+def load_weights(network: nn.Module, source: str | Mapping[str, torch.Tensor]) -> None:
+    """Copy weights into `network`, from a state dict or from a file (.pt, .pth, .ckpt, .safetensors, our own model.pt).
+
+    The last layer is left as it is where its classes differ, and the first one summed over colours for grey images.
+
+    Raises:
+        ConfigurationError: the file is not there, is not of such a kind, or holds weights of another network.
+    """
+    state = dict(_read(Path(source)) if isinstance(source, str) else source)
+    name = source if isinstance(source, str) else "the pretrained weights"
+    wanted = network.state_dict()
+    found = _match(state, wanted)
+    fitting = {key: fitted for key, value in found.items() if (fitted := _fit(value, wanted[key])) is not None}
+    missing = [key for key in wanted if key not in fitting and not key.startswith("head.")]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ConfigurationError(
+            f"{name} does not hold this network: {len(missing)} of {len(wanted)} weights are missing or of another "
+            f"shape, {missing[0]} the first of them. Choose the network that the weights were trained with"
+        )
+    network.load_state_dict({**wanted, **fitting})
+
+
+def _read(path: Path) -> Mapping[str, torch.Tensor]:
+    if not path.is_file():
+        raise ConfigurationError(
+            f"network.weights: {path} is not there. Give an existing file, or network.weights=null"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return _state(path)
+    except Exception as error:  # a file of any kind may be given; each way of reading fails in its own way
+        raise ConfigurationError(f"network.weights: {path} holds no weights that torch can read ({error})") from error
+
+
+def _state(path: Path) -> Mapping[str, torch.Tensor]:
+    import zipfile
+
+    if zipfile.is_zipfile(path) and any(name.endswith("/spec.json") for name in zipfile.ZipFile(path).namelist()):
+        from handlers.artifact import load
+
+        return load(path).module.state_dict()
+    document: Any = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(document.get(key), Mapping):
+            document = document[key]
+    return {str(key): value for key, value in document.items() if isinstance(value, torch.Tensor)}
+
+
+def _match(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights under our names, whichever wrapper they were saved from."""
+    best: dict[str, torch.Tensor] = {}
+    for prefix in PREFIXES:
+        stripped = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for ours in ("", "body."):
+            found = {ours + key: value for key, value in stripped.items() if ours + key in wanted}
+            if len(found) > len(best):
+                best = found
+    return best
+
+
+def _fit(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
+    if value.shape == wanted.shape:
+        return value
+    if value.ndim == 4 and wanted.ndim == 4 and wanted.shape[1] == 1 and value.shape[0] == wanted.shape[0]:
+        summed = value.sum(dim=1, keepdim=True)
+        return summed if summed.shape == wanted.shape else None
+    return None
