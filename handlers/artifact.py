@@ -1,0 +1,122 @@
+"""The artifact: TorchScript weights with `spec.json` inside. The only file that names `torch.jit`."""
+
+import contextlib
+import copy
+import dataclasses
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from handlers.spec import Spec
+
+SPEC_FILE = "spec.json"
+METHODS = ("forward", "features", "embedding")
+TRACED_BATCH, CHECKED_BATCHES, TOLERANCE = 2, (1, 3), 1e-4
+
+
+class ArtifactError(Exception):
+    """An artifact cannot be written or read; the message names the file and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Artifact:
+    """Loaded weights, ready for inference, and what they need to be told of their images.
+
+    `module` takes float32 of shape (B, C, S, S), normalised. Calling it gives logits (B, K), `module.features` a map
+    (B, F, h, w), `module.embedding` a vector (B, D).
+    """
+
+    module: nn.Module
+    spec: Spec
+
+
+def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
+    """Trace a network for any batch size, in float32 and evaluation mode, and write it with its spec.
+
+    The model itself is left as it is. The file appears whole or not at all.
+
+    Args:
+        model: offers `forward`, `features` and `embedding` (see `Artifact`).
+        spec: goes inside as spec.json.
+        path: the file to write; its folder exists.
+
+    Raises:
+        ArtifactError: a method is missing, or its trace fits one batch size only.
+    """
+    path = Path(path)
+    missing = [name for name in METHODS if not callable(getattr(model, name, None))]
+    if missing:
+        raise ArtifactError(f"{path.name}: the network has no method {missing[0]!r}; add it to the network")
+    network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    with torch.no_grad(), _quiet():
+        inputs = dict.fromkeys(METHODS, _example(spec, TRACED_BATCH))
+        traced = torch.jit.trace_module(network, inputs)  # type: ignore[no-untyped-call]
+        _check_batches(network, traced, spec, path)
+        # TorchScript names the records of its archive after the file: the same name here keeps the bytes the same.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".artifact-") as folder:
+            whole = Path(folder) / path.name
+            torch.jit.save(traced, str(whole), _extra_files={SPEC_FILE: spec.to_json().encode()})
+            os.replace(whole, path)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
+    """Read an artifact that `save` wrote.
+
+    Raises:
+        ArtifactError: no such file, not an artifact, or an artifact of a newer Sightline.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; export a trained model first")
+    files = {SPEC_FILE: ""}
+    try:
+        with _quiet():
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location=torch.device(device), _extra_files=files
+            )
+    except RuntimeError as error:
+        raise ArtifactError(f"{path} is not an artifact or is damaged; export the model again") from error
+    text: str | bytes = files[SPEC_FILE]  # torch answers bytes, and empty bytes for a file that is not there
+    if not text:
+        raise ArtifactError(f"{path} has no {SPEC_FILE} inside; export the model with Sightline")
+    try:
+        spec = Spec.from_json(text if isinstance(text, str) else text.decode())
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    return Artifact(module.eval(), spec)
+
+
+def _example(spec: Spec, batch: int) -> torch.Tensor:
+    size = spec.preprocess.image_size
+    return torch.randn(batch, spec.preprocess.channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _check_batches(network: nn.Module, traced: nn.Module, spec: Spec, path: Path) -> None:
+    """Run the trace at other batch sizes: a size that tracing took for a constant shows only there."""
+    for batch in CHECKED_BATCHES:
+        example = _example(spec, batch)
+        for name in METHODS:
+            expected = getattr(network, name)(example)
+            try:
+                same = torch.allclose(getattr(traced, name)(example), expected, rtol=TOLERANCE, atol=TOLERANCE)
+            except RuntimeError:
+                same = False
+            if not same:
+                raise ArtifactError(
+                    f"{path.name}: {name!r} traced with {TRACED_BATCH} images answers otherwise for {batch}; "
+                    "take sizes from the input's shape, and draw nothing at random in evaluation"
+                )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop TorchScript's notices of deprecation, and of constants in a trace, which `_check_batches` looks at."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        yield

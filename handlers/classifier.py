@@ -1,0 +1,106 @@
+"""From encoded images to label probabilities, in four words: set up, decode, predict, encode.
+
+Knows nothing of TorchServe: evaluation, offline prediction and the worker all ask this class, so they answer the same.
+
+    classifier = Classifier("runs/fingers/model.pt")
+    classifier.classify([open("hand.png", "rb").read()])
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from handlers import artifact
+from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode
+from handlers.errors import RequestError
+from handlers.preprocessing import Preprocess
+from handlers.spec import Spec
+
+# More images than this go through the network in several parts: activations, not images, are what fills the memory.
+LARGEST_BATCH = 32
+
+
+class Classifier:
+    """One artifact, loaded once.
+
+    Args:
+        path: the artifact.
+        device: where the network runs; images are decoded and resized on the CPU.
+        top_k: labels in an answer; all of them where there are fewer classes.
+        limits: of one encoded image.
+        threads: of torch on the CPU, for the whole process; None leaves them alone.
+
+    Raises:
+        ArtifactError: the file cannot be read, or its network does not fit its spec.
+        ValueError: top_k or threads below 1.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        top_k: int = 5,
+        limits: Limits = DEFAULT_LIMITS,
+        threads: int | None = None,
+    ) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}, must be at least 1")
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads is {threads}, must be at least 1")
+            torch.set_num_threads(threads)
+        self.device = torch.device(device)
+        self.limits = limits
+        self.module, self.spec = self._load(path)
+        self.top_k = min(top_k, len(self.spec.classes))
+
+    def _load(self, path: str | Path) -> tuple[torch.nn.Module, Spec]:
+        loaded = artifact.load(path, self.device)
+        preprocess = loaded.spec.preprocess
+        self.preprocess = Preprocess(preprocess).to(self.device)
+        blank = torch.zeros((1, preprocess.channels, preprocess.image_size, preprocess.image_size), dtype=torch.uint8)
+        with torch.inference_mode():
+            logits = loaded.module(self.preprocess.normalize(blank.to(self.device)))
+        if logits.shape != (1, len(loaded.spec.classes)):
+            raise artifact.ArtifactError(
+                f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(loaded.spec.classes)} classes; "
+                "export the model again"
+            )
+        return loaded.module, loaded.spec
+
+    def decode(self, images: Sequence[Buffer]) -> list[torch.Tensor | RequestError]:
+        """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
+        return [self._decode(image) for image in images]
+
+    def _decode(self, image: Buffer) -> torch.Tensor | RequestError:
+        try:
+            pixels = decode(image, colour=self.spec.preprocess.colour, limits=self.limits)
+            return self.preprocess.resize(pixels)
+        except RequestError as error:
+            # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
+            return error.with_traceback(None)
+
+    def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the probabilities of each class, float32 of shape (B, K) on the CPU, for images that `decode` gave."""
+        parts = [images[start : start + LARGEST_BATCH] for start in range(0, len(images), LARGEST_BATCH)]
+        if not parts:
+            return torch.empty((0, len(self.spec.classes)))
+        with torch.inference_mode():
+            return torch.cat([self._probabilities(torch.stack(list(part))) for part in parts])
+
+    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module(self.preprocess.normalize(batch.to(self.device)))
+        return logits.to(torch.float32).softmax(dim=1).cpu()
+
+    def encode(self, probabilities: torch.Tensor) -> dict[str, float]:
+        """Return the `top_k` labels of one row of probabilities (K,), best first."""
+        values, rows = probabilities.topk(self.top_k, sorted=True)
+        return {self.spec.classes[row]: value for row, value in zip(rows.tolist(), values.tolist(), strict=True)}
+
+    def classify(self, images: Sequence[Buffer]) -> list[dict[str, float] | RequestError]:
+        """Return, for each encoded image, its labels with probabilities, or what is wrong with it."""
+        decoded = self.decode(images)
+        rows = iter(self.predict([image for image in decoded if isinstance(image, torch.Tensor)]))
+        return [image if isinstance(image, RequestError) else self.encode(next(rows)) for image in decoded]

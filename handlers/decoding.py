@@ -1,0 +1,232 @@
+"""Encoded bytes to pixels: `decode` is the one way in, for preparing, evaluating and serving alike.
+
+JPEG goes to libjpeg-turbo through simplejpeg; every other format, CMYK, and JPEG files with harmless faults go to
+Pillow. Nothing is decoded before its header has been held against the limits, and whatever a decoder raises on hostile
+bytes comes out as a `RequestError`.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import io
+import logging
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import AvifImagePlugin, Image, ImageFile, _imaging
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from handlers.colours import to_array
+from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from handlers.spec import Colour
+
+Buffer = bytes | bytearray | memoryview
+Pixels = npt.NDArray[np.uint8]
+
+SERVED: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+    "PPM": PpmImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+JPEG_START = b"\xff\xd8\xff"
+JPEG_SCAN = b"\xff\xda"
+# A progressive photograph has about ten scans. Every scan costs a pass over the whole image however few bytes it has.
+JPEG_MAX_SCANS = 100
+# What libjpeg-turbo says where pixels are lost. Its other remarks (stray bytes between markers, odd version numbers)
+# leave the picture whole: Pillow reads those files.
+JPEG_DAMAGE = ("remature end", "bad Huffman code", "instead of RST")
+METADATA_BYTES = 2**17
+ORIENTATION_TAG = 0x0112
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one encoded image may cost: its size in bytes, and its width times height in pixels.
+
+    64 megapixels hold the photographs of today's telephones, and keep the decoder of every served format below 1 GB.
+    """
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 2**26
+
+    def check_bytes(self, size: int) -> None:
+        """Raise TooLarge for an image of more encoded bytes than the limit."""
+        if size > self.max_bytes:
+            raise TooLarge(f"the image has {size} bytes, more than the limit of {self.max_bytes}")
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Raise TooLarge for an image of more pixels than the limit."""
+        if width * height > self.max_pixels:
+            raise TooLarge(f"the image has {width} x {height} pixels, more than the limit of {self.max_pixels}")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def decode(data: Buffer, *, colour: Colour = "rgb", limits: Limits = DEFAULT_LIMITS) -> torch.Tensor:
+    """Decode one image as a person looking at it sees it: upright, on white, the first frame of an animation.
+
+    Args:
+        data: the encoded image, of one of the formats `SERVED`; its own bytes tell which.
+        colour: "rgb", or "grey" for luminance.
+        limits: checked against the header, before anything is decoded.
+
+    Returns:
+        uint8 of shape (C, H, W), C 3 for "rgb" and 1 for "grey"; a view of interleaved pixels, not contiguous.
+
+    Raises:
+        BadImage: not an image, truncated or corrupt.
+        TooLarge: more bytes or pixels than the limits.
+        UnsupportedFormat: an image of a format that is not served.
+    """
+    limits.check_bytes(len(data))
+    if not len(data):
+        raise BadImage("the image is empty")
+    _silence_pillow()
+    pixels = None
+    if bytes(data[:3]) == JPEG_START:
+        pixels = _decode_jpeg(data, colour, limits)
+    if pixels is None:
+        pixels = _decode_with_pillow(bytes(data), colour, limits)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits) -> Pixels | None:
+    """Return the pixels of a JPEG, or None where it is for Pillow to read or to refuse."""
+    if bytes(data).count(JPEG_SCAN) > JPEG_MAX_SCANS:
+        raise BadImage(f"the JPEG image has more than {JPEG_MAX_SCANS} scans")
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        limits.check_pixels(int(width), int(height))
+        if space in ("CMYK", "YCCK"):
+            return None
+        target = "RGB" if colour == "rgb" else "GRAY"
+        pixels = simplejpeg.decode_jpeg(data, colorspace=target, fastdct=False, fastupsample=False, strict=True)
+    except ValueError as error:
+        if any(damage in str(error) for damage in JPEG_DAMAGE):
+            raise BadImage("the JPEG image is truncated or corrupt") from error
+        return None
+    return upright(pixels, _jpeg_orientation(data))
+
+
+def _jpeg_orientation(data: Buffer) -> int:
+    head = bytes(data[:METADATA_BYTES])
+    if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
+        return 1
+    try:
+        with JpegImageFile(io.BytesIO(data)) as image:
+            return _orientation(image)
+    except Exception:  # unreadable metadata of a good picture: it stays as it was stored
+        return 1
+
+
+def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits) -> Pixels:
+    name = _format(data[:16])
+    try:
+        # The plug-in itself, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
+        with SERVED[name](io.BytesIO(data)) as image:
+            limits.check_pixels(*image.size)
+            image.load()
+            return upright(to_array(image, colour), _orientation(image))
+    except RequestError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the {name} image has more than the limit of {limits.max_pixels} pixels") from error
+    except Exception as error:  # on hostile bytes decoders raise nearly anything, MemoryError and SyntaxError included
+        reason = ascii(str(error) or type(error).__name__)[1:-1][:120]
+        if "nsupported" in reason:
+            raise UnsupportedFormat(f"{name} images of this kind are not served: {reason}") from error
+        raise BadImage(f"the {name} image is truncated or corrupt: {reason}") from error
+
+
+def _format(start: bytes) -> str:
+    """Return the name of the served format that begins so.
+
+    Raises:
+        UnsupportedFormat: it begins as an image that is not served.
+        BadImage: it begins as no image does.
+    """
+    if start.startswith(JPEG_START):
+        return "JPEG"
+    for name in SERVED:
+        if _begins(name, start):
+            return name
+    # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
+    Image.init()
+    for name in Image.ID:
+        if _begins(name, start):
+            raise UnsupportedFormat(f"{name} images are not served; send one of {', '.join(SERVED)}")
+    if start[4:8] == b"ftyp":
+        raise UnsupportedFormat(f"HEIF images and films are not served; send one of {', '.join(SERVED)}")
+    raise BadImage(f"the bytes are not an image; send one of {', '.join(SERVED)}")
+
+
+def _begins(name: str, start: bytes) -> bool:
+    accept = Image.OPEN[name][1]
+    try:
+        return accept is not None and accept(start) is True
+    except Exception:  # some plug-ins index into a start that is shorter than they expect
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation (1 to 8) that is still to be applied to a loaded image."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # unreadable metadata of a good picture: it stays as it was stored
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror (H, W, C) pixels as their EXIF orientation asks (EXIF 2.32, tag 0x0112)."""
+    if orientation == 1:
+        return pixels
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's remarks on odd files from the log: what a client must know is in the error that it gets.
+
+    The filter stays, since `warnings.catch_warnings` is not safe where several threads decode. Setting it again for
+    each image costs a microsecond and survives a caller's own `catch_warnings`.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    _set_up_pillow()
+
+
+@functools.cache
+def _set_up_pillow() -> None:
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # As many threads as cores is AVIF's default, for every worker at once.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    # libtiff writes to stderr itself, hundreds of lines for a hostile file. Pillow offers no switch: ask the library.
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        with contextlib.suppress(AttributeError):  # a build of Pillow without libtiff
+            handler = getattr(library, name)
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)

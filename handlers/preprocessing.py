@@ -1,0 +1,125 @@
+"""From decoded pixels to the network's input: the one module that training, evaluation and serving share.
+
+Resizing is bilinear with antialiasing: the triangle filter widened by the scale, half-pixel centres, as torchvision,
+timm and Pillow do it. `resize` computes it in uint8 on a CPU, `reference` in float on any device; they agree to one
+level of 255. Where nothing shrinks, both are `kornia.geometry.transform.resize(align_corners=False, antialias=False)`.
+Where something shrinks, Kornia has no such filter: its `antialias=True` is a Gaussian cut off at two sigma followed by
+point sampling, has no uint8 form, and differs from the triangle by a mean of 0.2 to 3 levels of 255 on photographs. So
+torch's own antialiased interpolation does that step, on a CPU and on a GPU alike, and Kornia the rest.
+"""
+
+import kornia.enhance
+import kornia.geometry
+import torch
+from torch import nn
+from torch.nn import functional
+
+from handlers.spec import PreprocessSpec
+
+
+class Preprocess(nn.Module):
+    """Resize to the network's square input, and normalise.
+
+    Mean and standard deviation are buffers: they follow `.to(device)`, and they are not in the state dictionary, since
+    the spec that travels with the weights holds them.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
+
+    def resize(self, image: torch.Tensor) -> torch.Tensor:
+        """Return one image at the network's size.
+
+        Args:
+            image: uint8 of shape (C, H, W), on any device.
+
+        Returns:
+            uint8 of shape (C, S, S), contiguous; the same values where the image has that size already.
+        """
+        self._check(image)
+        if image.device.type != "cpu":
+            return (self.reference(image) * 255).round_().clamp_(0, 255).to(torch.uint8)
+        size = self._scaled(image)
+        if size != tuple(image.shape[-2:]):
+            image = _interpolate(image, size)
+        return self._cropped(image).contiguous()
+
+    def reference(self, image: torch.Tensor) -> torch.Tensor:
+        """Return one image at the network's size, computed in float: what `resize` is held equal to.
+
+        Args:
+            image: uint8 of shape (C, H, W), on any device.
+
+        Returns:
+            float32 of shape (C, S, S), in [0, 1].
+        """
+        self._check(image)
+        size = self._scaled(image)
+        values = image.to(torch.float32) / 255
+        if size[0] >= image.shape[-2] and size[1] >= image.shape[-1]:
+            values = kornia.geometry.transform.resize(
+                values, size, interpolation="bilinear", align_corners=False, antialias=False
+            )
+        else:
+            values = _interpolate(values, size)
+        return self._cropped(values)
+
+    def normalize(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return (batch - mean) / std.
+
+        Args:
+            batch: uint8, or float in [0, 1], of shape (B, C, S, S).
+
+        Returns:
+            float32 of the same shape.
+        """
+        values = batch.to(torch.float32)
+        if not batch.is_floating_point():
+            values = values / 255
+        return kornia.enhance.normalize(values, self.mean, self.std)
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """Return the network's input for images of any sizes.
+
+        Args:
+            images: uint8, each of shape (C, H, W), on the module's device.
+
+        Returns:
+            float32 of shape (B, C, S, S).
+        """
+        if not images:
+            size = self.spec.image_size
+            return self.mean.new_empty((0, self.spec.channels, size, size))
+        return self.normalize(torch.stack([self.resize(image) for image in images]))
+
+    def _scaled(self, image: torch.Tensor) -> tuple[int, int]:
+        """Return the height and width that the whole image is scaled to, before cropping."""
+        size = self.spec.image_size
+        if self.spec.resize == "squash":
+            return size, size
+        height, width = image.shape[-2:]
+        short = max(size, round(size / self.spec.crop_fraction))
+        if height < width:
+            return short, max(short, round(short * width / height))
+        return max(short, round(short * height / width)), short
+
+    def _cropped(self, image: torch.Tensor) -> torch.Tensor:
+        size = self.spec.image_size
+        top, left = ((side - size) // 2 for side in image.shape[-2:])
+        return image[:, top : top + size, left : left + size]
+
+    def _check(self, image: torch.Tensor) -> None:
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != self.spec.channels:
+            raise ValueError(
+                f"image is {image.dtype} of shape {tuple(image.shape)}, must be uint8 of ({self.spec.channels}, H, W)"
+            )
+
+
+def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]

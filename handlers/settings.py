@@ -1,0 +1,49 @@
+"""What the `handler:` section of `model-config.yaml` may say."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from handlers.decoding import DEFAULT_LIMITS, Limits
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Labels in an answer, and the limits of a request.
+
+    `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
+    `max_images` for the images of one request.
+    """
+
+    top_k: int = 5
+    max_bytes: int = DEFAULT_LIMITS.max_bytes
+    max_pixels: int = DEFAULT_LIMITS.max_pixels
+    max_images: int = 16
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"handler: {field.name} is {value!r}, must be a whole number of at least 1")
+
+    @property
+    def limits(self) -> Limits:
+        """Return the limits of one image."""
+        return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
+
+    @classmethod
+    def read(cls, section: Any) -> "Settings":
+        """Return the settings of a section, with the defaults for what it leaves out (None: for everything).
+
+        Raises:
+            ValueError: an unknown key, or a value that is not a whole number of at least 1.
+        """
+        if section is None:
+            return cls()
+        if not isinstance(section, Mapping):
+            raise ValueError(f"handler: must be a mapping of settings, is {type(section).__name__}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = [key for key in section if key not in known]
+        if unknown:
+            raise ValueError(f"handler: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+        return cls(**section)
