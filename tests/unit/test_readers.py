@@ -1,0 +1,547 @@
+"""Each reader on its own layout in small, on what it has to refuse, and on the real folders where they are at hand."""
+
+import collections
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import tfrecord
+from training.readers import READERS, petals, read
+from training.records import DatasetError, RawDataset, Record
+
+NAMES = json.loads(Path(petals.__file__).with_name("petals_classes.json").read_text())
+
+
+def _write(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def _asl(raw: Path) -> None:
+    for label in ("A", "B", "space"):
+        _write(raw / f"asl_alphabet_train/asl_alphabet_train/{label}", [f"{label}{n}.jpg" for n in (1, 150, 151, 3000)])
+    _write(raw / "asl_alphabet_test/asl_alphabet_test", ["A_test.jpg", "space_test.jpg"])
+
+
+def _class_folders(raw: Path) -> None:
+    _write(raw, ["cat/1.jpg", "cat/2.png", "dog/1.JPG", "dog/.hidden", "dog/inner/9.jpg", ".git/x.jpg"])
+
+
+def _fingers(raw: Path) -> None:
+    _write(raw, [f"train/{name}.png" for name in ("a_0L", "b_5R", "c_5R", "d_5R")])
+    _write(raw, ["test/e_3L.png", "test/f_3R.png"])
+
+
+def _moths(raw: Path) -> None:
+    for species in ("ATLAS MOTH", "IO MOTH", "LUNA MOTH"):
+        _write(raw, [f"{side}/{species}/{n}.jpg" for side in ("train", "valid", "test") for n in range(2)])
+
+
+def _places(raw: Path) -> None:
+    (raw / "data_256").mkdir(parents=True)
+    (raw / "categories_places365.txt").write_text("/a/airfield 0\n/b/bar 1\n/c/church/outdoor 2\n/z/zen_garden 3\n")
+    train = ["/a/airfield/1.jpg 0", "/a/airfield/2.jpg 0", "/c/church/outdoor/1.jpg 2"]
+    (raw / "places365_train_standard.txt").write_text("\n".join(train))
+    (raw / "places365_val.txt").write_text("v1.jpg 2\nv2.jpg 0\nv3.jpg 1\n")
+    _write(raw / "data_256", [line.split()[0][1:] for line in train])
+    _write(raw / "val_256", ["v1.jpg", "v2.jpg", "v3.jpg"])
+
+
+def _petal(name: str, label: int | None, **more: bytes) -> bytes:
+    values: dict[str, bytes | int] = {"image": b"\xff\xd8 of " + name.encode(), "id": name.encode(), **more}
+    return tfrecord.example(values if label is None else {"class": label, **values})
+
+
+def _petals(raw: Path) -> None:
+    for side, label in (("train", 87), ("val", 0), ("test", None)):
+        folder = raw / "tfrecords-jpeg-224x224" / side
+        folder.mkdir(parents=True)
+        tfrecord.write(folder / "00-224x224-2.tfrec", [_petal(f"{side}{n}", label) for n in range(2)])
+
+
+LAYOUTS: Mapping[str, Callable[[Path], None]] = {
+    "asl_alphabet": _asl,
+    "class_folders": _class_folders,
+    "fingers": _fingers,
+    "moths": _moths,
+    "petals": _petals,
+    "places365": _places,
+}
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def _records(reader: str, raw: Path, **options: Any) -> tuple[RawDataset, list[Record]]:
+    dataset = read(reader, raw, options)
+    return dataset, list(dataset.records)
+
+
+def _refused(reader: str, raw: Path, message: str, **options: Any) -> None:
+    with pytest.raises(DatasetError, match=message):
+        _records(reader, raw, **options)
+
+
+def _labels(records: Iterable[Record], split: str) -> list[str | None]:
+    return [record.label for record in records if record.split == split]
+
+
+# What every reader does
+
+
+def test_every_reader_is_tested() -> None:
+    assert set(LAYOUTS) == set(READERS)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_records_are_lazy_unique_and_readable(reader: str, raw: Path) -> None:
+    LAYOUTS[reader](raw)
+    dataset = read(reader, raw)
+    assert iter(dataset.records) is dataset.records, "records are a generator, not a list"
+    records = list(dataset.records)
+    assert len({record.id for record in records}) == len(records) > 2
+    assert len(set(dataset.classes)) == len(dataset.classes)
+    for record in records:
+        data = record.read(raw)
+        assert (
+            data == b"\xff\xd8 of " + record.id.encode() if reader == "petals" else record.path.endswith(data.decode())
+        )
+    assert read(reader, raw).classes == dataset.classes
+    assert list(read(reader, raw).records) == records
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_empty_folder_is_refused(reader: str, raw: Path) -> None:
+    _refused(reader, raw, rf"{re.escape(str(raw))} is empty\. Put .*RAW=<folder>")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_missing_folder_is_refused(reader: str, raw: Path) -> None:
+    _refused(reader, raw / "gone", r"raw/gone cannot be read: .*RAW=<folder>")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_foreign_tfrecords_are_refused(reader: str, raw: Path, real_data: Path | None) -> None:
+    name = "flowers_validation_00000-of-00005.tfrecord"
+    if real_data:
+        raw = real_data / "foreign_tfrecords"
+    else:
+        foreign = tfrecord.example({"image/encoded": b"\xff\xd8", "image/class/label": 3})
+        tfrecord.write(raw / name, [foreign])
+        (raw / "labels.txt").write_text("0:daisy\n")
+    expected = "keys are .*image/encoded.*Give the TFRecord files" if reader == "petals" else "not laid out.*|RAW="
+    _refused(reader, raw, f"{name}.*{expected}")
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_another_data_sets_layout_is_refused(reader: str, raw: Path) -> None:
+    (_petals if reader != "petals" else _places)(raw)
+    _refused(reader, raw, re.escape(str(raw)))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_unknown_option_names_the_nearest(reader: str, raw: Path) -> None:
+    LAYOUTS[reader](raw)
+    _refused(reader, raw, r"no 'image_per_class': did you mean 'images_per_class'", image_per_class=3)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("wrong", [0, -1, True, "3", 1.5])
+def test_a_count_that_is_none_is_refused(reader: str, wrong: Any, raw: Path) -> None:
+    LAYOUTS[reader](raw)
+    _refused(reader, raw, "images_per_class is .*whole number", images_per_class=wrong)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_images_per_class_limits_train_alone(reader: str, raw: Path) -> None:
+    LAYOUTS[reader](raw)
+    _, everything = _records(reader, raw)
+    _, few = _records(reader, raw, images_per_class=1)
+    assert _labels(few, "test") == _labels(everything, "test")
+    counts = collections.Counter((record.label, Path(record.path).parent) for record in few if record.split == "train")
+    assert set(counts.values()) == {1}
+    assert {label for label, _ in counts} == set(_labels(everything, "train"))
+
+
+def test_an_unknown_reader_names_the_nearest(raw: Path) -> None:
+    _refused("petal", raw, "no reader 'petal': did you mean 'petals'")
+    _refused("xyz", raw, "choose one of asl_alphabet, class_folders")
+
+
+# ASL alphabet
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_asl_reads_both_depths(nested: bool, raw: Path) -> None:
+    _asl(raw)
+    if not nested:
+        for side in ("asl_alphabet_train", "asl_alphabet_test"):
+            (raw / side / side).rename(raw / "inner")
+            (raw / side).rmdir()
+            (raw / "inner").rename(raw / side)
+    dataset, records = _records("asl_alphabet", raw)
+    assert len(dataset.classes) == 29 and dataset.classes[-4:] == ("Z", "del", "nothing", "space")
+    assert _labels(records, "train") == ["A"] * 4 + ["B"] * 4 + ["space"] * 4
+    assert _labels(records, "test") == ["A", "space"]
+
+
+def test_asl_groups_are_blocks_of_frames(raw: Path) -> None:
+    _asl(raw)
+    _, records = _records("asl_alphabet", raw)
+    groups = {Path(record.path).stem: record.group for record in records}
+    assert groups["A1"] == groups["A150"] == "A/0"
+    assert groups["A151"] == "A/1" and groups["A3000"] == "A/19" and groups["B1"] == "B/0"
+    _, records = _records("asl_alphabet", raw, frames_per_block=3000)
+    assert {record.group for record in records if record.split == "train"} == {"A/0", "B/0", "space/0"}
+
+
+def test_asl_without_a_test_folder_and_with_an_unknown_sign(raw: Path) -> None:
+    _asl(raw)
+    shutil.rmtree(raw / "asl_alphabet_test")
+    _write(raw, ["asl_alphabet_train/asl_alphabet_train/ß/ß1.jpg"])
+    dataset, records = _records("asl_alphabet", raw)
+    assert records[-1].label == "ß" and "ß" not in dataset.classes
+    assert _labels(records, "test") == []
+
+
+# Class folders
+
+
+def test_class_folders_pass_over_hidden_and_nested(raw: Path) -> None:
+    _class_folders(raw)
+    dataset, records = _records("class_folders", raw)
+    assert dataset.classes == ("cat", "dog")
+    assert [record.path for record in records] == ["cat/1.jpg", "cat/2.png", "dog/1.JPG"]
+
+
+def test_class_folders_keep_what_may_be_an_image_for_prepare_to_report(raw: Path) -> None:
+    _class_folders(raw)
+    _write(raw, ["cat/notes.txt", "cat/Thumbs.db"])
+    assert "cat/notes.txt" in {record.path for record in _records("class_folders", raw)[1]}
+    assert "cat/Thumbs.db" not in {record.path for record in _records("class_folders", raw)[1]}
+
+
+@pytest.mark.parametrize(
+    ("sides", "test_side"), [(("train", "test"), "test"), (("train", "val"), "val"), (("Train", "test", "val"), "test")]
+)
+def test_class_folders_with_sides(sides: tuple[str, ...], test_side: str, raw: Path) -> None:
+    for side in sides:
+        _class_folders(raw / side)
+    _write(raw, [f"{test_side}/only here/1.jpg"])
+    dataset, records = _records("class_folders", raw)
+    assert dataset.classes == ("cat", "dog")
+    assert {record.path.split("/")[0] for record in records if record.split == "test"} == {test_side}
+    assert _labels(records, "test") == ["cat", "cat", "dog", "only here"]
+    assert len(_labels(records, "train")) == 3 * (len(sides) - 1)
+
+
+def test_class_folders_named_train_and_test_are_classes_where_images_stand_in_them(raw: Path) -> None:
+    _write(raw, ["train/1.jpg", "test/1.jpg"])
+    assert _records("class_folders", raw)[0].classes == ("test", "train")
+
+
+def test_class_folders_choose_classes(raw: Path) -> None:
+    _class_folders(raw)
+    _write(raw, ["eel/1.jpg"])
+    dataset, records = _records("class_folders", raw, classes=["eel", "cat"])
+    assert dataset.classes == ("cat", "eel")
+    assert {record.label for record in records} == {"cat", "eel"}
+
+
+def test_class_folders_refuse_what_cannot_be_classes(raw: Path) -> None:
+    _write(raw, ["photos/cat/1.jpg", "photos/dog/1.jpg"])
+    _refused("class_folders", raw, "1 class folders.*at least two.*give .*/photos if the classes are in there")
+    (raw / "empty").mkdir()
+    _refused("class_folders", raw, r"raw/empty holds no image, nothing\. Put images")
+    _write(raw, ["empty/readme.txt"])
+    _refused("class_folders", raw, r"raw/empty holds no image, only readme\.txt")
+    (raw / "empty/readme.txt").rename(raw / "empty/readme.jpg")
+    _refused("class_folders", raw, "raw/photos holds no image, only the folder cat")
+
+
+def test_a_dangling_link_is_refused(raw: Path) -> None:
+    _class_folders(raw)
+    (raw / "cat/3.jpg").symlink_to(raw / "gone.jpg")
+    _refused("class_folders", raw, r"cat/3\.jpg is a link that leads nowhere")
+
+
+# Fingers
+
+
+def test_fingers_labels_come_from_names(raw: Path) -> None:
+    _fingers(raw)
+    _write(raw, ["train/z_6L.png", "train/readme.txt"])
+    dataset, records = _records("fingers", raw)
+    assert dataset.classes == ("0L", "0R", "1L", "1R", "2L", "2R", "3L", "3R", "4L", "4R", "5L", "5R")
+    unknown = {record.path: record.label for record in records if record.label not in dataset.classes}
+    assert unknown == {"train/z_6L.png": "6L", "train/readme.txt": "me"}
+    assert _labels(records, "test") == ["3L", "3R"]
+
+
+def test_fingers_without_png_or_side_are_refused(raw: Path) -> None:
+    _fingers(raw)
+    shutil.rmtree(raw / "test")
+    _refused("fingers", raw, "not laid out as the fingers data set: it holds train/")
+    _write(raw, ["test/a_3L.bmp"])
+    _refused("fingers", raw, r"raw/test holds no PNG file\. Put")
+
+
+# Moths
+
+
+def test_moths_keep_blanks_and_count_valid_as_train(raw: Path) -> None:
+    _moths(raw)
+    dataset, records = _records("moths", raw)
+    assert dataset.classes == ("ATLAS MOTH", "IO MOTH", "LUNA MOTH")
+    assert len(_labels(records, "train")) == 12 and len(_labels(records, "test")) == 6
+
+
+@pytest.mark.parametrize("species", [["LUNA MOTH", "ATLAS MOTH"], 2])
+def test_moths_take_a_subset(species: Any, raw: Path) -> None:
+    _moths(raw)
+    dataset, records = _records("moths", raw, species=species)
+    assert dataset.classes == (("ATLAS MOTH", "LUNA MOTH") if isinstance(species, list) else ("ATLAS MOTH", "IO MOTH"))
+    assert {record.label for record in records} == set(dataset.classes)
+
+
+@pytest.mark.parametrize(
+    ("species", "message"),
+    [
+        (["luna moht", "IO MOTH"], "'luna moht' is not in .*/train: did you mean 'LUNA MOTH'"),
+        (["IO MOTH"], "leaves 1 of 3: choose at least two"),
+        (4, "is 4, but .*/train has 3"),
+    ],
+)
+def test_moths_refuse_a_wrong_subset(species: Any, message: str, raw: Path) -> None:
+    _moths(raw)
+    _refused("moths", raw, message, species=species)
+
+
+def test_a_species_that_train_lacks_is_left_to_prepare(raw: Path) -> None:
+    _moths(raw)
+    shutil.rmtree(raw / "train/IO MOTH")
+    dataset, records = _records("moths", raw)
+    assert "IO MOTH" not in dataset.classes and _labels(records, "test").count("IO MOTH") == 2
+
+
+# Places365
+
+
+def test_places_classes_are_the_present_ones_in_index_order(raw: Path) -> None:
+    _places(raw)
+    dataset, records = _records("places365", raw)
+    assert dataset.classes == ("airfield", "church/outdoor")
+    assert _labels(records, "train") == ["airfield", "airfield", "church/outdoor"]
+    # "bar" has no train image: its val image is passed on, for prepare to report.
+    assert _labels(records, "test") == ["church/outdoor", "airfield", "bar"]
+
+
+def test_places_all_classes_stay_outputs_when_asked(raw: Path) -> None:
+    _places(raw)
+    assert read("places365", raw, {"classes": "all"}).classes == ("airfield", "bar", "church/outdoor", "zen_garden")
+
+
+@pytest.mark.parametrize("classes", [["church/outdoor", "bar"], 2])
+def test_places_take_a_subset(classes: Any, raw: Path) -> None:
+    _places(raw)
+    dataset, records = _records("places365", raw, classes=classes)
+    assert dataset.classes == (("bar", "church/outdoor") if classes != 2 else ("airfield", "church/outdoor"))
+    assert {record.label for record in records} == set(dataset.classes)
+
+
+def test_places_refuse_a_list_that_names_missing_files(raw: Path) -> None:
+    _places(raw)
+    (raw / "data_256/a/airfield/2.jpg").unlink()
+    shutil.rmtree(raw / "data_256/c")
+    pattern = r"places365_train_standard\.txt names 2 files .*first data_256/a/airfield/2\.jpg, data_256/c/.*Unpack"
+    _refused("places365", raw, pattern)
+    (raw / "val_256/v2.jpg").unlink()
+    _write(raw / "data_256", ["a/airfield/2.jpg", "c/church/outdoor/1.jpg"])
+    _refused("places365", raw, r"places365_val\.txt names 1 files .*first val_256/v2\.jpg")
+    # Files of classes that were not chosen need not be there.
+    _records("places365", raw, classes=["church/outdoor", "bar"])
+
+
+def test_places_find_missing_files_in_large_folders_too(raw: Path) -> None:
+    _places(raw)
+    names = [f"/a/airfield/{number:04}.jpg" for number in range(200)]
+    with open(raw / "places365_train_standard.txt", "a") as file:
+        file.write("\n" + "".join(f"{name} 0\n" for name in names))
+    _write(raw / "data_256", [name[1:] for name in names[:-5]])
+    _refused(
+        "places365", raw, r"names 5 files .*first data_256/a/airfield/0195\.jpg, \S+/0196\.jpg, \S+/0197\.jpg\. Unp"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/a/airfield/3.jpg", "is '/a/airfield/3.jpg', truncated"),
+        ("/a/airfield/3.jpg x", "truncated or of another layout"),
+        ("/a/airfield/3.jpg 9", "index 9, which categories_places365.txt does not have"),
+        ("/a/../../secret.jpg 0", "leads out of the image folder"),
+    ],
+)
+def test_places_refuse_a_wrong_line(line: str, message: str, raw: Path) -> None:
+    _places(raw)
+    with open(raw / "places365_train_standard.txt", "a") as file:
+        file.write(f"\n{line}\n")
+    _refused("places365", raw, rf"places365_train_standard\.txt: line 4 .*{message}.*get the list again")
+
+
+@pytest.mark.parametrize("text", ["/a/airfield\n", "/a/airfield 0\n/b/bar 0\n", "airfield 0\n", "/a/x 0\n/b/x 1\n"])
+def test_places_refuse_wrong_categories(text: str, raw: Path) -> None:
+    _places(raw)
+    (raw / "categories_places365.txt").write_text(text)
+    _refused("places365", raw, r"categories_places365\.txt: line \d is ")
+
+
+@pytest.mark.parametrize("name", ["categories_places365.txt", "places365_val.txt", "val_256", "data_256"])
+def test_places_name_what_is_missing(name: str, raw: Path) -> None:
+    _places(raw)
+    (raw / name).rename(raw / "away")
+    _refused("places365", raw, r"raw/(categories|places365_val|val_256|data_256).* is missing\. Give")
+
+
+# Petals
+
+
+def test_petals_point_at_the_jpeg_and_keep_104_outputs(raw: Path) -> None:
+    _petals(raw)
+    dataset, records = _records("petals", raw)
+    assert len(dataset.classes) == 104
+    assert (dataset.classes[0], dataset.classes[87], dataset.classes[103]) == (
+        "pink primrose",
+        "cyclamen ",
+        "wild rose",
+    )
+    assert _labels(records, "train") == ["cyclamen "] * 2 + ["pink primrose"] * 2
+    assert _labels(records, "test") == [None, None]
+    assert records[0].path.endswith("train/00-224x224-2.tfrec") and records[0].read(raw) == b"\xff\xd8 of train0"
+
+
+def test_petals_names_come_from_classes_txt(raw: Path) -> None:
+    _petals(raw)
+    text = "".join(f"{index}\t{name}\n" for index, name in enumerate(NAMES))
+    (raw / "classes.txt").write_text(text.replace("cyclamen ", "Alpenveilchen "))
+    assert read("petals", raw).classes[87] == "Alpenveilchen "
+    (raw / "classes.txt").write_text("0\tone\n1\ttwo\n")
+    dataset, records = _records("petals", raw)
+    assert dataset.classes == ("one", "two")
+    assert _labels(records, "train") == ["87", "87", "one", "one"], "87 has no name: prepare reports it"
+
+
+@pytest.mark.parametrize("text", ["0\tone\n2\ttwo\n", "0\tone\n1\tone\n", "one\ntwo\n", "0\tone\n", ""])
+def test_petals_refuse_wrong_class_names(text: str, raw: Path) -> None:
+    _petals(raw)
+    (raw / "classes.txt").write_text(text)
+    _refused("petals", raw, r"classes\.txt.*(Write one class|Write at least two)")
+
+
+def test_petals_test_labels_are_read_where_they_are(raw: Path) -> None:
+    _petals(raw)
+    (raw / "test_labels.csv").write_text("id,class,source\ntest1,53,a/b.jpg\n")
+    assert _labels(_records("petals", raw)[1], "test") == [None, "sunflower"]
+    assert _labels(_records("petals", raw, test_labels=False)[1], "test") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("test1,53\ngone7,3\n", "names 1 ids that no test record has, first gone7"), ("test1\n", "row 1 is not complete")],
+)
+def test_petals_refuse_wrong_test_labels(rows: str, message: str, raw: Path) -> None:
+    _petals(raw)
+    (raw / "test_labels.csv").write_text("id,class\n" + rows)
+    _refused("petals", raw, rf"test_labels\.csv.*{message}")
+
+
+@pytest.mark.parametrize("lost", [1, 30, 70])
+def test_petals_refuse_a_truncated_record(lost: int, raw: Path) -> None:
+    _petals(raw)
+    file = raw / "tfrecords-jpeg-224x224/val/00-224x224-2.tfrec"
+    file.write_bytes(file.read_bytes()[:-lost])
+    _refused("petals", raw, r"val/00-224x224-2\.tfrec: record \d at byte \d+ is truncated.*again")
+
+
+def test_petals_refuse_a_file_cut_between_records(raw: Path) -> None:
+    _petals(raw)
+    tfrecord.write(raw / "tfrecords-jpeg-224x224/val/00-224x224-2.tfrec", [_petal("only", 3)])
+    _refused("petals", raw, r"val/00-224x224-2\.tfrec is truncated: its name promises 2 records, it holds 1")
+
+
+def test_petals_refuse_a_wrong_checksum(raw: Path) -> None:
+    _petals(raw)
+    file = raw / "tfrecords-jpeg-224x224/train/00-224x224-2.tfrec"
+    data = bytearray(file.read_bytes())
+    data[-10] ^= 1
+    file.write_bytes(data)
+    _refused("petals", raw, r"train/00-224x224-2\.tfrec: record 2 .*checksum")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (tfrecord.example({"image": b"x", "class": 3}), "record 3 is of another layout: its keys are class, image;"),
+        (tfrecord.example({"image": b"", "class": 3, "id": b"x"}), "record 3 is of another layout"),
+        (b"\xff\xff\xff", "record 3 is not an encoded"),
+        (_petal("unlabelled", None), "record 3 has no class.*Move its file to test/"),
+        (_petal("train0", 3), "record 3 has the id train0, as .*record 1 has"),
+    ],
+)
+def test_petals_refuse_a_record_of_another_layout(payload: bytes, message: str, raw: Path) -> None:
+    _petals(raw)
+    with open(raw / "tfrecords-jpeg-224x224/train/00-224x224-2.tfrec", "ab") as file:
+        file.write(tfrecord.frame(payload))
+    _refused("petals", raw, rf"train/00-224x224-2\.tfrec: {message}")
+
+
+def test_petals_choose_a_size(raw: Path) -> None:
+    _petals(raw)
+    shutil.copytree(raw / "tfrecords-jpeg-224x224", raw / "tfrecords-jpeg-512x512")
+    assert _records("petals", raw)[1][0].path.startswith("tfrecords-jpeg-224x224/")
+    assert _records("petals", raw, size=512)[1][0].path.startswith("tfrecords-jpeg-512x512/")
+    _refused("petals", raw, "has no tfrecords-jpeg-331x331/: set .* one of tfrecords-jpeg-224x224, ", size=331)
+    shutil.rmtree(raw / "tfrecords-jpeg-224x224")
+    assert _records("petals", raw)[1][0].path.startswith("tfrecords-jpeg-512x512/")
+
+
+# Real images, or the generated ones in the same layout
+
+
+@pytest.mark.parametrize(
+    ("reader", "classes", "train", "test"),
+    [
+        ("asl_alphabet", 29, 17_400, 28),
+        ("fingers", 12, 3_600, 1_823),
+        ("moths", 20, 1_100, 100),
+        ("places365", 96, 6_912, 973),
+        ("petals", 104, 700, 100),
+    ],
+)
+def test_real_folders(reader: str, classes: int, train: int, test: int, raw: Path, real_data: Path | None) -> None:
+    if real_data is None:
+        LAYOUTS[reader](raw)
+        dataset, records = _records(reader, raw)
+        assert records and len(dataset.classes) <= classes
+        return
+    raw = real_data / reader
+    dataset, records = _records(reader, raw)
+    assert len(dataset.classes) == classes
+    assert (len(_labels(records, "train")), len(_labels(records, "test"))) == (train, test)
+    assert {record.label for record in records} <= set(dataset.classes)
+    assert len({record.id for record in records}) == train + test
+    magic = b"\x89PNG" if reader == "fingers" else b"\xff\xd8\xff"
+    assert all(record.read(raw).startswith(magic) for record in records[:: len(records) // 50])
+    if reader == "petals":
+        assert all(record.read(raw).endswith(b"\xff\xd9") for record in records)
+        assert dataset.classes == tuple(NAMES)
