@@ -26,7 +26,7 @@ RIGHT, WRONG, DIM = "#2a6fb0", "#c0392b", "#8a8a8a"
 def save(figure: Figure, path: Path, *, dpi: int = 120) -> None:
     """Write a figure as PNG, without the date and version that would make equal pictures unequal files."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
 
 
 def confusion_matrix(labels: npt.NDArray[Any], answers: npt.NDArray[Any], classes: Sequence[str], path: Path) -> None:

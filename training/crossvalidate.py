@@ -1,0 +1,141 @@
+"""Judge a recipe on all labelled images of a small data set, each by a model that has not seen it.
+
+    python -m training.crossvalidate dataset=petals name=petals-cv split.folds=5 [any setting of training.train]
+
+For each fold: train, export and evaluate into `runs/<name>/fold-<k>`. A command that was stopped goes on where it was.
+Then `runs/<name>/crossvalidation.json` holds the scores of the pooled predictions with their intervals, and each
+fold's own; the confusion matrix and the reliability diagram of all stand beside it. The prepared data set is
+`data/processed/<dataset>`, or what `store=` names.
+
+The pooled interval is Wilson's, as of one model on that many images; how much models differ from fold to fold is what
+the folds' own values show (Bengio and Grandvalet 2004, "No unbiased estimator of the variance of k-fold
+cross-validation").
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+
+from training import configuration, evaluate
+from training.predictions import Predictions
+from training.records import DatasetError
+from training.store import PreparedDataset
+from training.train import train
+
+
+def folds(overrides: Sequence[str]) -> list[DictConfig]:
+    """Return the configuration of each fold's run.
+
+    Raises:
+        ConfigurationError: an override does not fit, or sets what differs from fold to fold.
+    """
+    for name in ("split.fold=", "split.test="):
+        if any(override.startswith(name) for override in overrides):
+            raise configuration.ConfigurationError(f"leave {name} out: every fold is the test side of one run")
+    whole = configuration.compose(overrides)
+    store = [] if any(override.startswith("store=") for override in overrides) else [f"store={whole.dataset.name}"]
+    return [
+        configuration.compose(
+            [*overrides, *store, "split.test=folds", f"split.fold={fold}", f"name={whole.name}/fold-{fold}"]
+        )
+        for fold in range(int(whole.split.folds))
+    ]
+
+
+def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dict[str, Any]:
+    """Train and evaluate each of the folds' configurations, and return what `crossvalidation.json` then holds.
+
+    Raises:
+        ConfigurationError: a setting is impossible.
+        DatasetError: the data set is not prepared, or two folds were asked about the same image.
+    """
+    console = console or Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    results = []
+    for number, config in enumerate(configs, 1):
+        say(f"fold {number} of {len(configs)}")
+        results.append(evaluate.run(train(config, say), console=console))
+    return pool(configs, results)
+
+
+def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Score the predictions of all folds together, and write the document and the pictures.
+
+    Raises:
+        DatasetError: two folds were asked about the same image.
+    """
+    runs = [configuration.run_folder(config) for config in configs]
+    folder = runs[0].parent
+    parts = [Predictions.load(run / "evaluation" / "predictions.npz") for run in runs]
+    together = Predictions(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(Predictions)
+            if field.name != "raw"
+        },
+        raw=parts[0].raw,
+    )
+    ids, times = np.unique(together.ids, return_counts=True)
+    if times.max() > 1:
+        raise DatasetError(f"{ids[times.argmax()]} stands in two folds. Remove {folder} and cross-validate anew")
+    dataset = PreparedDataset.open(configuration.store_folder(configs[0]))
+    patterns = configuration.plain(configs[0])["dataset"].get("label_parts") or {}
+    document = {
+        "name": str(folder.relative_to("runs")),
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        **evaluate.judge(together, dataset.classes, patterns),
+        "folds": [_fold(run, result) for run, result in zip(runs, results, strict=True)],
+    }
+    evaluate.draw(folder, together, dataset.classes)
+    together.save(folder / "predictions.npz")
+    evaluate.write_json(folder / "crossvalidation.json", document)
+    return document
+
+
+def _fold(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what the report says of one fold; times in seconds."""
+    trained = json.loads((run / "train.json").read_text())
+    return {
+        "run": run.name,
+        "images": metrics["images"],
+        "mistakes": metrics["mistakes"],
+        "top_1": metrics["top_1"],
+        "train_seconds": trained["seconds"],
+        "evaluate_seconds": metrics["seconds"],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Cross-validate the recipe that the command line gives."""
+    try:
+        document = run(folds(sys.argv[1:] if arguments is None else arguments))
+    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # By name: to import the class is to import torch, which a fault of the command line need not wait for.
+        if type(error).__name__ != "TrainingError":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    table = evaluate.table(document)
+    for fold in document["folds"]:
+        top = fold["top_1"]
+        table.add_row(f"top 1 of {fold['run']}", f"{top['value']:.4f}", f"{top['low']:.4f} to {top['high']:.4f}")
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Judge a trained model on its test images, from their encoded bytes, by the very code that serves them.
+
+    python -m training.evaluate name=<run> [batch=64]
+
+Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it was trained on. Writes, in
+`runs/<run>/evaluation/`:
+
+    metrics.json           top-1, top-5, macro-F1, each class, calibration error, each with a 95 % interval
+    predictions.npz        probabilities (N, K) float32, labels, ids, and where each image's bytes stand
+    confusion.png, reliability.png, mistakes.png
+
+A data set whose class names say several things (`3L`: a count and a hand) has each judged apart, by the patterns of
+`dataset.label_parts` in its configuration. Test images without a label are not judged. Nothing is done, and torch is
+not imported, where all this is up to date.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from training import configuration
+from training.predictions import Predictions, decode, open_classifier, predict
+from training.records import DatasetError
+from training.splits import SplitSpec
+from training.store import PreparedDataset
+
+CODE = ("evaluate.py", "pictures.py", "predictions.py", "scores.py")  # a change of these makes evaluations out of date
+
+
+def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dict[str, Any]:
+    """Evaluate the run in `folder`, `batch` images at a time, and return what `metrics.json` then holds.
+
+    Raises:
+        ConfigurationError: the run is not trained or not exported.
+        DatasetError: the data set is not prepared, has no labelled test image, or an image's bytes have gone.
+    """
+    console = console or Console(stderr=True)
+    config, dataset = trained(folder)
+    key = _key(folder, dataset.fingerprint)
+    written = folder / "evaluation" / "metrics.json"
+    if written.is_file() and (done := json.loads(written.read_text())).get("key") == key:
+        console.print(f"{written} is up to date", highlight=False)
+        return dict(done)
+
+    rows = dataset.split(SplitSpec.from_config(config["split"])).test
+    rows = rows[dataset.labels[rows] >= 0]
+    if not len(rows):
+        raise DatasetError(
+            f"{dataset.folder}: no test image has a label, so nothing can be judged. "
+            "Train with split.test=folds, or write a submission with `python -m training.submission`"
+        )
+    classifier = open_classifier(folder)
+    if classifier.spec.classes != dataset.classes:
+        raise DatasetError(f"{folder}/model.pt answers other classes than {dataset.folder} has: train it again")
+    records = [dataset.record(int(row)) for row in rows]
+    started = time.perf_counter()
+    probabilities = predict(classifier, records, dataset.raw, batch=batch, console=console)
+    seconds = time.perf_counter() - started
+
+    predictions = Predictions.of(probabilities, dataset.labels[rows], records, dataset.raw)
+    metrics = {"name": config["name"], "key": key, "fingerprint": dataset.fingerprint, "seconds": seconds}
+    metrics |= judge(predictions, dataset.classes, config["dataset"].get("label_parts") or {})
+    # The metrics come last: where they stand, everything beside them is of the same evaluation.
+    written.parent.mkdir(exist_ok=True)
+    written.unlink(missing_ok=True)
+    predictions.save(written.parent / "predictions.npz")
+    draw(written.parent, predictions, dataset.classes)
+
+    from training import pictures
+
+    shown, title = pictures.worst(probabilities, predictions.labels)
+    pictures.contact_sheet(
+        [image.numpy() for image in decode(classifier, [records[row] for row in shown], dataset.raw)],
+        [dataset.classes[k] for k in predictions.labels[shown]],
+        [dataset.classes[k] for k in probabilities[shown].argmax(axis=1)],
+        [float(value) for value in probabilities[shown].max(axis=1)],
+        title,
+        written.parent / "mistakes.png",
+    )
+    write_json(written, metrics)
+    return metrics
+
+
+def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
+    """Return the configuration of a run that was trained and exported, and the data set that it was trained on.
+
+    Raises:
+        ConfigurationError: it was not.
+        DatasetError: the data set is not prepared.
+    """
+    config = configuration.load(folder)
+    if not (folder / "model.pt").is_file():
+        raise configuration.ConfigurationError(
+            f"{folder}/model.pt is not there: train and export with `python -m training.train name={config.name}`"
+        )
+    return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
+
+
+def judge(predictions: Predictions, classes: Sequence[str], patterns: Mapping[str, str]) -> dict[str, Any]:
+    """Return the scores of labelled predictions; with `patterns`, those of each part of the class names too."""
+    from training import scores  # scikit-learn and SciPy take a second to import
+
+    metrics = scores.score(predictions.probabilities, predictions.labels, classes)
+    if patterns:
+        metrics["parts"] = scores.parts(predictions.probabilities, predictions.labels, classes, patterns)
+    return metrics
+
+
+def draw(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """Draw what needs no images: the confusion matrix and the reliability diagram."""
+    from training import pictures  # matplotlib takes a second to import
+
+    answers: npt.NDArray[np.int64] = predictions.probabilities.argmax(axis=1)
+    pictures.confusion_matrix(predictions.labels, answers, classes, folder / "confusion.png")
+    right = answers == predictions.labels
+    pictures.reliability(predictions.probabilities.max(axis=1), right, folder / "reliability.png")
+
+
+def _key(folder: Path, fingerprint: str) -> str:
+    """Return a hash of all that made an evaluation: the artifact, the configuration, the images and this code."""
+    key = hashlib.sha256(fingerprint.encode())
+    for path in (folder / "model.pt", folder / "config.yaml", *(Path(__file__).with_name(name) for name in CODE)):
+        with open(path, "rb") as file:
+            key.update(hashlib.file_digest(file, "sha256").digest())
+    return key.hexdigest()[:32]
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def table(metrics: Mapping[str, Any]) -> Table:
+    """Return the main scores for people."""
+    shown = Table("score", "value", "95 % interval", title=f"{metrics['name']}: {metrics['images']:,} test images")
+    rows = [(name.replace("_", " "), metrics[name]) for name in ("top_1", "top_5", "macro_f1", "calibration_error")]
+    rows += [(f"top 1 of the {name}", part["top_1"]) for name, part in metrics.get("parts", {}).items()]
+    for name, score in rows:
+        shown.add_row(name, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}")
+    return shown
+
+
+def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `defaults` changed by `key=value` arguments; a value has its default's type, and `name` is needed.
+
+    Raises:
+        ConfigurationError: a setting is not known or of another type, or `name` is missing.
+    """
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise configuration.ConfigurationError(f"give settings as key=value: {error}") from error
+    assert isinstance(given, dict)
+    given = {str(key): value for key, value in given.items()}
+    for key, value in given.items():
+        if key not in defaults:
+            raise configuration.ConfigurationError(f"{key!r} is no setting: known are {', '.join(defaults)}")
+        if type(value) is not type(defaults[key]) and key != "name":
+            raise configuration.ConfigurationError(f"{key}={value}: it must be like {key}={defaults[key]}")
+    if given.get("name") in (None, ""):
+        raise configuration.ConfigurationError("name=<run> is missing: it names the folder below runs/")
+    return {**defaults, **given, "name": str(given["name"])}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the run that the command line names."""
+    try:
+        given = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
+        if given["batch"] < 1:
+            raise configuration.ConfigurationError(f"batch={given['batch']}: it must be at least 1")
+        metrics = run(Path("runs") / given["name"], batch=given["batch"])
+    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    Console().print(table(metrics))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""A model's answers to a list of images, and the file that keeps them: enough to ask a server the same again."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from training.configuration import ConfigurationError
+from training.progress import progress
+from training.records import DatasetError, Record
+
+if TYPE_CHECKING:
+    import torch
+
+    from handlers.classifier import Classifier
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Predictions:
+    """Answers to N images: `probabilities` float32 (N, K), `labels` int64 (N,) with -1 where there is none.
+
+    The bytes of image n are those of `paths[n]` below the folder `raw`, `lengths[n]` of them from `offsets[n]` on; a
+    length of -1 is the whole file.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.str_]
+    paths: npt.NDArray[np.str_]
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    raw: Path
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        records: Sequence[Record],
+        raw: Path,
+    ) -> "Predictions":
+        """Put answers and the records that they answer side by side."""
+        return cls(
+            probabilities=probabilities,
+            labels=np.asarray(labels, dtype=np.int64),
+            ids=np.array([record.id for record in records], dtype=np.str_),
+            paths=np.array([record.path for record in records], dtype=np.str_),
+            offsets=np.array([record.offset for record in records], dtype=np.int64),
+            lengths=np.array([-1 if record.length is None else record.length for record in records], dtype=np.int64),
+            raw=raw.resolve(),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what `save` wrote.
+
+        Raises:
+            DatasetError: there is no such file.
+        """
+        if not path.is_file():
+            raise DatasetError(f"{path} is not there: make it with `python -m training.evaluate`")
+        with np.load(path) as file:
+            arrays = {field.name: file[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**arrays, "raw": Path(str(arrays["raw"]))})
+
+    def save(self, path: Path) -> None:
+        """Write a `.npz` file, whole or not at all."""
+        temporary = path.with_name(f"{path.stem}.tmp.npz")
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        np.savez_compressed(temporary, **{**arrays, "raw": np.array(str(self.raw))})
+        os.replace(temporary, path)
+
+
+def open_classifier(run: Path) -> "Classifier":
+    """Load a run's artifact as a worker would, on the CPU in float32.
+
+    Raises:
+        ConfigurationError: the file is no artifact.
+    """
+    from handlers.artifact import ArtifactError  # brings torch
+    from handlers.classifier import Classifier
+
+    try:
+        return Classifier(run / "model.pt", device="cpu")
+    except ArtifactError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def predict(
+    classifier: "Classifier", records: Sequence[Record], raw: Path, *, batch: int, console: Console
+) -> npt.NDArray[np.float32]:
+    """Return probabilities (N, K) of N images from their encoded bytes; a batch is decoded while the last is answered.
+
+    Raises:
+        DatasetError: the bytes of an image have gone or changed since they were prepared.
+    """
+    parts = [records[start : start + batch] for start in range(0, len(records), batch)]
+    answers = []
+    with progress(console, "evaluating", len(records)) as advance:
+        for images in _ahead(classifier, parts, raw):
+            answers.append(classifier.predict(images).cpu().numpy())
+            advance(len(images))
+    return np.concatenate(answers).astype(np.float32)
+
+
+def _ahead(classifier: "Classifier", parts: Sequence[Sequence[Record]], raw: Path) -> "Iterator[list[torch.Tensor]]":
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(decode, classifier, parts[0], raw)
+        for part in parts[1:]:
+            ready, waiting = waiting.result(), pool.submit(decode, classifier, part, raw)
+            yield ready
+        yield waiting.result()
+
+
+def decode(classifier: "Classifier", records: Sequence[Record], raw: Path) -> "list[torch.Tensor]":
+    """Return images uint8 (C, S, S) as the network gets them.
+
+    Raises:
+        DatasetError: the bytes of an image have gone or changed since they were prepared.
+    """
+    try:
+        found = classifier.decode([record.read(raw) for record in records])
+    except OSError as error:
+        raise DatasetError(f"{error.filename}: {error.strerror}. Put it back, or prepare the data set again") from error
+    images = []
+    for record, image in zip(records, found, strict=True):
+        if isinstance(image, Exception):
+            raise DatasetError(f"{raw / record.path}: {image}. It has changed: prepare the data set again")
+        images.append(image)
+    return images

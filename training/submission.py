@@ -1,0 +1,67 @@
+"""Answer the test side of a data set's layout and write a submission as Kaggle takes it.
+
+    python -m training.submission name=<run> [batch=64]
+
+Writes `runs/<run>/submission.csv` with the columns `id` and `label`, the class as its number in the data set's order.
+"""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from training import configuration
+from training.evaluate import settings, trained
+from training.predictions import open_classifier, predict
+from training.records import DatasetError
+
+
+def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Path:
+    """Write a run's submission, in the order of the data set, and return its path.
+
+    Every image of the layout's test side is answered, labelled or not, whatever split the run was trained with.
+
+    Raises:
+        ConfigurationError: the run is not trained or not exported.
+        DatasetError: the data set is not prepared, has no test side, or an image's bytes have gone.
+    """
+    _, dataset = trained(folder)
+    rows = np.flatnonzero(dataset.on_test_side)
+    if not len(rows):
+        raise DatasetError(f"{dataset.folder}: its layout has no test side, so there is nothing to submit")
+    records = [dataset.record(int(row)) for row in rows]
+    probabilities = predict(
+        open_classifier(folder), records, dataset.raw, batch=batch, console=console or Console(stderr=True)
+    )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "label"))
+    writer.writerows(
+        (record.id, int(answer)) for record, answer in zip(records, probabilities.argmax(axis=1), strict=True)
+    )
+    path = folder / "submission.csv"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text.getvalue())
+    os.replace(temporary, path)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the submission of the run that the command line names."""
+    try:
+        given = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
+        path = run(Path("runs") / given["name"], batch=max(1, given["batch"]))
+    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
