@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--seed", type=int, metavar="N", help="decides the images, not what a class looks like")
     parser.add_argument("--images-per-class", type=int, metavar="N", help="training images; test images are in ratio")
-    parser.add_argument("--classes", type=int, metavar="N", help="only the first N classes")
+    parser.add_argument("--classes", type=int, metavar="N", help="how many classes")
     parser.add_argument("--size", type=int, metavar="PX", help="side of an image")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; the files do not depend on it")
     return parser

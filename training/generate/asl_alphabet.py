@@ -25,6 +25,7 @@ COPIES = ("B", "G", "M", "S", "X")  # test files that are training files
 
 DOWN = Finger(0.0)
 UP = Finger(1.0)
+SHORT = Finger(0.36)
 HOOK = Finger(0.62, 0.0, 75.0)
 THUMB_UP = Finger(0.85, 46.0, 6.0)  # beside the palm
 
@@ -39,7 +40,7 @@ SIGNS: dict[str, tuple[Pose, float]] = {
     "B": (Pose((DOWN, UP, UP, UP, UP), spread=0.35), 0),
     "C": (Pose((Finger(0.9, -18, 55), *_curved(-80, 8)), spread=0.5), 28),
     "D": (Pose((Finger(0.8, 62, 40), UP, HOOK, HOOK, HOOK)), 0),
-    "E": (Pose((DOWN, *[Finger(0.36)] * 4)), 0),
+    "E": (Pose((DOWN, SHORT, SHORT, SHORT, SHORT)), 0),
     "F": (Pose((Finger(0.9, 34, 20), Finger(0.75, -34, -50), UP, UP, UP), spread=1.5), 0),
     "G": (Pose((Finger(0.9, 44, 8), UP, DOWN, DOWN, DOWN)), -80),
     "H": (Pose((DOWN, UP, UP, DOWN, DOWN), spread=0.4), -82),

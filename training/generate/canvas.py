@@ -58,7 +58,8 @@ def blend(image: Plane, fill: "Plane | npt.ArrayLike", mask: Plane) -> None:
 
 def ramp(values: Plane, low: float, high: float) -> Plane:
     """Return 0 below `low`, 1 above `high` and a straight line between; for `high` < `low` it falls."""
-    return np.clip((values - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
+    result: Plane = np.clip((values - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
+    return result
 
 
 def colour(hue: float, saturation: float, value: float) -> Plane:

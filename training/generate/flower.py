@@ -63,7 +63,7 @@ def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
     hue = float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
     paint = Paint(hue, rng.uniform(0.25, 0.95), rng.uniform(0.75, 1.0), rng.uniform(0.08, 0.16))
     if rng.random() < 0.35:
-        side = rng.choice([-1.0, 1.0])
+        side = float(rng.choice([-1.0, 1.0]))
         _flower(
             picture, kind, paint, (side * rng.uniform(0.5, 0.8), rng.uniform(-0.7, 0.6)), rng.uniform(0.3, 0.5), rng
         )
@@ -87,7 +87,7 @@ class Paint:
 
 def _leaves(size: int, rng: np.random.Generator) -> Plane:
     """Return a blurred background of leaves, earth or shade."""
-    hue = rng.choice([0.25, 0.3, 0.36, 0.1])
+    hue = float(rng.choice([0.25, 0.3, 0.36, 0.1]))
     picture = flat(size, colour(hue, rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.5)))
     other = colour(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.3, 0.8), rng.uniform(0.1, 0.65))
     blend(picture, other, ramp(clouds(rng, size, size, size / 3, 4), -0.6, 0.8))
@@ -121,7 +121,7 @@ def _flower(
     turns = np.arctan2(along, across) / np.float32(2 * math.pi)
     pixel = 2.0 / (size * radius)
     start = rng.uniform(0, 1)
-    grain = clouds(rng, *distance.shape, size / 14, 3)
+    grain = clouds(rng, distance.shape[0], distance.shape[1], size / 14, 3)
     for layer in range(kind.layers):
         _petals(picture, kind, paint, distance, turns, start + 0.5 * layer / kind.petals, layer, grain, pixel, rng)
     _centre(picture, kind, paint, distance, turns, pixel, rng)
