@@ -1,0 +1,158 @@
+"""Send every image that a run was evaluated on to the server, and compare its answers with the evaluated ones.
+
+python -m serving.agreement fingers         the default version that is served
+python -m serving.agreement fingers 1.0
+
+Reads runs/<name>/evaluation/predictions.npz and the images where they stood then; writes evaluation/served.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import Progress
+
+from serving import archive
+from serving.archive import RUNS
+from serving.client import Client, ClientError, RequestRefused
+from serving.model_store import ArchiveError
+
+TOLERANCE = 1e-4  # of a probability: float32 on other batch sizes, and at most that from export
+
+
+class EvaluationError(Exception):
+    """There is no evaluation to compare with, or its images are not there any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What evaluation left: N images, K classes."""
+
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]  # (N, K)
+    labels: npt.NDArray[np.int64]  # (N,); -1: none
+    ids: tuple[str, ...]
+    places: tuple[tuple[Path, int, int], ...]  # file, offset and length in bytes; length -1: the whole file
+
+    @classmethod
+    def read(cls, run: Path) -> "Evaluated":
+        """Read evaluation/predictions.npz of a run.
+
+        Raises:
+            EvaluationError: it is not there.
+            ArchiveError: the run has no model.pt.
+        """
+        path = run / "evaluation" / "predictions.npz"
+        if not path.is_file():
+            raise EvaluationError(f"{path} is not there: make evaluate NAME={run.name} writes it")
+        with np.load(path) as file:
+            raw = Path(str(file["raw"]))
+            places = zip(file["paths"], file["offsets"], file["lengths"], strict=True)
+            return cls(
+                classes=tuple(archive.read_spec(run / "model.pt")["classes"]),
+                probabilities=file["probabilities"],
+                labels=file["labels"],
+                ids=tuple(str(each) for each in file["ids"]),
+                places=tuple((raw / str(name), int(offset), int(length)) for name, offset, length in places),
+            )
+
+    def images(self) -> Iterator[bytes]:
+        """Yield the encoded images.
+
+        Raises:
+            EvaluationError: a file is gone.
+        """
+        for path, offset, length in self.places:
+            try:
+                with open(path, "rb") as file:
+                    file.seek(offset)
+                    yield file.read(length)  # -1 reads to the end
+            except OSError as error:
+                raise EvaluationError(f"{path} cannot be read any more: evaluate again where the images are") from error
+
+
+def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Client) -> dict[str, Any]:
+    """Ask for every image and return the document that served.json holds.
+
+    Raises:
+        ClientError: the server does not answer.
+        EvaluationError: an image is gone.
+    """
+    column = {label: index for index, label in enumerate(evaluated.classes)}
+    best = evaluated.probabilities.argmax(axis=1)
+    versions: set[str | None] = set()
+    apart: list[str] = []
+    correct = labelled = refused = same = 0
+    largest = 0.0
+    began = time.perf_counter()
+    with Progress() as progress:
+        answers = client.predict_many(evaluated.images(), model, version)
+        for row, answer in enumerate(progress.track(answers, total=len(best), description="Asking the server")):
+            label = int(evaluated.labels[row])
+            labelled += label >= 0
+            if isinstance(answer, RequestRefused) or not set(answer.probabilities) <= set(column):
+                refused += 1
+                apart.append(evaluated.ids[row])
+                continue
+            versions.add(answer.version)
+            served = column[answer.label]
+            correct += served == label
+            same += served == best[row]
+            differences = [
+                abs(p - float(evaluated.probabilities[row, column[k]])) for k, p in answer.probabilities.items()
+            ]
+            largest = max(largest, *differences)
+            if served != best[row] or max(differences) > TOLERANCE:
+                apart.append(evaluated.ids[row])
+    return {
+        "model": model,
+        "versions": sorted(str(each) for each in versions),
+        "images": len(best),
+        "agree": len(best) - len(apart),
+        "same_top1": same,
+        "largest_difference": largest,
+        "tolerance": TOLERANCE,
+        "refused": refused,
+        "labelled": labelled,
+        "correct": correct,
+        "top1": correct / labelled if labelled else None,
+        "seconds": time.perf_counter() - began,
+        "apart": apart[:100],
+    }
+
+
+def main() -> int:
+    """Compare; 0 where every answer agrees."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.agreement", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="the run and the model")
+    parser.add_argument("version", nargs="?", help="a version other than the default one")
+    arguments = parser.parse_args()
+    run = RUNS / arguments.name
+    try:
+        evaluated = Evaluated.read(run)
+        with Client() as client:
+            document = compare(evaluated, arguments.name, arguments.version, client=client)
+    except (EvaluationError, ArchiveError, ClientError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path = run / "evaluation" / "served.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    share = "no labels" if document["top1"] is None else f"served top-1 {document['top1']:.2%}"
+    print(
+        f"{document['agree']} of {document['images']} answers agree, largest difference "
+        f"{document['largest_difference']:.1e}, {share}: {path}"
+    )
+    return int(document["agree"] != document["images"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

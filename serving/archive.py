@@ -1,0 +1,246 @@
+"""Build the archive that TorchServe loads from one trained run.
+
+python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
+python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than the defaults below
+
+Needs runs/<name>/model.pt. A version that exists is never overwritten.
+"""
+
+import argparse
+import contextlib
+import copy
+import datetime as dt
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import handlers
+from serving import model_store
+from serving.model_store import Archive, ArchiveError
+
+RUNS = Path("runs")
+HANDLERS = Path(handlers.__file__).parent
+HANDLER_FILE = "sightline_handler.py"
+
+# What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
+# time-outs, so all of them stand here.
+MODEL_CONFIG: dict[str, Any] = {
+    "minWorkers": 1,  # a worker computes on all cores: a second one on the same cores only slows the first
+    "maxWorkers": 1,
+    "batchSize": 8,
+    "maxBatchDelay": 5,  # milliseconds that a lone request waits for company
+    "responseTimeout": 60,  # seconds
+    "startupTimeout": 120,
+    "maxRetryTimeoutInSec": 300,
+    "jobQueueSize": 100,
+    "handler": {
+        "top_k": 5,
+        "max_bytes": 20 * 2**20,  # of one encoded image
+        "max_pixels": 2**26,  # of one decoded image
+        "max_images": 16,  # of one request
+    },
+}
+
+# The archiver finds its temporary folder through a variable of the process.
+_ARCHIVER = threading.Lock()
+
+
+def build(
+    name: str,
+    version: str,
+    *,
+    runs: Path = RUNS,
+    store: Path = model_store.FOLDER,
+    model_config: Mapping[str, Any] | None = None,
+) -> Archive:
+    """Build `<store>/<name>-<version>.mar` and its sidecar from `<runs>/<name>/` and return it.
+
+    The archive appears in one step: a server that lists the store sees a whole one or none. `model_config` replaces
+    `MODEL_CONFIG`.
+
+    Raises:
+        ArchiveError: the name or version cannot be one, the run has no model.pt, or the version exists.
+    """
+    model_store.check_name(name)
+    model_store.check_version(version)
+    run = runs / name
+    weights = run / "model.pt"
+    spec = read_spec(weights)
+    archive = Archive(name, version, model_store.path_of(name, version, store))
+    _refuse_existing(archive)
+    settings = dict(MODEL_CONFIG if model_config is None else model_config)
+    store.mkdir(parents=True, exist_ok=True)
+    # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
+        built = _pack(Path(folder), name, version, weights, settings)
+        document = _sidecar(archive, built, run, spec, settings)
+        sidecar = Path(folder) / "sidecar.json"
+        sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        try:
+            os.link(built, archive.path)  # fails where another build was faster, which a rename would not
+        except FileExistsError:
+            _refuse_existing(archive)
+            raise
+        os.replace(sidecar, archive.sidecar)
+    return archive
+
+
+def read_spec(weights: Path) -> dict[str, Any]:
+    """Return the spec.json inside a model.pt, without importing torch: the file is a zip.
+
+    Raises:
+        ArchiveError: there is no such file, or no spec.json in it.
+    """
+    if not weights.is_file():
+        raise ArchiveError(f"{weights} is not there: make train NAME={weights.parent.name} writes it")
+    try:
+        with zipfile.ZipFile(weights) as file:
+            (entry,) = [member for member in file.namelist() if member.endswith("extra/spec.json")]
+            document: dict[str, Any] = json.loads(file.read(entry))
+            return document
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ArchiveError(f"{weights} holds no spec.json: export the run again (make train)") from error
+
+
+def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any]) -> Path:
+    """Run torch-model-archiver inside `folder` and return the archive it wrote."""
+    temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
+    for each in (temporary, extra, exported):
+        each.mkdir()
+    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
+    shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    config_file = folder / "model-config.yaml"
+    config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+    with _archiver(temporary) as (configure_archiver, generate_model_archive):
+        config = configure_archiver(
+            model_name=name,
+            version=version,
+            handler=str(HANDLERS / HANDLER_FILE),
+            serialized_file=str(weights),
+            extra_files=str(extra),
+            config_file=str(config_file),
+            export_path=str(exported),
+            archive_format="zip-store",  # weights do not compress
+        )
+        generate_model_archive(config)
+    return exported / f"{name}.mar"
+
+
+@contextlib.contextmanager
+def _archiver(temporary: Path) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
+    """Give the archiver's configuration and its function, for one build at a time and with this temporary folder."""
+    # It empties and fills <temporary folder>/<name>: two builds of one name would take that from each other.
+    with _ARCHIVER:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its version file open while it is imported
+            from model_archiver.model_archiver_config import ModelArchiverConfig
+            from model_archiver.model_packaging import generate_model_archive
+        before, tempfile.tempdir = tempfile.tempdir, str(temporary)
+        try:
+            yield ModelArchiverConfig, generate_model_archive
+        finally:
+            tempfile.tempdir = before
+
+
+def _refuse_existing(archive: Archive) -> None:
+    if archive.path.exists():
+        raise ArchiveError(f"{archive.path} exists and is never overwritten: choose another VERSION")
+
+
+def _sidecar(
+    archive: Archive, built: Path, run: Path, spec: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is known of an archive: where it came from and how good it is."""
+    trained = _read_json(run / "train.json") or {}
+    config = run / "config.yaml"
+    with open(built, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "name": archive.name,
+        "version": archive.version,
+        "file": archive.path.name,
+        "sha256": digest,
+        "bytes": built.stat().st_size,
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "dataset_fingerprint": trained.get("fingerprint") or spec["provenance"].get("fingerprint"),
+        "network": spec["network"],
+        "classes": spec["classes"],
+        "metrics": _read_json(run / "evaluation" / "metrics.json"),
+        "config": yaml.safe_load(config.read_text()) if config.is_file() else None,
+        "model_config": dict(settings),
+        "versions": {each: importlib.metadata.version(each) for each in ("torch", "kornia", "torchserve")},
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def _commit() -> str | None:
+    """Return the commit of this code, with "+" where files differ from it; None outside a git checkout."""
+    here = HANDLERS.parent
+    try:
+        head = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def configure(overrides: list[str]) -> dict[str, Any]:
+    """Return `MODEL_CONFIG` with `key=number` and `handler.key=number` overrides.
+
+    Raises:
+        ArchiveError: a key that is not in `MODEL_CONFIG`, or a value that is no whole number above or equal to 0.
+    """
+    settings = copy.deepcopy(MODEL_CONFIG)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        group = settings["handler"] if key.startswith("handler.") else settings
+        leaf = key.removeprefix("handler.")
+        if not isinstance(group.get(leaf), int):
+            known = [*(k for k in MODEL_CONFIG if k != "handler"), *(f"handler.{k}" for k in MODEL_CONFIG["handler"])]
+            raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
+        if not text.isdecimal():
+            raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
+        group[leaf] = int(text)
+    return settings
+
+
+def main() -> int:
+    """Build one archive; print where it is."""
+    parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="the run: runs/<name>/ is read")
+    parser.add_argument("version", help="such as 1.0")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
+    arguments = parser.parse_args()
+    try:
+        archive = build(arguments.name, arguments.version, model_config=configure(arguments.settings))
+    except (ArchiveError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

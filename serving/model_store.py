@@ -1,0 +1,146 @@
+"""The archives in a model store: `<name>-<version>.mar`, each with its sidecar `<name>-<version>.json`."""
+
+import dataclasses
+import json
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path("model_store")
+
+# The archiver's own rule for names, with an end that no file name trips over. A version holds no "-", so that the last
+# one in a file name stands between the two.
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
+VERSION = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*")
+
+
+class ArchiveError(Exception):
+    """An archive cannot be built, found or read; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive of a model store."""
+
+    name: str
+    version: str
+    path: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """Return the JSON document beside the archive."""
+        return self.path.with_suffix(".json")
+
+    def model_config(self) -> dict[str, Any]:
+        """Return its model-config.yaml.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                document = yaml.safe_load(file.read("model-config.yaml"))
+        except (OSError, zipfile.BadZipFile, KeyError, yaml.YAMLError) as error:
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+        if not isinstance(document, dict):
+            raise ArchiveError(f"{self.path} has an empty model-config.yaml: build it again")
+        return document
+
+    def check(self) -> None:
+        """See that the archive is whole and says of itself what its file name says.
+
+        TorchServe skips what it cannot read and reports itself healthy, so this is looked at before it starts.
+
+        Raises:
+            ArchiveError: it is not.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
+                found = (model["modelName"], model["modelVersion"])
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+        if found != (self.name, self.version):
+            raise ArchiveError(
+                f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
+            )
+
+
+def check_name(name: str) -> None:
+    """Refuse a model name that TorchServe's URLs or a file name could not hold."""
+    if not NAME.fullmatch(name):
+        raise ArchiveError(
+            f"{name!r} cannot name a model: use 1 to 64 letters, digits, '_', '-' and '.', first a letter or digit"
+        )
+
+
+def check_version(version: str) -> None:
+    """Refuse a version that cannot be told from a name, or sorted."""
+    if not VERSION.fullmatch(version):
+        raise ArchiveError(f"{version!r} cannot be a version: use numbers and points, such as 1.0 or 2.3.1")
+
+
+def path_of(name: str, version: str, store: Path = FOLDER) -> Path:
+    """Return where an archive of that name and version stands or would stand."""
+    return store / f"{name}-{version}.mar"
+
+
+def order(version: str) -> list[tuple[int, int, str]]:
+    """Return what versions are sorted by: 2.0 before 10.0, 1.0rc1 after 1.0."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|[A-Za-z]+", version)]
+
+
+def archives(store: Path = FOLDER) -> list[Archive]:
+    """Return all archives of the store, by name and then from the oldest version to the newest."""
+    found = []
+    for path in store.glob("*.mar"):
+        name, _, version = path.stem.rpartition("-")
+        if NAME.fullmatch(name) and VERSION.fullmatch(version):
+            found.append(Archive(name, version, path))
+    return sorted(found, key=lambda archive: (archive.name, order(archive.version)))
+
+
+def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive:
+    """Return the archive of that version, or the newest of that name.
+
+    Raises:
+        ArchiveError: there is none.
+    """
+    check_name(name)
+    found = [archive for archive in archives(store) if archive.name == name]
+    if version is not None:
+        found = [archive for archive in found if archive.version == version]
+    if not found:
+        what = name if version is None else f"{name} {version}"
+        raise ArchiveError(
+            f"no archive of {what} in {store}/{_have(archives(store))}: "
+            f"make archive NAME={name} VERSION={version or '1.0'}"
+        )
+    return found[-1]
+
+
+def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
+    """Return the archives that `NAME` or `NAME=VERSION` ask for; the newest of every name where nothing is asked for.
+
+    Raises:
+        ArchiveError: one is not there, or is asked for twice, or there is none at all.
+    """
+    chosen = []
+    for text in wanted:
+        name, _, version = text.partition("=")
+        chosen.append(find(name, version or None, store))
+    if len(set(chosen)) < len(chosen):
+        raise ArchiveError("one archive is asked for twice: name each once")
+    if not chosen:
+        chosen = list({archive.name: archive for archive in archives(store)}.values())
+    if not chosen:
+        raise ArchiveError(f"no archive in {store}/: make archive NAME=<run> VERSION=1.0")
+    return chosen
+
+
+def _have(found: list[Archive]) -> str:
+    return f" (there: {', '.join(f'{archive.name} {archive.version}' for archive in found)})" if found else ""

@@ -1,0 +1,145 @@
+"""Ask a model what is on one image, or on each image of a folder.
+
+python -m serving.predict fingers hand.png                 asks the server that runs here
+python -m serving.predict fingers folder/ --offline        answers from the archive, without a server: the same numbers
+python -m serving.predict fingers folder/ --json           one JSON document instead of a table
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from handlers.errors import RequestError
+from serving import archive, model_store
+from serving.client import Client, ClientError, RequestRefused
+from serving.model_store import ArchiveError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"))
+BATCH = 8  # images that are decoded and computed at once offline
+
+Answer = dict[str, float] | str  # probabilities best first, or why there are none
+
+
+class InputError(Exception):
+    """There is nothing to ask about."""
+
+
+def images_in(path: Path) -> list[Path]:
+    """Return the file, or the image files (by suffix) of a folder and those below it, in order.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path} is not there: name an image or a folder of images")
+    found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+    if not found:
+        raise InputError(f"{path} holds no image: {', '.join(sorted(SUFFIXES))} are looked for")
+    return found
+
+
+def online(name: str, paths: Sequence[Path], version: str | None = None, *, client: Client) -> Iterator[Answer]:
+    """Yield the server's answer for each file.
+
+    Raises:
+        ClientError: the server does not answer, or has no such model.
+    """
+    for answer in client.predict_many((path.read_bytes() for path in paths), name, version):
+        yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
+
+
+def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any]) -> Iterator[Answer]:
+    """Yield what a worker with these settings (`handler` of model-config.yaml) would answer for each file."""
+    from handlers.classifier import Classifier
+    from handlers.settings import Settings
+
+    asked = Settings.read(settings)
+    classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits)
+    for first in range(0, len(paths), BATCH):
+        batch = [path.read_bytes() for path in paths[first : first + BATCH]]
+        for answer in classifier.classify(batch):
+            yield str(answer) if isinstance(answer, RequestError) else answer
+
+
+def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) -> tuple[str, Iterator[Answer]]:
+    """Return who answers, and the answers; `folder` is where an archive may be unpacked."""
+    name, version = arguments.name, arguments.version
+    if not arguments.offline:
+        client = Client()
+        return f"{name} {version or '(default version)'} at {client.inference}", online(
+            name, paths, version, client=client
+        )
+    weights = archive.RUNS / name / "model.pt"
+    try:
+        found = model_store.find(name, version)
+    except ArchiveError:
+        if version is not None or not weights.is_file():
+            raise
+        return f"{weights}, offline", offline(weights, paths, archive.MODEL_CONFIG["handler"])
+    settings = found.model_config()["handler"]
+    with zipfile.ZipFile(found.path) as file:
+        weights = Path(file.extract("model.pt", folder))
+    return f"{found.path}, offline", offline(weights, paths, settings)
+
+
+def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Console) -> int:
+    """Print a table; return how many files had no answer."""
+    table = Table(title=who)
+    table.add_column("image", overflow="fold")
+    table.add_column("label")
+    table.add_column("probability", justify="right")
+    table.add_column("next")
+    refused = 0
+    with console.status("Asking ..."):
+        for path, answer in zip(paths, found, strict=True):
+            if isinstance(answer, str):
+                refused += 1
+                table.add_row(str(path), "-", "-", answer, style="red")
+                continue
+            (label, probability), *others = answer.items()
+            rest = ", ".join(f"{each} {value:.2%}" for each, value in others[:2])
+            table.add_row(str(path), label, f"{probability:.2%}", rest)
+    console.print(table)
+    return refused
+
+
+def main() -> int:
+    """Print the answers; 1 where one image or all have none."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="the model")
+    parser.add_argument("path", type=Path, help="an image, or a folder of images")
+    parser.add_argument("--version", help="a version other than the default one")
+    parser.add_argument("--offline", action="store_true", help="answer without a server")
+    parser.add_argument("--json", action="store_true", help="print one JSON document: file -> label -> probability")
+    arguments = parser.parse_args()
+    try:
+        paths = images_in(arguments.path)
+        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            who, found = answers(arguments, paths, Path(folder))
+            if arguments.json:
+                document = {
+                    str(path): {"error": answer} if isinstance(answer, str) else answer
+                    for path, answer in zip(paths, found, strict=True)
+                }
+                print(json.dumps(document, indent=2))
+                return int(any("error" in each for each in document.values()))
+            return int(show(who, paths, found, Console()) > 0)
+    except (InputError, ArchiveError, ClientError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

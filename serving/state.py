@@ -1,0 +1,101 @@
+"""What is known of the server that was started in a directory: logs/server.json, and the processes behind it."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+LOGS = Path("logs")
+FILE = "server.json"
+KEY_FILE = "key_file.json"  # TorchServe writes it to the directory it runs in
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerState:
+    """One started server: its front end's process, where it listens, and what it was started with."""
+
+    pid: int
+    created: float  # the process's own start time in seconds since 1970: a reused pid has another
+    inference: str
+    management: str
+    metrics: str
+    key_file: str
+    temporary: str  # the folder it unpacks archives in; removed when it is stopped
+    models: list[list[str]]  # [name, version] each
+
+    @classmethod
+    def read(cls, root: Path) -> Self | None:
+        """Return the state written in `root`, or None where there is none that can be read."""
+        try:
+            return cls(**json.loads((root / LOGS / FILE).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, root: Path) -> None:
+        """Write it in one step."""
+        folder = root / LOGS
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".server-")
+        with open(descriptor, "w") as file:
+            json.dump(dataclasses.asdict(self), file, indent=2)
+        os.replace(name, folder / FILE)
+
+    @staticmethod
+    def remove(root: Path) -> None:
+        """Forget the server of `root`."""
+        (root / LOGS / FILE).unlink(missing_ok=True)
+
+    def process(self) -> psutil.Process | None:
+        """Return the front end's process, or None where it has ended, even if another one has its pid now."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 1.0
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+def running(root: Path) -> ServerState | None:
+    """Return the state of the server that runs in `root`, or None where none does."""
+    state = ServerState.read(root)
+    return state if state is not None and state.process() is not None else None
+
+
+def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
+    """End a process and all it started, each by its own id: first by asking the parent, which takes its children along.
+
+    `timeout` is in seconds; what still runs after it is killed.
+    """
+    try:
+        tree = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+    for each in _wait(tree, timeout):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    _wait(tree, timeout)
+
+
+def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Wait until they have ended; return those that have not."""
+    deadline = time.monotonic() + timeout
+    while alive := [each for each in processes if not _ended(each)]:
+        if time.monotonic() > deadline:
+            break
+        psutil.wait_procs(alive, timeout=0.1)  # alone it would wait for zombies, which some containers never reap
+    return alive
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,62 @@
+"""Addresses of a server: read from config.properties, moved, and found free or taken."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from serving.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
+
+CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
+
+
+def test_our_config_listens_on_the_loopback_only_and_keeps_tokens() -> None:
+    ports = Ports.of_config(CONFIG)
+    assert {address.host for address in ports.all()} == {"127.0.0.1"}
+    assert [address.port for address in ports.all()] == [8080, 8081, 8082, 7070, 7071]
+    assert "\ndisable_token_authorization=false\n" in CONFIG
+
+
+def test_moved_ports_are_what_a_config_with_them_says() -> None:
+    moved = Ports.of_config(CONFIG).moved(100)
+    assert [address.port for address in moved.all()] == [8180, 8181, 8182, 7170, 7171]
+    assert Ports.of_config(CONFIG + moved.properties()) == moved
+
+
+def test_moving_keeps_each_host_as_it_was() -> None:
+    ports = Ports.of_config("inference_address=http://0.0.0.0:9000\n# metrics_address=http://0.0.0.0:1\n")
+    assert ports.inference == Address("0.0.0.0", 9000) and ports.inference.url == "http://127.0.0.1:9000"
+    moved = Ports.of_config(ports.moved(1).properties())
+    assert moved.inference == Address("0.0.0.0", 9001)
+    assert moved.management == Address("127.0.0.1", 8082) and moved.metrics == Address("127.0.0.1", 8083)
+
+
+@pytest.mark.parametrize("offset", [-7070, 60_000])
+def test_an_offset_that_leaves_the_range_is_refused(offset: int) -> None:
+    with pytest.raises(PortError, match="outside 1 to 65535"):
+        Ports.of_config(CONFIG).moved(offset)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(PortError, match="correct it"):
+        Ports.of_config("inference_address=http://127.0.0.1:port\n")
+
+
+def test_a_taken_port_is_named_with_who_took_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ports = Ports.of_config(f"inference_address=http://127.0.0.1:{port}\n")
+        with pytest.raises(PortError, match=rf"port {port} is taken by .*{os.getpid()}.*{OFFSET_VARIABLE}") as caught:
+            ports.check_free()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_offset_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OFFSET_VARIABLE, raising=False)
+    assert offset_of_environment() == 0
+    monkeypatch.setenv(OFFSET_VARIABLE, "20")
+    assert offset_of_environment() == 20
+    monkeypatch.setenv(OFFSET_VARIABLE, "x")
+    with pytest.raises(PortError, match="whole number"):
+        offset_of_environment()
