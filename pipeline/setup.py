@@ -1,7 +1,7 @@
 """Make `.venv`: the locked requirements, installed by uv, and a Java that TorchServe can run on.
 
-python3 pipeline/setup.py            what `make setup` does; under a second when nothing has changed
-python3 pipeline/setup.py --cpu      CPU-only builds of torch (`make setup CPU=1`), where their registry is in reach
+python3 pipeline/setup.py                what `make setup` does; under a second when nothing has changed
+python3 pipeline/setup.py --builds cpu   CPU-only builds of torch (`make setup CPU=1`), where their registry is in reach
 
 It needs nothing but the standard library and runs on whatever `python3` is found: where that is not 3.11 or 3.12 it
 looks for one that is. Packages come from the registry that uv is configured for (UV_DEFAULT_INDEX), else from pip's.
@@ -203,11 +203,16 @@ def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool 
             )
 
 
-def run(root: Path, mode: str, *, dry_run: bool = False) -> None:
-    """Bring `.venv` of `root` up to date; where nothing has changed that takes a fraction of a second."""
+def run(root: Path, builds: str | None, *, dry_run: bool = False) -> None:
+    """Bring `.venv` of `root` up to date; where nothing has changed that takes a fraction of a second.
+
+    `builds` is "full", "cpu", or None for those that are installed.
+    """
     venv, start = root / ".venv", time.monotonic()
-    stamp, wanted = venv / "sightline.stamp", f"{mode} {fingerprint(root, mode)}"
+    stamp = venv / "sightline.stamp"
     written = stamp.read_text() if stamp.is_file() else ""
+    mode = builds or ("cpu" if written.startswith("cpu") else "full")
+    wanted = f"{mode} {fingerprint(root, mode)}"
     if written == wanted and python_version(str(venv / "bin" / "python")) in VERSIONS and not dry_run:
         link_java(venv)
         return
@@ -233,7 +238,7 @@ def run(root: Path, mode: str, *, dry_run: bool = False) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv with the locked requirements.")
-    parser.add_argument("--cpu", action="store_true", help="small CPU-only builds of torch")
+    parser.add_argument("--builds", choices=sorted(LOCKS), help="of torch (default: as installed, else full)")
     parser.add_argument("--dry-run", action="store_true", help="show what uv would install")
     arguments = parser.parse_args()
     try:
@@ -241,7 +246,7 @@ def main() -> int:
         if python != sys.executable:
             os.execv(python, [python, *sys.argv])
         root = Path(__file__).resolve().parent.parent
-        run(root, "cpu" if arguments.cpu else "full", dry_run=arguments.dry_run)
+        run(root, arguments.builds, dry_run=arguments.dry_run)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

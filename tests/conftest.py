@@ -21,12 +21,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device", default="cpu", choices=("cpu", "cuda"), help="where tensors live (cuda: if there is one)"
     )
     parser.addoption("--dtype", default="float32", choices=("float32", "float64"), help="floating type of test tensors")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Read by the OpenMP runtime when torch is first imported, here and in every process that a test starts: the cores
     # of a small machine are shared by the test, the server and its workers.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if reporter and skipped and session.config.getoption("--no-skips") and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line("")
+        reporter.write_line(f"error: skipped: {', '.join(sorted({str(each.nodeid) for each in skipped}))}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,84 @@
+# Every verb is a line or two: what it does stands in the module that it calls.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+DATASET ?= fingers
+NAME ?=
+VERSION ?=
+RAW ?=
+IMAGE ?=
+ARGS ?=
+AUGMENT ?= 0
+MINUTES ?= 10
+OFFLINE ?=
+CPU ?=
+DEVICE ?= gpu
+BENCH ?= prepare training
+name = $(or $(NAME),$(DATASET))
+builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
+need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
+py := .venv/bin/python
+
+.PHONY: help setup demo up data train evaluate archive serve stop status predict bench readme check test test-slow clean lock image
+
+help: ## list the verbs
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: ## make .venv from the locks (CPU=1: small CPU-only builds, CPU=0: back; PYTHON=: which Python)
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) on PATH. Install Python 3.11 or 3.12" >&2; exit 1; }
+	@$(PYTHON) pipeline/setup.py $(builds)
+
+demo: setup ## from nothing to a served prediction: draw, prepare, train, evaluate, archive, serve, ask
+	@$(py) -m pipeline.demo
+
+up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of training, ARGS=)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$(RAW)" "$(NAME)" --minutes $(MINUTES) $(ARGS)
+
+data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
+	@$(py) -m pipeline.data "$(DATASET)" --raw "$(RAW)" --name "$(name)" augment=$(AUGMENT) $(ARGS)
+
+train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
+	@$(py) -m training.train dataset=$(DATASET) name=$(name) $(ARGS)
+
+evaluate: setup ## score a run on its test images, with pictures: NAME=
+	@$(py) -m training.evaluate name=$(name) $(ARGS)
+
+archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION=
+	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(py) -m serving.archive "$(name)" "$(VERSION)" $(ARGS)
+
+serve: setup ## start TorchServe with the newest version of every model (ARGS="fingers petals=1.0": with these)
+	@$(py) -m serving.server start $(ARGS)
+
+stop: setup ## stop the server that was started here
+	@$(py) -m serving.server stop
+
+status: setup ## show the server and what it serves
+	@$(py) -m serving.server status $(ARGS)
+
+predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
+	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
+
+bench: setup ## run the benchmarks (BENCH="prepare training": these)
+	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done
+
+readme: setup ## write the tables of README.md from the runs' own results
+	@$(py) -m benchmarks.readme $(ARGS)
+
+check: setup ## lint, format and types
+	@$(py) -m ruff check . && $(py) -m ruff format --check . && $(py) -m mypy
+
+test: setup ## the test suite with branch coverage (ARGS="--device cuda": on a GPU)
+	@$(py) -m pytest --cov --cov-report=term $(ARGS)
+
+test-slow: setup ## the tests that take minutes or gigabytes
+	@$(py) -m pytest -m slow --timeout 1800 $(ARGS)
+
+image: setup ## build the server's container image with buildah, podman or docker: DEVICE=gpu|cpu
+	@$(py) -m pipeline.image --device $(DEVICE) $(ARGS)
+
+lock: setup ## resolve pyproject.toml anew into the requirements files
+	@$(py) -m pipeline.lock
+
+clean: ## remove caches and what tests left behind; data, runs and archives stay
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov outputs
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

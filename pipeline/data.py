@@ -1,0 +1,57 @@
+"""Get a data set's raw images and prepare them: `make data DATASET=… [RAW=<folder>|generated] [NAME=] [AUGMENT=n]`.
+
+python -m pipeline.data fingers                     download, then prepare
+python -m pipeline.data fingers --raw <folder>      prepare the images of a folder
+python -m pipeline.data fingers --raw generated     draw images in the same layout: no network, no credentials
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.steps import StepError, Steps, override
+
+GENERATED = "generated"
+
+
+def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ...] = ()) -> Steps:
+    """Bring the raw images of `dataset` and prepare them as `name`; `raw` is a folder, "generated", or "" to download.
+
+    Raises:
+        StepError: a step failed, or the folder is not there.
+    """
+    run = Steps("data", root=root, record=root / "logs" / f"data-{name}.json")
+    folder = Path(raw).absolute()
+    if raw == GENERATED:
+        folder = Path("data/raw") / f"{dataset}-{GENERATED}"
+        run.run("generate", f"drawing images in the layout of {dataset}", "training.generate", dataset, str(folder))
+    elif not raw:
+        folder = Path("data/raw") / dataset
+        run.run("download", f"downloading {dataset}", "training.download", dataset, str(folder))
+    elif not folder.is_dir():
+        raise StepError(f"RAW={raw} is not a folder. Name one, or RAW={GENERATED} to have images drawn")
+    arguments = (f"dataset={dataset}", f"name={name}", override("raw", folder), *overrides)
+    run.run("prepare", f"decoding the images of {raw or folder} once", "training.prepare", *arguments)
+    return run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.data", description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", help="fingers, asl_alphabet, moths, places365, petals or class_folders")
+    parser.add_argument("--raw", default="", help='folder with the raw images, or "generated"; nothing: download')
+    parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.prepare")
+    arguments = parser.parse_args()
+    try:
+        name = arguments.name or arguments.dataset
+        data(arguments.dataset, arguments.raw, name, Path.cwd(), tuple(arguments.overrides))
+    except (StepError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""From nothing to a served prediction: `make demo`.
+
+Draws hands that hold up 0 to 5 fingers, prepares them, trains a small network, evaluates it, builds its archive, starts
+TorchServe and asks it for a handful of test images. What has not changed since the last time is skipped. Needs neither
+network nor credentials; the times of all steps go to logs/demo.json.
+"""
+
+import sys
+from pathlib import Path
+
+from pipeline.steps import Steps
+from pipeline.up import FAILURES, serve_and_ask
+
+NAME = "demo"
+RAW = Path("data/raw/fingers-generated")
+IMAGES_PER_CLASS = 150
+TRAINING = ("network=small_cnn", "trainer.epochs=15")
+ASKED = 8
+
+
+def demo(root: Path) -> Steps:
+    """Run the demo in `root` and return its steps.
+
+    Raises:
+        StepError and the errors of serving: a step failed.
+    """
+    run = Steps("demo", root=root, record=root / "logs" / "demo.json")
+    data = ("dataset=fingers", f"name={NAME}")
+    run.run(
+        "generate",
+        "drawing hands",
+        "training.generate",
+        "fingers",
+        str(RAW),
+        "--images-per-class",
+        str(IMAGES_PER_CLASS),
+    )
+    run.run("prepare", "decoding them once, into a store", "training.prepare", *data, f"raw={RAW}")
+    run.run("train", "training a small network", "training.train", *data, f"raw={RAW}", *TRAINING)
+    run.run("evaluate", "evaluating it on images that it has not seen", "training.evaluate", f"name={NAME}")
+    serve_and_ask(run, NAME, ASKED)
+    return run
+
+
+def main() -> int:
+    try:
+        demo(Path.cwd())
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted. Run the same command again: finished steps are skipped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Run the steps from images to a served model in order, and write down how long each took.
+
+Each step is the command that a person would type, in a process of its own whose progress shows; it skips itself where
+nothing has changed. What is here only orders, times and names them, and imports nothing that is slow to import.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from serving import archive, model_store, ports, server, state
+from serving.client import Client, ClientError
+from serving.model_store import Archive
+
+
+class StepError(Exception):
+    """A step has failed; what it says of that stands above on the screen."""
+
+
+class Steps:
+    """Runs steps one after the other in `root`; `seconds` has the time of each, `record` is where they are written."""
+
+    def __init__(self, title: str, *, root: Path, record: Path, console: Console | None = None) -> None:
+        self.title = title
+        self.root = root
+        self.record = record
+        self.console = console or Console(soft_wrap=True)
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Return the seconds since the first step was about to start."""
+        return time.perf_counter() - self._began
+
+    @contextmanager
+    def step(self, name: str, says: str) -> Iterator[None]:
+        """Announce and time what is done inside."""
+        self.console.print(f"[bold]{self.title}[/bold] [{self.elapsed:.0f} s] {says}", highlight=False)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - began, 3)
+            self.write()
+
+    def run(self, name: str, says: str, module: str, *arguments: str) -> None:
+        """Run `python -m module arguments` in `root`, its output passed through.
+
+        Raises:
+            StepError: it exits with anything but 0.
+        """
+        with self.step(name, says):
+            done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=self.root, check=False)
+        if done.returncode:
+            raise StepError(f"{name} failed (its reason stands above). Mend that and run the same command again")
+
+    def write(self, **more: object) -> None:
+        """Write the record: seconds of each step so far, those since the start, and what else is given."""
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **more}
+        temporary = self.record.with_name(self.record.name + ".partial")
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.record)
+
+
+def override(key: str, value: object) -> str:
+    """Return `key='value'` as Hydra reads it; a path, for one, may hold spaces, commas and brackets."""
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{text}'"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """Where a model is served: its archive and the address of the server's inference API."""
+
+    archive: Archive
+    address: str
+
+
+def is_current(found: Archive, run: Path) -> bool:
+    """Return whether an archive holds the weights of `run` and this code's handlers, by their checksums."""
+    files = {"model.pt": run / "model.pt"}
+    files |= {f"handlers/{path.name}": path for path in archive.HANDLERS.glob("*.py")}
+    try:
+        with zipfile.ZipFile(found.path) as packed:
+            sums = {member.filename: member.CRC for member in packed.infolist()}
+        return all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def next_version(name: str, store: Path) -> str:
+    """Return the version after the newest of that name in the store: 1.0, 2.0 and so on."""
+    versions = [each.version for each in model_store.archives(store) if each.name == name]
+    return f"{int(versions[-1].split('.')[0]) + 1}.0" if versions else "1.0"
+
+
+def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
+    """Return the newest archive of `name` if it is what the run would give, else a new version; and whether it is new.
+
+    Raises:
+        ArchiveError: the run is not complete.
+    """
+    store, run = root / model_store.FOLDER, root / archive.RUNS / name
+    there = [each for each in model_store.archives(store) if each.name == name]
+    if there and is_current(there[-1], run):
+        return there[-1], False
+    return archive.build(name, next_version(name, store), runs=root / archive.RUNS, store=store), True
+
+
+def serve(found: Archive, root: Path) -> tuple[Served, bool]:
+    """Serve an archive: by the server of `root` if it serves that already, else by one started anew.
+
+    Other models that it serves stay served. Returns where it is, and whether a server was started.
+
+    Raises:
+        ServerError, PortError, JavaError, ArchiveError: it cannot be started.
+    """
+    wanted = {found.name: found}
+    running = state.running(root)
+    if running is not None:
+        if [found.name, found.version] in running.models and _is_ready(running, found):
+            return Served(found, running.inference), False
+        there = {(each.name, each.version): each for each in model_store.archives(root / model_store.FOLDER)}
+        served = [there[name, version] for name, version in running.models if (name, version) in there]
+        wanted = {each.name: each for each in served} | wanted
+        server.stop(root=root)
+    models = [f"{each.name}={each.version}" for each in wanted.values()]
+    started = server.start(models, root=root, offset=ports.offset_of_environment())
+    return Served(found, started.state.inference), True
+
+
+def _is_ready(running: state.ServerState, found: Archive) -> bool:
+    try:
+        with Client.of_state(running) as client:
+            return client.describe(found.name, found.version).ready
+    except ClientError:
+        return False

@@ -1,0 +1,93 @@
+"""From a person's own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
+
+python -m pipeline.up RAW NAME [--minutes 10] [overrides]
+
+RAW holds one folder of images for each class. Overrides are those of training.train (`network=small_cnn`,
+`trainer.epochs=30`); without any a ResNet-18 learns for at most `--minutes`. What has not changed since the last time
+is skipped, a changed model becomes the next version. The times of all steps go to logs/up-<name>.json.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pipeline import showing, steps
+from pipeline.steps import StepError, Steps
+from serving import model_store
+from serving.archive import RUNS, read_spec
+from serving.client import ClientError
+from serving.java import JavaError
+from serving.model_store import ArchiveError
+from serving.ports import PortError
+from serving.server import ServerError
+from training.records import DatasetError
+
+FAILURES = (StepError, ArchiveError, ServerError, PortError, JavaError, ClientError, DatasetError, OSError)
+MINUTES = 10.0
+ASKED = 6
+
+
+def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tuple[str, ...] = ()) -> Steps:
+    """Run all steps in `root` for the class folders in `raw`, training for at most `minutes`, and return them.
+
+    Raises:
+        StepError and the errors of serving: a step failed.
+    """
+    model_store.check_name(name)
+    if not raw.is_dir():
+        raise StepError(f"{raw} is not a folder. Name one that holds a folder of images for each class: RAW=<folder>")
+    run = Steps("up", root=root, record=root / "logs" / f"up-{name}.json")
+    data = ("dataset=class_folders", f"name={name}", steps.override("raw", raw.absolute()))
+    run.run("prepare", f"reading {raw}", "training.prepare", *data, *overrides)
+    says = f"training for at most {minutes:g} minutes (MINUTES= changes that)"
+    run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)
+    run.run("evaluate", "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
+    serve_and_ask(run, name, ASKED)
+    return run
+
+
+def serve_and_ask(run: Steps, name: str, count: int) -> None:
+    """Build the archive of a run unless it stands, serve it unless it is served, and show `count` answers."""
+    folder = run.root / RUNS / name
+    with run.step("archive", "building the archive"):
+        found, new = steps.build_archive(name, run.root)
+        run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
+    with run.step("serve", "starting TorchServe"):
+        served, started = steps.serve(found, run.root)
+        run.console.print("every worker is READY" if started else "it runs already", highlight=False)
+    with run.step("predict", "asking for the first prediction"):
+        answers = showing.ask(served, folder, read_spec(folder / "model.pt")["classes"], count, run.root)
+    first = run.elapsed
+    showing.show(answers, served, run.console)
+    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    run.write(
+        first_prediction=round(first, 3),
+        answers=len(answers),
+        right=sum(answer.predicted == answer.true for answer in answers),
+        top_1=metrics["top_1"],
+    )
+    run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.up", description=__doc__.splitlines()[0])
+    parser.add_argument("raw", type=Path, help="folder that holds a folder of images for each class")
+    parser.add_argument("name", help="of the model (empty: the folder's)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of training at most (default {MINUTES:g})")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
+    arguments = parser.parse_args()
+    try:
+        name = arguments.name or arguments.raw.resolve().name
+        up(arguments.raw, name, Path.cwd(), arguments.minutes, tuple(arguments.overrides))
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted. Run the same command again: finished steps are skipped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

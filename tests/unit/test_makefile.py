@@ -1,0 +1,86 @@
+"""The verbs of the Makefile: each has help, each that README names exists, and a missing argument is one line."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent.parent
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
+MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving)\.\w+)", MAKEFILE)))
+VERBS = {
+    *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "serve", "stop", "status", "predict"),
+    *("bench", "readme", "check", "test", "clean", "lock", "image"),
+}
+
+
+def make(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    # The suite itself may run under make, whose own arguments are not meant for this one.
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS")
+    }
+    return subprocess.run(["make", *arguments], cwd=cwd, env=clean, capture_output=True, text=True, timeout=60)
+
+
+def targets() -> list[str]:
+    return re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE)
+
+
+def test_every_verb_is_there_and_has_help() -> None:
+    assert VERBS <= set(targets())
+    helped = {line.split()[0] for line in make("help").stdout.splitlines() if len(line.split()) > 1}
+    assert helped == set(targets())
+
+
+def test_help_is_the_default() -> None:
+    assert make().stdout == make("help").stdout
+
+
+def test_every_verb_is_phony() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, flags=re.MULTILINE)
+    assert sorted(phony.split()) == sorted(targets())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_verbs_named_in_documents_exist(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    named = {verb for line in re.findall(r"\bmake ([a-z][a-z -]*)", _code(text)) for verb in line.split()[:1]}
+    assert named <= set(targets())
+
+
+def _code(text: str) -> str:
+    """Only what stands in code: prose may make anything."""
+    return "\n".join(re.findall(r"```.*?```|`[^`]+`", text, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_verbs_call_exist(module: str) -> None:
+    assert (REPOSITORY / f"{module.replace('.', '/')}.py").is_file()
+
+
+@pytest.mark.parametrize(("verb", "missing"), [("up", "RAW"), ("archive", "VERSION"), ("predict", "IMAGE")])
+def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
+    done = make("--dry-run", verb)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"error: {missing} is missing: make {verb} " in line
+
+
+def test_arguments_reach_the_commands() -> None:
+    line = make("--dry-run", "data", "DATASET=moths", "RAW=a folder", "AUGMENT=2", "ARGS=processes=1").stdout
+    assert '-m pipeline.data "moths" --raw "a folder" --name "moths" augment=2 processes=1' in line
+    assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
+    assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
+    assert "--builds" not in make("--dry-run", "setup").stdout
+    assert "--offline" in make("--dry-run", "predict", "IMAGE=x.png", "OFFLINE=1").stdout
+
+
+def test_no_python_is_one_line(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    done = make("setup", "PYTHON=python-that-is-not-there", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == ("error: no python-that-is-not-there on PATH. Install Python 3.11 or 3.12")
