@@ -94,9 +94,10 @@ def _leaves(size: int, rng: np.random.Generator) -> Plane:
     x, y = grid(size)
     for _ in range(rng.integers(2, 6)):  # blades of grass and leaves, out of focus
         turn, offset, width = rng.uniform(0, math.pi), rng.uniform(-1, 1), rng.uniform(0.03, 0.15)
-        across = math.cos(turn) * x + math.sin(turn) * y - offset
-        along = math.cos(turn) * y - math.sin(turn) * x - rng.uniform(-0.5, 0.5)
-        mask = ramp(np.abs(across) + width * along * along, width, width * 0.4)
+        cos, sin, bow = np.float32(math.cos(turn)), np.float32(math.sin(turn)), np.float32(width)
+        across = cos * x + sin * y - np.float32(offset)
+        along = cos * y - sin * x - np.float32(rng.uniform(-0.5, 0.5))
+        mask = ramp(np.abs(across) + bow * along * along, width, width * 0.4)
         blend(picture, colour(hue, rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.7)), 0.7 * mask)
     return picture
 
@@ -114,10 +115,11 @@ def _flower(
     x, y, picture = x[:, columns], y[rows], picture[:, rows, columns]
     # Seen from aside a flower is an ellipse: squeeze along a random axis.
     axis, squeeze = rng.uniform(0, math.pi), rng.uniform(0.7, 1.0)
-    cos, sin = math.cos(axis), math.sin(axis)
-    across = ((x - place[0]) * cos + (y - place[1]) * sin) / radius
-    along = ((y - place[1]) * cos - (x - place[0]) * sin) / (radius * squeeze)
-    distance = np.sqrt(across * across + along * along)
+    cos, sin = np.float32(math.cos(axis)), np.float32(math.sin(axis))
+    x, y = x - np.float32(place[0]), y - np.float32(place[1])
+    across = (x * cos + y * sin) * np.float32(1 / radius)
+    along = (y * cos - x * sin) * np.float32(1 / (radius * squeeze))
+    distance: Plane = np.hypot(across, along)
     turns = np.arctan2(along, across) / np.float32(2 * math.pi)
     pixel = 2.0 / (size * radius)
     start = rng.uniform(0, 1)

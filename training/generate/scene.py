@@ -1,11 +1,12 @@
 """A scene: sky and ground or a room, with scenery in it, as its class lays them out."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
+from training.generate import buildings, interior, landscape
 from training.generate.canvas import DESIGN, Plane, blend, clouds, colour, grid, ramp, stream
-from training.generate.scenery import INDOORS, ITEMS
 from training.generate.sketch import Sketch
 
 # hue, saturation, value
@@ -17,6 +18,42 @@ GROUNDS = {
     "paved": (0.08, 0.06, 0.5),
     "rock": (0.06, 0.35, 0.5),
     "soil": (0.08, 0.45, 0.35),
+}
+
+# Back to front, so that a layout made by chance can be put in order.
+OUTDOORS: dict[str, Callable[[Sketch], None]] = {
+    "mountains": landscape.mountains,
+    "peaks": landscape.peaks,
+    "hills": landscape.hills,
+    "skyscrapers": buildings.skyscrapers,
+    "forest": landscape.forest,
+    "pines": landscape.pines,
+    "waterfall": landscape.waterfall,
+    "cliffs": landscape.cliffs,
+    "river": landscape.river,
+    "road": buildings.road,
+    "rows": landscape.rows,
+    "waves": landscape.waves,
+    "bridge": buildings.bridge,
+    "rocks": landscape.rocks,
+    "houses": buildings.houses,
+    "church": buildings.church,
+    "lighthouse": buildings.lighthouse,
+    "windmill": buildings.windmill,
+    "cactus": landscape.cactus,
+    "palms": landscape.palms,
+    "tents": buildings.tents,
+    "boats": buildings.boats,
+    "fence": buildings.fence,
+    "trunks": landscape.trunks,
+}
+INDOORS: dict[str, Callable[[Sketch], None]] = {
+    "windows": interior.windows,
+    "shelves": interior.shelves,
+    "pillars": interior.pillars,
+    "doors": interior.doors,
+    "bed": interior.bed,
+    "tables": interior.tables,
 }
 
 
@@ -64,9 +101,9 @@ def layout(label: int, name: str) -> Layout:
         return LAYOUTS[name]
     rng = stream(DESIGN, 5, label)
     if rng.random() < 0.2:
-        pair = rng.choice(len(INDOORS), 2, replace=False)
-        return Layout("room", tuple(INDOORS[number] for number in sorted(pair)))
-    outdoors = [item for item in ITEMS if item not in INDOORS]
+        pair = sorted(rng.choice(len(INDOORS), 2, replace=False))
+        return Layout("room", tuple(list(INDOORS)[number] for number in pair))
+    outdoors = list(OUTDOORS)
     chosen = sorted(rng.choice(len(outdoors), int(rng.integers(2, 4)), replace=False))
     ground = list(GROUNDS)[rng.integers(len(GROUNDS))]
     return Layout(ground, tuple(outdoors[number] for number in chosen), float(rng.uniform(0.35, 0.7)))
@@ -76,7 +113,7 @@ def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:
     """Return an RGB picture (3, size, size), 0 to 1, of one scene."""
     sketch = Sketch(size, float(np.clip(layout.horizon + rng.normal(0, 0.04), 0.3, 0.88)), rng)
     if layout.ground == "room":
-        _room(sketch)
+        interior.room(sketch)
     else:
         # The colour of the sky and the season say little about the class.
         sketch.box(0, 0, 1, sketch.horizon, sketch.tone(float(rng.choice([0.57, 0.58, 0.08, 0.62])), 0.35, 0.8, 0.12))
@@ -84,7 +121,7 @@ def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:
         sketch.box(0, sketch.horizon, 1, 1, sketch.tone(hue + rng.normal(0, 0.03), saturation, value, 0.1))
     backdrop = sketch.picture() if layout.ground != "room" else None
     for item in layout.items:
-        ITEMS[item](sketch)
+        (INDOORS if layout.ground == "room" else OUTDOORS)[item](sketch)
     picture = sketch.picture()
     x, y = grid(size)
     horizon = 2 * sketch.horizon - 1
@@ -101,20 +138,3 @@ def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:
     slope = rng.uniform(-0.12, 0.12)
     picture *= tint * np.float32(rng.uniform(0.7, 1.1)) * (1 + np.float32(slope) * x)
     return picture[:, :, ::-1] if rng.random() < 0.5 else picture
-
-
-def _room(sketch: Sketch) -> None:
-    """Draw a room in perspective: ceiling, floor, two side walls and the back wall."""
-    rng = sketch.rng
-    wall = sketch.tone(float(rng.uniform(0, 0.7)), 0.15, 0.75, 0.1)
-    left, right, top, bottom = (
-        rng.uniform(0.2, 0.3),
-        rng.uniform(0.7, 0.8),
-        rng.uniform(0.18, 0.25),
-        rng.uniform(0.6, 0.7),
-    )
-    sketch.box(0, 0, 1, 1, wall)
-    sketch.polygon([(0, 0), (1, 0), (right, top), (left, top)], sketch.tone(0.1, 0.05, 0.88))
-    sketch.polygon([(0, 1), (1, 1), (right, bottom), (left, bottom)], sketch.tone(0.08, 0.4, 0.45, 0.12))
-    sketch.polygon([(0, 0), (left, top), (left, bottom), (0, 1)], sketch.shaded(wall, 0.85))
-    sketch.polygon([(1, 0), (right, top), (right, bottom), (1, 1)], sketch.shaded(wall, 0.92))

@@ -224,6 +224,8 @@ class Moth:
         blend(self.picture, tint, ramp(x - width, edge, -edge) * ramp(y, 0.14, 0.11) * ramp(y, -0.5, -0.47))
         # Feelers: thin bows from the head, with combs where the species has them.
         bow = np.float32(0.10) + x * np.float32(1.1) - 0.9 * x * x
-        comb = 0.035 * (1 - 2 * x) * (np.sin(x * np.float32(160)) > 0) if kind.feathered else 0.0
-        thread = ramp(np.abs(y - bow) - comb, 0.014, 0.008) * ramp(x, 0.36, 0.34)
+        aside = np.abs(y - bow)
+        if kind.feathered:
+            aside -= np.float32(0.035) * (1 - 2 * x) * (np.sin(x * np.float32(160)) > 0).astype(np.float32)
+        thread = ramp(aside, 0.014, 0.008) * ramp(x, 0.36, 0.34)
         blend(self.picture, 0.7 * paint.mark, thread)
