@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from training import tfrecord
 from training.readers import READERS, petals, read
@@ -178,6 +179,12 @@ def test_an_unknown_reader_names_the_nearest(raw: Path) -> None:
     _refused("xyz", raw, "choose one of asl_alphabet, class_folders")
 
 
+def test_options_may_come_from_a_hydra_config(raw: Path) -> None:
+    _moths(raw)
+    options = OmegaConf.create({"species": ["IO MOTH", "LUNA MOTH"], "images_per_class": None})
+    assert read("moths", raw, options).classes == ("IO MOTH", "LUNA MOTH")
+
+
 # ASL alphabet
 
 
@@ -203,6 +210,12 @@ def test_asl_groups_are_blocks_of_frames(raw: Path) -> None:
     assert groups["A151"] == "A/1" and groups["A3000"] == "A/19" and groups["B1"] == "B/0"
     _, records = _records("asl_alphabet", raw, frames_per_block=3000)
     assert {record.group for record in records if record.split == "train"} == {"A/0", "B/0", "space/0"}
+
+
+def test_images_per_class_are_spread_over_the_frames(raw: Path) -> None:
+    _asl(raw)
+    _, records = _records("asl_alphabet", raw, images_per_class=2)
+    assert [Path(record.path).stem for record in records if record.label == "A"] == ["A1", "A151", "A_test"]
 
 
 def test_asl_without_a_test_folder_and_with_an_unknown_sign(raw: Path) -> None:
@@ -344,6 +357,12 @@ def test_places_classes_are_the_present_ones_in_index_order(raw: Path) -> None:
     assert _labels(records, "train") == ["airfield", "airfield", "church/outdoor"]
     # "bar" has no train image: its val image is passed on, for prepare to report.
     assert _labels(records, "test") == ["church/outdoor", "airfield", "bar"]
+
+
+def test_places_categories_may_stand_in_any_order(raw: Path) -> None:
+    _places(raw)
+    (raw / "categories_places365.txt").write_text("/c/church/outdoor 2\n/b/bar 1\n/z/zen_garden 3\n/a/airfield 0\n")
+    assert read("places365", raw).classes == ("airfield", "church/outdoor")
 
 
 def test_places_all_classes_stay_outputs_when_asked(raw: Path) -> None:
