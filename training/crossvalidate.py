@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from training import configuration, evaluate
+from training.errors import TrainingError
 from training.predictions import Predictions
 from training.records import DatasetError
 from training.store import PreparedDataset
@@ -120,13 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Cross-validate the recipe that the command line gives."""
     try:
         document = run(folds(sys.argv[1:] if arguments is None else arguments))
-    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        # By name: to import the class is to import torch, which a fault of the command line need not wait for.
-        if type(error).__name__ != "TrainingError":
-            raise
+    except (configuration.ConfigurationError, DatasetError, TrainingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = evaluate.table(document)

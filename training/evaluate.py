@@ -161,11 +161,11 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
         ConfigurationError: a setting is not known or of another type, or `name` is missing.
     """
     try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
     except (OmegaConfBaseException, ValueError) as error:
         raise configuration.ConfigurationError(f"give settings as key=value: {error}") from error
-    assert isinstance(given, dict)
-    given = {str(key): value for key, value in given.items()}
+    assert isinstance(parsed, dict)
+    given: dict[str, Any] = {str(key): value for key, value in parsed.items()}
     for key, value in given.items():
         if key not in defaults:
             raise configuration.ConfigurationError(f"{key!r} is no setting: known are {', '.join(defaults)}")
