@@ -110,15 +110,22 @@ def read_bytes(raw: Path, record: Pending | Record) -> bytes:
     return data
 
 
+def start_method(*modules: str) -> "multiprocessing.context.ForkServerContext":
+    """Return how processes that decode are started: forked from a server that has imported torch, and `modules`.
+
+    So torch is imported once, and is in memory once; and nothing of a parent that has threads or a GPU is copied.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "handlers.decoding", "handlers.preprocessing", *modules])
+    return context
+
+
 class Pool:
     """A pool of `processes` with one thread each, made when the first chunk comes."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        context = multiprocessing.get_context("forkserver")
-        # Imported once in the server, torch is there at once in all processes, and in memory once.
-        context.set_forkserver_preload([__name__, "handlers.decoding", "handlers.preprocessing", "kornia"])
-        self._executor = ProcessPoolExecutor(processes, context, initializer=_start)
+        self._executor = ProcessPoolExecutor(processes, start_method(), initializer=_start)
 
     def warm(self) -> None:
         """Wait until the processes have started; only benchmarks need to."""

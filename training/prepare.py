@@ -29,7 +29,7 @@ from rich.console import Console
 from training import store
 from training.decoders import Job, Pool, PoolBroken, run_chunk
 from training.index import Index
-from training.progress import progress
+from training.progress import plain_console, progress
 from training.recipe import Recipe, digest
 from training.records import DatasetError, RawDataset
 
@@ -44,11 +44,11 @@ def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Consol
         DatasetError: the raw data cannot be read; nothing half-written is left behind.
         OSError: the disk is full, or cannot be written.
     """
-    console = console or Console(stderr=True)
+    console = console or plain_console()
     key = recipe.key()
     partial_folder = folder.with_name(f"{folder.name}.partial")
     if _key_of(folder) == key:
-        console.print(f"{folder} is up to date", highlight=False)
+        console.print(f"{folder} is up to date")
         return {}
     partial_folder.mkdir(parents=True, exist_ok=True)
     with _only_one(partial_folder):
@@ -233,15 +233,14 @@ def _report(folder: Path, seconds: float, console: Console) -> None:
     sides = ", ".join(f"{sum(c.values()):,} {side}" for side, c in dataset.document["counts"].items() if c)
     console.print(
         f"{folder}: {len(dataset):,} images ({sides}), {len(dataset.classes)} classes, in {seconds:.1f} s",
-        highlight=False,
     )
     with Index(folder / store.INDEX) as index:
         for reason, count, names in index.left_out():
-            console.print(f"  left out, {reason}: {count:,}", highlight=False)
+            console.print(f"  left out, {reason}: {count:,}")
             for name in names:
-                console.print(f"    {name}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"    {name}")
             if count > len(names):
-                console.print(f"    ... all of them are in {folder / store.LEFT_OUT}", highlight=False)
+                console.print(f"    ... all of them are in {folder / store.LEFT_OUT}")
 
 
 def recipe_from(config: DictConfig) -> Recipe:
@@ -286,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     from training.configuration import ConfigurationError
 
-    console = Console(stderr=True)
+    console = plain_console()
     try:
         run(arguments, console)
     except (DatasetError, ConfigurationError, PoolBroken, RuntimeError, ValueError) as error:

@@ -10,6 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def plain_console() -> Console:
+    """Return a console on standard error that shows names as they are, brackets and long lines included."""
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def progress(console: Console, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Give a function that is called with the number of steps just done; `total` None: the end is not known."""
@@ -26,6 +31,6 @@ def progress(console: Console, title: str, total: int | None = None) -> Iterator
         done += steps
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            console.print(f"{title}: {done:,}" + (f" of {total:,}" if total else ""), highlight=False)
+            console.print(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
 
     yield advance

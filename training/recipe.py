@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 StoreKind = Literal["decoded", "encoded", "auto"]
 
 # What a change of turns the same bytes into other pixels or other records.
-_CODE = ("handlers.decoding", "handlers.preprocessing")
+_CODE = ("handlers.decoding", "handlers.colours", "handlers.preprocessing")
 _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from handlers.spec import PreprocessSpec
 from training import store
-from training.decoders import decode_and_resize, read_bytes
+from training.decoders import decode_and_resize, read_bytes, start_method
 from training.progress import progress
 from training.recipe import digest
 from training.records import DatasetError
@@ -42,8 +42,8 @@ def ensure(
     *,
     seed: int,
     console: Console,
-    images_per_shard: int = 10_000,
-    shard_bytes: float = 1e9,
+    images_per_shard: int = 4_000,
+    shard_bytes: float = 5e8,
 ) -> None:
     """Make the prepared data set in `folder` hold shards for this split, unless it does.
 
@@ -137,8 +137,9 @@ class EncodedBatches:
     def __iter__(self) -> Iterator[Batch]:
         order = None if self.seed is None else self.seed * 1_000_003 + self.epoch()
         stream = _Stream(self.files, self.wanted, self.spec, order)
+        context = start_method(__name__)
         loader = DataLoader(
-            stream, None, num_workers=self.workers, multiprocessing_context="forkserver", pin_memory=self.pin
+            stream, None, num_workers=self.workers, multiprocessing_context=context, pin_memory=self.pin
         )
         images, labels, made = _nothing(self.spec), torch.empty(0, dtype=torch.int64), 0
         for more_images, more_labels in loader:

@@ -88,7 +88,7 @@ def ensure(folder: Path, spec: SplitSpec, number: int, *, seed: int, console: Co
     target = folder / store.TRANSFORMED
     if number == 0:
         if target.exists():
-            console.print(f"removing the transformed copies in {target}, since augment=0", highlight=False)
+            console.print(f"removing the transformed copies in {target}, since augment=0")
             shutil.rmtree(target)
         return
     dataset = store.PreparedDataset.open(folder)
@@ -107,7 +107,7 @@ def ensure(folder: Path, spec: SplitSpec, number: int, *, seed: int, console: Co
     (unfinished / DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     unfinished.rename(target)
-    console.print(f"{target}: {job.total:,} transformed copies; {SHEET} shows some", highlight=False)
+    console.print(f"{target}: {job.total:,} transformed copies; {SHEET} shows some")
 
 
 def _write(
@@ -179,7 +179,7 @@ def transform(batch: "torch.Tensor", seed: int) -> "tuple[torch.Tensor, torch.Te
         name: torch.empty(len(batch), dtype=torch.float64).uniform_(low, high, generator=generator)
         for name, (low, high) in _RANGES.items()
     }
-    affine = kornia.augmentation.RandomAffine(**_AFFINE, padding_mode="border", align_corners=False, p=1.0)
+    affine = kornia.augmentation.RandomAffine(**_AFFINE, padding_mode="reflection", align_corners=False, p=1.0)
     with torch.random.fork_rng(devices=[]):  # Kornia draws from the global generator
         torch.manual_seed(seed)
         moved = affine.forward_parameters(batch.shape)
