@@ -82,7 +82,8 @@ class Flip(Operation):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         images = self.change(images)
-        flipped = self.change._params["batch_prob"].to(labels.device) > 0.5
+        parameters: Any = self.change._params
+        flipped = parameters["batch_prob"].to(labels.device) > 0.5
         return images, torch.where(flipped, self.mapping[labels], labels)
 
 

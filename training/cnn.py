@@ -62,11 +62,13 @@ class ConvNet(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the map (B, F, h', w') of the last layer."""
-        return self.layers(x)
+        features: torch.Tensor = self.layers(x)
+        return features
 
     def pooled(self, features: torch.Tensor) -> torch.Tensor:
         """Return the embedding (B, D) of a map."""
-        return self.hidden(features.mean(dim=(2, 3)))
+        embedding: torch.Tensor = self.hidden(features.mean(dim=(2, 3)))
+        return embedding
 
 
 def _layer(index: int, given: Mapping[str, Any], channels: int) -> tuple[nn.Sequential, int]:

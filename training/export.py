@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import torch
 from handlers import artifact
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
+from training.errors import TrainingError
 from training.loop import validation_batches
-from training.module import Classification, TrainingError
+from training.module import Classification
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
-from training.train import versions
+from training.train import network_name, versions
 
 TOLERANCE = 1e-4  # of a probability, in float32
 
@@ -44,7 +46,7 @@ def export(
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
-        network=_name(settings["network"]),
+        network=network_name(settings),
         provenance={
             "name": settings["name"],
             "fingerprint": data.fingerprint,
@@ -54,17 +56,21 @@ def export(
         },
     )
     network = module.best_network.float().cpu().eval()
-    part = run / "model.part.pt"
-    artifact.save(network, spec, part)
-    document = compare(network, artifact.load(part).module, module, validation_batches(data, split, 64))
-    if document["different_top1"] or document["largest_difference"] > TOLERANCE:
-        part.unlink()
-        raise TrainingError(
-            f"{run}/model.pt was not written: exported and trained network differ on {document['different_top1']} of "
-            f"{document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
-            f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
-        )
-    os.replace(part, run / "model.pt")
+    # In a folder of its own: TorchScript writes the file's name into the file.
+    with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
+        made = Path(folder) / "model.pt"
+        try:
+            artifact.save(network, spec, made)
+        except artifact.ArtifactError as error:
+            raise TrainingError(str(error)) from error
+        document = compare(network, artifact.load(made).module, module, validation_batches(data, split, 64))
+        if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
+            raise TrainingError(
+                f"{run}/model.pt was not written: exported and trained network differ on {document['different_top1']} "
+                f"of {document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
+                f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
+            )
+        os.replace(made, run / "model.pt")
     (run / "export.json").write_text(json.dumps({**document, "commit": spec.provenance["commit"]}, indent=2) + "\n")
     return document
 
@@ -90,10 +96,6 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _name(network: Mapping[str, Any]) -> str:
-    return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
 
 
 def main(arguments: Sequence[str]) -> int:

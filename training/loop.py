@@ -18,6 +18,7 @@ from training.configuration import ConfigurationError
 from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device
+from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
 
@@ -88,7 +89,6 @@ def fit(
             logger=_logger(config, run),
             callbacks=[journal],
             default_root_dir=run,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -105,7 +105,12 @@ def _batches(
     config: Mapping[str, Any], data: PreparedDataset, split: Split, module: Classification, device: torch.device
 ) -> tuple[Any, Any]:
     """Return the loaders of training and validation."""
-    trainer = config["trainer"]
+    trainer, pin = config["trainer"], device.type == "cuda"
+    if data.encoded:
+        encoded = EncodedBatches(
+            data, split.train, trainer["batch_size"], seed=config["seed"], epoch=lambda: module.current_epoch, pin=pin
+        )
+        return encoded, validation_batches(data, split, trainer["batch_size"], pin=pin)
     chosen = Joined(
         (
             (data.images, data.labels, split.train),
@@ -118,13 +123,15 @@ def _batches(
         seed=config["seed"],
         epoch=lambda: module.current_epoch,
         prefetch=trainer["prefetch"],
-        pin=device.type == "cuda",
+        pin=pin,
     )
-    return train, validation_batches(data, split, trainer["batch_size"], pin=device.type == "cuda")
+    return train, validation_batches(data, split, trainer["batch_size"], pin=pin)
 
 
 def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:
     """Return the loader of the validation images, in order."""
+    if data.encoded:
+        return EncodedBatches(data, split.validation, 2 * batch_size, pin=pin)
     return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
 
 

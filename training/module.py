@@ -14,14 +14,11 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError
+from training.errors import TrainingError
 from training.networks import build
 from training.optimizers import make_optimizer, make_schedule
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-class TrainingError(Exception):
-    """Training cannot go on; the message says what to change."""
 
 
 class Classification(L.LightningModule):
@@ -41,7 +38,7 @@ class Classification(L.LightningModule):
         self.channels = preprocess.channels
         self.preprocess = Preprocess(preprocess)
         self.network = build(config["network"], len(classes), preprocess.channels, preprocess.image_size)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(memory_format=torch.channels_last)
         self.average = _average(self.network, self.settings["ema"])
         sizes = sorted({self._train_size(epoch) for epoch in self._epochs})
         self.augmentations = nn.ModuleDict({str(size): self._augmentation(size) for size in sizes})

@@ -30,6 +30,7 @@ class Network(nn.Module):
     """
 
     any_size = True
+    body: Any  # a module; each kind calls its own parts by name
 
     def __init__(self, body: nn.Module, width: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -47,23 +48,27 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, classes)."""
-        return self.head(self.dropout(self.embedding(x)))
+        logits: torch.Tensor = self.head(self.dropout(self.embedding(x)))
+        return logits
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body.features(x)
+        made: torch.Tensor = self.body.features(x)
+        return made
 
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.body.pooled(tokens)
+        made: torch.Tensor = self.body.pooled(tokens)
+        return made
 
 
 class _ResNet(Network):
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(x))))
-        return body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        made: torch.Tensor = body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        return made
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mean(dim=(2, 3))
@@ -71,17 +76,19 @@ class _ResNet(Network):
 
 class _Vgg(Network):
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body.features(x)
+        made: torch.Tensor = self.body.features(x)
+        return made
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.body.classifier(self.body.avgpool(tokens).flatten(1))
+        made: torch.Tensor = self.body.classifier(self.body.avgpool(tokens).flatten(1))
+        return made
 
 
 class _KorniaViT(Network):
     any_size = False
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = self.body(x)
+        tokens: torch.Tensor = self.body(x)
         self.body.encoder.results.clear()  # kept by Kornia for hooks; they would hold every layer's activations
         return tokens
 
@@ -94,7 +101,8 @@ class _KorniaViT(Network):
 
 class _Timm(Network):
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body.forward_features(x)
+        made: torch.Tensor = self.body.forward_features(x)
+        return made
 
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
         if tokens.ndim == 3:
@@ -102,7 +110,8 @@ class _Timm(Network):
         return tokens.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "NCHW") == "NHWC" else tokens
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.body.forward_head(tokens, pre_logits=True)
+        made: torch.Tensor = self.body.forward_head(tokens, pre_logits=True)
+        return made
 
 
 def _grid(tokens: torch.Tensor) -> torch.Tensor:
@@ -122,7 +131,8 @@ class DroppedNorm(nn.BatchNorm2d):
         self.drop = drop
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torchvision.ops.stochastic_depth(super().forward(x), self.drop, "row", self.training)
+        kept: torch.Tensor = torchvision.ops.stochastic_depth(super().forward(x), self.drop, "row", self.training)
+        return kept
 
 
 def build(network: Mapping[str, Any], classes: int, channels: int, image_size: int) -> Network:
@@ -204,9 +214,8 @@ def _first_convolution(given: nn.Conv2d, channels: int) -> nn.Conv2d:
     """Return a first convolution for `channels`; grey images get the sum over the colours' weights."""
     if given.in_channels == channels:
         return given
-    made = nn.Conv2d(
-        channels, given.out_channels, given.kernel_size, given.stride, given.padding, bias=given.bias is not None
-    )  # type: ignore[arg-type]
+    kernel, stride, padding = given.kernel_size[0], given.stride[0], given.padding[0]
+    made = nn.Conv2d(channels, given.out_channels, kernel, stride, padding, bias=given.bias is not None)
     made.load_state_dict({**given.state_dict(), "weight": given.weight.detach().sum(dim=1, keepdim=True)})
     return made
 
@@ -250,7 +259,7 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
     return built
 
 
-def _create(name: str, image_size: int, **options: Any) -> nn.Module:
+def _create(name: str, image_size: int, **options: Any) -> Any:
     """Make a timm model, for images of this size where it must know."""
     import timm
 

@@ -23,7 +23,7 @@ def choose_device(wanted: str) -> torch.device:
 def gains_from_bf16(device: torch.device) -> bool:
     """Return whether bf16 has arithmetic of its own there; elsewhere it is emulated and slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 

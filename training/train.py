@@ -17,13 +17,14 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
+from training.errors import TrainingError
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
@@ -81,7 +82,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
             "validation": len(split.validation),
         },
         "classes": len(data.classes),
-        "network": network_name(settings),
+        "network": settings["network"].get("model", settings["network"]["kind"]),
         "image_size": data.image_size,
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),
@@ -111,6 +112,12 @@ def is_finished(run: Path, key: str) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return bool(document.get("key") == key and (run / "model.pt").is_file() and (run / "export.json").is_file())
+
+
+def network_name(settings: Mapping[str, Any]) -> str:
+    """Return what people call the network: its kind, or timm's name for it."""
+    network = settings["network"]
+    return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
 
 
 def versions() -> dict[str, str]:
@@ -186,13 +193,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         train(compose(arguments), lambda line: print(line, flush=True))
-    except (ConfigurationError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        # By name: to import the class is to import torch, which the other ends of this function need not.
-        if type(error).__name__ != "TrainingError":
-            raise
+    except (ConfigurationError, DatasetError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
