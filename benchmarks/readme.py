@@ -1,0 +1,219 @@
+"""Write the tables of README.md from the results under benchmarks/results/: `make readme`.
+
+    python -m benchmarks.readme           write
+    python -m benchmarks.readme --check   exit with 1 where README.md does not say what the results say
+
+A table is between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Figures come from the results alone: what has
+no result there is "not measured".
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+README = Path("README.md")
+RESULTS = Path("benchmarks/results")
+NOT_MEASURED = "*Not measured.*"
+BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
+
+TITLES = {
+    "fingers": "Fingers",
+    "asl": "ASL alphabet, random tenth held out",
+    "asl-blocks": "ASL alphabet, blocks of frames held out",
+    "petals": "Petals to the Metal, its test file",
+    "petals-folds": "Petals to the Metal, five-fold, pooled",
+    "moths": "Moths, their test folder",
+    "moths-folds": "Moths, five-fold, pooled",
+    "places365": "Places365, 96 classes x 72 images",
+}
+
+
+class ReadmeError(Exception):
+    """A result or a place for it is missing or broken."""
+
+
+def render(text: str, results: Path = RESULTS) -> str:
+    """Return README text with every table made anew from `results`.
+
+    Raises:
+        ReadmeError: a table is asked for that nobody makes, or a result is broken.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise ReadmeError(f"README.md asks for a table {name!r}: known are {', '.join(TABLES)}")
+        try:
+            body = TABLES[name](results)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReadmeError(f"the results of table {name!r} are broken ({error!r}): measure again") from error
+        return f"{match[1]}\n{body}\n\n{match[4]}"
+
+    return BLOCK.sub(replace, text)
+
+
+def _load(path: Path) -> Any | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _percent(score: dict[str, float]) -> str:
+    return f"**{100 * score['value']:.2f} %** ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def _machine(document: dict[str, Any]) -> str:
+    machine, versions = document["machine"], document["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return f"{machine['cores']} cores of {machine['processor']}, {machine.get('device', 'cpu')}; {named}"
+
+
+def real(results: Path) -> str:
+    """Make the main table: every real data set from raw files to served answers."""
+    documents = [(title, _load(results / "real" / f"{name}.json")) for name, title in TITLES.items()]
+    rows = []
+    for title, document in documents:
+        if document is None:
+            rows.append([title, *["not measured"] + [""] * 7])
+            continue
+        images, served = document["images"], document.get("served")
+        size, time = document["image_size"], _duration(document["train_seconds"])
+        agree = (
+            f"{100 * served['top1']:.2f} %; {served['agree']:,} of {served['images']:,} agree"
+            if served
+            else "not served"
+        )
+        rows.append(
+            [
+                title,
+                f"{images['train'] + images['validation']:,}",
+                f"{images['test']:,}",
+                str(document["classes"]),
+                f"{document['network']}, {size} x {size}",
+                f"{document['parameters'] / 1e6:.2f} M",
+                time,
+                _percent(document["top_1"]),
+                agree,
+            ]
+        )
+    head = [
+        "data set",
+        "training images",
+        "test images",
+        "classes",
+        "network",
+        "parameters",
+        "training",
+        "test top-1 (95 % interval)",
+        "served top-1 over REST",
+    ]
+    there = [document for _, document in documents if document is not None]
+    if not there:
+        return NOT_MEASURED
+    note = (
+        "\n\nTraining images of a five-fold row are those of one fold, its training time is the slowest fold's, and "
+        "its test images are all labelled ones, each answered by the network that had not seen it. "
+        f"One run each, from scratch, on {_machine(there[0])}. `python -m benchmarks.real RAW_ROOT`"
+    )
+    return _table(head, rows) + note
+
+
+def demo(results: Path) -> str:
+    """Make the table of what `make demo` takes in a clean clone."""
+    document = _load(results / "demo.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            run["title"],
+            f"{run['first_prediction']:.0f} s",
+            f"{run['seconds']:.0f} s",
+            f"{run['right']} of {run['answers']}",
+            _percent(run["top_1"]),
+        ]
+        for run in document["runs"]
+    ]
+    head = ["`make demo`", "first served prediction", "all done", "right over REST", "test top-1 (95 % interval)"]
+    return _table(head, rows) + f"\n\nIn a clean clone, counted from the end of installing. {_machine(document)}."
+
+
+def fewest(results: Path) -> str:
+    """Make the table of the smallest networks and fewest images that learn the Fingers data set."""
+    document = _load(results / "frugality.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            f"{point['width']}",
+            f"{point['parameters']:,}",
+            f"{point['images_per_class']:,}",
+            f"{100 * point['validation']:.2f} %",
+            _percent(point["top_1"]),
+        ]
+        for point in document["points"]
+    ]
+    return _table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
+
+
+def prepare(results: Path) -> str:
+    """Make the table of the cost of preparing by the number of images."""
+    document = _load(results / "prepare.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [f"{row['images']:,}", f"{1e3 * row['seconds_per_image']:.2f} ms", f"{row['peak_anonymous_mb']:.0f} MB"]
+        for row in document["rows"]
+    ]
+    return _table(["images", "time an image", "peak anonymous memory, all processes"], rows)
+
+
+def training(results: Path) -> str:
+    """Make the table of the training rate with the loader against a resident batch."""
+    document = _load(results / "training.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [[key.replace("_", " "), str(value)] for key, value in document.items() if isinstance(value, int | float)]
+    return _table(["ResNet-18 training", "value"], rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "real": real,
+    "demo": demo,
+    "fewest": fewest,
+    "prepare": prepare,
+    "training": training,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check README.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where it would")
+    given = parser.parse_args(arguments)
+    try:
+        before = README.read_text()
+        after = render(before)
+    except (OSError, ReadmeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if given.check and after != before:
+        print("error: README.md does not say what benchmarks/results says: make readme", file=sys.stderr)
+        return 1
+    if not given.check:
+        README.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

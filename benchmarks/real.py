@@ -1,0 +1,166 @@
+"""Every real data set, from its raw files to answers over REST, with the figures of the README's main table.
+
+    python -m benchmarks.real RAW_ROOT                 all runs, one after the other
+    python -m benchmarks.real RAW_ROOT fingers petals  some
+
+RAW_ROOT holds one folder a data set, in the layout of its public source: asl_alphabet, fingers, moths, places365 and
+petals. Each run is what a person would type: prepare, train, evaluate, archive, serve, and then every test image sent
+over REST and compared with what evaluation said. Runs named `*-folds` cross-validate instead and are not served. Steps
+that are up to date skip themselves, so a stopped command goes on where it was.
+
+Writes benchmarks/results/real/<run>.json; `make readme` makes the table of them. The last line is a JSON document.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results/real")
+
+
+class RunError(Exception):
+    """A step failed; its own message stands above."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One row of the table: a data set, and what differs from its configuration."""
+
+    dataset: str
+    overrides: tuple[str, ...] = ()
+    folds: bool = False
+
+
+RUNS = {
+    "fingers": Run("fingers"),
+    "asl": Run("asl_alphabet"),
+    "asl-blocks": Run("asl_alphabet", ("split.by=group",)),
+    "petals": Run("petals"),
+    "petals-folds": Run("petals", ("split.folds=5",), folds=True),
+    "moths": Run("moths"),
+    "moths-folds": Run("moths", ("split.folds=5",), folds=True),
+    "places365": Run("places365"),
+}
+
+
+def step(module: str, *arguments: str) -> str:
+    """Run one command with its progress on this screen; return the command as a person would type it.
+
+    Raises:
+        RunError: it exits with anything but 0.
+    """
+    command = ["-m", module, *arguments]
+    print(f"$ python {' '.join(command)}", flush=True)
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise RunError(f"{module} failed: its reason stands above. Mend it and run this command again")
+    return f"python {' '.join(command)}"
+
+
+def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
+    """Do one run and return its document; accuracies are shares in [0, 1], times in seconds.
+
+    Raises:
+        RunError: a step failed.
+    """
+    common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
+    step("training.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
+    document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
+    folder = Path("runs") / name
+    if run.folds:
+        step("training.crossvalidate", *common, f"name={name}")
+        pooled = _read(folder / "crossvalidation.json")
+        first = _read(folder / "fold-0" / "train.json")
+        times = [fold["train_seconds"] for fold in pooled["folds"]]
+        return document | _figures(first, pooled) | {"folds": pooled["folds"], "train_seconds": max(times)}
+    step("training.train", *common, f"name={name}")
+    step("training.evaluate", f"name={name}")
+    trained, metrics = _read(folder / "train.json"), _read(folder / "evaluation" / "metrics.json")
+    document |= _figures(trained, metrics) | {"train_seconds": trained["seconds"]}
+    return document | {"export": _read(folder / "export.json"), "served": _serve(name)}
+
+
+def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "images": trained["images"] | {"test": metrics["images"]},
+        "classes": trained["classes"],
+        "network": trained["network"],
+        "image_size": trained["image_size"],
+        "parameters": trained["parameters"],
+        "epochs": trained["epochs"],
+        "precision": trained["precision"],
+        "fingerprint": trained["fingerprint"],
+        "top_1": metrics["top_1"],
+        "top_5": metrics["top_5"],
+        "macro_f1": metrics["macro_f1"],
+        "calibration_error": metrics["calibration_error"],
+        "parts": metrics.get("parts", {}),
+        "machine": trained["machine"],
+        "versions": trained["versions"] | {"torchserve": importlib.metadata.version("torchserve")},
+        "runs": 1,
+    }
+
+
+def _serve(name: str) -> dict[str, Any]:
+    """Archive the run as a new version, serve it alone, and return how the served answers compare."""
+    from pipeline.steps import next_version
+    from serving import model_store
+
+    version = next_version(name, model_store.FOLDER)
+    step("serving.archive", name, version)
+    step("serving.server", "start", f"{name}={version}")
+    try:
+        step("serving.agreement", name)
+    finally:
+        step("serving.server", "stop")
+    served = _read(Path("runs") / name / "evaluation" / "served.json")
+    return {key: value for key, value in served.items() if key not in ("apart", "model")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    """Write a result whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(document, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the runs that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("raw_root", type=Path, help="the folder with one raw folder a data set")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"of {', '.join(RUNS)}; all where none is named")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.runs) - set(RUNS):
+        parser.error(f"no run is called {', '.join(sorted(unknown))}: choose of {', '.join(RUNS)}")
+    done = []
+    for name in given.runs or RUNS:
+        try:
+            document = carry_out(name, RUNS[name], given.raw_root / RUNS[name].dataset)
+        except RunError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            return 1
+        document["command"] = f"python -m benchmarks.real RAW_ROOT {name}"
+        write(RESULTS / f"{name}.json", document)
+        top = document["top_1"]
+        print(f"{name}: test top-1 {top['value']:.2%} ({top['low']:.2%} to {top['high']:.2%})", flush=True)
+        done.append({"run": name, "top_1": top["value"], "train_seconds": document["train_seconds"]})
+    print(json.dumps(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
