@@ -62,10 +62,10 @@ def image(seed: int, label: int, side: int, index: int, size: int) -> bytes:
     light = Light(0.55 * math.cos(angle), 0.55 * math.sin(angle), rng.uniform(0.45, 0.65), rng.uniform(0.25, 0.4))
     layer = Layer(size, size, light)
     placing = Placing(
-        x=size * rng.uniform(0.39, 0.61),
-        y=size * rng.uniform(0.52, 0.68),
-        unit=size * rng.uniform(0.21, 0.31),
-        turn=rng.uniform(-28, 28),
+        x=size * rng.uniform(0.41, 0.59),
+        y=size * rng.uniform(0.54, 0.68),
+        unit=size * rng.uniform(0.25, 0.33),
+        turn=rng.uniform(-25, 25),
         mirrored=CLASSES[label].endswith("R"),
         arm=rng.uniform(0.65, 1.0),
     )

@@ -120,7 +120,7 @@ def _flower(
     across = (x * cos + y * sin) * np.float32(1 / radius)
     along = (y * cos - x * sin) * np.float32(1 / (radius * squeeze))
     distance: Plane = np.hypot(across, along)
-    turns = np.arctan2(along, across) / np.float32(2 * math.pi)
+    turns: Plane = np.arctan2(along, across) * np.float32(0.5 / math.pi)
     pixel = 2.0 / (size * radius)
     start = rng.uniform(0, 1)
     grain = clouds(rng, distance.shape[0], distance.shape[1], size / 14, 3)

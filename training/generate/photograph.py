@@ -26,10 +26,10 @@ def photograph(width: int, height: int, rng: np.random.Generator, detail: float 
     for _ in range(12):
         fill = colour(rng.uniform(), rng.uniform(0.1, 0.8), rng.uniform(0.15, 0.95))
         blend(picture, fill, _thing(x, y, edges, longest, rng))
-    texture = clouds(rng, height, width, longest / 8, max(3, round(math.log2(longest / 8))), 0.55)
-    picture *= 1 + np.float32(0.16 * detail) * texture
+    texture = clouds(rng, height, width, longest / 8, max(3, round(math.log2(longest / 8))), 0.65)
+    picture *= 1 + np.float32(0.24 * detail) * texture
     picture *= np.float32(0.9) + np.float32(rng.uniform(-0.15, 0.15)) * x + np.float32(rng.uniform(-0.15, 0.15)) * y
-    return pixels(picture, rng, 0.008 * detail)
+    return pixels(picture, rng, 0.012 * detail)
 
 
 def _thing(x: Plane, y: Plane, edges: Plane, longest: int, rng: np.random.Generator) -> Plane:
