@@ -3,11 +3,13 @@
 torch is imported in these processes only. The parent stays small and quick to start.
 """
 
+import errno
 import functools
 import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +28,8 @@ from training.records import DatasetError, Record
 
 if TYPE_CHECKING:
     import torch
+
+_SPARE_BYTES = 64 << 20  # index, labels and the file system's own needs
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -92,6 +96,20 @@ def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
                 images.write(record.row, image)
         done.append(Decoded(record.number, hashlib.sha256(data).digest(), len(data), reason))
     return done
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        OSError: ENOSPC, with the bytes needed and free in gigabytes (1e9).
+    """
+    needed += _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed in {folder.parent}, {free / 1e9:.2f} GB are free"
+        )
 
 
 def read_bytes(raw: Path, record: Pending | Record) -> bytes:

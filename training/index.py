@@ -138,6 +138,10 @@ class Index:
         """Return the number of records that meet an SQL condition; by default of those with a row."""
         return int(self._base.execute(f"SELECT COUNT(*) FROM records WHERE {condition}").fetchone()[0])
 
+    def total(self, expression: str) -> int:
+        """Return the sum of an SQL integer expression over all rows."""
+        return int(self._base.execute(f"SELECT TOTAL({expression}) FROM records WHERE row NOT NULL").fetchone()[0])
+
     def pending(self, size: int) -> Iterator[list[Pending]]:
         """Yield the records to decode in chunks of at most `size`, in order."""
         after = -1

@@ -27,14 +27,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from training import store
-from training.decoders import Job, Pool, PoolBroken, run_chunk
+from training.decoders import Job, Pool, PoolBroken, require_space, run_chunk
 from training.index import Index
 from training.progress import plain_console, progress
 from training.recipe import Recipe, digest
 from training.records import DatasetError, RawDataset
 
 _CHUNK = 64
-_SPARE_BYTES = 64 << 20  # index, labels and the file system's own needs
 
 
 def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Console | None = None) -> dict[str, float]:
@@ -131,10 +130,9 @@ def _decode(index: Index, job: Job, processes: int, console: Console, lap: Calla
     """Decode what is still to be decoded; each chunk is noted once it is written."""
     images, moments = job.open_images(), job.open_moments()
     files = [file for file in (images, moments) if file is not None]
-    needed = sum(file.rows * file.row_bytes - file.path.stat().st_blocks * 512 for file in files) + _SPARE_BYTES
-    free = shutil.disk_usage(job.moments.parent).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+    require_space(
+        job.moments.parent, sum(file.rows * file.row_bytes - file.path.stat().st_blocks * 512 for file in files)
+    )
     for file in files:
         file.allocate()
     pending = index.count("row NOT NULL AND sha256 IS NULL")

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from handlers.spec import PreprocessSpec
 from training import store
-from training.decoders import decode_and_resize, read_bytes, start_method
+from training.decoders import decode_and_resize, read_bytes, require_space, start_method
 from training.progress import progress
 from training.recipe import digest
 from training.records import DatasetError
@@ -34,6 +34,7 @@ DOCUMENT = "shards.json"
 PLACES = "places.npy"
 _SHUFFLE_BUFFER = 2000
 _DECODE_AT_ONCE = 16
+_TAR_BYTES = 2560  # two headers, the label and the padding of an image in a tar file
 
 
 def ensure(
@@ -61,6 +62,7 @@ def ensure(
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    require_space(partial, dataset.encoded_bytes + len(dataset) * _TAR_BYTES)
     split = dataset.split(spec)
     escaped = str(partial).replace("%", "%%")  # the pattern is filled in with `%`
     places = np.full(len(dataset), -1, np.int32)

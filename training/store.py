@@ -126,6 +126,11 @@ class PreparedDataset:
         """
         return self._index.record(row)
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Return the size of all images as they are on disk, in bytes."""
+        return self._index.total("size")
+
     def split(self, spec: SplitSpec) -> Split:
         """Deal out the rows; transformed copies of training rows come along where they were made.
 

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from training import store
 from training.arrays import RowFile
-from training.decoders import Pool
+from training.decoders import Pool, require_space
 from training.progress import progress
 from training.recipe import digest
 from training.records import DatasetError
@@ -123,6 +123,7 @@ def _write(
     shape = cast(tuple[int, int, int], dataset.images.shape[1:])
     job = Job(dataset.folder / store.IMAGES, folder / store.IMAGES, shape, total, number, seed)
     with RowFile(job.copies, total, shape, np.uint8) as copies:
+        require_space(folder, total * copies.row_bytes)
         copies.allocate()
     np.save(folder / store.SOURCES, np.repeat(sources, number))
     with (

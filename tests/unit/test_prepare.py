@@ -1,0 +1,268 @@
+import csv
+import dataclasses
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from handlers.decoding import decode
+from handlers.preprocessing import Preprocess
+from tests.unit.class_folders import CLASSES, jpeg, write
+from training import prepare as module
+from training.prepare import main, prepare
+from training.recipe import Recipe, listing
+from training.records import DatasetError
+from training.store import PreparedDataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "processed" / "pets"
+
+
+def recipe(raw: Path, **changes: object) -> Recipe:
+    plain = Recipe(name="pets", reader="class_folders", raw=raw, image_size=16)
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
+        return {line["id"]: line["reason"] for line in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("colour", ["rgb", "grey"])
+def test_pixels_are_those_that_serving_sees(tmp_path: Path, folder: Path, resize: str, colour: str) -> None:
+    prepare(recipe(write(tmp_path / "raw", 3, 1), resize=resize, colour=colour, crop_fraction=0.8), folder)
+    dataset = PreparedDataset.open(folder)
+    spec = recipe(tmp_path, resize=resize, colour=colour, crop_fraction=0.8).preprocess()
+    assert dataset.images.shape == (12, spec.channels, 16, 16)
+    for row in range(len(dataset)):
+        record = dataset.record(row)
+        served = Preprocess(spec).resize(decode(record.read(dataset.raw), colour=spec.colour))
+        assert torch.equal(torch.from_numpy(np.array(dataset.images[row])), served)
+        assert dataset.classes[dataset.labels[row]] == record.label
+
+
+def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 4, 2)
+    train, test = raw / "train", raw / "test"
+    (train / "cat" / "0000.jpg").write_bytes(jpeg(1)[:200])  # broken off
+    (train / "cat" / "0001.jpg").write_bytes((test / "dog" / "0000.jpg").read_bytes())
+    (train / "dog" / "0003.jpg").write_bytes((train / "dog" / "0002.jpg").read_bytes())
+    (train / "owl" / "0000.jpg").write_bytes((train / "cat" / "0003.jpg").read_bytes())
+    (test / "owl" / "0001.jpg").write_bytes((test / "owl" / "0000.jpg").read_bytes())
+    (test / "yak").mkdir()
+    (test / "yak" / "0000.jpg").write_bytes(jpeg(999))
+    text = io.StringIO()
+    prepare(recipe(raw), folder, console=Console(file=text, width=200))
+    assert left_out(folder) == {
+        "train/cat/0000.jpg": "does not decode",
+        "train/cat/0001.jpg": "also in test",
+        "train/dog/0003.jpg": "duplicate",
+        "train/cat/0003.jpg": "contradicting labels",
+        "train/owl/0000.jpg": "contradicting labels",
+        "test/yak/0000.jpg": "unknown label",
+    }
+    assert all(name in text.getvalue() for name in left_out(folder))
+    assert "same content as test/dog/0000.jpg" in text.getvalue()
+    dataset = PreparedDataset.open(folder)
+    assert dataset.document["counts"] == {
+        "train": {"cat": 1, "dog": 3, "owl": 3},
+        "test": {"cat": 2, "dog": 2, "owl": 2},
+    }
+    # The gaps are closed, and every row still belongs to its record.
+    assert len(dataset) == len(dataset.images) == len(dataset.labels) == 13
+    for row in range(len(dataset)):
+        served = Preprocess(recipe(raw).preprocess()).resize(decode(dataset.record(row).read(raw)))
+        assert np.array_equal(dataset.images[row], served.numpy())
+        assert dataset.classes[dataset.labels[row]] == dataset.record(row).label
+        own = served.to(torch.float64).flatten(1) / 255
+        mean, std = dataset.statistics(np.array([row]))
+        assert mean == pytest.approx(own.mean(1).tolist()) and std == pytest.approx(own.std(1, correction=0).tolist())
+
+
+def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    assert prepare(recipe(raw), folder)
+    before = (folder / "dataset.json").stat().st_mtime_ns
+    assert prepare(recipe(raw), folder) == {}
+    assert (folder / "dataset.json").stat().st_mtime_ns == before
+    first = PreparedDataset.open(folder)
+    (raw / "owl" / "0001.jpg").write_bytes(jpeg(77))
+    assert prepare(recipe(raw), folder)
+    second = PreparedDataset.open(folder)
+    assert first.fingerprint != second.fingerprint and first.key != second.key
+    assert prepare(recipe(raw, image_size=8), folder)
+    assert PreparedDataset.open(folder).images.shape[-1] == 8
+    assert [path.name for path in folder.parent.iterdir()] == ["pets"]
+
+
+def test_the_fingerprint_does_not_depend_on_the_place_or_the_time(tmp_path: Path, folder: Path) -> None:
+    prints = []
+    for name in ("here", "there"):
+        raw = write(tmp_path / name, 2)
+        os.utime(raw / "cat" / "0000.jpg", (len(name), len(name)))
+        prepare(recipe(raw), folder)
+        prints.append(PreparedDataset.open(folder).fingerprint)
+    assert prints[0] == prints[1]
+
+
+def test_torch_is_not_imported_for_an_unchanged_set(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    arguments = ["dataset=class_folders", f"raw={raw}", "store=pets", "dataset.image_size=8", "processes=1"]
+    code = (
+        "import sys; from training.prepare import main; code = main(sys.argv[1:]);"
+        "print([name for name in ('torch', 'kornia', 'webdataset', 'sklearn') if name in sys.modules]); sys.exit(code)"
+    )
+    root = Path(module.__file__).parents[1]
+    for expected in ("6 images", "is up to date"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert expected in done.stderr and done.stdout.strip() == "[]"
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 60)
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom training.index import Index\n"
+        "from training.recipe import Recipe\nfrom training.prepare import prepare\nfinish, done = Index.finish, []\n"
+        "def kill(self, chunk):\n    finish(self, chunk); done.append(1)\n"
+        "    if len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Index.finish = kill\n"
+        "prepare(Recipe(name='pets', reader='class_folders', raw=Path(sys.argv[1]), image_size=16), Path(sys.argv[2]))"
+    )
+    root = Path(module.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    killed = subprocess.run([sys.executable, "-c", code, str(raw), str(folder)], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL and not folder.exists()
+    text = io.StringIO()
+    prepare(recipe(raw), folder, console=Console(file=text, width=200))
+    assert "128 images are done" in text.getvalue()
+    fresh = folder.with_name("fresh")
+    prepare(recipe(raw), fresh)
+    assert (fresh / "images.npy").read_bytes() == (folder / "images.npy").read_bytes()
+    assert PreparedDataset.open(fresh).fingerprint == PreparedDataset.open(folder).fingerprint
+
+
+def test_an_interrupted_run_for_other_settings_is_not_gone_on_with(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write(tmp_path / "raw", 2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(recipe(raw), folder)
+    assert folder.with_name("pets.partial").exists() and not folder.exists()
+    prepare(recipe(raw, image_size=8), folder)
+    assert PreparedDataset.open(folder).images.shape == (6, 3, 8, 8)
+
+
+def test_a_failed_read_leaves_nothing_behind_and_keeps_what_was_there(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    prepare(recipe(raw), folder)
+    before = PreparedDataset.open(folder).fingerprint
+    for path in (raw / "owl").iterdir():
+        path.unlink()
+    with pytest.raises(DatasetError, match="owl"):
+        prepare(recipe(raw), folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["pets"]
+    assert PreparedDataset.open(folder).fingerprint == before
+
+
+def test_a_set_without_one_usable_image_is_refused(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 1)
+    for path in raw.rglob("*.jpg"):
+        path.write_bytes(b"no image" + path.parent.name.encode())
+    with pytest.raises(DatasetError, match=r"none of the images can be used, first cat/0000\.jpg"):
+        prepare(recipe(raw), folder)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_met_before_decoding(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(OSError, match=r"[0-9.]+ GB are needed") as caught:
+        prepare(recipe(write(tmp_path / "raw", 1), store="decoded", image_size=2_000_000), folder)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_the_command_says_in_one_line_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for overrides, message in (
+        (["dataset=class_folders", "raw=nowhere"], "nowhere: there is no such folder"),
+        (["dataset=class_folders", f"raw={tmp_path}", "dataset.store=zip"], "dataset.store is 'zip'"),
+        (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=none"], "dataset.reader is 'none'"),
+        (["dataset=class_folders", f"raw={tmp_path}", "store=a/b"], "name='a/b' cannot name a folder"),
+        (["split.fold=11"], "split.fold is 11"),
+        (["augment=-1"], "augment is -1"),
+    ):
+        assert main(overrides) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 1)
+    partial = folder.with_name("pets.partial")
+    partial.mkdir(parents=True)
+    with module._only_one(partial), pytest.raises(RuntimeError, match="being made by another process"):
+        prepare(recipe(raw), folder)
+
+
+def test_the_listing_sees_names_sizes_and_times(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    seen = {listing(raw)}
+    os.utime(raw / "cat" / "0000.jpg", (1, 1))
+    seen.add(listing(raw))
+    (raw / "cat" / "0000.jpg").rename(raw / "cat" / "new.jpg")
+    seen.add(listing(raw))
+    (raw / "cat" / "new.jpg").write_bytes(b"")
+    os.utime(raw / "cat" / "new.jpg", (1, 1))
+    seen.add(listing(raw))
+    assert len(seen) == 4
+
+
+def test_real_or_generated_signs_report_exactly_the_copies(
+    tmp_path: Path, folder: Path, real_data: Path | None
+) -> None:
+    """The public test files of the sign alphabet partly stand among its train files."""
+    if real_data is None:
+        raw = tmp_path / "asl"
+        write(raw / "asl_alphabet_train", 3, classes=("A", "B", "C"))
+        (raw / "asl_alphabet_test").mkdir()
+        (raw / "asl_alphabet_test" / "A_test.jpg").write_bytes(jpeg(500))
+        copied = raw / "asl_alphabet_train" / "B" / "0001.jpg"
+        (raw / "asl_alphabet_test" / "B_test.jpg").write_bytes(copied.read_bytes())
+        expected, tests = {"asl_alphabet_train/B/0001.jpg"}, 2
+    else:
+        raw, tests = real_data / "asl_alphabet", 28
+        copies = [path for path in raw.rglob("*.jpg") if path.name.split(".")[0] in ("J1", "L1", "M1", "V1", "Y1")]
+        expected = {path.relative_to(raw).as_posix() for path in copies}
+    prepare(recipe(raw, reader="asl_alphabet", image_size=8), folder, processes=2)
+    assert left_out(folder) == dict.fromkeys(expected, "also in test")
+    assert sum(json.loads((folder / "dataset.json").read_text())["counts"]["test"].values()) == tests
+
+
+def test_classes_are_the_readers(tmp_path: Path, folder: Path) -> None:
+    prepare(recipe(write(tmp_path / "raw", 1)), folder)
+    assert PreparedDataset.open(folder).classes == CLASSES

@@ -1,0 +1,129 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests.unit.class_folders import write
+from training import shards
+from training.prepare import prepare
+from training.recipe import Recipe
+from training.records import DatasetError
+from training.shards import EncodedBatches
+from training.splits import SplitSpec
+from training.store import PreparedDataset
+
+SPEC = SplitSpec(validation=0.2)
+
+
+def make(folder: Path, raw: Path, kind: str) -> PreparedDataset:
+    prepare(Recipe(name=kind, reader="class_folders", raw=raw, image_size=8, store=kind), folder / kind)  # type: ignore[arg-type]
+    return PreparedDataset.open(folder / kind)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreparedDataset, PreparedDataset]:
+    """Return the same images kept decoded and encoded, in shards of 5 images."""
+    folder = tmp_path_factory.mktemp("100%")  # a pattern with % is what webdataset names its files by
+    raw = write(folder / "raw", 12, 2)
+    (raw / "train" / "cat" / "0003.jpg").write_bytes(b"no image")
+    decoded, encoded = make(folder, raw, "decoded"), make(folder, raw, "encoded")
+    shards.ensure(encoded.folder, SPEC, seed=3, console=Console(file=io.StringIO()), images_per_shard=5)
+    return decoded, encoded
+
+
+def collect(batches: EncodedBatches) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    made = list(batches)
+    assert len(made) == len(batches)
+    images, labels = (torch.cat(parts) for parts in zip(*made, strict=True))
+    return images, labels, [len(labels) for _, labels in made]
+
+
+def rows_of(dataset: PreparedDataset, images: torch.Tensor) -> list[int]:
+    """Find the row of each image by its pixels."""
+    by_pixels = {image.tobytes(): row for row, image in enumerate(dataset.images)}
+    return [by_pixels[image.numpy().tobytes()] for image in images]
+
+
+def test_all_rows_come_once_with_their_pixels_and_labels(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    decoded, encoded = pair
+    split = encoded.split(SPEC)
+    for rows in (split.train, split.validation, split.test, split.train[::3]):
+        images, labels, sizes = collect(EncodedBatches(encoded, rows, 4, workers=2))
+        found = rows_of(decoded, images)
+        assert sorted(found) == rows.tolist()
+        assert labels.tolist() == decoded.labels[found].tolist()
+        assert sizes == [4] * (len(rows) // 4) + [len(rows) % 4] * bool(len(rows) % 4)
+        assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+
+
+def test_the_order_depends_on_seed_and_epoch(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    decoded, encoded = pair
+    rows = encoded.split(SPEC).train
+
+    def order(seed: int, epoch: int) -> list[int]:
+        images, _, sizes = collect(EncodedBatches(encoded, rows, 8, seed=seed, epoch=lambda: epoch, workers=2))
+        assert set(sizes) == {8}  # the last batch is not full and is left out
+        return rows_of(decoded, images)
+
+    first = order(1, 0)
+    assert len(set(first)) == len(first) == len(rows) // 8 * 8
+    assert order(1, 0) == first
+    assert first not in (order(1, 1), order(2, 0), sorted(first))
+
+
+def test_fewer_rows_than_a_batch_still_come(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    _, encoded = pair
+    assert collect(EncodedBatches(encoded, encoded.split(SPEC).train[:3], 8, seed=0, workers=1))[2] == [3]
+
+
+def test_shards_are_shuffled_reproducible_and_written_once(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    _, encoded = pair
+    folder, silent = encoded.folder / "shards", Console(file=io.StringIO())
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+    before, time = files(), (folder / "shards.json").stat().st_mtime_ns
+    assert {name.rsplit("-", 1)[0] for name in before} == {"train", "validation", "test"}
+    places = np.load(folder / "places.npy")
+    assert len(np.unique(places[encoded.split(SPEC).train])) == 6
+    shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    assert (folder / "shards.json").stat().st_mtime_ns == time
+    shards.ensure(encoded.folder, SPEC, seed=4, console=silent, images_per_shard=5)
+    assert files().keys() == before.keys() and files() != before
+    shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    assert files() == before
+
+
+def test_the_index_is_the_same_as_that_of_decoded_images(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    decoded, encoded = pair
+    assert decoded.fingerprint == encoded.fingerprint
+    assert decoded.document["left_out"] == encoded.document["left_out"] == {"does not decode": 1}
+    rows = decoded.split(SPEC).train
+    assert decoded.statistics(rows) == encoded.statistics(rows)
+    with pytest.raises(DatasetError, match="kept encoded"):
+        _ = encoded.images
+
+
+def test_auto_decodes_while_it_fits(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", 1)
+    for gigabytes, encoded in ((600e-9, False), (500e-9, True)):  # 3 images of 3 x 8 x 8 bytes are 576
+        plain = Recipe(name="x", reader="class_folders", raw=raw, image_size=8, max_decoded_gb=gigabytes)
+        prepare(plain, tmp_path / "x")
+        assert PreparedDataset.open(tmp_path / "x").encoded is encoded
+        assert (tmp_path / "x" / "images.npy").exists() is not encoded
+
+
+def test_rows_without_a_shard_are_refused(tmp_path: Path) -> None:
+    encoded = make(tmp_path, write(tmp_path / "raw", 4), "encoded")
+    with pytest.raises(DatasetError, match="no shards"):
+        EncodedBatches(encoded, np.arange(2), 2)
+    shards.ensure(encoded.folder, SPEC, seed=0, console=Console(file=io.StringIO()))
+    places = np.load(encoded.folder / "shards" / "places.npy")
+    places[1] = -1
+    np.save(encoded.folder / "shards" / "places.npy", places)
+    with pytest.raises(DatasetError, match="1 of the images are in no shard"):
+        EncodedBatches(encoded, np.arange(2), 2)

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+
+from training.splits import Rows, Split, SplitSpec, split
+
+
+def deal(
+    spec: SplitSpec,
+    labels: Rows,
+    *,
+    test: Rows | None = None,
+    twins: Rows | None = None,
+    groups: Rows | None = None,
+) -> Split:
+    none = np.full(len(labels), -1, np.int64)
+    side = np.zeros(len(labels), bool)
+    if test is not None:
+        side[test] = True
+    return split(spec, labels, side, none if twins is None else twins, none if groups is None else groups)
+
+
+def numbers(*counts: int) -> Rows:
+    """Return labels: so many of class 0, of class 1, ..."""
+    return np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+
+
+def assert_disjoint(dealt: Split) -> None:
+    rows = np.concatenate([dealt.train, dealt.validation, dealt.test])
+    assert len(np.unique(rows)) == len(rows)
+    assert all(part.dtype == np.int64 for part in (dealt.train, dealt.validation, dealt.test))
+
+
+def test_given_keeps_the_layouts_test_side_whole_even_without_labels() -> None:
+    labels = numbers(20, 20)
+    labels[[3, 4, 25]] = -1
+    dealt = deal(SplitSpec(), labels, test=np.array([3, 10, 30]))
+    assert dealt.test.tolist() == [3, 10, 30]
+    assert not np.isin([4, 25], np.concatenate([dealt.train, dealt.validation])).any()
+    assert len(dealt.train) + len(dealt.validation) == 35
+    assert_disjoint(dealt)
+
+
+def test_validation_is_a_stratified_share_of_train() -> None:
+    dealt = deal(SplitSpec(validation=0.2), numbers(50, 100, 10))
+    assert np.bincount(numbers(50, 100, 10)[dealt.validation]).tolist() == [10, 20, 2]
+    assert_disjoint(dealt)
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    labels = numbers(30, 30)
+    first, again, other = (deal(SplitSpec(seed=seed), labels) for seed in (1, 1, 2))
+    assert first.validation.tolist() == again.validation.tolist() != other.validation.tolist()
+
+
+def test_a_class_of_one_image_trains() -> None:
+    labels = numbers(1, 1, 40)
+    dealt = deal(SplitSpec(validation=0.5), labels)
+    assert {0, 1} <= set(dealt.train.tolist())
+    assert (labels[dealt.validation] == 2).all()
+
+
+def test_all_classes_of_one_image_leave_validation_empty() -> None:
+    dealt = deal(SplitSpec(), numbers(1, 1, 1))
+    assert len(dealt.train) == 3 and len(dealt.validation) == 0
+
+
+def test_no_validation_where_none_is_asked_for() -> None:
+    assert len(deal(SplitSpec(validation=0), numbers(9, 9)).validation) == 0
+
+
+def test_folds_cover_every_labelled_row_once() -> None:
+    labels = numbers(20, 30)
+    labels[7] = -1
+    parts = [deal(SplitSpec(test="folds", folds=5, fold=fold), labels, test=np.arange(5)) for fold in range(5)]
+    for part in parts:
+        assert_disjoint(part)
+        assert np.bincount(labels[part.test], minlength=2).tolist() in ([4, 6], [3, 6])
+    covered = np.sort(np.concatenate([part.test for part in parts]))
+    assert covered.tolist() == np.flatnonzero(labels >= 0).tolist()
+
+
+def test_a_pool_of_train_leaves_the_layouts_test_side_alone() -> None:
+    test = np.arange(10, 20)
+    dealt = deal(SplitSpec(test="folds", pool="train", folds=5), numbers(30, 30), test=test)
+    assert not np.isin(test, np.concatenate([dealt.train, dealt.validation, dealt.test])).any()
+
+
+def test_of_pooled_twins_only_one_is_used() -> None:
+    twins = np.full(40, -1, np.int64)
+    twins[[5, 6, 30]] = 5
+    parts = [deal(SplitSpec(test="folds", folds=4, fold=fold), numbers(20, 20), twins=twins) for fold in range(4)]
+    covered = np.concatenate([part.test for part in parts])
+    assert 5 in covered and not np.isin([6, 30], covered).any() and len(covered) == 38
+
+
+def test_by_group_never_divides_a_group() -> None:
+    labels = numbers(100, 100)
+    groups = np.arange(200, dtype=np.int64) // 10
+    groups[195:] = -1
+    spec = SplitSpec(test="folds", folds=5, by="group", validation=0.25)
+    dealt = deal(spec, labels, groups=groups)
+    sides = [set(groups[part].tolist()) - {-1} for part in (dealt.train, dealt.validation, dealt.test)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert all(sides)
+    assert_disjoint(dealt)
+
+
+def test_by_group_without_groups_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"set split\.by=image"):
+        deal(SplitSpec(test="folds", by="group"), numbers(30, 30))
+
+
+def test_a_group_on_both_given_sides_is_refused() -> None:
+    groups = np.arange(40, dtype=np.int64) // 4
+    with pytest.raises(ValueError, match=r"1 groups stand on both sides.*split\.test=folds"):
+        deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([5]))
+
+
+def test_more_folds_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"largest class has only 3 images; set split\.folds"):
+        deal(SplitSpec(test="folds", folds=10), numbers(3, 2))
+
+
+def test_classes_smaller_than_the_folds_are_no_fault() -> None:
+    dealt = deal(SplitSpec(test="folds", folds=5), numbers(20, 2))
+    assert len(dealt.test) in (4, 5)
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="no labelled image"):
+        deal(SplitSpec(), numbers(3), test=np.arange(3))
+
+
+def test_fewer_images_per_class_are_among_those_of_more() -> None:
+    labels = numbers(30, 5)
+    some, more = (deal(SplitSpec(images_per_class=number), labels) for number in (3, 8))
+    assert np.bincount(labels[some.train]).tolist() == [3, 3]
+    assert np.bincount(labels[more.train])[0] == 8
+    assert set(some.train.tolist()) <= set(more.train.tolist())
+    assert some.validation.tolist() == more.validation.tolist()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"test": "half"}, "split.test is 'half'"),
+        ({"by": "person"}, "split.by is 'person'"),
+        ({"folds": 1}, "split.folds is 1"),
+        ({"fold": 10}, "split.fold is 10"),
+        ({"validation": 0.9}, "split.validation is 0.9"),
+        ({"seed": -1}, "split.seed is -1"),
+        ({"images_per_class": 0}, "split.images_per_class is 0"),
+        ({"valdation": 0.1}, "split.valdation is no setting"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitSpec.from_config(setting)
