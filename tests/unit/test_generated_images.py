@@ -44,7 +44,7 @@ def test_a_small_network_learns_count_and_hand() -> None:
     chosen = [fingers.CLASSES.index(name) for name in ("0L", "0R", "2L", "2R", "5L", "5R")]
     images, labels = hands(chosen, 0, 100)
     probes, truth = hands(chosen, 1, 20)
-    network = nn.Sequential(block(1, 12), block(12, 24), block(24, 32), nn.Flatten(), nn.Linear(32 * 36, 6))
+    network = nn.Sequential(block(1, 8), block(8, 16), block(16, 24), nn.Flatten(), nn.Linear(24 * 36, 6))
 
     def accuracy() -> float:
         network.eval()
@@ -52,10 +52,10 @@ def test_a_small_network_learns_count_and_hand() -> None:
             return float((network(probes).argmax(1) == truth).float().mean())
 
     assert accuracy() < 0.4
-    batches = 18 * 10
+    epochs = 6
     optimizer = torch.optim.AdamW(network.parameters(), 4e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=batches)
-    for _ in range(10):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 8e-3, total_steps=18 * epochs)
+    for _ in range(epochs):
         network.train()
         for rows in torch.randperm(len(images))[: 18 * 32].chunk(18):
             loss = nn.functional.cross_entropy(network(images[rows]), labels[rows])
@@ -63,7 +63,7 @@ def test_a_small_network_learns_count_and_hand() -> None:
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
-    assert accuracy() > 0.75
+    assert accuracy() > 0.8
 
 
 @pytest.mark.parametrize(("width", "height", "kilobytes"), [(200, 200, 5), (640, 480, 28)])
