@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from rich.progress import Progress
 
 from serving import archive
@@ -86,13 +87,13 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
         EvaluationError: an image is gone.
     """
     column = {label: index for index, label in enumerate(evaluated.classes)}
-    best = evaluated.probabilities.argmax(axis=1)
+    best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
     versions: set[str | None] = set()
     apart: list[str] = []
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         answers = client.predict_many(evaluated.images(), model, version)
         for row, answer in enumerate(progress.track(answers, total=len(best), description="Asking the server")):
             label = int(evaluated.labels[row])

@@ -1,7 +1,8 @@
 """A real TorchServe on free ports, once for all tests of this folder, with small models of seeded random weights.
 
-`shapes` has three classes, fewer than its top_k of five. `digits` has ten, top_k 3, and waits 300 ms to fill batches of
-four, so that requests sent together stand in one batch. Nothing here is mocked.
+`shapes` has three classes, fewer than its top_k of five, and takes images of up to 200,000 bytes. `digits` has ten
+classes and top_k 3, and waits 100 ms to fill batches of four, so that requests sent together stand in one batch.
+Nothing here is mocked.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ from serving.state import ServerState
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config.properties"
+MAX_BYTES = 200_000
 CLASSES = {"shapes": ("circle", "square", "triangle"), "digits": tuple(f"digit {n}" for n in range(10))}
 
 
@@ -121,9 +123,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs, store = root / "runs", root / "model_store"
     for seed, (name, classes) in enumerate(CLASSES.items()):
         export(runs / name, classes, seed)
-    archive.build("shapes", "1.0", runs=runs, store=store)
-    settings = archive.configure(["batchSize=4", "maxBatchDelay=300", "handler.top_k=3", "handler.max_bytes=200000"])
-    archive.build("digits", "2.0", runs=runs, store=store, model_config=settings)
+    settings = {
+        "shapes": archive.configure([f"handler.max_bytes={MAX_BYTES}"]),
+        "digits": archive.configure(["batchSize=4", "maxBatchDelay=100", "handler.top_k=3"]),
+    }
+    archive.build("shapes", "1.0", runs=runs, store=store, model_config=settings["shapes"])
+    archive.build("digits", "2.0", runs=runs, store=store, model_config=settings["digits"])
     return root
 
 

