@@ -24,13 +24,14 @@ def progress(console: Console, title: str, total: int | None = None) -> Iterator
             task = bar.add_task(title, total=total)
             yield lambda steps: bar.advance(task, steps)
         return
-    done, last = 0, time.monotonic()
+    done, due = 0, 0.0
 
     def advance(steps: int) -> None:
-        nonlocal done, last
+        nonlocal done, due
         done += steps
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
+        due = due or time.monotonic() + _SECONDS_BETWEEN_LINES  # what came before the first step does not count
+        if time.monotonic() >= due:
+            due = time.monotonic() + _SECONDS_BETWEEN_LINES
             console.print(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
 
     yield advance
