@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from handlers import artifact
+from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
 from training.errors import TrainingError
@@ -63,7 +64,7 @@ def export(
             artifact.save(network, spec, made)
         except artifact.ArtifactError as error:
             raise TrainingError(str(error)) from error
-        document = compare(network, artifact.load(made).module, module, validation_batches(data, split, 64))
+        document = compare(network, artifact.load(made).module, module.preprocess, validation_batches(data, split, 64))
         if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
             raise TrainingError(
                 f"{run}/model.pt was not written: exported and trained network differ on {document['different_top1']} "
@@ -76,11 +77,11 @@ def export(
 
 
 @torch.inference_mode()
-def compare(network: Any, exported: Any, module: Classification, batches: Any) -> dict[str, Any]:
+def compare(network: Any, exported: Any, preprocess: Preprocess, batches: Any) -> dict[str, Any]:
     """Return on how many images the top-1 differ, and the largest difference of a probability, in float32."""
     images, different, largest = 0, 0, 0.0
     for pixels, _ in batches:
-        inputs = module.preprocess.normalize(pixels)
+        inputs = preprocess.normalize(pixels)
         ours, theirs = network(inputs).softmax(dim=1), exported(inputs).softmax(dim=1)
         images += len(pixels)
         different += int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())

@@ -1,0 +1,110 @@
+from typing import Any
+
+import pytest
+import torch
+
+from training.augmentation import Augmentation, Mix, operation_names
+from training.configuration import CONFIGS, ConfigurationError, compose, plain
+
+HANDS = ("0L", "0R", "1L", "1R")
+SWAP = {"0L": "0R", "0R": "0L", "1L": "1R", "1R": "1L"}
+
+
+def augmentation(*recipe: dict[str, Any], classes: tuple[str, ...] = HANDS, channels: int = 3) -> Augmentation:
+    return Augmentation(recipe, classes, channels, 24)
+
+
+def test_a_mirrored_left_hand_is_a_right_hand(device: torch.device) -> None:
+    flip = augmentation({"op": "RandomHorizontalFlip", "p": 0.5, "label_map": SWAP}).to(device)
+    images, labels = torch.rand(64, 3, 24, 24, device=device), torch.arange(64, device=device) % 4
+    changed, found = flip(images, labels)
+    mirrored = (changed == images.flip(-1)).flatten(1).all(dim=1)
+    assert 10 < int(mirrored.sum()) < 54
+    assert torch.equal(found, torch.where(mirrored, labels ^ 1, labels))
+
+
+def test_a_flip_without_a_map_keeps_the_labels() -> None:
+    images, labels = torch.rand(8, 3, 24, 24), torch.arange(8) % 4
+    changed, found = augmentation({"op": "RandomHorizontalFlip", "p": 1.0})(images, labels)
+    assert torch.equal(changed, images.flip(-1)) and torch.equal(found, labels)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "RandomAffine", "degrees": 15, "translate": [0.1, 0.1], "scale": [0.9, 1.1], "p": 1.0},
+        {"op": "RandomResizedCrop", "scale": [0.4, 0.6], "p": 1.0},
+        {"op": "RandomElasticTransform", "kernel_size": [15, 15], "sigma": [4.0, 4.0], "p": 1.0},
+        {"op": "RandomThinPlateSpline", "scale": 0.1, "p": 1.0},
+        {"op": "RandomGaussianBlur", "kernel_size": [3, 3], "sigma": [0.5, 1.0], "p": 1.0},
+        {"op": "RandomGaussianNoise", "std": 0.5, "p": 1.0},
+        {"op": "RandomErasing", "p": 1.0},
+        {"op": "ColorJitter", "brightness": 0.5, "contrast": 0.5, "p": 1.0},
+        {"op": "RandAugment", "n": 2, "m": 10},
+        {"op": "TrivialAugment"},
+    ],
+    ids=lambda operation: operation["op"],
+)
+def test_operations_change_images_and_stay_in_range(operation: dict[str, Any], device: torch.device) -> None:
+    change = augmentation(operation).to(device)
+    images, labels = torch.rand(16, 3, 24, 24, device=device), torch.zeros(16, dtype=torch.int64, device=device)
+    changed, found = change(images, labels)
+    assert changed.shape == images.shape and changed.device.type == device.type and torch.equal(found, labels)
+    assert not torch.equal(changed, images) and changed.min() >= 0 and changed.max() <= 1
+
+
+def test_the_same_random_state_gives_the_same_batch() -> None:
+    change = augmentation({"op": "RandomAffine", "degrees": 30, "p": 0.5}, {"op": "RandomGaussianNoise", "p": 0.5})
+    images, labels = torch.rand(8, 3, 24, 24), torch.zeros(8, dtype=torch.int64)
+    made = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        made.append(change(images, labels)[0])
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml")))
+def test_the_recipe_of_each_data_set_can_be_built(name: str) -> None:
+    config = plain(compose([f"dataset={name}"]))
+    classes = [f"{count}{hand}" for hand in "LR" for count in range(6)]
+    channels = 1 if config["dataset"]["colour"] == "grey" else 3
+    change = Augmentation(config["augmentation"], classes, channels, 32)
+    assert len(change.operations) == len(config["augmentation"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ({"op": "RandomAfine"}, r"augmentation\[0\] names 'RandomAfine'.*near it: RandomAffine"),
+        ({"op": "RandomAffine", "degree": 3}, "RandomAffine has no parameter 'degree'; near it: degrees"),
+        ({"op": "RandomAffine", "degrees": "many"}, "RandomAffine does not take"),
+        ({"op": "RandomHorizontalFlip", "label_map": {"0L": "9R"}}, "'9R', which is no class"),
+        ({"op": "RandomCrop", "size": [8, 8]}, "leave out its size"),
+        ({"degrees": 3}, "names ''"),
+    ],
+)
+def test_mistakes_name_what_was_meant(operation: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        augmentation(operation)
+
+
+def test_colours_of_grey_images_are_refused_before_training() -> None:
+    with pytest.raises(ConfigurationError, match="RandomHue cannot take images of 1 x 24"):
+        augmentation({"op": "RandomHue", "hue": [0.1, 0.2], "p": 1.0}, channels=1)
+
+
+def test_only_what_keeps_one_image_one_image_is_offered() -> None:
+    assert {"RandomAffine", "TrivialAugment", "ColorJitter"} <= set(operation_names())
+    assert not any(name.endswith(("3D", "V2")) for name in operation_names())
+
+
+def test_mixing_makes_soft_labels_that_sum_to_one() -> None:
+    images, labels = torch.rand(8, 3, 24, 24), torch.arange(8) % 4
+    for alphas in ({"mixup": 1.0}, {"cutmix": 1.0}):
+        mixed, targets = Mix(**alphas, p=1.0, classes=4)(images, labels)
+        assert mixed.shape == images.shape and targets.shape == (8, 4)
+        assert torch.allclose(targets.sum(dim=1), torch.ones(8)) and ((targets > 0) & (targets < 1)).any()
+    same, hard = Mix(mixup=1.0, p=0.0, classes=4)(images, labels)
+    assert same is images and hard is labels
+    with pytest.raises(ConfigurationError, match=r"trainer\.mix"):
+        Mix(mixup=-1.0, p=1.0, classes=4)

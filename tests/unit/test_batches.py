@@ -1,0 +1,79 @@
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import Batch, Batches, Joined, ahead
+
+
+def data(rows: list[int], copies: int = 0) -> Joined:
+    """Images whose pixels all say their row; copies say 100 and more."""
+    images = np.arange(50, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
+    labels = np.arange(50, dtype=np.int64) + 1000
+    transformed = np.arange(100, 100 + copies, dtype=np.uint8)[:, None, None, None].repeat(3, 1)
+    others = np.arange(copies, dtype=np.int64) + 1100
+    return Joined(((images, labels, np.array(rows)), (transformed, others, np.arange(copies))))
+
+
+def pixels(batches: Batches) -> list[list[int]]:
+    return [images[:, 0, 0, 0].tolist() for images, _ in batches]
+
+
+def test_validation_comes_in_order_and_whole() -> None:
+    batches = Batches(data([4, 2, 9, 30, 7]), 2)
+    assert pixels(batches) == [[4, 2], [9, 30], [7]]
+    assert len(batches) == 3
+
+
+def test_labels_stay_with_their_images() -> None:
+    for images, labels in Batches(data(list(range(0, 50, 3)), copies=7), 4, seed=1):
+        assert images.dtype == torch.uint8 and labels.dtype == torch.int64
+        assert torch.equal(images[:, 0, 0, 0].long() + 1000, labels)
+
+
+def test_each_epoch_has_an_order_of_its_own_that_comes_again() -> None:
+    epoch = 0
+    batches = Batches(data(list(range(40))), 8, seed=3, epoch=lambda: epoch)
+    first = pixels(batches)
+    again = pixels(batches)
+    epoch = 1
+    other = pixels(batches)
+    assert first == again != other
+    assert sorted(sum(first, [])) == sorted(sum(other, [])) == list(range(40))
+    assert pixels(Batches(data(list(range(40))), 8, seed=4)) != first
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_of_training() -> None:
+    batches = Batches(data(list(range(10))), 4, seed=0)
+    assert [len(batch) for batch in pixels(batches)] == [4, 4] and len(batches) == 2
+    assert [len(batch) for batch in pixels(Batches(data([1, 2, 3]), 8, seed=0))] == [3]
+
+
+def test_the_epoch_is_asked_for_when_the_first_batch_is_wanted() -> None:
+    asked: list[int] = []
+    iterator = iter(Batches(data([1, 2]), 2, seed=0, epoch=lambda: asked.append(1) or 0))
+    assert not asked
+    next(iterator)
+    assert asked == [1]
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    before = threading.active_count()
+    iterator = iter(Batches(data(list(range(50))), 2, seed=0, prefetch=2))
+    next(iterator)
+    assert threading.active_count() == before + 1
+    iterator.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_what_fails_in_the_thread_fails_here() -> None:
+    def broken() -> Iterator[Batch]:
+        yield torch.zeros(1), torch.zeros(1)
+        raise OSError("the disk is gone")
+
+    made = ahead(broken, 2)
+    next(made)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(made)

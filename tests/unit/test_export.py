@@ -1,0 +1,106 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handlers import artifact
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec
+from tests.unit.tinted_store import TINY, tinted_store
+from training import export
+from training.configuration import compose
+from training.networks import Network, build
+from training.train import train
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinted_store(tmp_path_factory.mktemp("project"), images=12)
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield root / train(compose([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]), lambda _: None)
+
+
+def test_the_artifact_is_compared_on_every_validation_image(run: Path) -> None:
+    document = json.loads((run / "export.json").read_text())
+    assert document["images"] == json.loads((run / "train.json").read_text())["images"]["validation"] > 0
+    assert document["different_top1"] == 0 and 0 <= document["largest_difference"] <= 1e-4
+
+
+def test_the_artifact_holds_the_averaged_weights(run: Path) -> None:
+    state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    exported = artifact.load(run / "model.pt").module.state_dict()
+    assert torch.equal(exported["head.weight"], state["average.module.head.weight"])
+    assert not torch.equal(exported["head.weight"], state["network.head.weight"])
+
+
+def test_mean_and_deviation_are_those_of_the_training_images(run: Path, root: Path) -> None:
+    from training.splits import SplitSpec
+    from training.store import PreparedDataset
+
+    data = PreparedDataset.open(root / "data/processed/tinted")
+    rows = data.split(SplitSpec.from_config(compose(TINY).split)).train
+    pixels = data.images[rows] / 255
+    spec = artifact.load(run / "model.pt").spec
+    assert spec.preprocess.mean == pytest.approx(pixels.mean((0, 2, 3)))
+    assert spec.preprocess.std == pytest.approx(pixels.std((0, 2, 3)))
+
+
+def test_the_command_makes_the_same_file_again(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    before = (run / "model.pt").read_bytes()
+    (run / "model.pt").unlink()
+    assert export.main(["name=exported"]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert (run / "model.pt").read_bytes() == before
+    assert export.main(["name=nothing"]) == 1
+    assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
+
+
+class Scaled:
+    """An exported network that answers a little otherwise."""
+
+    def __init__(self, network: Network, by: float) -> None:
+        self.network, self.by = network, by
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(inputs)
+        return logits * self.by
+
+
+def test_an_artifact_that_answers_otherwise_is_not_written(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    before = (run / "model.pt").read_bytes()
+    load = artifact.load
+
+    def broken(path: Any, device: str = "cpu") -> artifact.Artifact:
+        loaded = load(path, device)
+        return artifact.Artifact(Scaled(loaded.module, 1.1), loaded.spec)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifact, "load", broken)
+    assert export.main(["name=exported"]) == 1
+    assert "was not written" in capsys.readouterr().err
+    assert (run / "model.pt").read_bytes() == before and not list(run.glob(".export-*"))
+
+
+def test_compare_counts_other_answers() -> None:
+    network, other = (build({"kind": "cnn", "layers": [{"channels": 4}]}, 3, 3, 8).eval() for _ in range(2))
+    with torch.no_grad():
+        network.head.bias += torch.tensor([100.0, 0.0, 0.0])
+        other.head.bias += torch.tensor([0.0, 0.0, 100.0])
+    preprocess = Preprocess(PreprocessSpec(image_size=8))
+    batches = [(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.zeros(5))]
+    document = export.compare(network, other, preprocess, batches)
+    assert document["different_top1"] == 5 and document["largest_difference"] > 0.9
+    assert export.compare(network, network, preprocess, batches)["largest_difference"] == 0

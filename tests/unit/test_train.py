@@ -1,0 +1,238 @@
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handlers import artifact
+from tests.unit.tinted_store import CLASSES, TINY, tinted_store
+from training.configuration import ConfigurationError, compose, plain
+from training.module import Classification
+from training.optimizers import make_optimizer, make_schedule
+from training.train import main, train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinted_store(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(autouse=True)
+def _in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def tiny(name: str, *overrides: str) -> tuple[Path, list[str]]:
+    said: list[str] = []
+    return train(compose([*TINY, f"name={name}", *overrides]), said.append), said
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    with open(run / "metrics.csv") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def command(name: str, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "training.train", *TINY, f"name={name}", *overrides]
+
+
+def test_a_run_learns_and_leaves_everything_behind() -> None:
+    run, said = tiny("whole")
+    left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert left == {
+        *("config.yaml", "metrics.csv", "curves.png", "train.json", "model.pt", "export.json"),
+        *("checkpoints/key", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+    }
+    document = json.loads((run / "train.json").read_text())
+    assert document["epochs"] == 3 and document["best"]["validation_accuracy"] >= 0.8
+    assert document["images"]["train"] + document["images"]["validation"] == 54
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert all(math.isfinite(value) for row in metrics(run) for value in row.values())
+    assert sum("images/s" in line and "left" in line for line in said) == 3
+    spec = artifact.load(run / "model.pt").spec
+    assert spec.classes == CLASSES and spec.network == "cnn" and spec.preprocess.image_size == 16
+    assert spec.provenance["fingerprint"] == document["fingerprint"]
+
+
+def test_what_is_finished_is_left_alone_before_torch_is_imported() -> None:
+    tiny("finished")
+    code = f"import sys; from training.train import main; main({[*TINY, 'name=finished']!r}); assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "runs/finished is up to date"
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not() -> None:
+    first, second, other = (tiny(name, f"seed={seed}")[0] for name, seed in (("one", 1), ("two", 1), ("three", 2)))
+    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+    assert (first / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes()
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been_killed() -> None:
+    whole, _ = tiny("unbroken", "trainer.epochs=6", "trainer.ema=0.9")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    line = command("broken", "trainer.epochs=6", "trainer.ema=0.9")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        next(said for said in process.stdout if said.startswith("epoch   2/6"))
+        process.send_signal(signal.SIGKILL)
+    assert not Path("runs/broken/train.json").exists()
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert "resuming" in done.stdout and "epoch   1/6" not in done.stdout and "epoch   2/6" not in done.stdout
+    assert Path("runs/broken/metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+
+
+def test_a_changed_configuration_starts_anew() -> None:
+    tiny("changed")
+    run, said = tiny("changed", "trainer.lr=0.01")
+    assert "starting anew" in said[0] and len(metrics(run)) == 3
+    _, said = tiny("changed", "trainer.lr=0.01", "tracking=csv")
+    assert said == ["runs/changed is up to date"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.optimizer=adamw", "trainer.lr=0.003", "trainer.schedule=cosine", "trainer.ema=0.9"),
+        ("trainer.mix.mixup=0.2", "trainer.mix.cutmix=1.0", "trainer.mix.p=0.8", "trainer.schedule=constant"),
+        ("trainer.train_size=[8,16]", "trainer.gradient_clip=1.0", "trainer.precision=bf16"),
+        ("split.validation=0.0",),
+    ],
+)
+def test_options_of_the_trainer(overrides: Sequence[str]) -> None:
+    run, _ = tiny("options", *overrides)
+    assert (run / "model.pt").is_file()
+
+
+def test_the_best_epoch_is_exported_and_not_the_last() -> None:
+    # With such a rate after the warm-up the network forgets what it had learned.
+    run, _ = tiny("best", "trainer.epochs=4", "trainer.lr=3.0", "trainer.schedule=constant", "trainer.warmup=0.9")
+    rows = metrics(run)
+    best = max(rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))
+    document = json.loads((run / "train.json").read_text())
+    assert document["best"]["epoch"] == best["epoch"]
+    state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert state["epoch"] + 1 == best["epoch"]
+    head = state["state_dict"]["network.head.weight"]
+    assert torch.equal(artifact.load(run / "model.pt").module.state_dict()["head.weight"], head)
+
+
+def test_time_that_is_up_ends_with_a_whole_epoch() -> None:
+    run, said = tiny("hurried", "trainer.max_minutes=0.0001", "trainer.epochs=50")
+    assert len(metrics(run)) == 1 and any("max_minutes" in line for line in said) and (run / "model.pt").is_file()
+
+
+def test_frozen_features_stay_until_they_are_unfrozen() -> None:
+    source, _ = tiny("source", "trainer.epochs=1")
+    start = f"network.weights={source}/checkpoints/best.ckpt"
+    first = artifact.load(source / "model.pt").module.state_dict()
+    frozen, _ = tiny("frozen", start, "network.freeze=features")
+    thawed, _ = tiny("thawed", start, "network.freeze=features", "network.unfreeze_epoch=1", "trainer.epochs=2")
+    for run, same in ((frozen, True), (thawed, False)):
+        last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        kept = [torch.equal(first[name], last[f"network.{name}"]) for name in first if name.startswith("body.")]
+        assert all(kept) is same
+        assert not torch.equal(first["head.weight"], last["network.head.weight"])
+
+
+def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "name=wild", "trainer.lr=1e30", "trainer.schedule=constant", "trainer.warmup=0"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the loss is") and "lower trainer.lr" in error and error.count("\n") == 1
+    assert not Path("runs/wild/model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["store=nothing"], "data/processed/nothing: no prepared data set"),
+        (["dataset.image_size=32"], "prepared with dataset.image_size=16"),
+        (["trainer.optimizer=adam"], "sgd or adamw"),
+        (["trainer.schedule=step"], "onecycle, cosine or constant"),
+        (["trainer.warmup=1.5"], "trainer.warmup"),
+        (["trainer.ema=2"], "trainer.ema"),
+        (["trainer.precision=fp16"], "auto, fp32 or bf16"),
+        (["trainer.device=tpu"], "auto, cpu or cuda"),
+        (["trainer.train_size=[8,64]"], "8 <= start <= end <= 16"),
+        (["split.folds=1"], "split.folds"),
+        (["tracking.kind=paper"], "csv or wandb"),
+    ],
+)
+def test_mistakes_are_one_line(overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "name=mistaken", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_transformer_refuses_growing_images() -> None:
+    network = ("network=vit", "network.embed_dim=12", "network.depth=1", "trainer.train_size=[8,16]")
+    overrides = [item for item in TINY if not item.startswith("network")]
+    with pytest.raises(ConfigurationError, match="any size"):
+        train(compose([*overrides, "name=grown", *network]), lambda _: None)
+
+
+def test_weights_and_biases_work_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = subprocess.run(
+        command("tracked", "tracking=wandb", "trainer.epochs=2"),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    kept = list(Path("runs/tracked/wandb").glob("offline-run-*/*.wandb"))
+    assert len(kept) == 1 and b"validation_accuracy" in kept[0].read_bytes()
+    assert len(metrics(Path("runs/tracked"))) == 2
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {**plain(compose())["trainer"], **changes}
+
+
+def test_vectors_do_not_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    decaying, free = make_optimizer(network, settings(weight_decay=0.1)).param_groups
+    assert decaying["weight_decay"] == 0.1 and [weight.ndim for weight in decaying["params"]] == [4]
+    assert free["weight_decay"] == 0.0 and [weight.ndim for weight in free["params"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("onecycle", 0.0), ("cosine", 0.0), ("constant", 1.0)])
+def test_schedules_rise_and_end(schedule: str, last: float) -> None:
+    trainer = settings(schedule=schedule, warmup=0.2, lr=1.0)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), trainer)
+    stepper = make_schedule(optimizer, trainer, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        stepper.step() if len(rates) < 100 else None
+    assert rates[0] < 0.1 and max(rates) == pytest.approx(1.0, abs=0.01) and rates[19] > 0.9
+    assert rates[-1] == pytest.approx(last, abs=0.01)
+
+
+def test_averaged_weights_follow_slowly_and_are_those_validated() -> None:
+    from handlers.spec import PreprocessSpec
+
+    config = plain(compose([*TINY, "trainer.ema=0.9"]))
+    module = Classification(config, CLASSES, PreprocessSpec(image_size=16))
+    assert module.average is not None and module.best_network is module.average.module
+    module.on_train_batch_end()
+    before = module.average.module.head.weight.clone()
+    with torch.no_grad():
+        module.network.head.weight.add_(1.0)
+    module.on_train_batch_end()
+    moved = (module.average.module.head.weight - before).mean()
+    assert 0.05 < float(moved) < 0.95  # the decay is still low: (1 + n) / (10 + n)
