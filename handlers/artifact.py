@@ -57,7 +57,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
         inputs = dict.fromkeys(METHODS, _example(spec, TRACED_BATCH))
         traced = torch.jit.trace_module(network, inputs)  # type: ignore[no-untyped-call]
         _check_batches(network, traced, spec, path)
-        # TorchScript names the records of its archive after the file: the same name here keeps the bytes the same.
+        # TorchScript names the records inside after the file: so the folder is temporary, not the name.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".artifact-") as folder:
             whole = Path(folder) / path.name
             torch.jit.save(traced, str(whole), _extra_files={SPEC_FILE: spec.to_json().encode()})

@@ -1,6 +1,7 @@
 """Turn any Pillow image into plain 8-bit RGB or grey, looking as it looks to a person."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ from PIL import Image
 
 from handlers.spec import Colour
 
-# Images are converted a strip at a time: composing 64 megapixels over white in one piece would need several times
+# Images are converted a strip at a time: composing 50 megapixels over white in one piece would need several times
 # the memory of the decoded image.
 STRIP_PIXELS = 2**20
 
@@ -70,11 +71,14 @@ def _extremes(image: Image.Image) -> tuple[float, float]:
 
 def _scaled(strip: Image.Image, low: float, high: float) -> npt.NDArray[np.uint8]:
     values = np.asarray(strip)
-    level = np.nan_to_num((values.astype(np.float64) - low) * (255.0 / (high - low)))
+    # 32-bit integers do not fit into the 24 bits of a float32.
+    wide: npt.NDArray[np.floating[Any]] = values.astype(np.float64 if strip.mode == "I" else np.float32)
+    level = np.nan_to_num((wide - low) * (255.0 / (high - low)))
     key = strip.info.get("transparency")
     if isinstance(key, int):
         level[values == key] = 255.0
-    return np.clip(np.rint(level), 0, 255).astype(np.uint8)
+    scaled: npt.NDArray[np.uint8] = np.clip(np.rint(level), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def _flat(strip: Image.Image, colour: Colour) -> npt.NDArray[np.uint8]:

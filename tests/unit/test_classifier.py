@@ -1,0 +1,129 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlers import artifact
+from handlers.classifier import LARGEST_BATCH, Classifier
+from handlers.decoding import Limits, decode
+from handlers.errors import BadImage, RequestError, TooLarge
+from handlers.preprocessing import Preprocess
+from tests.unit.small_network import CLASSES, SmallNetwork, save_small, small_spec
+
+
+def png(seed: int, size: tuple[int, int] = (20, 30)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small(tmp_path_factory.mktemp("artifact") / "model.pt")
+
+
+def test_probabilities_are_those_of_the_eager_network(path: Path) -> None:
+    classifier = Classifier(path)
+    torch.manual_seed(0)
+    network, preprocess = SmallNetwork().eval(), Preprocess(small_spec().preprocess)
+    images = [png(0), png(1, (16, 16)), png(2, (5, 90))]
+    with torch.no_grad():
+        expected = network(preprocess([decode(image) for image in images])).softmax(1)
+    probabilities = classifier.predict([x for x in classifier.decode(images) if isinstance(x, torch.Tensor)])
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-5)
+    assert probabilities.dtype == torch.float32
+
+
+def test_answers_come_best_first_and_name_the_classes(path: Path) -> None:
+    classifier = Classifier(path)
+    for answer in classifier.classify([png(seed) for seed in range(5)]):
+        assert isinstance(answer, dict)
+        assert set(answer) == set(CLASSES)
+        assert list(answer.values()) == sorted(answer.values(), reverse=True)
+        assert sum(answer.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("top_k", "labels"), [(1, 1), (2, 2), (3, 3), (100, 3)])
+def test_top_k_may_be_more_than_there_are_classes(path: Path, top_k: int, labels: int) -> None:
+    (answer,) = Classifier(path, top_k=top_k).classify([png(0)])
+    assert isinstance(answer, dict)
+    assert len(answer) == labels
+
+
+def test_encode_takes_the_largest(path: Path) -> None:
+    answer = Classifier(path, top_k=2).encode(torch.tensor([0.125, 0.625, 0.25]))
+    assert list(answer.items()) == [("bee", 0.625), ("cat", 0.25)]
+
+
+def test_neighbours_do_not_change_an_answer(path: Path) -> None:
+    classifier = Classifier(path, limits=Limits(max_pixels=5000))
+    good = [png(seed) for seed in range(LARGEST_BATCH + 9)]
+    alone = [classifier.classify([image])[0] for image in good]
+    mixed: list[bytes] = []
+    for image in good:
+        mixed += [image, b"no image", png(0, (100, 100)), image[:40], b""]
+    answers = classifier.classify(mixed)
+    for single, batched in zip(alone, answers[::5], strict=True):
+        assert isinstance(single, dict) and isinstance(batched, dict)
+        assert batched == pytest.approx(single, abs=1e-5)
+    for wrong, error in ((1, BadImage), (2, TooLarge), (3, BadImage), (4, BadImage)):
+        assert {type(answer) for answer in answers[wrong::5]} == {error}
+
+
+def test_an_error_does_not_hold_its_image_in_memory(path: Path) -> None:
+    (answer,) = Classifier(path).classify([b"no image"])
+    assert isinstance(answer, RequestError)
+    assert answer.__traceback__ is None
+
+
+def test_nothing_is_answered_with_nothing(path: Path) -> None:
+    classifier = Classifier(path)
+    assert classifier.classify([]) == []
+    assert classifier.predict([]).shape == (0, 3)
+
+
+def test_a_grey_artifact_takes_colour_images(tmp_path: Path) -> None:
+    (answer,) = Classifier(save_small(tmp_path / "model.pt", colour="grey")).classify([png(0)])
+    assert isinstance(answer, dict)
+
+
+def test_threads_are_set_only_when_asked(path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        Classifier(path)
+        assert torch.get_num_threads() == before
+        Classifier(path, threads=before + 1)
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_network_with_other_outputs_than_its_spec_is_refused(tmp_path: Path) -> None:
+    artifact.save(SmallNetwork(classes=7), small_spec(), tmp_path / "model.pt")
+    with pytest.raises(artifact.ArtifactError, match=r"answers \(1, 7\), its spec has 3 classes"):
+        Classifier(tmp_path / "model.pt")
+
+
+def test_impossible_settings_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="top_k is 0"):
+        Classifier(path, top_k=0)
+    with pytest.raises(ValueError, match="threads is 0"):
+        Classifier(path, threads=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_real_or_generated_images_answer_the_same_alone_and_together(
+    path: Path, real_data: Path | None, seed: int
+) -> None:
+    files = sorted((real_data / "fingers" / "test").glob("*.png"))[seed::97] if real_data else []
+    images = [file.read_bytes() for file in files] or [png(100 * seed + image) for image in range(20)]
+    classifier = Classifier(path)
+    together = classifier.classify(images)
+    for image, answer in zip(images, together, strict=True):
+        (alone,) = classifier.classify([image])
+        assert isinstance(alone, dict) and isinstance(answer, dict)
+        assert answer == pytest.approx(alone, abs=1e-5)

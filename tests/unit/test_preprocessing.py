@@ -1,0 +1,123 @@
+import kornia.enhance
+import kornia.geometry
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec, Resize
+
+SHAPES = [(500, 333), (333, 500), (64, 80), (7, 13), (1, 1), (129, 128), (32, 32), (1, 200), (33, 31)]
+
+
+def photograph(height: int, width: int) -> torch.Tensor:
+    """Return a smooth picture with some edges and some noise, uint8 of shape (3, H, W)."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = torch.stack([torch.sin(9 * x + 3 * y), torch.cos(7 * y), ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.1).float()])
+    return ((waves * 0.4 + 0.5) * 255 + torch.randn(3, height, width) * 6).clamp(0, 255).to(torch.uint8)
+
+
+def preprocess(resize: Resize = "squash", crop_fraction: float = 1.0) -> Preprocess:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    return Preprocess(PreprocessSpec(image_size=32, resize=resize, crop_fraction=crop_fraction, mean=mean, std=std))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_uint8_is_within_one_level_of_the_float_reference(
+    resize: Resize, shape: tuple[int, int], device: torch.device
+) -> None:
+    module = preprocess(resize, crop_fraction=0.9).to(device)
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    fast, reference = preprocess(resize, crop_fraction=0.9).resize(image), module.reference(image.to(device)).cpu()
+    assert fast.shape == (3, 32, 32)
+    assert fast.dtype == torch.uint8
+    assert fast.is_contiguous()
+    assert (fast / 255 - reference).abs().max() <= 1.01 / 255
+    assert (module.resize(image.to(device)).cpu() / 255 - reference).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (5, 5), (32, 32), (1, 32)])
+def test_enlarging_is_kornia_without_antialiasing(shape: tuple[int, int]) -> None:
+    image = photograph(*shape)
+    expected = kornia.geometry.transform.resize(image / 255, (32, 32), align_corners=False, antialias=False)
+    torch.testing.assert_close(preprocess().reference(image), expected, rtol=0, atol=1e-6)
+    assert (preprocess().resize(image) / 255 - expected).abs().max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("shape", [(256, 384), (600, 450), (97, 64)])
+def test_shrinking_is_near_kornia_with_antialiasing(shape: tuple[int, int]) -> None:
+    """The filters differ (a triangle, a Gaussian), so this holds the geometry only."""
+    image = photograph(*shape)
+    expected = kornia.geometry.transform.resize(image / 255, (32, 32), align_corners=False, antialias=True)
+    assert (preprocess().reference(image) - expected).abs().mean() <= 3 / 255
+
+
+def test_shrinking_is_pillows_bilinear() -> None:
+    image = photograph(300, 217)
+    pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).resize((32, 32), Image.Resampling.BILINEAR)
+    difference = preprocess().resize(image).int() - torch.from_numpy(np.array(pillow)).permute(2, 0, 1).int()
+    assert difference.abs().max() <= 1
+
+
+def test_an_image_of_the_right_size_is_left_alone() -> None:
+    image = photograph(32, 32)
+    assert torch.equal(preprocess("squash").resize(image), image)
+    assert torch.equal(preprocess("crop").resize(image), image)
+
+
+def test_interleaved_pixels_give_the_same_as_planes() -> None:
+    image = photograph(90, 70)
+    interleaved = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert torch.equal(preprocess().resize(interleaved), preprocess().resize(image))
+
+
+def test_crop_keeps_the_centre_and_the_aspect_ratio() -> None:
+    image = torch.zeros(3, 100, 300, dtype=torch.uint8)
+    image[:, :, 100:200] = 255  # the middle third is exactly what is kept
+    assert preprocess("crop").resize(image)[:, :, 2:-2].min() == 255
+    assert preprocess("squash").resize(image)[:, :, 2:-2].min() == 0
+
+
+def test_crop_fraction_leaves_a_border_out() -> None:
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[:, 16:48, 16:48] = 255
+    assert preprocess("crop", crop_fraction=0.5).resize(image).min() == 255
+
+
+def test_normalize_is_kornias_for_uint8_and_for_floats(device: torch.device) -> None:
+    module = preprocess().to(device)
+    batch = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, device=device)
+    expected = (batch.double() / 255 - module.mean.double()[:, None, None]) / module.std.double()[:, None, None]
+    torch.testing.assert_close(module.normalize(batch).double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.normalize(batch / 255), module.normalize(batch))
+    torch.testing.assert_close(module.normalize(batch), kornia.enhance.normalize(batch / 255, module.mean, module.std))
+    assert module.normalize(batch).dtype == torch.float32
+
+
+def test_mean_and_std_are_buffers_that_move_and_are_not_saved() -> None:
+    module = preprocess()
+    assert {name for name, _ in module.named_buffers()} == {"mean", "std"}
+    assert not module.state_dict()
+    assert module.to("meta").mean.device.type == "meta"
+
+
+def test_forward_is_resize_and_normalize() -> None:
+    module = preprocess()
+    images = [photograph(40, 50), photograph(20, 10)]
+    torch.testing.assert_close(module(images), module.normalize(torch.stack([module.resize(x) for x in images])))
+    assert module([]).shape == (0, 3, 32, 32)
+
+
+def test_grey_has_one_channel() -> None:
+    module = Preprocess(PreprocessSpec(image_size=8, colour="grey", mean=(0.5,), std=(0.5,)))
+    assert module([torch.full((1, 9, 5), 255, dtype=torch.uint8)]).tolist() == [[[[1.0] * 8] * 8]]
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4).byte()]
+)
+def test_another_kind_of_tensor_is_refused(image: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="must be uint8"):
+        preprocess().resize(image)
