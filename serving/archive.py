@@ -49,7 +49,7 @@ MODEL_CONFIG: dict[str, Any] = {
     "handler": {
         "top_k": 5,
         "max_bytes": 20 * 2**20,  # of one encoded image
-        "max_pixels": 2**26,  # of one decoded image
+        "max_pixels": 3 * 2**24,  # of one decoded image
         "max_images": 16,  # of one request
     },
 }

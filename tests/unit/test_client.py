@@ -1,0 +1,110 @@
+"""What the client makes of answers that a healthy server does not give; the others are asked of a real one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.client import Client, NoKey, Prediction, RequestRefused, ServerFailed, Unreachable
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[[Handler], Client]:
+    """Return a function that makes a client of a server that is one function."""
+    keys = {"inference": {"key": "first123"}, "management": {"key": "second12"}}
+    (tmp_path / "key_file.json").write_text(json.dumps(keys))
+    return lambda handler: Client(root=tmp_path, transport=httpx.MockTransport(handler))
+
+
+def test_each_api_gets_its_own_token_and_a_renewed_one_is_seen(
+    ask: Callable[[Handler], Client], tmp_path: Path
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.path, request.headers["Authorization"]))
+        document: object = {"models": []} if request.url.path == "/models" else {"a": 0.75, "b": 0.25}
+        return httpx.Response(200, json=document, headers={"model-version": "3.1"})
+
+    with ask(answer) as client:
+        assert client.predict(b"x", "m") == Prediction({"a": 0.75, "b": 0.25}, "3.1")
+        assert client.models() == []
+        (tmp_path / "key_file.json").write_text(json.dumps({"inference": {"key": "renewed1"}}))
+        assert client.predict(b"x", "m", "2.0").label == "a"
+        with pytest.raises(NoKey, match=r"key_file\.json cannot be read"):
+            client.models()
+    assert seen == [
+        ("/predictions/m", "Bearer first123"),
+        ("/models", "Bearer second12"),
+        ("/predictions/m/2.0", "Bearer renewed1"),
+    ]
+
+
+def test_a_list_of_models_has_pages(ask: Callable[[Handler], Client]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        start = int(request.url.params.get("next_page_token", 0))
+        page = {"models": [{"modelName": f"m{n}"} for n in range(start, start + 2)]}
+        return httpx.Response(200, json=page | ({"nextPageToken": str(start + 2)} if start < 4 else {}))
+
+    with ask(answer) as client:
+        assert client.models() == ["m0", "m1", "m2", "m3", "m4", "m5"]
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "text"),
+    [
+        (httpx.Response(503, json={"code": 503, "type": "X", "message": "queue is full"}), ServerFailed, "503: queue"),
+        (httpx.Response(507, text="out of memory"), ServerFailed, "507: out of memory"),
+        (httpx.Response(200, text="<html>"), ServerFailed, "not JSON"),
+        (httpx.Response(413, text=""), RequestRefused, "413 Request Entity Too Large"),
+        (httpx.Response(400, json=["x"]), RequestRefused, "400 Bad Request"),
+        (
+            httpx.Response(400, json={"code": 400, "type": "InvalidKeyException", "message": ""}),
+            NoKey,
+            "refuses the token",
+        ),
+    ],
+)
+def test_each_failure_is_an_error_of_its_kind(
+    ask: Callable[[Handler], Client], response: httpx.Response, kind: type[Exception], text: str
+) -> None:
+    with ask(lambda _: response) as client, pytest.raises(kind, match=text) as caught:
+        client.predict(b"x", "m")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ReadTimeout("slow"), httpx.ReadError("reset"), httpx.RemoteProtocolError("cut")]
+)
+def test_a_connection_that_breaks_is_unreachable(ask: Callable[[Handler], Client], error: httpx.TransportError) -> None:
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with ask(fail) as client, pytest.raises(Unreachable):
+        client.predict(b"x", "m")
+
+
+def test_many_read_only_as_far_ahead_as_needed(ask: Callable[[Handler], Client]) -> None:
+    read = 0
+
+    def images() -> object:
+        nonlocal read
+        for number in range(100):
+            read += 1
+            yield str(number).encode()
+
+    with ask(lambda request: httpx.Response(200, json={request.content.decode(): 1.0})) as client:
+        answers = client.predict_many(images(), "m", concurrency=2)  # type: ignore[arg-type]
+        first = next(answers)
+        assert isinstance(first, Prediction) and first.label == "0" and read <= 6
+        rest = [each.label for each in answers if isinstance(each, Prediction)]
+    assert rest == [str(number) for number in range(1, 100)]
+
+
+def test_many_end_at_a_failure_that_is_no_refusal(ask: Callable[[Handler], Client]) -> None:
+    with ask(lambda _: httpx.Response(503, text="")) as client, pytest.raises(ServerFailed):
+        list(client.predict_many([b"x"] * 3, "m"))
