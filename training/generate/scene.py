@@ -111,20 +111,20 @@ def layout(label: int, name: str) -> Layout:
 
 def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:
     """Return an RGB picture (3, size, size), 0 to 1, of one scene."""
-    sketch = Sketch(size, float(np.clip(layout.horizon + rng.normal(0, 0.04), 0.3, 0.88)), rng)
+    sketch = Sketch(size, float(np.clip(layout.horizon + rng.normal(0, 0.06), 0.3, 0.88)), rng)
     if layout.ground == "room":
         interior.room(sketch)
     else:
         # The colour of the sky and the season say little about the class.
-        sketch.box(0, 0, 1, sketch.horizon, sketch.tone(float(rng.choice([0.57, 0.58, 0.08, 0.62])), 0.35, 0.8, 0.12))
+        sketch.box(0, 0, 1, sketch.horizon, sketch.tone(float(rng.choice([0.57, 0.58, 0.08, 0.62])), 0.35, 0.75, 0.18))
         hue, saturation, value = GROUNDS[layout.ground]
-        sketch.box(0, sketch.horizon, 1, 1, sketch.tone(hue + rng.normal(0, 0.03), saturation, value, 0.1))
+        sketch.box(0, sketch.horizon, 1, 1, sketch.tone(hue + rng.normal(0, 0.04), saturation, value, 0.09))
     backdrop = sketch.picture() if layout.ground != "room" else None
     for item in layout.items:
         (INDOORS if layout.ground == "room" else OUTDOORS)[item](sketch)
     picture = sketch.picture()
     x, y = grid(size)
-    horizon = 2 * sketch.horizon - 1
+    horizon = 2 * sketch.seen_horizon - 1
     if backdrop is not None:
         sky = np.abs(picture - backdrop).max(axis=0) < 0.02
         mist = ramp(clouds(rng, size, size, size / 2.5, 5), rng.uniform(-0.5, 0.6), 1.8) * ramp(
@@ -132,9 +132,16 @@ def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:
         )
         blend(picture, colour(0.6, 0.03, rng.uniform(0.75, 1.0)), mist * sky * np.float32(rng.uniform(0.4, 1.0)))
     # Texture grows coarser towards the viewer, as grass, sand and floors do.
-    near = ramp(y, horizon, 1.0)
+    near = ramp(y, min(horizon, 0.9), 1.0)
     picture += 0.05 * near * clouds(rng, size, size, size / 12, 4, 0.8) + 0.02 * clouds(rng, size, size, size / 40, 2)
-    tint = colour(rng.uniform(0.05, 0.65), rng.uniform(0.0, 0.15), 1.0)[:, None, None]
-    slope = rng.uniform(-0.12, 0.12)
-    picture *= tint * np.float32(rng.uniform(0.7, 1.1)) * (1 + np.float32(slope) * x)
+    # Leaves, a pole or a passer-by near the camera hide a part.
+    if rng.random() < 0.6:
+        where = (x - np.float32(rng.uniform(-1, 1))) ** 2 * np.float32(rng.uniform(1, 5)) + (
+            y - np.float32(rng.uniform(-1, 1))
+        ) ** 2
+        hidden = ramp(where + 0.12 * clouds(rng, size, size, size / 6, 3), 0.14, 0.12)
+        blend(picture, colour(rng.uniform(), 0.4, rng.uniform(0.1, 0.5)), hidden)
+    tint = colour(rng.uniform(), rng.uniform(0.0, 0.3), 1.0)[:, None, None]
+    slope = rng.uniform(-0.3, 0.3, 2)
+    picture *= tint * np.float32(rng.uniform(0.55, 1.15)) * (1 + np.float32(slope[0]) * x + np.float32(slope[1]) * y)
     return picture[:, :, ::-1] if rng.random() < 0.5 else picture

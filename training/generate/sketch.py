@@ -1,4 +1,7 @@
-"""Flat shapes in unit coordinates, drawn at twice the size and reduced, which smooths their edges."""
+"""Flat shapes in unit coordinates, drawn at twice the size and reduced, which smooths their edges.
+
+Only a window of the sketch is seen, so that the same things stand elsewhere and appear larger or smaller each time.
+"""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -17,6 +20,9 @@ class Sketch:
         self.horizon = horizon
         self.rng = rng
         self._side = 2 * size
+        self._view = rng.uniform(0.62, 1.0)
+        # What lies above the horizon is more often looked at than the ground at one's feet.
+        self._left, self._top = rng.uniform(0, 1 - self._view), (1 - self._view) * rng.beta(1.3, 1.8)
         self._image = Image.new("RGB", (self._side, self._side))
         self._draw = ImageDraw.Draw(self._image)
 
@@ -51,8 +57,15 @@ class Sketch:
         red, green, blue = (min(255, int(channel * share)) for channel in fill)
         return red, green, blue
 
+    @property
+    def seen_horizon(self) -> float:
+        """The y of the horizon within the window, 0 to 1 where it is seen."""
+        return (self.horizon - self._top) / self._view
+
     def picture(self) -> Plane:
-        """Return what was drawn as (3, size, size), 0 to 1."""
-        reduced = np.asarray(self._image.reduce(2), np.float32)
-        result: Plane = np.ascontiguousarray(reduced.transpose(2, 0, 1)) / np.float32(255)
-        return result
+        """Return what the window shows as (3, size, size), 0 to 1."""
+        left, top, view = (value * self._side for value in (self._left, self._top, self._view))
+        shape = (self.size, self.size)
+        reduced = self._image.resize(shape, Image.Resampling.HAMMING, (left, top, left + view, top + view))
+        result: Plane = np.asarray(reduced, np.float32).transpose(2, 0, 1) / np.float32(255)
+        return np.ascontiguousarray(result)
