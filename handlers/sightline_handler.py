@@ -125,8 +125,8 @@ class ImageHandler:
             document = self._description()
         elif isinstance(request, RequestError):
             document = _refuse(request, index, context)
-        elif all(isinstance(answer, RequestError) for answer in answers):
-            document = _refuse(answers[0], index, context)
+        elif (error := _error_of_all(answers)) is not None:
+            document = _refuse(error, index, context)
         elif request.listed:
             document = {"predictions": [_entry(answer) for answer in answers]}
         else:
@@ -163,8 +163,13 @@ def _field(value: Any) -> payload.Image:
     return value if isinstance(value, bytes | bytearray) else BadRequest("a field of several must be an image")
 
 
-def _refuse(error: Answer, index: int, context: Any) -> dict[str, Any]:
-    assert isinstance(error, RequestError)
+def _error_of_all(answers: list[Answer]) -> RequestError | None:
+    """Return the first error where there is nothing but errors."""
+    errors = [answer for answer in answers if isinstance(answer, RequestError)]
+    return errors[0] if len(errors) == len(answers) else None
+
+
+def _refuse(error: RequestError, index: int, context: Any) -> dict[str, Any]:
     # The phrase is one of the fixed ones of `errors`: a line break in it would kill the worker.
     context.set_response_status(code=error.code, phrase=error.phrase, idx=index)
     return error.body()
