@@ -1,8 +1,10 @@
 """The search over images and widths, and what a run of the grid is told."""
 
+import numpy as np
 import pytest
 
 from training import configuration, frugality
+from training.splits import SplitSpec, split
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,20 @@ def test_a_network_without_layers_is_refused() -> None:
 def test_a_setting_of_the_wrong_type_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert frugality.main(["dataset=fingers", "name=small", argument]) == 1
     assert argument.partition("=")[0] in capsys.readouterr().err
+
+
+def test_fewer_images_are_among_the_more_and_validation_stays() -> None:
+    labels = np.arange(300) % 3
+    sides, none = np.zeros(300, bool), np.full(300, -1)
+    whole, forty, four = (
+        split(SplitSpec(test="folds", folds=5, images_per_class=images), labels, sides, none, none)
+        for images in (None, 40, 4)
+    )
+    assert np.bincount(labels[forty.train]).tolist() == [40, 40, 40]
+    assert np.bincount(labels[four.train]).tolist() == [4, 4, 4]
+    assert set(four.train) < set(forty.train) < set(whole.train)
+    for few in (forty, four):
+        assert few.validation.tolist() == whole.validation.tolist()
+        assert few.test.tolist() == whole.test.tolist()
+    with pytest.raises(ValueError, match="images_per_class is 0"):
+        SplitSpec(images_per_class=0)
