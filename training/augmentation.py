@@ -24,7 +24,8 @@ def operation_names() -> list[str]:
 class Augmentation(nn.Module):
     """The operations of a recipe, in order.
 
-    Images are float in [0, 1], (B, C, S, S), and stay so; labels are int64 (B,) and change only where a
+    Images are float in [0, 1], (B, C, S, S), and stay so, S being `image_size`; only a recipe that `crops`
+    (`RandomResizedCrop`) also takes others and makes that size of them. Labels are int64 (B,) and change only where a
     `RandomHorizontalFlip` has a `label_map` of class names: a mirrored left hand is a right hand.
 
     Raises:
@@ -36,6 +37,7 @@ class Augmentation(nn.Module):
     ) -> None:
         super().__init__()
         self.operations = nn.ModuleList()
+        self.crops = any(entry.get("op") == "RandomResizedCrop" for entry in recipe)
         for index, entry in enumerate(recipe):
             where = f"augmentation[{index}]"
             options = dict(entry)

@@ -18,8 +18,8 @@ COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "va
 class Journal(Checkpoint):
     """Writes `metrics.csv`, `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the folder of a run, each epoch.
 
-    The best checkpoint has the highest validation accuracy, and among equal ones the lowest validation loss. Every file
-    is replaced at once, so that a killed process leaves the one before it. `images` is the number of training images of
+    The best checkpoint has the lowest validation loss: on the few dozen validation images of a small data set, accuracy
+    moves in steps so large that the luckiest epoch would win, not the best. Every file is replaced at once, so that a killed process leaves the one before it. `images` is the number of training images of
     an epoch; `max_minutes` counts the training time of all starts together.
     """
 
@@ -59,10 +59,8 @@ class Journal(Checkpoint):
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:
             return True
-        accuracy, loss = "validation_accuracy", "validation_loss"
-        if row[accuracy] != row[accuracy]:  # no validation images: the last epoch counts
-            return True
-        return (row[accuracy], -row[loss]) > (self.best[accuracy], -self.best[loss])
+        # NaN where there are no validation images: then the last epoch counts.
+        return not row["validation_loss"] >= self.best["validation_loss"]
 
     def _save(self, trainer: L.Trainer, name: str, *, weights_only: bool) -> None:
         path = self.run / "checkpoints" / name

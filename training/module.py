@@ -79,10 +79,12 @@ class Classification(L.LightningModule):
     def augment(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
         """Return float images in [0, 1] of this epoch's size, changed at random, and their labels."""
         size = self._train_size(min(self.current_epoch, len(self._epochs) - 1))
+        augmentation: Augmentation = self.augmentations[str(size)]  # type: ignore[assignment]
         floats = images.float().div_(255.0)
-        if size != images.shape[-1]:
+        # A random crop takes its part of the stored image: to shrink that first would lose detail for nothing.
+        if size != images.shape[-1] and not augmentation.crops:
             floats = nn.functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
-        changed: Batch = self.augmentations[str(size)](floats, labels)
+        changed: Batch = augmentation(floats, labels)
         return changed
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
@@ -102,7 +104,7 @@ class Classification(L.LightningModule):
         # To look at a number on a GPU is to wait for it.
         if (self.device.type == "cpu" or index % 50 == 0) and not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the loss is {float(loss)} in epoch {self.current_epoch + 1}, batch {index + 1}: "
+                f"the loss is {float(loss.detach())} in epoch {self.current_epoch + 1}, batch {index + 1}: "
                 f"lower trainer.lr (now {self.settings['lr']}) or set trainer.gradient_clip=1"
             )
 
