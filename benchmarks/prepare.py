@@ -114,7 +114,7 @@ def main() -> int:
     ratios = {name: round(last[name] / first[name], 3) for name in ("milliseconds_per_image", "peak_anonymous_mb")}
     document = {
         "benchmark": "prepare",
-        "command": "python -m benchmarks.prepare " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m benchmarks.prepare", *sys.argv[1:]]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)},
         "versions": {
@@ -142,7 +142,7 @@ def _print_table(runs: list[dict[str, Any]]) -> None:
         table.add_row(
             f"{run['images']:,}", *spent, f"{run['milliseconds_per_image']:.3f}", f"{run['peak_anonymous_mb']:.0f}"
         )
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 def _cpu() -> str:
