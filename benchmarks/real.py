@@ -5,8 +5,9 @@
 
 RAW_ROOT holds one folder a data set, in the layout of its public source: asl_alphabet, fingers, moths, places365 and
 petals. Each run is what a person would type: prepare, train, evaluate, archive, serve, and then every test image sent
-over REST and compared with what evaluation said. Runs named `*-folds` cross-validate instead and are not served. Steps
-that are up to date skip themselves, so a stopped command goes on where it was.
+over REST and compared with what evaluation said. Runs named `*-folds` cross-validate: the networks of all folds are
+served at once, and each is asked about the images that it had not seen. Steps that are up to date skip themselves, so a
+stopped command goes on where it was.
 
 Writes benchmarks/results/real/<run>.json; `make readme` makes the table of them. The last line is a JSON document.
 """
@@ -21,6 +22,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from serving import agreement, archive, model_store
+from serving.client import Client
 
 RESULTS = Path("benchmarks/results/real")
 
@@ -78,12 +82,13 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         pooled = _read(folder / "crossvalidation.json")
         first = _read(folder / "fold-0" / "train.json")
         times = [fold["train_seconds"] for fold in pooled["folds"]]
-        return document | _figures(first, pooled) | {"folds": pooled["folds"], "train_seconds": max(times)}
+        document |= _figures(first, pooled) | {"folds": pooled["folds"], "train_seconds": max(times)}
+        return document | {"served": _serve([folder / fold["run"] for fold in pooled["folds"]])}
     step("training.train", *common, f"name={name}")
     step("training.evaluate", f"name={name}")
     trained, metrics = _read(folder / "train.json"), _read(folder / "evaluation" / "metrics.json")
     document |= _figures(trained, metrics) | {"train_seconds": trained["seconds"]}
-    return document | {"export": _read(folder / "export.json"), "served": _serve(name)}
+    return document | {"export": _read(folder / "export.json"), "served": _serve([folder])}
 
 
 def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
@@ -107,20 +112,33 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _serve(name: str) -> dict[str, Any]:
-    """Archive the run as a new version, serve it alone, and return how the served answers compare."""
+def _serve(runs: Sequence[Path]) -> dict[str, Any]:
+    """Archive the runs as new versions, serve them together, and return how the served answers compare."""
     from pipeline.steps import next_version
-    from serving import model_store
 
-    version = next_version(name, model_store.FOLDER)
-    step("serving.archive", name, version)
-    step("serving.server", "start", f"{name}={version}")
+    built = []
+    for run in runs:
+        # The folds of one run are named alike in every other: their archives are named by both.
+        name = "-".join(run.parts[1:])
+        built.append(archive.build(name, next_version(name, model_store.FOLDER), run=run))
+    step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
+    parts = []
     try:
-        step("serving.agreement", name)
+        with Client() as client:
+            for run, each in zip(runs, built, strict=True):
+                evaluated = agreement.Evaluated.read(run)
+                parts.append(agreement.compare(evaluated, each.name, each.version, client=client))
+                write(run / "evaluation" / "served.json", parts[-1])
     finally:
         step("serving.server", "stop")
-    served = _read(Path("runs") / name / "evaluation" / "served.json")
-    return {key: value for key, value in served.items() if key not in ("apart", "model")}
+    sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
+    return sums | {
+        "top1": sums["correct"] / sum(part["labelled"] for part in parts),
+        "largest_difference": max(part["largest_difference"] for part in parts),
+        "tolerance": agreement.TOLERANCE,
+        "seconds": sum(part["seconds"] for part in parts),
+        "apart": [each for part in parts for each in part["apart"]],
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

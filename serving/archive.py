@@ -63,10 +63,11 @@ def build(
     version: str,
     *,
     runs: Path = RUNS,
+    run: Path | None = None,
     store: Path = model_store.FOLDER,
     model_config: Mapping[str, Any] | None = None,
 ) -> Archive:
-    """Build `<store>/<name>-<version>.mar` and its sidecar from `<runs>/<name>/` and return it.
+    """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
     The archive appears in one step: a server that lists the store sees a whole one or none. `model_config` replaces
     `MODEL_CONFIG`.
@@ -76,7 +77,7 @@ def build(
     """
     model_store.check_name(name)
     model_store.check_version(version)
-    run = runs / name
+    run = run or runs / name
     weights = run / "model.pt"
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
