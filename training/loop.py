@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from training.batches import Batches, Joined
 from training.configuration import ConfigurationError
 from training.journal import Journal
 from training.module import Classification
-from training.precision import choose_bf16, choose_device
+from training.precision import choose_bf16, choose_device, use_all_cores
 from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
@@ -65,8 +64,7 @@ def fit(
     trainer_node = config["trainer"]
     device = choose_device(trainer_node["device"])
     bf16 = choose_bf16(trainer_node["precision"], device)
-    threads = os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
+    use_all_cores()
     torch.manual_seed(config["seed"])
     module = Classification(config, data.classes, preprocess)
     train, validation = _batches(config, data, split, module, device)
@@ -95,7 +93,12 @@ def fit(
             log_every_n_steps=50,
         )
         last = run / "checkpoints" / "last.ckpt"
-        trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
+        trainer.fit(
+            module,
+            train,
+            validation if len(split.validation) else None,
+            ckpt_path=str(last) if last.is_file() else None,
+        )
     best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))

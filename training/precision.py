@@ -1,5 +1,7 @@
 """Where the network runs, and in which precision: what this machine gains from."""
 
+import os
+
 import torch
 
 from training.configuration import ConfigurationError
@@ -37,3 +39,9 @@ def choose_bf16(wanted: str, device: torch.device) -> bool:
     if wanted not in ("auto", "fp32", "bf16"):
         raise ConfigurationError(f"trainer.precision is {wanted!r}: write auto, fp32 or bf16")
     return wanted == "bf16" or (wanted == "auto" and gains_from_bf16(device))
+
+
+def use_all_cores() -> None:
+    """Let torch use every core that this process may, unless OMP_NUM_THREADS says how many."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_each_epoch_has_an_order_of_its_own_that_comes_again() -> None:
     epoch = 1
     other = pixels(batches)
     assert first == again != other
-    assert sorted(sum(first, [])) == sorted(sum(other, [])) == list(range(40))
+    assert sorted(chain(*first)) == sorted(chain(*other)) == list(range(40))
     assert pixels(Batches(data(list(range(40))), 8, seed=4)) != first
 
 

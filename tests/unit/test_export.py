@@ -53,15 +53,18 @@ def test_mean_and_deviation_are_those_of_the_training_images(run: Path, root: Pa
     assert spec.preprocess.std == pytest.approx(pixels.std((0, 2, 3)))
 
 
-def test_the_command_makes_the_same_file_again(
+def test_the_command_makes_the_same_artifact_again(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
-    before = (run / "model.pt").read_bytes()
+    before = artifact.load(run / "model.pt")
     (run / "model.pt").unlink()
     assert export.main(["name=exported"]) == 0
     assert "largest difference" in capsys.readouterr().out
-    assert (run / "model.pt").read_bytes() == before
+    after = artifact.load(run / "model.pt")
+    assert after.spec == before.spec
+    weights = after.module.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
     assert export.main(["name=nothing"]) == 1
     assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
 

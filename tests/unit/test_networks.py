@@ -136,5 +136,5 @@ def test_pretrained_weights_that_cannot_be_had_say_what_to_do(tmp_path: Path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(ConfigurationError, match="torchvision resnet18 are neither in the cache.*network.weights="):
+    with pytest.raises(ConfigurationError, match=r"torchvision resnet18 are neither in the cache.*network\.weights="):
         build({"kind": "resnet18", "pretrained": True}, 3, 3, SIZE)

@@ -1,0 +1,175 @@
+"""Does the loader hold training back? Images/s with it, and with one batch that stays on the device.
+
+    python -m benchmarks.training                                  generated images, 64 x 64
+    python -m benchmarks.training dataset=petals trainer.epochs=1  a prepared data set, with its recipe
+    python -m benchmarks.training --rounds 12 --steps 30 ...
+
+Both kinds take turns in one run, so that whatever else the machine does meets both; both augment, as the recipe says.
+A third kind, without augmentation, shows the share that augmentation takes. The same step as in training: augment,
+normalize, network, loss, backward, optimizer, in the precision that training would choose.
+
+Writes benchmarks/results/training.json; the last line is the same JSON document. Exits with 1 where the loader reaches
+less than 95 % of the resident batch.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+
+from handlers.spec import PreprocessSpec
+from training.batches import Batch, Batches, Joined
+from training.configuration import compose, plain, store_folder
+from training.module import Classification
+from training.optimizers import make_optimizer
+from training.precision import choose_bf16, choose_device, use_all_cores
+from training.splits import SplitSpec
+from training.store import PreparedDataset
+from training.train import machine, network_name, versions
+
+RESULT = Path("benchmarks/results/training.json")
+GOAL = 0.95
+KINDS = ("loader", "resident", "not augmented")
+
+
+class Stepper:
+    """The training step of one module, with its optimizer."""
+
+    def __init__(self, settings: dict[str, Any], classes: Sequence[str], spec: PreprocessSpec) -> None:
+        self.device = choose_device(settings["trainer"]["device"])
+        self.bf16 = choose_bf16(settings["trainer"]["precision"], self.device)
+        self.module = Classification(settings, classes, spec).to(self.device).train()
+        self.optimizer = make_optimizer(self.module.network, settings["trainer"])
+
+    def on_device(self, batch: Batch) -> Batch:
+        images, labels = batch
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def step(self, batch: Batch) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.module.training_step(batch, 1)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def generated(folder: Path, images: int, side: int) -> tuple[Joined, tuple[str, ...], PreprocessSpec]:
+    """Write a memory map of random images, and return it with names of classes and its preprocessing."""
+    random = np.random.default_rng(0)
+    pixels = open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(images, 3, side, side))
+    for start in range(0, images, 1000):
+        pixels[start : start + 1000] = random.integers(0, 256, pixels[start : start + 1000].shape, dtype=np.uint8)
+    pixels.flush()
+    mapped = np.load(folder / "images.npy", mmap_mode="r")
+    labels = random.integers(0, 12, images)
+    spec = PreprocessSpec(image_size=side)
+    return Joined(((mapped, labels, np.arange(images)),)), tuple(f"class {i}" for i in range(12)), spec
+
+
+def prepared(settings: dict[str, Any], folder: Path) -> tuple[Joined, tuple[str, ...], PreprocessSpec]:
+    """Open a prepared data set and return its training rows."""
+    data = PreparedDataset.open(folder)
+    split = data.split(SplitSpec.from_config(settings["split"]))
+    joined = Joined(((data.images, data.labels, split.train),))
+    return joined, data.classes, data.preprocess(*data.statistics(split.train))
+
+
+def endless(batches: Batches) -> Iterator[Batch]:
+    """Yield epoch after epoch."""
+    while True:
+        yield from batches
+
+
+def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return the seconds of each round of `steps` steps, by kind."""
+    loader = endless(batches)
+    resident = stepper.on_device(next(loader))
+    recipe = stepper.module.augmentations
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for number in range(rounds + 1):
+        for kind in KINDS:
+            for operations in recipe.values():
+                operations.enabled = kind != "not augmented"
+            if kind == "loader":
+                for _ in range(batches.prefetch + 1):  # what was gathered during the other kinds' turns
+                    next(loader)
+            stepper.wait()
+            began = time.perf_counter()
+            for _ in range(steps):
+                stepper.step(stepper.on_device(next(loader)) if kind == "loader" else resident)
+            stepper.wait()
+            if number:  # the first round warms up
+                seconds[kind].append(time.perf_counter() - began)
+    return seconds
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20_000, help="generated, where no data set is named")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_args(arguments)
+    named = any(override.startswith(("dataset=", "store=", "name=")) for override in options.overrides)
+    base = [] if named else ["dataset=class_folders", "dataset.image_size=64"]
+    config = compose([*base, "network=resnet18", *options.overrides])
+    settings = plain(config)
+    use_all_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        if named:
+            data, classes, spec = prepared(settings, store_folder(config))
+        else:
+            data, classes, spec = generated(Path(folder), options.images, settings["dataset"]["image_size"])
+        stepper = Stepper(settings, classes, spec)
+        trainer = settings["trainer"]
+        pin = stepper.device.type == "cuda"
+        batches = Batches(data, trainer["batch_size"], seed=0, prefetch=trainer["prefetch"], pin=pin)
+        seconds = measure(stepper, batches, options.rounds, options.steps)
+    images = options.steps * trainer["batch_size"]
+    pace = {kind: images / statistics.median(times) for kind, times in seconds.items()}
+    ratios = [b / a for a, b in zip(seconds["loader"], seconds["resident"], strict=True)]
+    shares = [1 - b / a for a, b in zip(seconds["resident"], seconds["not augmented"], strict=True)]
+    document = {
+        "benchmark": "training",
+        "network": network_name(settings),
+        "dataset": settings["dataset"]["name"] if named else "generated",
+        "image_size": spec.image_size,
+        "batch_size": trainer["batch_size"],
+        "augmentation": settings["augmentation"],
+        "precision": "bf16" if stepper.bf16 else "fp32",
+        "images_per_second": {kind: round(value, 1) for kind, value in pace.items()},
+        "ratio": round(statistics.median(ratios), 4),
+        "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
+        "goal": GOAL,
+        "augmentation_share": round(statistics.median(shares), 4),
+        "rounds": options.rounds,
+        "steps": options.steps,
+        "machine": machine(stepper.device.type),
+        "versions": versions(),
+    }
+    for kind, value in pace.items():
+        print(f"{kind:>14}  {value:8.1f} images/s")
+    print(f"{'ratio':>14}  {document['ratio']:8.3f}  (goal {GOAL})")
+    print(f"{'augmentation':>14}  {100 * statistics.median(shares):8.1f} % of the time")
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(document, indent=2) + "\n")
+    print(json.dumps(document))
+    return 0 if statistics.median(ratios) >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
