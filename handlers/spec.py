@@ -49,7 +49,7 @@ class PreprocessSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """Everything that travels with the weights: preprocessing, class names in output order, and where they came from."""
+    """What travels with the weights: preprocessing, class names in output order, and where they came from."""
 
     preprocess: PreprocessSpec
     classes: tuple[str, ...]
@@ -76,7 +76,9 @@ class Spec:
         if not isinstance(version, int) or version < 1:
             raise ValueError("spec.json has no schema_version: it was not written by Sightline's export")
         if version > SCHEMA_VERSION:
-            raise ValueError(f"spec.json has schema version {version}, this code reads up to {SCHEMA_VERSION}: update Sightline")
+            raise ValueError(
+                f"spec.json has schema version {version}, this code reads up to {SCHEMA_VERSION}: update Sightline"
+            )
         try:
             preprocess = dict(document["preprocess"])
             preprocess["mean"], preprocess["std"] = tuple(preprocess["mean"]), tuple(preprocess["std"])

@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -320,12 +321,25 @@ def test_the_limits_hold_for_every_format(kind: str) -> None:
         decode(data, limits=Limits(max_bytes=len(data) - 1))
 
 
-def png_bomb(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+def png_bomb(width: int, height: int) -> bytes:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"")) + png_chunk(b"IEND", b"")
+
+
+def test_what_pillow_only_remarks_on_is_read_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = encoded(corners(), "PNG")
+    animation_of_no_frames = png_chunk(b"acTL", struct.pack(">II", 0, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert is_corners(decode(whole[:33] + animation_of_no_frames + whole[33:]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert is_corners(decode(whole[:33] + animation_of_no_frames + whole[33:]))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
