@@ -27,6 +27,7 @@ import torch
 from numpy.lib.format import open_memmap
 
 from handlers.spec import PreprocessSpec
+from training.augmentation import Augmentation
 from training.batches import Batch, Batches, Joined
 from training.configuration import compose, plain, store_folder
 from training.module import Classification
@@ -97,12 +98,12 @@ def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict
     """Return the seconds of each round of `steps` steps, by kind."""
     loader = endless(batches)
     resident = stepper.on_device(next(loader))
-    recipe = stepper.module.augmentations
+    recipes = [module for module in stepper.module.modules() if isinstance(module, Augmentation)]
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for number in range(rounds + 1):
         for kind in KINDS:
-            for operations in recipe.values():
-                operations.enabled = kind != "not augmented"
+            for recipe in recipes:
+                recipe.enabled = kind != "not augmented"
             if kind == "loader":
                 for _ in range(batches.prefetch + 1):  # what was gathered during the other kinds' turns
                     next(loader)

@@ -21,18 +21,12 @@ from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
 
-# Lightning warns of what is meant here; by the beginning of its messages.
+# Lightning warns of what is meant here.
 NOISE = (
-    r".*does not have many workers",
-    r".*The number of training batches .* is smaller than the logging interval",
-    r".*Trying to infer the `batch_size`",
-    r".*has no `test_step`",
-    r".*Checkpoint directory .* exists",
-    r".*GPU available but not used",
-    r".*isinstance\(treespec, LeafSpec\)",
-    r".*`training_step` returned `None`",
-    r".*You're resuming from a checkpoint that ended",
-    r".*lr_scheduler.step\(\)",
+    r".*have no `val_dataloader`",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"GPU available but not used",
+    r"Checkpoint directory .* exists and is not empty",
 )
 
 

@@ -18,7 +18,7 @@ def test_each_data_set_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_network_can_be_chosen_for_each_data_set(name: str) -> None:
-    kind = OmegaConf.load(CONFIGS / "network" / f"{name}.yaml").get("kind")
+    kind = OmegaConf.select(OmegaConf.load(CONFIGS / "network" / f"{name}.yaml"), "kind")
     for dataset in DATASETS:
         config = compose([f"dataset={dataset}", f"network={name}"])
         assert kind is None or config.network.kind == kind

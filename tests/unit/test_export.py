@@ -100,8 +100,8 @@ def test_an_artifact_that_answers_otherwise_is_not_written(
 def test_compare_counts_other_answers() -> None:
     network, other = (build({"kind": "cnn", "layers": [{"channels": 4}]}, 3, 3, 8).eval() for _ in range(2))
     with torch.no_grad():
-        network.head.bias += torch.tensor([100.0, 0.0, 0.0])
-        other.head.bias += torch.tensor([0.0, 0.0, 100.0])
+        network.head.bias.add_(torch.tensor([100.0, 0.0, 0.0]))
+        other.head.bias.add_(torch.tensor([0.0, 0.0, 100.0]))
     preprocess = Preprocess(PreprocessSpec(image_size=8))
     batches = [(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.zeros(5))]
     document = export.compare(network, other, preprocess, batches)

@@ -9,7 +9,7 @@ from training.networks import DroppedNorm, build
 
 SIZE = 32
 # vgg16's 134 million weights are built once, not in every test.
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "small_cnn": {},
     "resnet18": {},
     "resnet18 small": {"stem": "small", "stem_stride": 2, "drop_path": 0.2},

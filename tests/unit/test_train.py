@@ -231,9 +231,10 @@ def test_averaged_weights_follow_slowly_and_are_those_validated() -> None:
     module = Classification(config, CLASSES, PreprocessSpec(image_size=16))
     assert module.average is not None and module.best_network is module.average.module
     module.on_train_batch_end()
-    before = module.average.module.head.weight.clone()
+    averaged: Any = module.average.module
+    before = averaged.head.weight.clone()
     with torch.no_grad():
         module.network.head.weight.add_(1.0)
     module.on_train_batch_end()
-    moved = (module.average.module.head.weight - before).mean()
+    moved = (averaged.head.weight - before).mean()
     assert 0.05 < float(moved) < 0.95  # the decay is still low: (1 + n) / (10 + n)
