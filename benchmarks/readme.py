@@ -155,13 +155,13 @@ def fewest(results: Path) -> str:
         return NOT_MEASURED
     rows = [
         [
-            f"{point['width']}",
+            str(point["width"]),
             f"{point['parameters']:,}",
             f"{point['images_per_class']:,}",
-            f"{100 * point['validation']:.2f} %",
-            _percent(point["top_1"]),
+            f"{100 * point['validation_top_1']:.2f} %",
+            _percent(point["test"]),
         ]
-        for point in document["points"]
+        for point in document["chosen"]
     ]
     return _table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
 
@@ -172,8 +172,8 @@ def prepare(results: Path) -> str:
     if document is None:
         return NOT_MEASURED
     rows = [
-        [f"{row['images']:,}", f"{1e3 * row['seconds_per_image']:.2f} ms", f"{row['peak_anonymous_mb']:.0f} MB"]
-        for row in document["rows"]
+        [f"{row['images']:,}", f"{row['milliseconds_per_image']:.2f} ms", f"{row['peak_anonymous_mb']:.0f} MB"]
+        for row in document["runs"]
     ]
     return _table(["images", "time an image", "peak anonymous memory, all processes"], rows)
 

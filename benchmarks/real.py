@@ -105,7 +105,7 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
         "top_5": metrics["top_5"],
         "macro_f1": metrics["macro_f1"],
         "calibration_error": metrics["calibration_error"],
-        "parts": metrics.get("parts", {}),
+        "parts": {part: scores["top_1"] for part, scores in metrics.get("parts", {}).items()},
         "machine": trained["machine"],
         "versions": trained["versions"] | {"torchserve": importlib.metadata.version("torchserve")},
         "runs": 1,

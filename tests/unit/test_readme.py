@@ -1,0 +1,67 @@
+"""README.md says what the results say, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme
+
+SCORE = {"value": 0.995, "low": 0.99, "high": 0.998}
+RUN = {
+    "images": {"train": 90, "validation": 10, "test": 200},
+    "classes": 12,
+    "network": "resnet18",
+    "image_size": 64,
+    "parameters": 11_176_396,
+    "train_seconds": 90.0,
+    "top_1": SCORE,
+    "served": {"top1": 0.995, "agree": 200, "images": 200},
+    "machine": {"processor": "Chip", "cores": 2, "device": "cpu"},
+    "versions": {"torch": "2.15.0"},
+}
+
+
+def block(name: str, body: str = "*Old.*") -> str:
+    return f"before\n<!-- table:{name} -->\n\n{body}\n\n<!-- /table:{name} -->\nafter\n"
+
+
+def test_a_table_is_made_of_its_results(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "fingers.json").write_text(json.dumps(RUN))
+    text = readme.render(block("real"), tmp_path)
+    row = next(line for line in text.splitlines() if line.startswith("| Fingers "))
+    assert "**99.50 %** (99.0 to 99.8)" in row and "| 100 | 200 | 12 | resnet18, 64 x 64 | 11.18 M | 1.5 min |" in row
+    assert "99.50 %; 200 of 200 agree" in row and "2 cores of Chip" in text and "Old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n")
+    assert readme.render(text, tmp_path) == text
+
+
+@pytest.mark.parametrize("name", list(readme.TABLES))
+def test_what_has_no_result_is_not_claimed(name: str, tmp_path: Path) -> None:
+    assert f"\n\n{readme.NOT_MEASURED}\n\n" in readme.render(block(name), tmp_path)
+
+
+def test_a_row_without_a_result_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "fingers.json").write_text(json.dumps(RUN))
+    moths = next(line for line in readme.render(block("real"), tmp_path).splitlines() if line.startswith("| Moths"))
+    assert "not measured" in moths and "%" not in moths
+
+
+def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(readme.ReadmeError, match="asks for a table 'reel'"):
+        readme.render(block("reel"), tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "fingers.json").write_text("{}")
+    with pytest.raises(readme.ReadmeError, match="results of table 'real' are broken"):
+        readme.render(block("real"), tmp_path)
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text()
+    assert readme.render(text, root / "benchmarks" / "results") == text, "make readme"
+    assert set(readme.BLOCK.findall(text)) and {match["name"] for match in readme.BLOCK.finditer(text)} == set(
+        readme.TABLES
+    )
