@@ -6,6 +6,7 @@ nothing has changed. What is here only orders, times and names them, and imports
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -75,7 +76,8 @@ class Steps:
 
 def override(key: str, value: object) -> str:
     """Return `key='value'` as Hydra reads it; a path, for one, may hold spaces, commas and brackets."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # Backslashes count only before a quote, there each of them; `${` would be a reference to another setting.
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'").replace("${", "\\${")
     return f"{key}='{text}'"
 
 

@@ -1,0 +1,92 @@
+"""`make up` from a folder of images to answers over REST, and what it skips the second time."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving import server as server_module
+from serving import state
+from serving.client import Client
+from tests.server.conftest import CONFIG, ROOT, free_offset
+
+SMALL = ("network=small_cnn", "trainer.epochs=3", "trainer.batch_size=8", "dataset.image_size=32", "augmentation=[]")
+
+
+def paint(folder: Path, count: int) -> Path:
+    """Write `count` images of each of two colours, in a folder for each."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("warm", (220, 90, 30)), ("cold", (30, 90, 220))):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = np.clip(rng.normal(colour, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory to work in, whose server ends with the tests."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "config.properties").write_text(CONFIG.read_text())
+    paint(folder / "my images", 30)
+    yield folder
+    server_module.stop(root=folder)
+
+
+@pytest.fixture(scope="module")
+def offset() -> int:
+    return free_offset(22000)
+
+
+def up(home: Path, offset: int, *overrides: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pipeline.up", "my images", "colours", *SMALL, *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "SIGHTLINE_PORT_OFFSET": str(offset)}
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> None:
+    first = up(home, offset)
+    assert first.returncode == 0, first.stdout + first.stderr
+    record = json.loads((home / "logs" / "up-colours.json").read_text())
+    assert list(record["steps"]) == ["prepare", "train", "evaluate", "archive", "serve", "predict"]
+    assert record["answers"] == 6
+    assert record["right"] == 6
+    assert "curl -H" in first.stdout
+    assert "make stop" in first.stdout
+    running = state.running(home)
+    assert running is not None
+
+    second = up(home, offset)
+    assert second.returncode == 0, second.stdout + second.stderr
+    again = state.running(home)
+    assert again is not None
+    assert again.pid == running.pid, "an unchanged model must stay served by the same server"
+    assert [path.name for path in (home / "model_store").glob("*.mar")] == ["colours-1.0.mar"]
+    skipped = json.loads((home / "logs" / "up-colours.json").read_text())["steps"]
+    assert skipped["train"] < record["steps"]["train"]
+
+
+def test_a_changed_model_becomes_the_next_version_and_is_served(home: Path, offset: int) -> None:
+    done = up(home, offset, "seed=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Client(root=home) as client:
+        assert client.describe("colours").version == "2.0"
+        assert client.predict((home / "my images" / "cold" / "0.png").read_bytes(), "colours").label == "cold"
+
+
+def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.up", "nowhere", "x"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: nowhere is not a folder. Name one that holds a folder of images for each class: RAW=<folder>\n"
+    )

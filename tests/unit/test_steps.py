@@ -1,0 +1,128 @@
+"""pipeline/steps.py: steps in order with their times, versions of archives, and what makes one out of date."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipeline import showing, steps
+from pipeline.steps import StepError, Steps
+from serving.model_store import ArchiveError
+from tests.unit.small_network import SmallNetwork, small_spec
+from training.configuration import compose
+from training.predictions import Predictions
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Steps:
+    """Steps in a folder with a module that writes what it was given, and fails when told to."""
+    (tmp_path / "noting.py").write_text(
+        "import sys\n"
+        "open('notes.txt', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "sys.exit(3 if 'fail' in sys.argv else 0)\n"
+    )
+    return Steps("title", root=tmp_path, record=tmp_path / "logs" / "steps.json", console=Console(file=io.StringIO()))
+
+
+def test_steps_run_in_order_and_their_seconds_are_written(run: Steps) -> None:
+    run.run("first", "one", "noting", "a b", "c=1")
+    run.run("second", "two", "noting", "d")
+    assert (run.root / "notes.txt").read_text() == "a b c=1\nd\n"
+    document = json.loads(run.record.read_text())
+    assert list(document["steps"]) == ["first", "second"]
+    assert all(seconds > 0 for seconds in document["steps"].values())
+    assert document["seconds"] >= sum(document["steps"].values()) - 0.01
+
+
+def test_a_step_that_fails_ends_the_run_and_is_named(run: Steps) -> None:
+    run.run("first", "one", "noting", "a")
+    with pytest.raises(StepError, match=r"^second failed .*run the same command again$"):
+        run.run("second", "two", "noting", "fail")
+    assert (run.root / "notes.txt").read_text() == "a\nfail\n"
+    assert list(json.loads(run.record.read_text())["steps"]) == ["first", "second"]
+
+
+def test_importing_the_steps_does_not_import_torch() -> None:
+    code = "import sys, pipeline.demo, pipeline.data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", ["/a b/c", "/it's/{here}", "/x=1,2/[y]", "/back\\slash", "/end\\", "/\\'", "/${home}"])
+def test_any_path_reaches_the_configuration(path: str) -> None:
+    assert compose([steps.override("raw", path)]).raw == path
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with a run of the name "small"."""
+    from handlers import artifact
+
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    artifact.save(SmallNetwork().eval(), small_spec(), folder / "model.pt")
+    return tmp_path
+
+
+def test_an_archive_is_built_once_for_the_same_weights(trained: Path) -> None:
+    first, new = steps.build_archive("small", trained)
+    assert (first.version, new) == ("1.0", True)
+    assert steps.build_archive("small", trained) == (first, False)
+
+
+def test_other_weights_become_the_next_version(trained: Path) -> None:
+    from handlers import artifact
+
+    first, _ = steps.build_archive("small", trained)
+    before = first.path.read_bytes()
+    artifact.save(SmallNetwork().eval(), small_spec(size=24), trained / "runs" / "small" / "model.pt")
+    second, new = steps.build_archive("small", trained)
+    assert (second.version, new) == ("2.0", True)
+    assert first.path.read_bytes() == before
+
+
+def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
+    found, _ = steps.build_archive("small", trained)
+    older = found.path.with_name("older.mar")
+    with zipfile.ZipFile(found.path) as source, zipfile.ZipFile(older, "w") as target:
+        for member in source.infolist():
+            text = source.read(member)
+            target.writestr(member, text + b"\n" if member.filename == "handlers/decoding.py" else text)
+    assert steps.is_current(found, trained / "runs" / "small")
+    shutil.move(older, found.path)
+    assert not steps.is_current(found, trained / "runs" / "small")
+
+
+def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
+    assert steps.next_version("x", tmp_path) == "1.0"
+    for name in ("x-2.0.mar", "x-10.1.mar", "y-30.0.mar"):
+        (tmp_path / name).touch()
+    assert steps.next_version("x", tmp_path) == "11.0"
+
+
+def test_a_run_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"model\.pt is not there"):
+        steps.build_archive("none", tmp_path)
+
+
+def test_the_images_shown_are_of_different_classes() -> None:
+    labels = np.repeat(np.arange(12), 30)
+    predictions = Predictions(
+        probabilities=np.zeros((360, 12), dtype=np.float32),
+        labels=labels,
+        ids=np.array([str(n) for n in range(360)]),
+        paths=np.array(["x"] * 360),
+        offsets=np.zeros(360, dtype=np.int64),
+        lengths=np.full(360, -1),
+        raw=Path(),
+    )
+    rows = showing.pick(predictions, 8)
+    assert len({int(labels[row]) for row in rows}) == 8
+    assert len(set(showing.pick(predictions, 20))) == 20
+    assert rows == showing.pick(predictions, 8)
