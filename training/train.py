@@ -29,7 +29,7 @@ from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
 
-FORMAT = 1  # of what a run leaves behind; raise it where older runs must be trained again
+FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
 BESIDE = ("name", "store", "raw", "tracking")
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
