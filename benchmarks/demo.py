@@ -1,0 +1,74 @@
+"""How long `make demo` takes in a clean clone, the first time and the second.
+
+    python -m benchmarks.demo
+
+Clones the committed state of this repository into an empty folder, installs there, and runs `make demo` twice, as a new
+user would. Times count from the end of installing. Writes benchmarks/results/demo.json; the last line is that document.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.real import write
+from training.train import machine, versions
+
+RESULT = Path("benchmarks/results/demo.json")
+OFFSET = "1700"  # of the ports, so that a server that runs here stays alone
+
+
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """Clone into `folder`, run the demo twice, and return what each run wrote of itself; times in seconds.
+
+    Raises:
+        subprocess.CalledProcessError: a command failed; its reason stands above.
+    """
+    # As a new user has it: nothing of this process's environment, and no folder of ours beside the clone.
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_CONFIG_FILE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment["SIGHTLINE_PORT_OFFSET"] = OFFSET
+    clone = folder / "sightline"
+    subprocess.run(["git", "clone", "--quiet", str(Path.cwd()), str(clone)], check=True)
+
+    def make(verb: str) -> float:
+        began = time.perf_counter()
+        subprocess.run(["make", verb], cwd=clone, env=environment, check=True)
+        return time.perf_counter() - began
+
+    print(f"installing took {make('setup'):.0f} s", flush=True)
+    runs = []
+    try:
+        for title in ("the first time", "the second time"):
+            make("demo")
+            runs.append(json.loads((clone / "logs" / "demo.json").read_text()) | {"title": title})
+    finally:
+        make("stop")
+    return runs
+
+
+def main() -> int:
+    """Measure, write the result and print it."""
+    with tempfile.TemporaryDirectory(prefix="sightline-demo-") as folder:
+        try:
+            runs = measure(Path(folder))
+        except subprocess.CalledProcessError as error:
+            print(f"error: {' '.join(error.cmd)} failed: its reason stands above", file=sys.stderr)
+            return 1
+    document = {
+        "command": "python -m benchmarks.demo",
+        "runs": runs,
+        "machine": machine("cpu"),
+        "versions": versions(),
+    }
+    write(RESULT, document)
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
