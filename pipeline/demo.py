@@ -18,7 +18,7 @@ IMAGES_PER_CLASS = 150
 TRAINING = (
     *("network=small_cnn", "trainer.optimizer=adamw", "trainer.lr=0.005", "trainer.weight_decay=0.05"),
     *("trainer.schedule=onecycle", "trainer.batch_size=32", "trainer.ema=0", "trainer.label_smoothing=0"),
-    *("trainer.epochs=18", "trainer.max_minutes=2"),
+    *("trainer.epochs=18", "trainer.max_minutes=5"),
 )
 ASKED = 8
 

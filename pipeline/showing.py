@@ -69,9 +69,10 @@ def _short(path: Path, root: Path) -> str:
 def show(answers: list[Answer], served: Served, console: Console) -> None:
     """Print the answers as a table, and what to do next."""
     table = Table(title=f"{served.archive.name} {served.archive.version}, served at {served.address}")
+    table.caption = "p: probability of the predicted class; ms: from sending an image over REST to its parsed answer"
     for heading in ("image", "true", "predicted"):
         table.add_column(heading, overflow="fold")
-    for heading in ("probability", "ms over REST"):
+    for heading in ("p", "ms"):
         table.add_column(heading, justify="right")
     for answer in answers:
         colour = "green" if answer.predicted == answer.true else "red"
