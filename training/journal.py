@@ -19,8 +19,9 @@ class Journal(Checkpoint):
     """Writes `metrics.csv`, `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the folder of a run, each epoch.
 
     The best checkpoint has the lowest validation loss: on the few dozen validation images of a small data set, accuracy
-    moves in steps so large that the luckiest epoch would win, not the best. Every file is replaced at once, so that a killed process leaves the one before it. `images` is the number of training images of
-    an epoch; `max_minutes` counts the training time of all starts together.
+    moves in steps so large that the luckiest epoch would win, not the best. Every file is replaced at once, so that a
+    killed process leaves the one before it. `images` is the number of training images of an epoch; `max_minutes` counts
+    the training time of all starts together.
     """
 
     def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:

@@ -131,7 +131,7 @@ class Classification(L.LightningModule):
         images, labels = batch
         inputs = self.preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
         logits = self.best_network(inputs).float()
-        # The very loss that training lowers: without its label smoothing, a network that trains on would seem to worsen.
+        # The very loss that training lowers: without label smoothing, a network that trains on would seem to worsen.
         self.validation_loss.update(self.loss(logits, labels), weight=len(labels))
         self.validation_accuracy.update((logits.argmax(dim=1) == labels).float())
 

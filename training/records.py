@@ -19,8 +19,8 @@ class Record:
     `id` is unique within its data set. `split` is the side of the data set's own layout: validation images of a layout
     count as "train", since validation is always split off anew. `label` is a class name, or None where the layout gives
     none; a reader passes on a label that is not among the data set's classes as it stands, and `prepare` reports that
-    record by its path and leaves it out. `path` is relative to the raw folder; `offset` and `length` are in bytes (`length` None: the whole file).
-    Records of one `group` never stand on two sides of a split by group.
+    record by its path and leaves it out. `path` is relative to the raw folder; `offset` and `length` are in bytes
+    (`length` None: the whole file). Records of one `group` never stand on two sides of a split by group.
     """
 
     id: str
