@@ -84,7 +84,7 @@ def show(answers: list[Answer], served: Served, console: Console) -> None:
     url = f"{served.address}/predictions/{served.archive.name}"
     for line in (
         "Ask it yourself, from this folder:",
-        f'  curl -H "Authorization: Bearer {TOKEN}" -T {image} {url}',
+        f'  curl -sS -H "Authorization: Bearer {TOKEN}" -T {image} {url}',
         f"  make predict NAME={served.archive.name} IMAGE={image}",
         "Stop the server:",
         "  make stop",

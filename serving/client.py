@@ -239,7 +239,7 @@ class Client:
             token: str = json.loads(self.key_file.read_text())[api]["key"]
         except (OSError, ValueError, KeyError) as error:
             raise NoKey(
-                f"{self.key_file.name} cannot be read: TorchServe writes it to the directory it is started in"
+                f"no server was started here ({self.key_file.name} cannot be read): start one (make serve)"
             ) from error
         return token
 

@@ -1,5 +1,7 @@
 """serving/container.py as a container starts it: in the foreground, open to its network, ended by SIGTERM."""
 
+import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -43,6 +45,10 @@ def test_a_container_from_start_to_end(container: tuple[Path, "subprocess.Popen[
         assert set(client.predict(picture(), "shapes").probabilities) == set(CLASSES["shapes"])
     refused = httpx.post(f"{running.inference}/predictions/shapes", content=picture(), trust_env=False)
     assert refused.status_code == 400, "a request without a token must not be answered"
+
+    keys = json.loads((folder / "key_file.json").read_text())
+    ends = dt.datetime.fromisoformat(keys["inference"]["expiration time"][:19] + "+00:00")
+    assert ends - dt.datetime.now(dt.UTC) > dt.timedelta(days=300), "a token must outlast a server that runs for long"
 
     connections = [each for each in psutil.net_connections("tcp") if each.pid == running.pid and each.laddr]
     listening = {each.laddr.port: each.laddr.ip for each in connections if each.laddr and each.status == "LISTEN"}

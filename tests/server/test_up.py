@@ -58,7 +58,7 @@ def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> N
     assert list(record["steps"]) == ["prepare", "train", "evaluate", "archive", "serve", "predict"]
     assert record["answers"] == 6
     assert record["right"] == 6
-    assert "curl -H" in first.stdout
+    assert "curl -sS -H" in first.stdout
     assert "make stop" in first.stdout
     running = state.running(home)
     assert running is not None
