@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--raw", default="", help='folder with the raw images, or "generated"; nothing: download')
     parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.prepare")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         name = arguments.name or arguments.dataset
         data(arguments.dataset, arguments.raw, name, Path.cwd(), tuple(arguments.overrides))

@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("name", help="of the model (empty: the folder's)")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of training at most (default {MINUTES:g})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         name = arguments.name or arguments.raw.resolve().name
         up(arguments.raw, name, Path.cwd(), arguments.minutes, tuple(arguments.overrides))
