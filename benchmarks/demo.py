@@ -28,9 +28,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     Raises:
         subprocess.CalledProcessError: a command failed; its reason stands above.
     """
-    # As a new user has it: nothing of this process's environment, and no folder of ours beside the clone.
-    kept = ("PATH", "HOME", "LANG", "TMPDIR", "PIP_CONFIG_FILE")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    # As a new user has it: neither this environment's Python nor settings of ours.
+    ours = ("PYTHON", "VIRTUAL_ENV", "SIGHTLINE", "OMP_", "MAKE", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment["SIGHTLINE_PORT_OFFSET"] = OFFSET
     clone = folder / "sightline"
     subprocess.run(["git", "clone", "--quiet", str(Path.cwd()), str(clone)], check=True)
