@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.steps import StepError, Steps, override
+from pipeline.steps import StepError, Steps, guarded, override
 
 GENERATED = "generated"
 
@@ -42,15 +42,8 @@ def main() -> int:
     parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.prepare")
     arguments = parser.parse_intermixed_args()
-    try:
-        name = arguments.name or arguments.dataset
-        data(arguments.dataset, arguments.raw, name, Path.cwd(), tuple(arguments.overrides))
-    except (StepError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    name, overrides = arguments.name or arguments.dataset, tuple(arguments.overrides)
+    return guarded(lambda: data(arguments.dataset, arguments.raw, name, Path.cwd(), overrides))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ network nor credentials; the times of all steps go to logs/demo.json.
 import sys
 from pathlib import Path
 
-from pipeline.steps import Steps
-from pipeline.up import FAILURES, serve_and_ask
+from pipeline.steps import Steps, guarded
+from pipeline.up import serve_and_ask
 
 NAME = "demo"
 RAW = Path("data/raw/fingers-generated")
@@ -48,15 +48,7 @@ def demo(root: Path) -> Steps:
 
 
 def main() -> int:
-    try:
-        demo(Path.cwd())
-    except FAILURES as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted. Run the same command again: finished steps are skipped", file=sys.stderr)
-        return 130
-    return 0
+    return guarded(lambda: demo(Path.cwd()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,11 +20,22 @@ from rich.console import Console
 
 from serving import archive, model_store, ports, server, state
 from serving.client import Client, ClientError
-from serving.model_store import Archive
+from serving.java import JavaError
+from serving.model_store import Archive, ArchiveError
+from serving.ports import PortError
+from serving.server import ServerError
+from training.records import DatasetError
 
 
 class StepError(Exception):
-    """A step has failed; what it says of that stands above on the screen."""
+    """A step cannot be done; the message says what to do."""
+
+
+class StepFailed(StepError):
+    """A step's own command has failed, and has said so itself: there is nothing to add to that."""
+
+
+FAILURES = (StepError, ArchiveError, ServerError, PortError, JavaError, ClientError, DatasetError, OSError)
 
 
 class Steps:
@@ -58,12 +69,12 @@ class Steps:
         """Run `python -m module arguments` in `root`, its output passed through.
 
         Raises:
-            StepError: it exits with anything but 0.
+            StepFailed: it exits with anything but 0.
         """
         with self.step(name, says):
             done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=self.root, check=False)
         if done.returncode:
-            raise StepError(f"{name} failed (its reason stands above). Mend that and run the same command again")
+            raise StepFailed(name)
 
     def write(self, **more: object) -> None:
         """Write the record: seconds of each step so far, those since the start, and what else is given."""
@@ -87,6 +98,21 @@ class Served:
 
     archive: Archive
     address: str
+
+
+def guarded(work: Callable[[], object]) -> int:
+    """Do `work` as a command does: return its exit status, with one line on the error stream where it goes wrong."""
+    try:
+        work()
+    except StepFailed:
+        return 1
+    except FAILURES as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted. Run the same command again: finished steps are skipped", file=sys.stderr)
+        return 130
+    return 0
 
 
 def is_current(found: Archive, run: Path) -> bool:
