@@ -81,8 +81,8 @@ class Classification(L.LightningModule):
         size = self._train_size(min(self.current_epoch, len(self._epochs) - 1))
         augmentation: Augmentation = self.augmentations[str(size)]  # type: ignore[assignment]
         floats = images.float().div_(255.0)
-        # A random crop takes its part of the stored image, which is shrunk first only so far that the crop, which has no
-        # antialiasing, does not skip pixels.
+        # A random crop takes its part of the stored image, shrunk only so far that the crop skips no pixels: it has no
+        # antialiasing of its own.
         before = min(images.shape[-1], size * 3 // 2) if augmentation.crops else size
         if before != images.shape[-1]:
             floats = nn.functional.interpolate(floats, size=(before, before), mode="bilinear", antialias=True)
