@@ -63,15 +63,21 @@ def test_a_failed_step_has_said_why_and_other_errors_are_one_line(capsys: pytest
         steps.guarded(lambda: 1 / 0)
 
 
-def test_few_images_are_held_out_one_in_as_many_as_there_are(tmp_path: Path) -> None:
-    def folds(counts: dict[str, dict[str, int]], *overrides: str) -> tuple[str, ...]:
-        (tmp_path / "dataset.json").write_text(json.dumps({"counts": counts}))
-        return up.folds_for(tmp_path, overrides)
-
-    assert folds({"train": {"a": 5, "b": 3}, "test": {}}) == ("split.folds=5",)
-    assert folds({"train": {"a": 5, "b": 3}, "test": {"a": 5}}) == ()
-    assert folds({"train": {"a": 1}, "test": {}}) == ("split.folds=2",)
-    assert folds({"train": {"a": 5}, "test": {}}, "split.folds=3") == ()
+@pytest.mark.parametrize(
+    ("counts", "overrides", "expected"),
+    [
+        ({"train": {"a": 5, "b": 3}, "test": {}}, (), {"trainer.epochs=60", "split.folds=5"}),
+        ({"train": {"a": 500, "b": 400}, "test": {"b": 100}}, (), {"trainer.epochs=30", "split.folds=10"}),
+        ({"train": {"a": 90_000, "b": 9}, "test": {}}, (), {"trainer.epochs=5", "split.folds=10"}),
+        ({"train": {"a": 1}, "test": {}}, ("trainer.epochs=2",), {"split.folds=2"}),
+        ({"train": {"a": 8}, "test": {}}, ("split.folds=3", "trainer.epochs=2"), set()),
+    ],
+)
+def test_what_is_not_said_fits_the_number_of_images(
+    counts: dict[str, dict[str, int]], overrides: tuple[str, ...], expected: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps({"counts": counts}))
+    assert set(up.defaults_for(tmp_path, overrides)) == expected
 
 
 def test_importing_the_steps_does_not_import_torch() -> None:
