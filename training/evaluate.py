@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 
+if TYPE_CHECKING:
+    from handlers.classifier import Classifier
+
 CODE = ("evaluate.py", "pictures.py", "predictions.py", "scores.py")  # a change of these makes evaluations out of date
 
 
@@ -44,7 +47,8 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
 
     Raises:
         ConfigurationError: the run is not trained or not exported.
-        DatasetError: the data set is not prepared, has no labelled test image, or an image's bytes have gone.
+        DatasetError: the data set is not prepared or another one than it was trained on, has no labelled test image, or
+            an image's bytes have gone.
     """
     console = console or Console(stderr=True)
     config, dataset = trained(folder)
@@ -61,9 +65,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
             f"{dataset.folder}: no test image has a label, so nothing can be judged. "
             "Train with split.test=folds, or write a submission with `python -m training.submission`"
         )
-    classifier = open_classifier(folder)
-    if classifier.spec.classes != dataset.classes:
-        raise DatasetError(f"{folder}/model.pt answers other classes than {dataset.folder} has: train it again")
+    classifier = answering(folder, dataset)
     records = [dataset.record(int(row)) for row in rows]
     started = time.perf_counter()
     probabilities = predict(classifier, records, dataset.raw, batch=batch, console=console)
@@ -106,6 +108,19 @@ def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
             f"{folder}/model.pt is not there: train and export with `python -m training.train name={config.name}`"
         )
     return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
+
+
+def answering(folder: Path, dataset: PreparedDataset) -> "Classifier":
+    """Return the classifier of a run that was trained on this very data set.
+
+    Raises:
+        ConfigurationError: its artifact cannot be read.
+        DatasetError: it was trained on other data: its training images may be among the test images here.
+    """
+    classifier = open_classifier(folder)
+    if classifier.spec.provenance.get("fingerprint") != dataset.fingerprint:
+        raise DatasetError(f"{dataset.folder} is not the data that {folder}/model.pt was trained on: train it again")
+    return classifier
 
 
 def judge(predictions: Predictions, classes: Sequence[str], patterns: Mapping[str, str]) -> dict[str, Any]:
@@ -183,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given["batch"] < 1:
             raise configuration.ConfigurationError(f"batch={given['batch']}: it must be at least 1")
         metrics = run(Path("runs") / given["name"], batch=given["batch"])
-    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
+    except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     Console().print(table(metrics))

@@ -26,7 +26,7 @@ from training.module import Classification
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
-from training.train import network_name, versions
+from training.train import network_name, run_key, versions
 
 TOLERANCE = 1e-4  # of a probability, in float32
 
@@ -112,12 +112,18 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigurationError(
                 f"{best} is not there: train first with `python -m training.train name={run.name}`"
             )
+        if (best.parent / "key").read_text() != run_key(settings, data):
+            raise ConfigurationError(
+                f"{best} is of other data, settings or versions than those here: train {run} again"
+            )
         preprocess = data.preprocess(*data.statistics(split.train))
-        settings["network"] |= {"weights": None}
-        module = Classification(settings, data.classes, preprocess)
+        # What it started from need not be there any more: the checkpoint has all weights.
+        beginnings = {"weights": None, "pretrained": False}
+        network = {name: beginnings.get(name, value) for name, value in settings["network"].items()}
+        module = Classification({**settings, "network": network}, data.classes, preprocess)
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         document = export(module.eval(), settings, data, split, preprocess, run)
-    except (ConfigurationError, DatasetError, TrainingError) as error:
+    except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{run}/model.pt: largest difference {document['largest_difference']:.1e} on {document['images']} images")

@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 
 from training import configuration
-from training.evaluate import settings, trained
-from training.predictions import open_classifier, predict
+from training.evaluate import answering, settings, trained
+from training.predictions import predict
 from training.records import DatasetError
 
 
@@ -28,7 +28,8 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
 
     Raises:
         ConfigurationError: the run is not trained or not exported.
-        DatasetError: the data set is not prepared, has no test side, or an image's bytes have gone.
+        DatasetError: the data set is not prepared or another one than it was trained on, has no test side, or an
+            image's bytes have gone.
     """
     _, dataset = trained(folder)
     rows = np.flatnonzero(dataset.on_test_side)
@@ -36,7 +37,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
         raise DatasetError(f"{dataset.folder}: its layout has no test side, so there is nothing to submit")
     records = [dataset.record(int(row)) for row in rows]
     probabilities = predict(
-        open_classifier(folder), records, dataset.raw, batch=batch, console=console or Console(stderr=True)
+        answering(folder, dataset), records, dataset.raw, batch=batch, console=console or Console(stderr=True)
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -125,6 +125,14 @@ def test_a_changed_or_missing_image_is_named(root: Path) -> None:
     assert not (root / "runs/tiny/evaluation/metrics.json").exists()
 
 
+def test_a_data_set_prepared_anew_is_not_judged(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = root / "data/processed/tiny/dataset.json"
+    document.write_text(json.dumps({**json.loads(document.read_text()), "fingerprint": "another"}))
+    for command in (evaluate, submission):
+        assert command.main(["name=tiny"]) == 1
+        assert "is not the data that runs/tiny/model.pt was trained on: train it again" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

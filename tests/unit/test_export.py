@@ -69,6 +69,20 @@ def test_the_command_makes_the_same_artifact_again(
     assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
 
 
+def test_a_checkpoint_of_other_data_is_not_exported(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    document = root / "data/processed/tinted/dataset.json"
+    before = document.read_text()
+    document.write_text(json.dumps({**json.loads(before), "key": "another"}))
+    try:
+        assert export.main(["name=exported"]) == 1
+        assert "is of other data" in capsys.readouterr().err
+    finally:
+        document.write_text(before)
+
+
 class Scaled:
     """An exported network that answers a little otherwise."""
 
