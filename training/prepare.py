@@ -263,7 +263,7 @@ def run(overrides: Sequence[str], console: Console) -> None:
     config = compose(overrides)
     folder, processes = store_folder(config), int(config.processes or len(os.sched_getaffinity(0)))
     spec = SplitSpec.from_config(config.split)
-    if config.augment < 0:
+    if type(config.augment) is not int or config.augment < 0:
         raise DatasetError(f"augment is {config.augment}: set it to 0 or to the number of copies")
     prepare(recipe_from(config), folder, processes=processes, console=console)
     if store.PreparedDataset.open(folder).encoded:

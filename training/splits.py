@@ -45,6 +45,11 @@ class SplitSpec:
         for name, kinds in (("test", Test), ("pool", Pool), ("by", By)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to {' or '.join(get_args(kinds))}")
+        for name in ("folds", "fold", "seed", *([] if self.images_per_class is None else ["images_per_class"])):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to a whole number")
+        if type(self.validation) not in (int, float):
+            raise ValueError(f"split.validation is {self.validation!r}: set it to a share from 0 to 0.5")
         if self.folds < 2:
             raise ValueError(f"split.folds is {self.folds}: set it to 2 or more")
         if not 0 <= self.fold < self.folds:

@@ -150,6 +150,10 @@ def test_fewer_images_per_class_are_among_those_of_more() -> None:
         ({"validation": 0.9}, "split.validation is 0.9"),
         ({"seed": -1}, "split.seed is -1"),
         ({"images_per_class": 0}, "split.images_per_class is 0"),
+        ({"folds": "five"}, "split.folds is 'five'"),
+        ({"fold": None}, "split.fold is None"),
+        ({"images_per_class": 2.5}, "split.images_per_class is 2.5"),
+        ({"validation": "tenth"}, "split.validation is 'tenth'"),
         ({"valdation": 0.1}, "split.valdation is no setting"),
     ],
 )
