@@ -193,7 +193,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         train(compose(arguments), lambda line: print(line, flush=True))
-    except (ConfigurationError, DatasetError, TrainingError) as error:
+    except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
