@@ -183,8 +183,19 @@ def training(results: Path) -> str:
     document = _load(results / "training.json")
     if document is None:
         return NOT_MEASURED
-    rows = [[key.replace("_", " "), str(value)] for key, value in document.items() if isinstance(value, int | float)]
-    return _table(["ResNet-18 training", "value"], rows)
+    pace, (low, high) = document["images_per_second"], document["ratio_range"]
+    size, data = document["image_size"], document["dataset"]
+    rows = [
+        [f"images/s, {data} images read by the loader", f"{pace['loader']:,.0f}"],
+        ["images/s, one batch that stays on the device", f"{pace['resident']:,.0f}"],
+        [
+            f"loader against resident batch, median of {document['rounds']} rounds (range)",
+            f"{100 * document['ratio']:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+        ],
+        ["share of the time that augmentation takes", f"{100 * document['augmentation_share']:.1f} %"],
+    ]
+    head = [f"training {document['network']}, {size} x {size}, batches of {document['batch_size']}", "value"]
+    return _table(head, rows) + f"\n\nBoth kinds augment, taking turns in one run. {_machine(document)}."
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

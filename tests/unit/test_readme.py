@@ -49,6 +49,26 @@ def test_a_row_without_a_result_is_not_measured(tmp_path: Path) -> None:
     assert "not measured" in moths and "%" not in moths
 
 
+def test_the_training_table_shows_both_rates_and_their_ratio(tmp_path: Path) -> None:
+    document = {
+        "network": "resnet18",
+        "dataset": "petals",
+        "image_size": 64,
+        "batch_size": 32,
+        "rounds": 10,
+        "images_per_second": {"loader": 1980.0, "resident": 2000.0, "not augmented": 2500.0},
+        "ratio": 0.99,
+        "ratio_range": [0.97, 1.01],
+        "augmentation_share": 0.2,
+        "machine": RUN["machine"],
+        "versions": RUN["versions"],
+    }
+    (tmp_path / "training.json").write_text(json.dumps(document))
+    text = readme.render(block("training"), tmp_path)
+    assert "petals images read by the loader | 1,980 |" in text and "stays on the device | 2,000 |" in text
+    assert "| 99.0 % (97.0 to 101.0) |" in text and "augmentation takes | 20.0 % |" in text
+
+
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
     with pytest.raises(readme.ReadmeError, match="asks for a table 'reel'"):
         readme.render(block("reel"), tmp_path)
