@@ -23,8 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.steps import next_version, override
 from serving import agreement, archive, model_store
-from serving.client import Client
+from serving.agreement import EvaluationError
+from serving.client import Client, ClientError
+from serving.model_store import ArchiveError
 
 RESULTS = Path("benchmarks/results/real")
 
@@ -74,7 +77,7 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         RunError: a step failed.
     """
     common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
-    step("training.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
+    step("training.prepare", f"dataset={run.dataset}", override("raw", raw), f"name={run.dataset}")
     document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
     folder = Path("runs") / name
     if run.folds:
@@ -114,8 +117,6 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 
 def _serve(runs: Sequence[Path]) -> dict[str, Any]:
     """Archive the runs as new versions, serve them together, and return how the served answers compare."""
-    from pipeline.steps import next_version
-
     built = []
     for run in runs:
         # The folds of one run are named alike in every other: their archives are named by both.
@@ -168,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.runs or RUNS:
         try:
             document = carry_out(name, RUNS[name], given.raw_root / RUNS[name].dataset)
-        except RunError as error:
+        except (RunError, ArchiveError, ClientError, EvaluationError, OSError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
         document["command"] = f"python -m benchmarks.real RAW_ROOT {name}"

@@ -58,13 +58,21 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
         yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
 
 
-def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any]) -> Iterator[Answer]:
-    """Yield what a worker with these settings (`handler` of model-config.yaml) would answer for each file."""
+def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
+    """Yield what a worker with these settings (`handler` of model-config.yaml) would answer for each file.
+
+    Raises:
+        ArchiveError: the artifact cannot be read.
+    """
+    from handlers.artifact import ArtifactError
     from handlers.classifier import Classifier
     from handlers.settings import Settings
 
     asked = Settings.read(settings)
-    classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits)
+    try:
+        classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits)
+    except ArtifactError as error:
+        raise ArchiveError(str(error)) from error
     for first in range(0, len(paths), BATCH):
         batch = [path.read_bytes() for path in paths[first : first + BATCH]]
         for answer in classifier.classify(batch):
@@ -86,9 +94,12 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) 
         if version is not None or not weights.is_file():
             raise
         return f"{weights}, offline", offline(weights, paths, archive.MODEL_CONFIG["handler"])
-    settings = found.model_config()["handler"]
-    with zipfile.ZipFile(found.path) as file:
-        weights = Path(file.extract("model.pt", folder))
+    settings = found.model_config().get("handler")
+    try:
+        with zipfile.ZipFile(found.path) as file:
+            weights = Path(file.extract("model.pt", folder))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ArchiveError(f"{found.path} is not a whole archive ({error}): build it again") from error
     return f"{found.path}, offline", offline(weights, paths, settings)
 
 

@@ -277,7 +277,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return _run(arguments, Console(soft_wrap=True))
-    except (ServerError, ArchiveError, PortError, JavaError, ClientError) as error:
+    except (ServerError, ArchiveError, PortError, JavaError, ClientError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
