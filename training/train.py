@@ -32,6 +32,9 @@ from training.store import PreparedDataset
 FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
 BESIDE = ("name", "store", "raw", "tracking")
+COUNTS = ("epochs", "batch_size", "prefetch")  # of the trainer: whole numbers of at least 1
+NUMBERS = ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "ema")  # of at least 0
+OPTIONAL = ("gradient_clip", "max_minutes")  # above 0, or null
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 
@@ -47,6 +50,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     data = PreparedDataset.open(store_folder(config))
     settings = plain(config)
     _check(settings, data)
+    _check_numbers(settings["trainer"])
     key = run_key(settings, data)
     if is_finished(run, key):
         say(f"{run} is up to date")
@@ -151,6 +155,20 @@ def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
                 f"{data.folder}: prepared with dataset.{name}={stored}, and the configuration says {wanted}. "
                 f"Prepare it again with dataset.{name}={wanted}, or train with dataset.{name}={stored}"
             )
+
+
+def _check_numbers(trainer: Mapping[str, Any]) -> None:
+    for name, value in trainer.items():
+        number = type(value) in (int, float)
+        if name in COUNTS and (type(value) is not int or value < 1):
+            raise ConfigurationError(f"trainer.{name} is {value!r}: write a whole number of at least 1")
+        if name in NUMBERS and not (number and value >= 0):
+            raise ConfigurationError(f"trainer.{name} is {value!r}: write a number of at least 0")
+        if name in OPTIONAL and value is not None and not (number and value > 0):
+            raise ConfigurationError(f"trainer.{name} is {value!r}: write a number above 0, or null")
+    size = trainer["train_size"]
+    if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
+        raise ConfigurationError(f"trainer.train_size is {size!r}: write [start, end] in pixels, or null")
 
 
 def _split(settings: dict[str, Any], data: PreparedDataset) -> Split:

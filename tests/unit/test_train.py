@@ -161,6 +161,11 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
     [
         (["store=nothing"], "data/processed/nothing: no prepared data set"),
         (["dataset.image_size=32"], "prepared with dataset.image_size=16"),
+        (["trainer.epochs=0"], "trainer.epochs is 0"),
+        (["trainer.batch_size=many"], "trainer.batch_size is 'many'"),
+        (["trainer.lr=null"], "trainer.lr is None"),
+        (["trainer.max_minutes=0"], "trainer.max_minutes is 0"),
+        (["trainer.train_size=64"], "trainer.train_size is 64"),
         (["trainer.optimizer=adam"], "sgd or adamw"),
         (["trainer.schedule=step"], "onecycle, cosine or constant"),
         (["trainer.warmup=1.5"], "trainer.warmup"),
