@@ -53,6 +53,7 @@ JPEG_MAX_SCANS = 100
 # leave the picture whole: Pillow reads those files.
 JPEG_DAMAGE = ("remature end", "bad Huffman code", "instead of RST")
 METADATA_BYTES = 2**17
+LONGEST_SIDE = 65_535  # pixels
 ORIENTATION_TAG = 0x0112
 
 
@@ -61,7 +62,8 @@ class Limits:
     """What one encoded image may cost: its size in bytes, and its width times height in pixels.
 
     8192 x 6144 pixels hold what the camera of a telephone takes at its largest. To decode that many takes up to 0.8 GB
-    (measured: WebP), for as long as it lasts.
+    (measured: WebP), for as long as it lasts. No side may be longer than JPEG's own longest: to resize a line of 50
+    million pixels would take a gigabyte of filter weights.
     """
 
     max_bytes: int = 20 * 2**20
@@ -73,7 +75,9 @@ class Limits:
             raise TooLarge(f"the image has {size} bytes, more than the limit of {self.max_bytes}")
 
     def check_pixels(self, width: int, height: int) -> None:
-        """Raise TooLarge for an image of more pixels than the limit."""
+        """Raise TooLarge for an image of more pixels than the limit, or with a side longer than `LONGEST_SIDE`."""
+        if max(width, height) > LONGEST_SIDE:
+            raise TooLarge(f"the image has {width} x {height} pixels, a side longer than the limit of {LONGEST_SIDE}")
         if width * height > self.max_pixels:
             raise TooLarge(f"the image has {width} x {height} pixels, more than the limit of {self.max_pixels}")
 

@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from handlers.spec import PreprocessSpec
 
+# Of the sides of an image that is cropped. What is further from the centre than this has no part in the result.
+LONGEST_RATIO = 8
+
 
 class Preprocess(nn.Module):
     """Resize to the network's square input, and normalise.
@@ -45,6 +48,7 @@ class Preprocess(nn.Module):
         self._check(image)
         if image.device.type != "cpu":
             return (self.reference(image) * 255).round_().clamp_(0, 255).to(torch.uint8)
+        image = self._shortened(image)
         size = self._scaled(image)
         if size != tuple(image.shape[-2:]):
             image = _interpolate(image, size)
@@ -60,6 +64,7 @@ class Preprocess(nn.Module):
             float32 of shape (C, S, S), in [0, 1].
         """
         self._check(image)
+        image = self._shortened(image)
         size = self._scaled(image)
         values = image.to(torch.float32) / 255
         if size[0] >= image.shape[-2] and size[1] >= image.shape[-1]:
@@ -108,6 +113,14 @@ class Preprocess(nn.Module):
         if height < width:
             return short, max(short, round(short * width / height))
         return max(short, round(short * height / width)), short
+
+    def _shortened(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the middle of a very long image that is to be cropped: scaled up whole it would fill the memory."""
+        if self.spec.resize == "squash":
+            return image
+        longest = LONGEST_RATIO * min(image.shape[-2:])
+        top, left = (max(0, side - longest) // 2 for side in image.shape[-2:])
+        return image[:, top : top + longest, left : left + longest]
 
     def _cropped(self, image: torch.Tensor) -> torch.Tensor:
         size = self.spec.image_size

@@ -321,6 +321,13 @@ def test_the_limits_hold_for_every_format(kind: str) -> None:
         decode(data, limits=Limits(max_bytes=len(data) - 1))
 
 
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_side_longer_than_any_camera_takes_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match="a side longer than the limit of 65535"):
+        decode(encoded(Image.new("RGB", size), "PNG"))
+    assert decode(encoded(Image.new("L", (65_535, 1)), "PNG"), colour="grey").shape == (1, 1, 65_535)
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -1,3 +1,5 @@
+import resource
+
 import kornia.enhance
 import kornia.geometry
 import numpy as np
@@ -78,6 +80,17 @@ def test_crop_keeps_the_centre_and_the_aspect_ratio() -> None:
     image[:, :, 100:200] = 255  # the middle third is exactly what is kept
     assert preprocess("crop").resize(image)[:, :, 2:-2].min() == 255
     assert preprocess("squash").resize(image)[:, :, 2:-2].min() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 65_535), (65_535, 1), (2, 40_000)])
+def test_a_line_is_cropped_without_filling_the_memory(shape: tuple[int, int]) -> None:
+    image = torch.zeros(3, *shape, dtype=torch.uint8)
+    middle = tuple(slice(side // 2 - 2, side // 2 + 2) if side > 2 else slice(None) for side in shape)
+    image[:, middle[0], middle[1]] = 255
+    module = preprocess("crop")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert module.resize(image).min() == 255 and module.reference(image).min() == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 
 
 def test_crop_fraction_leaves_a_border_out() -> None:
