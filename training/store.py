@@ -158,6 +158,12 @@ class PreparedDataset:
         return self._map(f"{TRANSFORMED}/{IMAGES}") if self._has_copies else np.empty(shape, np.uint8)
 
     @property
+    def transformed_key(self) -> str | None:
+        """Return what says how the transformed copies were made, or None where there are none."""
+        path = self.folder / TRANSFORMED / "transformed.json"
+        return str(json.loads(path.read_text(encoding="utf-8"))["key"]) if self._has_copies else None
+
+    @property
     def transformed_sources(self) -> Rows:
         """Return int64 (M,): the row that each transformed copy was made from."""
         return self._map(f"{TRANSFORMED}/{SOURCES}") if self._has_copies else np.empty(0, np.int64)

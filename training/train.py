@@ -106,7 +106,9 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     relevant["dataset"] = {
         k: v for k, v in settings["dataset"].items() if k not in ("source", "store", "max_decoded_gb")
     }
-    return fingerprint([FORMAT, relevant, data.key, versions()])
+    # Copies are made, and removed, without preparing the data set anew.
+    copies = [data.transformed_key] if data.transformed_key else []
+    return fingerprint([FORMAT, relevant, data.key, versions(), *copies])
 
 
 def is_finished(run: Path, key: str) -> bool:
