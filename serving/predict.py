@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from serving import archive, model_store
+from serving import archive, model_store, state
 from serving.client import Client, ClientError, RequestRefused
 from serving.model_store import ArchiveError
 
@@ -88,6 +88,10 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) 
             name, paths, version, client=client
         )
     weights = archive.RUNS / name / "model.pt"
+    running = state.running(Path.cwd())
+    if version is None and running is not None:
+        # As the server here would answer: with the version that it was started with, which may not be the newest.
+        version = next((started for each, started in running.models if each == name), None)
     try:
         found = model_store.find(name, version)
     except ArchiveError:
