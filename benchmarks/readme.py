@@ -150,7 +150,7 @@ def demo(results: Path) -> str:
 
 def fewest(results: Path) -> str:
     """Make the table of the smallest networks and fewest images that learn the Fingers data set."""
-    document = _load(results / "frugality.json")
+    document = _load(results / "fewest.json")
     if document is None:
         return NOT_MEASURED
     rows = [
