@@ -10,11 +10,13 @@ from rich.console import Console
 
 from tests.unit.class_folders import write
 from training import transformed
+from training.configuration import compose, plain
 from training.prepare import prepare
 from training.recipe import Recipe
 from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
+from training.train import run_key
 
 SPEC = SplitSpec(validation=0.25)
 
@@ -55,6 +57,16 @@ def test_each_training_image_gets_its_copies_and_their_lineage(tmp_path: Path) -
         assert sheet.size == (4 * 16, 8 * 16)
         corner = np.asarray(sheet)[:16, :16].transpose(2, 0, 1)
     assert np.array_equal(corner, dataset.images[split.train[0]])
+
+
+def test_a_run_without_copies_is_not_the_same_as_one_with_them(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    settings = plain(compose(["dataset=class_folders"]))
+    keys = []
+    for number in (0, 1, 2, 0):
+        ensure(folder, SPEC, number)
+        keys.append(run_key(settings, PreparedDataset.open(folder)))
+    assert keys[0] == keys[3] and len(set(keys)) == 3
 
 
 def test_copies_of_another_splits_validation_do_not_train(tmp_path: Path) -> None:
