@@ -92,9 +92,8 @@ def build(
         sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
         try:
             os.link(built, archive.path)  # fails where another build was faster, which a rename would not
-        except FileExistsError:
-            _refuse_existing(archive)
-            raise
+        except FileExistsError as error:
+            raise ArchiveError(_EXISTS.format(archive.path)) from error
         os.replace(sidecar, archive.sidecar)
     return archive
 
@@ -156,9 +155,14 @@ def _archiver(temporary: Path) -> Iterator[tuple[Callable[..., Any], Callable[..
             tempfile.tempdir = before
 
 
+_EXISTS = "{} exists and is never overwritten: choose another VERSION"
+
+
 def _refuse_existing(archive: Archive) -> None:
+    if archive.path.exists() and not archive.sidecar.exists():
+        raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
     if archive.path.exists():
-        raise ArchiveError(f"{archive.path} exists and is never overwritten: choose another VERSION")
+        raise ArchiveError(_EXISTS.format(archive.path))
 
 
 def _sidecar(

@@ -77,6 +77,12 @@ def test_a_version_is_never_overwritten(runs: Path, tmp_path: Path) -> None:
     assert (built.path.read_bytes(), built.sidecar.read_bytes()) == before
 
 
+def test_a_build_that_was_cut_short_says_so(runs: Path, tmp_path: Path) -> None:
+    archive.build("fingers", "1.0", runs=runs, store=tmp_path).sidecar.unlink()
+    with pytest.raises(ArchiveError, match=r"fingers-1.0.mar has no sidecar: .* Remove it and build it again"):
+        archive.build("fingers", "1.0", runs=runs, store=tmp_path)
+
+
 def test_builds_of_one_name_at_once_do_not_collide(runs: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with ThreadPoolExecutor(4) as pool:
