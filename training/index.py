@@ -163,9 +163,12 @@ class Index:
         """Note, in one transaction, what became of these records; one that has a reason loses its row."""
         with self._base:
             self._base.executemany(
-                "UPDATE records SET sha256 = ?, size = ?, reason = ?3, detail = ?4,"
-                " row = CASE WHEN ?3 IS NULL THEN row END WHERE number = ?5",
-                ((one.sha256, one.size, one.reason and "does not decode", one.reason, one.number) for one in chunk),
+                "UPDATE records SET sha256 = ?, size = ?, reason = ?, detail = ?,"
+                " row = CASE WHEN ? IS NULL THEN row END WHERE number = ?",
+                (
+                    (one.sha256, one.size, one.reason and "does not decode", one.reason, one.reason, one.number)
+                    for one in chunk
+                ),
             )
 
     def leave_out_duplicates(self) -> None:

