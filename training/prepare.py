@@ -10,7 +10,6 @@ up to date is left alone. `augment=n` adds n transformed copies of each training
 import dataclasses
 import errno
 import fcntl
-import importlib
 import json
 import os
 import shutil
@@ -30,8 +29,9 @@ from training import store
 from training.decoders import Job, Pool, PoolBroken, require_space, run_chunk
 from training.index import Index
 from training.progress import plain_console, progress
+from training.readers import read
 from training.recipe import Recipe, digest
-from training.records import DatasetError, RawDataset
+from training.records import DatasetError
 
 _CHUNK = 64
 
@@ -80,9 +80,7 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
         clock, seconds[name] = time.perf_counter(), time.perf_counter() - clock
 
     path = folder / store.INDEX
-    raw_dataset: RawDataset = importlib.import_module(f"training.readers.{recipe.reader}").read(
-        recipe.raw, recipe.reader_options
-    )
+    raw_dataset = read(recipe.reader, recipe.raw, recipe.reader_options)
     _discard_unless(key, folder)
     with Index(path, writable=True) as index:
         if index.recall("stage") is None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from handlers.spec import Colour, PreprocessSpec, Resize
+from training import readers
 from training.records import DatasetError
 
 SCHEMA_VERSION = 1
 StoreKind = Literal["decoded", "encoded", "auto"]
 
 # What a change of turns the same bytes into other pixels or other records.
-_CODE = ("handlers.decoding", "handlers.colours", "handlers.preprocessing")
+_CODE = ("handlers.decoding", "handlers.colours", "handlers.preprocessing", "training.records", "training.tfrecord")
 _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
 
 
@@ -54,10 +55,7 @@ class Recipe:
             raise DatasetError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
         if self.store not in get_args(StoreKind):
             raise DatasetError(f"dataset.store is {self.store!r}: set it to decoded, encoded or auto")
-        if _source(f"training.readers.{self.reader}") is None:
-            raise DatasetError(
-                f"dataset.reader is {self.reader!r}, and training/readers has no such module: correct it"
-            )
+        readers.check(self.reader)
         try:
             self.preprocess()
         except (ValueError, TypeError) as error:
@@ -97,14 +95,14 @@ class Recipe:
         Raises:
             DatasetError: the raw folder is not there.
         """
-        code = [*_CODE, f"training.readers.{self.reader}"]
         return digest(
             {
                 "schema": SCHEMA_VERSION,
                 **self.content(),
                 "store": self.store,
                 "max_decoded_gb": self.max_decoded_gb,
-                "code": {module: _file_hash(_source(module)) for module in code},
+                "code": {module: _file_hash(_source(module)) for module in _CODE},
+                "reading": {path.name: _file_hash(path) for path in readers.sources(self.reader)},
                 "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
                 "raw": str(self.raw.resolve()),
                 "listing": listing(self.raw),
@@ -149,13 +147,12 @@ def listing(raw: Path) -> str:
     return f"{count}:{total % (1 << 128):032x}"
 
 
-def _source(module: str) -> Path | None:
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(found.origin) if found is not None and found.origin else None
+def _source(module: str) -> Path:
+    # Found, not imported: the modules of `handlers` bring torch.
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None, module
+    return Path(found.origin)
 
 
-def _file_hash(path: Path | None) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else "none"
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

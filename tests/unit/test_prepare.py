@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,31 @@ def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, f
     assert prepare(recipe(raw, image_size=8), folder)
     assert PreparedDataset.open(folder).images.shape[-1] == 8
     assert [path.name for path in folder.parent.iterdir()] == ["pets"]
+
+
+def test_the_key_changes_with_all_code_that_reads(tmp_path: Path) -> None:
+    root = Path(module.__file__).parents[1]
+    for package in ("handlers", "training"):
+        shutil.copytree(root / package, tmp_path / package)
+    write(tmp_path / "raw", 1)
+    code = (
+        "import sys; from pathlib import Path; from training.recipe import Recipe;"
+        "recipe = Recipe(name='a', reader='petals', raw=Path('raw'), image_size=8); print(recipe.key());\n"
+        "for name in sys.argv[1:]: open(name, 'a').write(' ') and print(recipe.key())"
+    )
+    reading = ("__init__.py", "petals.py", "folder.py", "options.py", "petals_classes.json")
+    files = [*(f"training/readers/{name}" for name in reading), "training/tfrecord.py", "training/records.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *files, "training/readers/moths.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *keys, another_readers = done.stdout.split()
+    assert len(set(keys)) == len(files) + 1
+    assert another_readers == keys[-1], "what another reader does is of no concern"
 
 
 def test_the_fingerprint_does_not_depend_on_the_place_or_the_time(tmp_path: Path, folder: Path) -> None:
@@ -212,6 +238,8 @@ def test_the_command_says_in_one_line_what_is_wrong(
         (["dataset=class_folders", "raw=nowhere"], "nowhere: there is no such folder"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.store=zip"], "dataset.store is 'zip'"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=none"], "dataset.reader is 'none'"),
+        # A module that the readers share is none itself.
+        (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=folder"], "dataset.reader is 'folder'"),
         (["dataset=class_folders", f"raw={tmp_path}", "store=a/b"], "name='a/b' cannot name a folder"),
         (["split.fold=11"], "split.fold is 11"),
         (["augment=-1"], "augment is -1"),

@@ -1,14 +1,36 @@
-"""One reader for each layout of raw images; a reader is a module with `read(raw, options) -> RawDataset`."""
+"""One reader for each layout of raw images; a reader is a module here with `read(raw, options) -> RawDataset`."""
 
 import difflib
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.records import DatasetError, RawDataset
 
-READERS = ("asl_alphabet", "class_folders", "fingers", "moths", "petals", "places365")
+# Modules here that the readers share.
+_SHARED = ("folder", "options")
+READERS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED))
+
+
+def check(reader: str) -> None:
+    """Refuse a name that no reader has.
+
+    Raises:
+        DatasetError: names it and the nearest one that there is.
+    """
+    if reader not in READERS:
+        near = difflib.get_close_matches(str(reader), READERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(READERS)}"
+        raise DatasetError(f"dataset.reader is {reader!r}, and training/readers has no such reader: {hint}")
+
+
+def sources(reader: str) -> list[Path]:
+    """Return the files that decide what `reader` reads: its own module, and all here that the readers share."""
+    others = {name for name in READERS if name != reader}
+    files = [path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".json")]
+    return sorted(path for path in files if path.stem not in others)
 
 
 def read(reader: str, raw: Path, options: Mapping[str, Any] | None = None) -> RawDataset:
@@ -17,9 +39,6 @@ def read(reader: str, raw: Path, options: Mapping[str, Any] | None = None) -> Ra
     Raises:
         DatasetError: no such reader, an option that the reader does not have, or a folder that it cannot read.
     """
-    if reader not in READERS:
-        near = difflib.get_close_matches(reader, READERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(READERS)}"
-        raise DatasetError(f"there is no reader {reader!r}: {hint}")
+    check(reader)
     dataset: RawDataset = importlib.import_module(f"training.readers.{reader}").read(raw, options or {})
     return dataset
