@@ -12,10 +12,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from training import tfrecord
+from training.prepare import prepare
 from training.readers import READERS, petals, read
+from training.recipe import Recipe
 from training.records import DatasetError, RawDataset, Record
 
 NAMES = json.loads(Path(petals.__file__).with_name("petals_classes.json").read_text())
+
+
+_TRAIN_FILE = "tfrecords-jpeg-224x224/train/00-224x224-2.tfrec"
 
 
 def _write(folder: Path, names: Iterable[str]) -> None:
@@ -177,6 +182,31 @@ def test_images_per_class_limits_train_alone(reader: str, raw: Path) -> None:
 def test_an_unknown_reader_names_the_nearest(raw: Path) -> None:
     _refused("petal", raw, "is 'petal', .*no such reader: did you mean 'petals'")
     _refused("xyz", raw, "choose one of asl_alphabet, class_folders")
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "data"),
+    [
+        ("places365", "categories_places365.txt", b"/a/airfield 0\n/c/caf\xe9 1\n"),
+        ("places365", "places365_train_standard.txt", b"/c/caf\xe9/1.jpg 0\n"),
+        ("places365", "places365_val.txt", b"caf\xe9.jpg 0\n"),
+        ("petals", "classes.txt", b"0\trose\n1\t\xe9glantine\n"),
+        ("petals", "test_labels.csv", b"id,class\n\xe9,3\n"),
+        ("petals", _TRAIN_FILE, tfrecord.frame(tfrecord.example({"image": b"x", "class": 3, "id": b"\xe9"}))),
+        ("petals", _TRAIN_FILE, tfrecord.frame(_petal("x", 3, cafe=b"").replace(b"cafe", b"caf\xe9"))),
+    ],
+    ids=["categories", "train list", "val list", "class names", "test labels", "id", "key"],
+)
+def test_what_is_not_utf_8_is_refused_by_name(reader: str, name: str, data: bytes, raw: Path) -> None:
+    LAYOUTS[reader](raw)
+    if name == _TRAIN_FILE:
+        data = (raw / name).read_bytes() + data
+    (raw / name).write_bytes(data)
+    store = raw.parent / "processed" / "store"
+    message = r"(is not UTF-8.*|record 3 is not an encoded .*)(Save it|Copy or download|Give TFRecord files)"
+    with pytest.raises(DatasetError, match=re.escape(str(raw / name)) + f".*{message}"):
+        prepare(Recipe(name="store", reader=reader, raw=raw, image_size=8), store)
+    assert list(store.parent.iterdir()) == [], "nothing half-written is left behind"
 
 
 def test_options_may_come_from_a_hydra_config(raw: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders of image files: listing them, refusing what cannot be one, and turning them into records.
+"""Folders of image files and the lists beside them: reading them, refusing what cannot be one, making records.
 
 Hidden files and folders are passed over. Any other file in a class folder becomes a record, whatever its suffix, so
 that `prepare` reports by name what turns out not to be an image.
@@ -62,6 +62,22 @@ def _check_name(folder: Path, name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise DatasetError(f"{folder}: the name {name!r} is not UTF-8. Rename it") from error
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file in UTF-8 without their ends; only one is held at a time.
+
+    Raises:
+        DatasetError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8, or get it again") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}. Get it again, or mend its permissions") from error
 
 
 def wrong_layout(raw: Path, dataset: str, expected: str) -> DatasetError:

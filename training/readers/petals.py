@@ -12,7 +12,7 @@ from typing import Any
 
 from training import tfrecord
 from training.readers import options as option
-from training.readers.folder import listing, wrong_layout
+from training.readers.folder import listing, text_lines, wrong_layout
 from training.records import DatasetError, RawDataset, Record, Split
 
 _SIDES: dict[str, Split] = {"train": "train", "val": "train", "test": "test"}
@@ -79,10 +79,10 @@ def _tfrecords(folder: Path) -> list[str]:
 def _names(raw: Path) -> tuple[str, ...]:
     path = raw / "classes.txt"
     if not path.is_file():
-        names = json.loads(Path(__file__).with_name("petals_classes.json").read_text())
+        names = json.loads(Path(__file__).with_name("petals_classes.json").read_text(encoding="utf-8"))
         return tuple(names)
     named: dict[int, str] = {}
-    for number, line in enumerate(path.read_text().split("\n"), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         index, tab, name = line.partition("\t")
         if tab and name and index.isdecimal() and int(index) == len(named) and name not in named.values():
             named[int(index)] = name
@@ -101,14 +101,11 @@ def _test_labels(raw: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     labels: dict[str, int] = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            number = row.get("class") or ""
-            if not row.get("id") or not number.isdecimal():
-                raise DatasetError(
-                    f"{path}: row {len(labels) + 1} is not complete. Each needs an id and a class number"
-                )
-            labels[row["id"]] = int(number)
+    for row in csv.DictReader(text_lines(path)):
+        number = row.get("class") or ""
+        if not row.get("id") or not number.isdecimal():
+            raise DatasetError(f"{path}: row {len(labels) + 1} is not complete. Each needs an id and a class number")
+        labels[row["id"]] = int(number)
     return labels
 
 
@@ -128,10 +125,16 @@ def _parse(path: Path, number: int, payload: bytes) -> tuple[bytes, str, int | N
         raise DatasetError(f"{path}: record {number} is {error}. Give TFRecord files with {_LAYOUT}") from error
     image, name, label = (found.get(key, []) for key in ("image", "id", "class"))
     if len(image) == 1 and len(name) == 1 and isinstance(image[0], bytes) and isinstance(name[0], bytes) and image[0]:
+        try:
+            text = name[0].decode()
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{path}: record {number} has the id {name[0]!r}, which is not UTF-8. Copy or download this file again"
+            ) from error
         if not label:
-            return image[0], name[0].decode(), None
+            return image[0], text, None
         if len(label) == 1 and isinstance(label[0], int):
-            return image[0], name[0].decode(), label[0]
+            return image[0], text, label[0]
     keys = ", ".join(sorted(found)) or "none"
     raise DatasetError(
         f"{path}: record {number} is of another layout: its keys are {keys}; image, id and class are needed, one value "

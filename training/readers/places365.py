@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from training.readers import options as option
-from training.readers.folder import check_files, listing, wrong_layout
+from training.readers.folder import check_files, listing, text_lines, wrong_layout
 from training.records import DatasetError, RawDataset, Record, Split
 
 _CATEGORIES = "categories_places365.txt"
@@ -91,7 +91,7 @@ def _categories(path: Path) -> dict[int, str]:
     if not path.is_file():
         raise DatasetError(f"{path} is missing. Give a folder that holds {_LAYOUT}")
     found: dict[int, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         name, _, index = line.strip().rpartition(" ")
         # "/c/church/outdoor": a letter for the folder, then the name.
         parts = name.strip().split("/", 2)
@@ -107,22 +107,17 @@ def _categories(path: Path) -> dict[int, str]:
 
 def _lines(path: Path, categories: Mapping[int, str]) -> Iterator[tuple[str, int]]:
     """Yield (file name without a leading slash, class index) for each line of a list, and refuse a wrong line."""
-    with open(path) as file:
-        for number, line in enumerate(file, start=1):
-            name, _, text = line.strip().rpartition(" ")
-            index = int(text) if text.isdecimal() else -1
-            name = name.strip().lstrip("/")
-            if not name or index < 0:
-                raise DatasetError(
-                    f"{path}: line {number} is {line.strip()!r}, truncated or of another layout. {_MEND}"
-                )
-            if index not in categories:
-                raise DatasetError(
-                    f"{path}: line {number} has index {index}, which {_CATEGORIES} does not have. {_MEND}"
-                )
-            if ".." in name.split("/"):
-                raise DatasetError(f"{path}: line {number} leads out of the image folder. {_MEND}")
-            yield name, index
+    for number, line in enumerate(text_lines(path), start=1):
+        name, _, text = line.strip().rpartition(" ")
+        index = int(text) if text.isdecimal() else -1
+        name = name.strip().lstrip("/")
+        if not name or index < 0:
+            raise DatasetError(f"{path}: line {number} is {line.strip()!r}, truncated or of another layout. {_MEND}")
+        if index not in categories:
+            raise DatasetError(f"{path}: line {number} has index {index}, which {_CATEGORIES} does not have. {_MEND}")
+        if ".." in name.split("/"):
+            raise DatasetError(f"{path}: line {number} leads out of the image folder. {_MEND}")
+        yield name, index
 
 
 _MEND = "Each line is a file name and the index of its class: get the list again"
