@@ -1,8 +1,9 @@
 """Download a raw data set: `python -m training.download DATASET [OUT]` (OUT defaults to data/raw/DATASET).
 
-The four Kaggle sets come through kagglehub, which resumes by itself and keeps them in its own cache; OUT becomes a link
-to there. Places365 comes from its authors' server: an interrupted archive is resumed, its MD5 sum is verified, and it
-is unpacked beside its final place and moved there whole.
+Where from stands in the data set's config as `dataset.source`: `{kaggle: owner/name}`, `{kaggle_competition: name}` or
+`{places365: small}`. Kaggle's sets come through kagglehub, which resumes by itself and keeps them in its own cache; OUT
+becomes a link to there. Places365 comes from its authors' server: an interrupted archive is resumed, its MD5 sum is
+verified, and it is unpacked beside its final place and moved there whole.
 """
 
 import argparse
@@ -12,19 +13,16 @@ import shutil
 import sys
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from training.configuration import CONFIGS, ConfigurationError, compose
 from training.records import DatasetError
 
-KAGGLE = {
-    "asl_alphabet": "datasets/grassknoted/asl-alphabet",
-    "fingers": "datasets/koryakinp/fingers",
-    "moths": "datasets/gpiosenka/moths-image-datasetclassification",
-    "petals": "competitions/tpu-getting-started",
-}
+# What a config's `dataset.source` may have, and where Kaggle keeps such a thing.
+_KAGGLE = {"kaggle": "datasets", "kaggle_competition": "competitions"}
 # Stands in a folder that this module fills; readers pass over hidden files.
 _MARK = ".downloading"
 PLACES365_URL = "http://data.csail.mit.edu/places/places365/"
@@ -60,18 +58,17 @@ def download(dataset: str, out: Path) -> Path:
     """Download `dataset` to the folder `out`, or go on with a download that was interrupted.
 
     Raises:
-        DatasetError: no such data set, credentials or network missing, a damaged archive, too little disk, or an `out`
-            that holds something else; the message says which, and the other ways to get images.
+        DatasetError: no such data set, or none that has a source, credentials or network missing, a damaged archive,
+            too little disk, or an `out` that holds something else; the message says which, and the other ways to get
+            images.
     """
-    if dataset == "places365":
+    kind, name = source(dataset)
+    if kind == "places365":
         return fetch_places365(out)
-    if dataset not in KAGGLE:
-        known = ", ".join([*KAGGLE, "places365"])
-        raise DatasetError(f"there is nothing to download for {dataset!r}: choose one of {known}, or give RAW=<folder>")
     if out.is_symlink() and out.is_dir():
         return out
     _refuse_foreign(out)
-    cached = fetch_kaggle(dataset)
+    cached = fetch_kaggle(dataset, kind, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_symlink():
         out.unlink()
@@ -79,6 +76,33 @@ def download(dataset: str, out: Path) -> Path:
         out.rmdir()
     out.symlink_to(cached.resolve(), target_is_directory=True)
     return out
+
+
+def source(dataset: str) -> tuple[str, str]:
+    """Return where a data set comes from, by its config: the kind of place, and its name there.
+
+    Raises:
+        DatasetError: there is no such config, or no source in it that this module knows.
+    """
+    names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+    found = _source(dataset) if dataset in names else {}
+    if not found:
+        known = ", ".join(name for name in names if _source(name))
+        why = "its config has no dataset.source" if dataset in names else "there is no such config"
+        raise DatasetError(
+            f"there is nothing to download for {dataset!r}, {why}: choose one of {known}, or give RAW=<folder>"
+        )
+    kind, name = next(iter(found.items()))
+    if len(found) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):
+        raise DatasetError(
+            f"dataset.source of {dataset} is {found}: set it to {{kaggle: owner/name}}, {{kaggle_competition: name}} "
+            "or {places365: small}"
+        )
+    return kind, name
+
+
+def _source(dataset: str) -> dict[str, Any]:
+    return dict(compose([f"dataset={dataset}"]).dataset.source or {})
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -89,16 +113,18 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def fetch_kaggle(dataset: str) -> Path:
-    """Return the folder in kagglehub's cache that holds the data set, downloaded where it is not there yet."""
+def fetch_kaggle(dataset: str, kind: str, handle: str) -> Path:
+    """Return the folder in kagglehub's cache that holds what Kaggle calls `handle`, downloaded if it is not there yet.
+
+    `kind` is "kaggle" or "kaggle_competition".
+    """
     # Imported here: it costs a second, and half of what it brings is of use only to who has credentials.
     import kagglehub
     import kagglehub.config
     import requests
     from kagglehub.exceptions import KaggleApiHTTPError, UnauthenticatedError
 
-    kind, _, handle = KAGGLE[dataset].partition("/")
-    page = f"https://www.kaggle.com/{KAGGLE[dataset]}"
+    page = f"https://www.kaggle.com/{_KAGGLE[kind]}/{handle}"
     try:
         credentials = kagglehub.config.get_kaggle_credentials()
     except ValueError as error:
@@ -106,11 +132,11 @@ def fetch_kaggle(dataset: str) -> Path:
     if credentials is None:
         raise DatasetError(_missing_credentials(dataset, page))
     try:
-        if kind == "competitions":
+        if kind == "kaggle_competition":
             return Path(kagglehub.competition_download(handle))
         return Path(kagglehub.dataset_download(handle))
     except (KaggleApiHTTPError, UnauthenticatedError) as error:
-        rules = f" and accept the rules at {page}/rules" if kind == "competitions" else ""
+        rules = f" and accept the rules at {page}/rules" if kind == "kaggle_competition" else ""
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise DatasetError(
             f"Kaggle refused the download of {handle} (HTTP status {status}). Check that your token is still valid"
@@ -225,12 +251,12 @@ def _unpack(file: Path, out: Path, archive: Archive) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when the data set is there, 1 when something has to be mended first."""
     parser = argparse.ArgumentParser(prog="python -m training.download", description="Download a raw data set.")
-    parser.add_argument("dataset", help=", ".join([*KAGGLE, "places365"]))
+    parser.add_argument("dataset", help="a config of training/configs/dataset that has a source")
     parser.add_argument("out", nargs="?", type=Path, help="folder to write (default: data/raw/DATASET)")
     options = parser.parse_args(arguments)
     try:
         print(download(options.dataset, options.out or Path("data/raw") / options.dataset))
-    except DatasetError as error:
+    except (DatasetError, ConfigurationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

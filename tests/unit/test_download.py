@@ -5,6 +5,7 @@ import http.server
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from training import download
+from training import configuration, download
 from training.download import Archive, fetch_places365
 from training.records import DatasetError
 
@@ -184,7 +185,7 @@ def _run(dataset: str, home: Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("dataset", sorted(download.KAGGLE))
+@pytest.mark.parametrize("dataset", ["asl_alphabet", "fingers", "moths", "petals"])
 def test_missing_credentials_are_named_with_the_three_ways_on(dataset: str, tmp_path: Path) -> None:
     done = _run(dataset, tmp_path)
     assert done.returncode == 1
@@ -214,6 +215,35 @@ def test_credentials_without_a_network_say_so(dataset: str, tmp_path: Path) -> N
     assert "RAW=generated" in done.stderr
 
 
-def test_an_unknown_data_set_lists_what_there_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert download.main(["cats", str(tmp_path)]) == 1
-    assert "choose one of asl_alphabet, fingers, moths, petals, places365" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("dataset", "why"), [("cats", "there is no such config"), ("class_folders", "its config has no dataset.source")]
+)
+def test_what_has_no_source_lists_what_there_is(
+    dataset: str, why: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert download.main([dataset, str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"for '{dataset}', {why}: choose one of asl_alphabet, fingers, moths, petals, places365, or" in error
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of data sets in a copy of the configs."""
+    copy = shutil.copytree(configuration.CONFIGS, tmp_path / "configs")
+    for module in (configuration, download):
+        monkeypatch.setattr(module, "CONFIGS", copy)
+    return copy / "dataset"
+
+
+def test_a_new_data_set_is_one_config(configs: Path) -> None:
+    text = (configs / "moths.yaml").read_text()
+    (configs / "cats.yaml").write_text(text.replace("gpiosenka/moths-image-datasetclassification", "somebody/cats"))
+    assert download.source("cats") == ("kaggle", "somebody/cats")
+
+
+@pytest.mark.parametrize("wrong", ["{ftp: a/b}", "{kaggle: 3}", "{places365: huge}", "{kaggle: a/b, places365: small}"])
+def test_a_source_of_an_unknown_kind_is_refused(wrong: str, configs: Path) -> None:
+    text = (configs / "fingers.yaml").read_text()
+    (configs / "cats.yaml").write_text(text.replace("{kaggle: koryakinp/fingers}", wrong))
+    with pytest.raises(DatasetError, match=r"dataset\.source of cats is .*kaggle_competition: name"):
+        download.source("cats")
