@@ -20,7 +20,7 @@ TAG = "sightline"
 DEBIAN = "localhost/debian-python:bookworm"
 TOOLS = ("docker", "podman", "buildah")
 GIGABYTE = 1 << 30
-# Measured: the layers of the gpu image take 6 GB, and buildah's plain storage keeps a copy of each step.
+# Measured: the gpu image takes 6.2 GB, and buildah's plain storage keeps copies while it builds. cpu is an estimate.
 SPACE = {"gpu": 25 * GIGABYTE, "cpu": 8 * GIGABYTE}
 
 

@@ -20,7 +20,7 @@ from serving.archive import RUNS, read_spec
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
-SHOWN = 30_000  # images, each epoch's anew: about five minutes of a ResNet-18 on two free cores
+SHOWN = 30_000  # images, each epoch's anew; a guess at what a ResNet-18 can see in ten minutes on two cores, not a measurement
 ASKED = 6
 
 
