@@ -20,7 +20,7 @@ from serving.archive import RUNS, read_spec
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
-SHOWN = 30_000  # images, each epoch's anew; a guess at what a ResNet-18 can see in ten minutes on two cores, not a measurement
+SHOWN = 30_000  # images over all epochs; a guess at what a ResNet-18 sees in MINUTES on two cores, not measured
 ASKED = 6
 
 
