@@ -23,16 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.format import open_memmap
 
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches, Joined
 from training.configuration import compose, plain, store_folder
-from training.module import Classification
-from training.optimizers import make_optimizer
-from training.precision import choose_bf16, choose_device, use_all_cores
+from training.pace import Stepper
+from training.precision import use_all_cores
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 from training.train import machine, network_name, versions
@@ -40,31 +38,6 @@ from training.train import machine, network_name, versions
 RESULT = Path("benchmarks/results/training.json")
 GOAL = 0.95
 KINDS = ("loader", "resident", "not augmented")
-
-
-class Stepper:
-    """The training step of one module, with its optimizer."""
-
-    def __init__(self, settings: dict[str, Any], classes: Sequence[str], spec: PreprocessSpec) -> None:
-        self.device = choose_device(settings["trainer"]["device"])
-        self.bf16 = choose_bf16(settings["trainer"]["precision"], self.device)
-        self.module = Classification(settings, classes, spec).to(self.device).train()
-        self.optimizer = make_optimizer(self.module.network, settings["trainer"])
-
-    def on_device(self, batch: Batch) -> Batch:
-        images, labels = batch
-        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def step(self, batch: Batch) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.module.training_step(batch, 1)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def generated(folder: Path, images: int, side: int) -> tuple[Joined, tuple[str, ...], PreprocessSpec]:

@@ -3,7 +3,7 @@
 python -m pipeline.up RAW NAME [--minutes 10] [overrides]
 
 RAW holds one folder of images for each class. Overrides are those of training.train (`network=small_cnn`,
-`trainer.epochs=30`); without any a ResNet-18 learns for at most `--minutes`. What has not changed since the last time
+`trainer.epochs=30`); training plans as many epochs as fit into `--minutes`. What has not changed since the last time
 is skipped, a changed model becomes the next version. The times of all steps go to logs/up-<name>.json.
 """
 
@@ -20,7 +20,6 @@ from serving.archive import RUNS, read_spec
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
-SHOWN = 30_000  # images over all epochs; a guess at what a ResNet-18 sees in MINUTES on two cores, not measured
 ASKED = 6
 
 
@@ -47,15 +46,13 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
 def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
     """Return the overrides that fit the number of images, but none for what `overrides` say already.
 
-    As many epochs as show about `SHOWN` images, so that few images are learnt and many end in time; and where no class
-    has enough images to hold out a tenth, one in as many as the largest class has.
+    Where no class has enough images to hold out a tenth: one in as many as the largest class has.
     """
     counts = json.loads((store / "dataset.json").read_text(encoding="utf-8"))["counts"]
     classes = [sum(side.get(name, 0) for side in counts.values()) for name in {*chain(*counts.values())}]
-    epochs = min(60, max(5, SHOWN // max(1, sum(classes))))
-    chosen = {"trainer.epochs": epochs, "split.folds": min(FOLDS, max(2, max(classes, default=0)))}
-    given = {each.partition("=")[0] for each in overrides}
-    return tuple(f"{key}={value}" for key, value in chosen.items() if key not in given)
+    if any(each.startswith("split.folds=") for each in overrides):
+        return ()
+    return (f"split.folds={min(FOLDS, max(2, max(classes, default=0)))}",)
 
 
 def serve_and_ask(run: Steps, name: str, count: int) -> None:

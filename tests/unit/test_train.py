@@ -120,7 +120,8 @@ def test_options_of_the_trainer(overrides: Sequence[str]) -> None:
 
 def test_the_best_epoch_is_exported_and_not_the_last() -> None:
     # With such a rate after the warm-up the network forgets what it had learned.
-    run, _ = tiny("best", "trainer.epochs=4", "trainer.lr=3.0", "trainer.schedule=constant", "trainer.warmup=0.9")
+    quickly = ("trainer.lr=3.0", "trainer.schedule=constant", "trainer.warmup=0.9", "trainer.ema=0")
+    run, _ = tiny("best", "trainer.epochs=4", *quickly)
     rows = metrics(run)
     best = min(rows, key=lambda row: row["validation_loss"])
     document = json.loads((run / "train.json").read_text())
@@ -131,8 +132,17 @@ def test_the_best_epoch_is_exported_and_not_the_last() -> None:
     assert torch.equal(artifact.load(run / "model.pt").module.state_dict()["head.weight"], head)
 
 
-def test_time_that_is_up_ends_with_a_whole_epoch() -> None:
-    run, said = tiny("hurried", "trainer.max_minutes=0.0001", "trainer.epochs=50")
+def test_the_rate_falls_within_the_time_that_is_given() -> None:
+    run, said = tiny("hurried", "trainer.max_minutes=0.0001", "trainer.epochs=50", "trainer.schedule=cosine")
+    assert len(metrics(run)) == 1 and metrics(run)[-1]["lr"] < 0.01 and (run / "model.pt").is_file()
+    assert any("epoch   1/1" in line for line in said)
+    run, _ = tiny("unhurried", "trainer.max_minutes=60", "trainer.epochs=2")
+    assert len(metrics(run)) == 2
+
+
+def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.loop.fitting_epochs", lambda *_: 50)  # a machine that slowed down since
+    run, said = tiny("slow", "trainer.max_minutes=0.0001", "trainer.epochs=50")
     assert len(metrics(run)) == 1 and any("max_minutes" in line for line in said) and (run / "model.pt").is_file()
 
 

@@ -1,0 +1,64 @@
+"""The training step alone, and how many epochs of it fit into a given time."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from handlers.spec import PreprocessSpec
+from training.batches import Batch
+from training.module import Classification
+from training.optimizers import make_optimizer
+from training.precision import choose_bf16, choose_device
+
+WARM_UP, TIMED = 2, 4  # steps
+# Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.
+PLANNED = 0.85
+
+
+class Stepper:
+    """The training step of one module, with its optimizer: augment, normalize, network, loss, backward, step."""
+
+    def __init__(self, settings: Mapping[str, Any], classes: Sequence[str], spec: PreprocessSpec) -> None:
+        self.device = choose_device(settings["trainer"]["device"])
+        self.bf16 = choose_bf16(settings["trainer"]["precision"], self.device)
+        self.module = Classification(settings, classes, spec).to(self.device).train()
+        self.optimizer = make_optimizer(self.module.network, settings["trainer"])
+
+    def on_device(self, batch: Batch) -> Batch:
+        images, labels = batch
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def step(self, batch: Batch) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.module.training_step(batch, 1)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.module.on_train_batch_end()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: PreprocessSpec, images: float) -> int:
+    """Return how many epochs to plan, so that the learning rate has fallen when `trainer.max_minutes` are over.
+
+    Times a few steps on random images at their full size, with a network that is thrown away. `images` is what an epoch
+    sees, its validation counted in. At least 1, at most `trainer.epochs`.
+    """
+    trainer: Mapping[str, Any] = settings["trainer"]
+    stepper = Stepper({**settings, "trainer": {**trainer, "train_size": None}}, classes, spec)
+    shape = (trainer["batch_size"], spec.channels, spec.image_size, spec.image_size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
+    batch = stepper.on_device((pixels, torch.zeros(len(pixels), dtype=torch.int64)))
+    for number in range(WARM_UP + TIMED):
+        if number == WARM_UP:
+            stepper.wait()
+            began = time.perf_counter()
+        stepper.step(batch)
+    stepper.wait()
+    epoch = images / len(pixels) * (time.perf_counter() - began) / TIMED
+    return max(1, min(int(trainer["epochs"]), int(60 * trainer["max_minutes"] * PLANNED / epoch)))
