@@ -116,7 +116,10 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 
 
 def _serve(runs: Sequence[Path]) -> dict[str, Any]:
-    """Archive the runs as new versions, serve them together, and return how the served answers compare."""
+    """Archive the runs as new versions, serve them together, and return how the served answers compare.
+
+    The archives go when that is known: a plain start of the server is not to find a network for each fold.
+    """
     built = []
     for run in runs:
         # The folds of one run are named alike in every other: their archives are named by both.
@@ -132,6 +135,9 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
                 write(run / "evaluation" / "served.json", parts[-1])
     finally:
         step("serving.server", "stop")
+        for each in built:
+            each.path.unlink()
+            each.sidecar.unlink()
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),

@@ -116,14 +116,15 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def is_current(found: Archive, run: Path) -> bool:
-    """Return whether an archive holds the weights of `run` and this code's handlers, by their checksums."""
+    """Return whether an archive holds the weights of `run` and this code's handlers and settings."""
     files = {"model.pt": run / "model.pt"}
     files |= {f"handlers/{path.name}": path for path in archive.HANDLERS.glob("*.py")}
     try:
         with zipfile.ZipFile(found.path) as packed:
             sums = {member.filename: member.CRC for member in packed.infolist()}
-        return all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
-    except (OSError, zipfile.BadZipFile):
+        same = all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
+        return same and bool(json.loads(found.sidecar.read_text())["model_config"] == archive.MODEL_CONFIG)
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError):
         return False
 
 

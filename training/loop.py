@@ -88,7 +88,7 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=50,
+            log_every_n_steps=min(50, len(train)),
         )
         last = run / "checkpoints" / "last.ckpt"
         trainer.fit(
@@ -97,6 +97,10 @@ def fit(
             validation if len(split.validation) else None,
             ckpt_path=str(last) if last.is_file() else None,
         )
+    if config["tracking"]["kind"] == "wandb":
+        import wandb
+
+        wandb.finish()  # else the next run of this process, another fold, would write into this one
     best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))

@@ -22,7 +22,10 @@ SCHEMA_VERSION = 1
 StoreKind = Literal["decoded", "encoded", "auto"]
 
 # What a change of turns the same bytes into other pixels or other records.
-_CODE = ("handlers.decoding", "handlers.colours", "handlers.preprocessing", "training.records", "training.tfrecord")
+_CODE = (
+    *("handlers.decoding", "handlers.colours", "handlers.preprocessing"),
+    *("training.decoders", "training.index", "training.records", "training.tfrecord"),
+)
 _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
 
 

@@ -48,43 +48,68 @@ def ensure(
 ) -> None:
     """Make the prepared data set in `folder` hold shards for this split, unless it does.
 
+    A process that was killed leaves its whole shards to the next one.
+
     Raises:
         DatasetError: a raw file cannot be read any more.
         OSError: the disk is full.
         ValueError: too few images for this split.
     """
     dataset = store.PreparedDataset.open(folder)
-    size = {"maxcount": images_per_shard, "maxsize": shard_bytes}
-    key = digest({"store": dataset.key, "split": dataclasses.asdict(spec), "seed": seed, **size})
+    images = min(images_per_shard, max(1, int(shard_bytes * len(dataset) / max(1, dataset.encoded_bytes))))
+    key = digest({"store": dataset.key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
     target = folder / store.SHARDS
     if _key_of(target) == key:
         return
+    plan = _plan(dataset, spec, seed, images)
     partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    require_space(partial, dataset.encoded_bytes + len(dataset) * _TAR_BYTES)
-    split = dataset.split(spec)
-    escaped = str(partial).replace("%", "%%")  # the pattern is filled in with `%`
+    _begin(partial, key)
+    there = sum(path.stat().st_size for path in partial.glob("*.tar"))
+    require_space(partial, max(0, dataset.encoded_bytes + len(dataset) * _TAR_BYTES - there))
     places = np.full(len(dataset), -1, np.int32)
-    names: list[str] = []
-    sides = {"train": split.train, "validation": split.validation, "test": split.test}
-    with progress(console, "writing shards", sum(map(len, sides.values()))) as advance:
-        for side, rows in sides.items():
-            order = np.random.default_rng(seed).permutation(rows)
-            writer = webdataset.ShardWriter(f"{escaped}/{side}-%06d.tar", **size, verbose=0, encoder=False, mtime=0)
-            with writer:
-                for row in order:
-                    data = read_bytes(dataset.raw, dataset.record(row))
-                    writer.write({"__key__": f"{row:09d}", "image": data, "cls": b"%d" % dataset.labels[row]})
-                    places[row] = len(names) + writer.shard - 1
-                    advance(1)
-                written = writer.shard
-            names += [f"{side}-{number:06d}.tar" for number in range(written)]
+    with progress(console, "writing shards", sum(map(len, plan.values()))) as advance:
+        for number, (name, rows) in enumerate(plan.items()):
+            places[rows] = number
+            if (partial / name).is_file():  # from a process that was killed
+                advance(len(rows))
+            else:
+                _write(partial / name, dataset, rows, advance)
     np.save(partial / PLACES, places)
-    document = {"key": key, "split": dataclasses.asdict(spec), "seed": seed, "shards": names}
+    document = {"key": key, "split": dataclasses.asdict(spec), "seed": seed, "shards": list(plan)}
     (partial / DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+
+
+def _plan(dataset: store.PreparedDataset, spec: SplitSpec, seed: int, images: int) -> dict[str, Rows]:
+    """Return the rows of each shard, in their order, by its name."""
+    split = dataset.split(spec)
+    plan: dict[str, Rows] = {}
+    for side, rows in {"train": split.train, "validation": split.validation, "test": split.test}.items():
+        order = np.random.default_rng(seed).permutation(rows)
+        for number, start in enumerate(range(0, len(order), images)):
+            plan[f"{side}-{number:06d}.tar"] = order[start : start + images]
+    return plan
+
+
+def _begin(partial: Path, key: str) -> None:
+    """Make the folder that shards are written in; keep the shards of the same key."""
+    mark = partial / "key"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        mark.write_text(key, encoding="utf-8")
+
+
+def _write(path: Path, dataset: store.PreparedDataset, rows: Rows, advance: Callable[[int], None]) -> None:
+    """Write one shard, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with webdataset.TarWriter(str(part), encoder=False, mtime=0) as writer:
+        for row in rows:
+            data = read_bytes(dataset.raw, dataset.record(row))
+            writer.write({"__key__": f"{row:09d}", "image": data, "cls": b"%d" % dataset.labels[row]})
+            advance(1)
+    os.replace(part, path)
 
 
 def _key_of(folder: Path) -> str | None:

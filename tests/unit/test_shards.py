@@ -1,5 +1,8 @@
 import io
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +99,39 @@ def test_shards_are_shuffled_reproducible_and_written_once(pair: tuple[PreparedD
     assert files().keys() == before.keys() and files() != before
     shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
     assert files() == before
+
+
+def test_whole_shards_of_a_killed_process_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = write(tmp_path / "raw", 12, 2)
+    encoded, silent = make(tmp_path, raw, "encoded"), Console(file=io.StringIO())
+    folder = encoded.folder / "shards"
+    shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    written: list[str] = []
+    write_shard = shards._write
+
+    def dies(path: Path, *rest: Any) -> None:
+        if len(written) == 2:
+            path.with_name(f"{path.name}.part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_shard(path, *rest)
+
+    monkeypatch.setattr(shards, "_write", dies)
+    shutil.rmtree(folder)
+    with pytest.raises(KeyboardInterrupt):
+        shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    assert not folder.exists() and len(written) == 2
+
+    def goes_on(path: Path, *rest: Any) -> None:
+        written.append(path.name)
+        write_shard(path, *rest)
+
+    monkeypatch.setattr(shards, "_write", goes_on)
+    shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    assert len(written) == len(set(written)) == len(json.loads(whole["shards.json"])["shards"])
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name: left[name] for name in whole} == whole
 
 
 def test_the_index_is_the_same_as_that_of_decoded_images(pair: tuple[PreparedDataset, PreparedDataset]) -> None:

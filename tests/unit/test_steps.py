@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
+from serving import archive
 from serving.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
@@ -126,6 +127,12 @@ def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
             target.writestr(member, text + b"\n" if member.filename == "handlers/decoding.py" else text)
     assert steps.is_current(found, trained / "runs" / "small")
     shutil.move(older, found.path)
+    assert not steps.is_current(found, trained / "runs" / "small")
+
+
+def test_an_archive_of_older_settings_is_not_current(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = steps.build_archive("small", trained)
+    monkeypatch.setitem(archive.MODEL_CONFIG, "batchSize", 3)
     assert not steps.is_current(found, trained / "runs" / "small")
 
 

@@ -200,6 +200,17 @@ def test_a_transformer_refuses_growing_images() -> None:
         train(compose([*overrides, "name=grown", *network]), lambda _: None)
 
 
+def test_encoded_shards_train_as_decoded_images_do() -> None:
+    from training.prepare import main as prepare
+
+    assert prepare([*TINY, "raw=raw", "name=sharded", "store=sharded", "dataset.store=encoded"]) == 0
+    assert not Path("data/processed/sharded/images.npy").exists()
+    run = train(compose([*TINY, "name=sharded", "store=sharded", "dataset.store=encoded"]), lambda _: None)
+    document = json.loads((run / "train.json").read_text())
+    assert document["best"]["validation_accuracy"] >= 0.8
+    assert json.loads((run / "export.json").read_text())["images"] == document["images"]["validation"] > 0
+
+
 def test_weights_and_biases_work_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     done = subprocess.run(
@@ -212,6 +223,13 @@ def test_weights_and_biases_work_offline(monkeypatch: pytest.MonkeyPatch) -> Non
     kept = list(Path("runs/tracked/wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 1 and b"validation_accuracy" in kept[0].read_bytes()
     assert len(metrics(Path("runs/tracked"))) == 2
+
+
+def test_two_runs_of_one_process_are_two_for_weights_and_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("first", "second"):
+        tiny(name, "tracking=wandb", "trainer.epochs=1")
+        assert len(list(Path(f"runs/{name}/wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
 def settings(**changes: Any) -> dict[str, Any]:
