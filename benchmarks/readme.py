@@ -73,10 +73,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-def _machine(document: dict[str, Any]) -> str:
+def _machine(document: dict[str, Any], *, cores: bool = True) -> str:
     machine, versions = document["machine"], document["versions"]
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return f"{machine['cores']} cores of {machine['processor']}, {machine.get('device', 'cpu')}; {named}"
+    of = f"{machine['cores']} cores of " if cores else ""
+    return f"{of}{machine['processor']}, {machine.get('device', 'cpu')}; {named}"
 
 
 def real(results: Path) -> str:
@@ -88,7 +89,9 @@ def real(results: Path) -> str:
             rows.append([title, *["not measured"] + [""] * 7])
             continue
         images, served = document["images"], document.get("served")
-        size, time = document["image_size"], _duration(document["train_seconds"])
+        cores = document["machine"]["cores"]
+        time = f"{_duration(document['train_seconds'])}, {cores} core{'s' if cores > 1 else ''}"
+        size = document["image_size"]
         agree = (
             f"{100 * served['top1']:.2f} %; {served['agree']:,} of {served['images']:,} agree"
             if served
@@ -124,7 +127,7 @@ def real(results: Path) -> str:
     note = (
         "\n\nTraining images of a five-fold row are those of one fold, its training time is the slowest fold's, and "
         "its test images are all labelled ones, each answered by the network that had not seen it. "
-        f"One run each, from scratch, on {_machine(there[0])}. `python -m benchmarks.real RAW_ROOT`"
+        f"One run each, from scratch, on {_machine(there[0], cores=False)}. `python -m benchmarks.real RAW_ROOT`"
     )
     return _table(head, rows) + note
 
