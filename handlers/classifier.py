@@ -7,18 +7,20 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from handlers import artifact
 from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode
+from handlers.engine import SIZES, Engine
 from handlers.errors import RequestError
+from handlers.precision import choose
 from handlers.preprocessing import Preprocess
-from handlers.spec import Spec
 
 # More images than this go through the network in several parts: activations, not images, are what fills the memory.
-LARGEST_BATCH = 32
+LARGEST_BATCH = SIZES[-1]
 
 
 class Classifier:
@@ -29,11 +31,13 @@ class Classifier:
         device: where the network runs; images are decoded and resized on the CPU.
         top_k: labels in an answer; all of them where there are fewer classes.
         limits: of one encoded image.
-        threads: of torch on the CPU, for the whole process; None leaves them alone.
+        threads: of torch on the CPU, for the whole process, and as many that decode; None leaves torch's alone and
+            decodes with one.
+        precision: "fp32", which other precisions are held against, "bf16", or "auto" for what this machine gains from.
 
     Raises:
         ArtifactError: the file cannot be read, or its network does not fit its spec.
-        ValueError: top_k or threads below 1.
+        ValueError: top_k or threads below 1, or an unknown precision.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Classifier:
         top_k: int = 5,
         limits: Limits = DEFAULT_LIMITS,
         threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, must be at least 1")
@@ -53,26 +58,35 @@ class Classifier:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
         self.limits = limits
-        self.module, self.spec = self._load(path)
+        self._pool = ThreadPoolExecutor(threads, "decode") if threads and threads > 1 else None
+        loaded = artifact.load(path, self.device)
+        self.spec = loaded.spec
+        self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
+        self.engine = Engine(loaded.module, self.device, choose(precision, self.device))
+        self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
-    def _load(self, path: str | Path) -> tuple[torch.nn.Module, Spec]:
-        loaded = artifact.load(path, self.device)
-        preprocess = loaded.spec.preprocess
-        self.preprocess = Preprocess(preprocess).to(self.device)
+    def _check(self, path: str | Path) -> None:
+        preprocess = self.spec.preprocess
         blank = torch.zeros((1, preprocess.channels, preprocess.image_size, preprocess.image_size), dtype=torch.uint8)
-        with torch.inference_mode():
-            logits = loaded.module(self.preprocess.normalize(blank.to(self.device)))
-        if logits.shape != (1, len(loaded.spec.classes)):
+        logits = self.engine(self.preprocess.normalize(blank.to(self.device)))
+        if logits.shape != (1, len(self.spec.classes)):
             raise artifact.ArtifactError(
-                f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(loaded.spec.classes)} classes; "
+                f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(self.spec.classes)} classes; "
                 "export the model again"
             )
-        return loaded.module, loaded.spec
+
+    def warm_up(self, largest: int) -> None:
+        """Answer blank batches of every size up to `largest` images, so that no request waits for what is compiled."""
+        preprocess = self.spec.preprocess
+        self.engine.warm_up((preprocess.channels, preprocess.image_size, preprocess.image_size), largest)
 
     def decode(self, images: Sequence[Buffer]) -> list[torch.Tensor | RequestError]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
-        return [self._decode(image) for image in images]
+        # Decoders and torch let go of the interpreter's lock: threads decode side by side.
+        if self._pool is None or len(images) < 2:
+            return [self._decode(image) for image in images]
+        return list(self._pool.map(self._decode, images))
 
     def _decode(self, image: Buffer) -> torch.Tensor | RequestError:
         try:
@@ -91,8 +105,7 @@ class Classifier:
             return torch.cat([self._probabilities(torch.stack(list(part))) for part in parts])
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.module(self.preprocess.normalize(batch.to(self.device)))
-        return logits.to(torch.float32).softmax(dim=1).cpu()
+        return self.engine(self.preprocess.normalize(batch.to(self.device))).softmax(dim=1)
 
     def encode(self, probabilities: torch.Tensor) -> dict[str, float]:
         """Return the `top_k` labels of one row of probabilities (K,), best first."""

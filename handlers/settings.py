@@ -5,24 +5,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.decoding import DEFAULT_LIMITS, Limits
+from handlers.precision import PRECISIONS
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Labels in an answer, and the limits of a request.
+    """Labels in an answer, the limits of a request, and the precision of the network.
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
-    `max_images` for the images of one request.
+    `max_images` for the images of one request. `precision` is "fp32", "bf16", or "auto" for what the
+    machine gains from.
     """
 
     top_k: int = 5
     max_bytes: int = DEFAULT_LIMITS.max_bytes
     max_pixels: int = DEFAULT_LIMITS.max_pixels
     max_images: int = 16
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"handler: precision is {self.precision!r}, must be one of {', '.join(PRECISIONS)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name == "precision":
+                continue
             if type(value) is not int or value < 1:
                 raise ValueError(f"handler: {field.name} is {value!r}, must be a whole number of at least 1")
 
@@ -36,7 +43,7 @@ class Settings:
         """Return the settings of a section, with the defaults for what it leaves out (None: for everything).
 
         Raises:
-            ValueError: an unknown key, or a value that is not a whole number of at least 1.
+            ValueError: an unknown key, or a value that cannot be.
         """
         if section is None:
             return cls()

@@ -56,7 +56,9 @@ class ImageHandler:
             top_k=self.settings.top_k,
             limits=self.settings.limits,
             threads=threads(config.get("minWorkers")),
+            precision=self.settings.precision,
         )
+        self.classifier.warm_up(int(config.get("batchSize", 1)))
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order.
@@ -137,7 +139,8 @@ class ImageHandler:
 
     def _description(self) -> dict[str, Any]:
         spec = json.loads(self.classifier.spec.to_json())
-        return {**spec, "version": self.version, "top_k": self.classifier.top_k}
+        precision = str(self.classifier.engine.dtype).removeprefix("torch.")
+        return {**spec, "version": self.version, "top_k": self.classifier.top_k, "precision": precision}
 
 
 def threads(workers: Any) -> int:

@@ -4,6 +4,7 @@ python -m serving.agreement fingers         the default version that is served
 python -m serving.agreement fingers 1.0
 
 Reads runs/<name>/evaluation/predictions.npz and the images where they stood then; writes evaluation/served.json.
+Evaluation is in float32: an archive with another `handler.precision` differs by more than is allowed here.
 """
 
 import argparse

@@ -51,6 +51,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "max_bytes": 20 * 2**20,  # of one encoded image
         "max_pixels": 3 * 2**24,  # of one decoded image
         "max_images": 16,  # of one request
+        "precision": "fp32",  # fp32, as evaluated | bf16 | auto: bf16 where the machine gains from it
     },
 }
 
@@ -212,22 +213,29 @@ def _commit() -> str | None:
 
 
 def configure(overrides: list[str]) -> dict[str, Any]:
-    """Return `MODEL_CONFIG` with `key=number` and `handler.key=number` overrides.
+    """Return `MODEL_CONFIG` with `key=value` and `handler.key=value` overrides.
 
     Raises:
-        ArchiveError: a key that is not in `MODEL_CONFIG`, or a value that is no whole number above or equal to 0.
+        ArchiveError: a key that is not in `MODEL_CONFIG`, or a value that it cannot have.
     """
     settings = copy.deepcopy(MODEL_CONFIG)
     for override in overrides:
         key, _, text = override.partition("=")
         group = settings["handler"] if key.startswith("handler.") else settings
         leaf = key.removeprefix("handler.")
-        if not isinstance(group.get(leaf), int):
+        if leaf == "handler" or leaf not in group:
             known = [*(k for k in MODEL_CONFIG if k != "handler"), *(f"handler.{k}" for k in MODEL_CONFIG["handler"])]
             raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
-        if not text.isdecimal():
+        if isinstance(group[leaf], int) and not text.isdecimal():
             raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
-        group[leaf] = int(text)
+        group[leaf] = int(text) if isinstance(group[leaf], int) else text
+    if overrides:
+        from handlers.settings import Settings  # brings torch
+
+        try:
+            Settings.read(settings["handler"])
+        except ValueError as error:
+            raise ArchiveError(str(error)) from error
     return settings
 
 

@@ -70,7 +70,7 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
 
     asked = Settings.read(settings)
     try:
-        classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits)
+        classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits, precision=asked.precision)
     except ArtifactError as error:
         raise ArchiveError(str(error)) from error
     for first in range(0, len(paths), BATCH):

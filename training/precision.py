@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from handlers import precision
 from training.configuration import ConfigurationError
 
 
@@ -22,23 +23,16 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def gains_from_bf16(device: torch.device) -> bool:
-    """Return whether bf16 has arithmetic of its own there; elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
 def choose_bf16(wanted: str, device: torch.device) -> bool:
     """Return whether `trainer.precision` means bf16 on this device.
 
     Raises:
         ConfigurationError: an unknown precision.
     """
-    if wanted not in ("auto", "fp32", "bf16"):
-        raise ConfigurationError(f"trainer.precision is {wanted!r}: write auto, fp32 or bf16")
-    return wanted == "bf16" or (wanted == "auto" and gains_from_bf16(device))
+    try:
+        return precision.choose(wanted, device) is torch.bfloat16
+    except ValueError as error:
+        raise ConfigurationError(f"trainer.{error}") from error
 
 
 def use_all_cores() -> None:

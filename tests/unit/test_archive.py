@@ -132,6 +132,10 @@ def test_settings_can_be_overridden_by_name() -> None:
     settings = archive.configure(["batchSize=16", "handler.top_k=3"])
     assert settings["batchSize"] == 16 and settings["handler"]["top_k"] == 3
     assert archive.MODEL_CONFIG["handler"]["top_k"] == 5
+    assert archive.configure(["handler.precision=fp32"])["handler"]["precision"] == "fp32"
+    for wrong in ("handler.precision=bf17", "handler.top_k=0"):
+        with pytest.raises(ArchiveError, match=r"must be"):
+            archive.configure([wrong])
     for wrong in ("batch=1", "handler=1", "handler.x=1", "top_k=1", "batchSize=-1", "batchSize=x", "batchSize"):
         with pytest.raises(ArchiveError, match=r"not a setting|whole number"):
             archive.configure([wrong])

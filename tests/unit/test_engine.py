@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from handlers import artifact, precision
+from handlers.classifier import Classifier
+from handlers.engine import SIZES, Engine
+from handlers.errors import BadImage
+from tests.unit.small_network import save_small
+from tests.unit.test_classifier import png
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_small(tmp_path_factory.mktemp("artifact") / "model.pt")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 31, 32])
+def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int) -> None:
+    engine, plain = Engine(artifact.load(path).module, CPU, torch.float32), artifact.load(path).module
+    batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
+    for _ in range(4):  # profiled, then fused
+        logits = engine(batch)
+        assert logits.dtype == torch.float32 and not logits.requires_grad
+        with torch.no_grad():
+            torch.testing.assert_close(logits, plain(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_is_close_to_float32(path: Path) -> None:
+    exact, rounded = (Engine(artifact.load(path).module, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
+    batch = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for _ in range(4):
+        expected, logits = exact(batch), rounded(batch)
+        assert logits.dtype == torch.float32
+        difference = (logits - expected).abs().max() / expected.abs().max()
+        assert 0 < difference < 0.02
+
+
+def test_warming_up_ends_with_the_size_that_holds_the_largest_batch(path: Path) -> None:
+    engine = Engine(artifact.load(path).module, CPU, torch.float32)
+    seen: list[int] = []
+    module, engine.module = engine.module, lambda batch: (seen.append(len(batch)), module(batch))[1]  # type: ignore[assignment,func-returns-value]
+    engine.warm_up((3, 16, 16), 5)
+    assert sorted(set(seen)) == [1, 2, 4, 8]
+    engine.warm_up((3, 16, 16), 1000)
+    assert sorted(set(seen)) == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capabilities", "expected"),
+    [
+        ("auto", {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"amx_bf16": True}, torch.bfloat16),
+        ("auto", {"avx512_f": True}, torch.float32),
+        ("fp32", {"amx_bf16": True}, torch.float32),
+        ("bf16", {}, torch.bfloat16),
+    ],
+)
+def test_auto_looks_at_the_machine(
+    wanted: str, capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert precision.choose(wanted, CPU) is expected
+
+
+def test_an_unknown_precision_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16"):
+        Classifier(path, precision="fp64")
+
+
+def test_threads_keep_images_and_errors_in_order(path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        many, one = Classifier(path, threads=4), Classifier(path)
+    finally:
+        torch.set_num_threads(before)
+    images = [png(seed, (10 + seed, 300 - seed)) for seed in range(40)]
+    images[7] = b"no image"
+    for ours, theirs in zip(many.decode(images), one.decode(images), strict=True):
+        if isinstance(theirs, torch.Tensor):
+            assert isinstance(ours, torch.Tensor) and np.array_equal(ours, theirs)
+        else:
+            assert isinstance(ours, BadImage) and isinstance(theirs, BadImage)
