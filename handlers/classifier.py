@@ -90,8 +90,14 @@ class Classifier:
 
     def _decode(self, image: Buffer) -> torch.Tensor | RequestError:
         try:
-            pixels = decode(image, colour=self.spec.preprocess.colour, limits=self.limits)
-            return self.preprocess.resize(pixels)
+            return self.preprocess.resize(
+                decode(
+                    image,
+                    colour=self.spec.preprocess.colour,
+                    limits=self.limits,
+                    smallest=self.preprocess.shortest_side,
+                )
+            )
         except RequestError as error:
             # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
             return error.with_traceback(None)

@@ -36,6 +36,12 @@ class Preprocess(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
 
+    @property
+    def shortest_side(self) -> int:
+        """Return what the shorter side of an image is scaled to: decoded smaller than that, it would lose detail."""
+        size = self.spec.image_size
+        return size if self.spec.resize == "squash" else max(size, round(size / self.spec.crop_fraction))
+
     def resize(self, image: torch.Tensor) -> torch.Tensor:
         """Return one image at the network's size.
 
@@ -109,7 +115,7 @@ class Preprocess(nn.Module):
         if self.spec.resize == "squash":
             return size, size
         height, width = image.shape[-2:]
-        short = max(size, round(size / self.spec.crop_fraction))
+        short = self.shortest_side
         if height < width:
             return short, max(short, round(short * width / height))
         return max(short, round(short * height / width)), short

@@ -67,7 +67,8 @@ def decode_and_resize(data: bytes, spec: PreprocessSpec) -> "torch.Tensor":
     """
     from handlers.decoding import decode
 
-    image: torch.Tensor = _resizer(spec).resize(decode(data, colour=spec.colour))
+    resizer = _resizer(spec)
+    image: torch.Tensor = resizer.resize(decode(data, colour=spec.colour, smallest=resizer.shortest_side))
     return image
 
 

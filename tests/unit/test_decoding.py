@@ -15,6 +15,9 @@ from PIL import Image, ImageCms
 
 from handlers.decoding import SERVED, Limits, decode, upright
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec
+from training.generate.photograph import photograph
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -453,3 +456,53 @@ def test_every_odd_image_gets_an_answer_or_a_reason(real_data: Path | None, capf
     # What Pillow reads is served, but for the formats left out and what is larger than the limit.
     assert len(refused) <= 0.25 * len(images)
     assert all(code == 415 for name, code in refused.items() if name.endswith((".jp2", ".j2k", ".ico", ".bin")))
+
+
+def photo_jpeg(width: int, height: int, **options: Any) -> bytes:
+    pixels = np.ascontiguousarray(photograph(width, height, np.random.default_rng(0)))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "smallest", "expected"),
+    [
+        ((640, 480), None, (480, 640)),
+        ((640, 480), 224, (480, 640)),  # half of it is too close to what is wanted
+        ((640, 480), 192, (240, 320)),
+        ((1001, 751), 150, (188, 251)),
+        ((1000, 750), 75, (94, 125)),
+        ((200, 1000), 224, (1000, 200)),
+    ],
+)
+def test_a_large_jpeg_is_decoded_near_the_size_that_is_wanted(
+    size: tuple[int, int], smallest: int | None, expected: tuple[int, int]
+) -> None:
+    assert tuple(decode(photo_jpeg(*size), smallest=smallest).shape[1:]) == expected
+
+
+@pytest.mark.parametrize("side", [64, 96, 150])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_decoding_near_the_wanted_size_changes_little(side: int, resize: Any) -> None:
+    preprocess = Preprocess(PreprocessSpec(image_size=side, resize=resize, crop_fraction=0.875))
+    data = photo_jpeg(1200, 900)
+    part = decode(data, smallest=preprocess.shortest_side)
+    assert part.shape[1] < 900
+    difference = (preprocess.resize(part).int() - preprocess.resize(decode(data)).int()).abs().float()
+    assert difference.mean() < 1.2 and difference.max() <= 25
+
+
+def test_a_turned_jpeg_is_decoded_near_the_wanted_size_and_stands_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = photo_jpeg(640, 320, exif=exif)
+    small, whole = decode(data, smallest=100), decode(data)
+    assert tuple(small.shape[1:]) == (320, 160) and tuple(whole.shape[1:]) == (640, 320)
+    halved = torch.nn.functional.avg_pool2d(whole.float(), 2)
+    assert (small.float() - halved).abs().mean() < 3
+
+
+def test_a_truncated_jpeg_is_refused_at_any_size() -> None:
+    with pytest.raises(BadImage):
+        decode(photo_jpeg(640, 480)[:-2000], smallest=60)
