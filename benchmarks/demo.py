@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real import write
 from training.train import machine, versions
+from training.whole import write_json
 
 RESULT = Path("benchmarks/results/demo.json")
 OFFSET = "1700"  # of the ports, so that a server that runs here stays alone
@@ -65,7 +65,7 @@ def main() -> int:
         "machine": machine("cpu"),
         "versions": versions(),
     }
-    write(RESULT, document)
+    write_json(RESULT, document)
     print(json.dumps(document))
     return 0
 

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.real import RunError, step, write
+from benchmarks.real import RunError, step
 from pipeline.steps import override
 from training.train import machine, versions
+from training.whole import write_json
 
 RESULT = Path("benchmarks/results/fewest.json")
 NAME = "fingers-fewest"
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     document = json.loads((Path("runs") / NAME / "frugality.json").read_text())
     document |= {"command": "python -m benchmarks.fewest RAW_ROOT", "machine": machine("cpu"), "versions": versions()}
-    write(RESULT, document)
+    write_json(RESULT, document)
     print(json.dumps(document))
     return 0
 

@@ -30,6 +30,7 @@ from rich.table import Table
 from training.prepare import prepare
 from training.progress import plain_console
 from training.recipe import Recipe
+from training.whole import write_json
 
 RESULT = Path("benchmarks/results/prepare.json")
 LIMIT = 1.2
@@ -128,8 +129,7 @@ def main() -> int:
     }
     _print_table(runs)
     if len(runs) > 1:
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_json(RESULT, document)
     print(json.dumps(document))
     return 0 if max(ratios.values()) <= LIMIT else 1
 

@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from serving import agreement, archive, model_store
 from serving.agreement import EvaluationError
 from serving.client import Client, ClientError
 from serving.model_store import ArchiveError
+from training.whole import write_json
 
 RESULTS = Path("benchmarks/results/real")
 
@@ -132,7 +132,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
             for run, each in zip(runs, built, strict=True):
                 evaluated = agreement.Evaluated.read(run)
                 parts.append(agreement.compare(evaluated, each.name, each.version, client=client))
-                write(run / "evaluation" / "served.json", parts[-1])
+                write_json(run / "evaluation" / "served.json", parts[-1])
     finally:
         step("serving.server", "stop")
         for each in built:
@@ -153,14 +153,6 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def write(path: Path, document: dict[str, Any]) -> None:
-    """Write a result whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=2) + "\n")
-    os.replace(part, path)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do the runs that the command line names."""
     parser = argparse.ArgumentParser(
@@ -179,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
         document["command"] = f"python -m benchmarks.real RAW_ROOT {name}"
-        write(RESULTS / f"{name}.json", document)
+        write_json(RESULTS / f"{name}.json", document)
         top = document["top_1"]
         print(f"{name}: test top-1 {top['value']:.2%} ({top['low']:.2%} to {top['high']:.2%})", flush=True)
         done.append({"run": name, "top_1": top["value"], "train_seconds": document["train_seconds"]})

@@ -34,6 +34,7 @@ from training.precision import use_all_cores
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 from training.train import machine, network_name, versions
+from training.whole import write_json
 
 RESULT = Path("benchmarks/results/training.json")
 GOAL = 0.95
@@ -139,8 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{kind:>14}  {value:8.1f} images/s")
     print(f"{'ratio':>14}  {document['ratio']:8.3f}  (goal {GOAL})")
     print(f"{'augmentation':>14}  {100 * statistics.median(shares):8.1f} % of the time")
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(document, indent=2) + "\n")
+    write_json(RESULT, document)
     print(json.dumps(document))
     return 0 if statistics.median(ratios) >= GOAL else 1
 

@@ -29,6 +29,7 @@ from training.predictions import Predictions
 from training.records import DatasetError
 from training.store import PreparedDataset
 from training.train import train
+from training.whole import write_json
 
 
 def folds(overrides: Sequence[str]) -> list[DictConfig]:
@@ -100,7 +101,7 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
     }
     evaluate.draw(folder, together, dataset.classes)
     together.save(folder / "predictions.npz")
-    evaluate.write_json(folder / "crossvalidation.json", document)
+    write_json(folder / "crossvalidation.json", document)
     return document
 
 

@@ -16,7 +16,6 @@ not imported, where all this is up to date.
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from training.predictions import Predictions, decode, open_classifier, predict
 from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
+from training.whole import write_json
 
 if TYPE_CHECKING:
     from handlers.classifier import Classifier
@@ -150,13 +150,6 @@ def _key(folder: Path, fingerprint: str) -> str:
         with open(path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     return key.hexdigest()[:32]
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a document whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
 
 
 def table(metrics: Mapping[str, Any]) -> Table:

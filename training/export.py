@@ -5,7 +5,6 @@
 Training does this by itself; the command makes model.pt and export.json anew from checkpoints/best.ckpt.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
 from training.train import network_name, run_key, versions
+from training.whole import write_json
 
 TOLERANCE = 1e-4  # of a probability, in float32
 
@@ -72,7 +72,7 @@ def export(
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
         os.replace(made, run / "model.pt")
-    (run / "export.json").write_text(json.dumps({**document, "commit": spec.provenance["commit"]}, indent=2) + "\n")
+    write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
     return document
 
 

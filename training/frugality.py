@@ -32,6 +32,7 @@ from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 from training.train import train
+from training.whole import write_json
 
 DEFAULTS: dict[str, Any] = {
     "name": "",
@@ -121,7 +122,7 @@ def run(config: DictConfig, given: dict[str, Any], *, console: Console | None = 
         "tried": [points[pair] for pair in sorted(points)],
     }
     draw(document, configuration.run_folder(config) / "frugality.png")
-    evaluate.write_json(configuration.run_folder(config) / "frugality.json", document)
+    write_json(configuration.run_folder(config) / "frugality.json", document)
     return document
 
 

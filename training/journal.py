@@ -12,6 +12,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from training.whole import write_text
+
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -54,7 +56,7 @@ class Journal(Checkpoint):
             self.best = row
             self._save(trainer, "best.ckpt", weights_only=True)
         self._save(trainer, "last.ckpt", weights_only=False)
-        replace(self.run / "metrics.csv", self._table())
+        write_text(self.run / "metrics.csv", self._table())
         self._report(trainer, row)
 
     def _is_best(self, row: dict[str, float]) -> bool:
@@ -88,13 +90,6 @@ class Journal(Checkpoint):
         if self.max_minutes is not None and row["epoch"] < epochs and sum(self.seconds) + pace > 60 * self.max_minutes:
             self.say(f"stopping: another epoch would pass trainer.max_minutes={self.max_minutes:g}")
             trainer.should_stop = True
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a text file so that it is there as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

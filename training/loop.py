@@ -14,13 +14,14 @@ from lightning.pytorch.loggers import Logger
 from handlers.spec import PreprocessSpec
 from training.batches import Batches, Joined
 from training.configuration import ConfigurationError
-from training.journal import Journal, replace
+from training.journal import Journal
 from training.module import Classification
 from training.pace import fitting_epochs
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
+from training.whole import write_text
 
 # Lightning warns of what is meant here.
 NOISE = (
@@ -115,8 +116,7 @@ def _planned_epochs(
         # A validation image goes through the network forward only: a third of the work.
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3
         epochs = fitting_epochs(config, data.classes, preprocess, images)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace(kept, str(epochs))
+        write_text(kept, str(epochs))
     return int(kept.read_text())
 
 

@@ -12,6 +12,7 @@ that is finished is left alone.
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -28,6 +29,7 @@ from training.errors import TrainingError
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
+from training.whole import write_json
 
 FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
@@ -79,7 +81,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
         "epochs": len(outcome.journal.rows),
-        "best": best,
+        "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "images": {
             "train": len(split.train),
             "transformed": len(split.transformed),
@@ -96,7 +98,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         "machine": machine(outcome.device.type),
         "versions": versions(),
     }
-    _write(run / "train.json", document)
+    write_json(run / "train.json", document)
     return run
 
 
@@ -198,12 +200,6 @@ def _prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str]
     (run / "train.json").unlink(missing_ok=True)
     resolved = OmegaConf.create(plain(config))
     OmegaConf.save(resolved, run / "config.yaml")
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=2) + "\n")
-    os.replace(part, path)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
         (["trainer.schedule=step"], "onecycle, cosine or constant"),
         (["trainer.warmup=1.5"], "trainer.warmup"),
         (["trainer.ema=2"], "trainer.ema"),
-        (["trainer.precision=fp16"], "auto, fp32 or bf16"),
+        (["trainer.precision=fp16"], "one of auto, fp32, bf16"),
         (["trainer.device=tpu"], "auto, cpu or cuda"),
         (["trainer.train_size=[8,64]"], "8 <= start <= end <= 16"),
         (["split.folds=1"], "split.folds"),
