@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from handlers import payload
+from handlers import golden, payload
 from handlers.classifier import Classifier
 from handlers.errors import BadRequest, RequestError, TooLarge
 from handlers.payload import Request
@@ -42,6 +42,7 @@ class ImageHandler:
         Raises:
             ValueError: model-config.yaml has a setting that is unknown or wrong.
             ArtifactError: the artifact cannot be read.
+            GoldenError: a golden image of the archive is answered otherwise than when it was exported.
         """
         config = context.model_yaml_config or {}
         model = context.manifest["model"]
@@ -59,6 +60,9 @@ class ImageHandler:
             precision=self.settings.precision,
         )
         self.classifier.warm_up(int(config.get("batchSize", 1)))
+        kept = Path(properties["model_dir"]) / golden.FILE
+        if kept.is_file():
+            golden.check(self.classifier, golden.read(kept))
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order.

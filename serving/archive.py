@@ -34,6 +34,7 @@ from serving.model_store import Archive, ArchiveError
 RUNS = Path("runs")
 HANDLERS = Path(handlers.__file__).parent
 HANDLER_FILE = "sightline_handler.py"
+GOLDEN = "golden.json"  # beside model.pt: images and answers that a worker is held to when it loads
 
 # What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
 # time-outs, so all of them stand here.
@@ -123,6 +124,9 @@ def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mappin
         each.mkdir()
     # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
     shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    golden = weights.with_name(GOLDEN)
+    if golden.is_file():
+        shutil.copy(golden, extra)
     config_file = folder / "model-config.yaml"
     config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
     with _archiver(temporary) as (configure_archiver, generate_model_archive):

@@ -5,6 +5,7 @@
 Training does this by itself; the command makes model.pt and export.json anew from checkpoints/best.ckpt.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import simplejpeg
 import torch
+from PIL import Image
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
@@ -29,6 +34,7 @@ from training.train import network_name, run_key, versions
 from training.whole import write_json
 
 TOLERANCE = 1e-4  # of a probability, in float32
+GOLDEN = 4  # images that travel with the artifact
 
 
 def export(
@@ -39,7 +45,7 @@ def export(
     preprocess: PreprocessSpec,
     run: Path,
 ) -> dict[str, Any]:
-    """Write `model.pt` and `export.json` into `run`, and return what export.json holds.
+    """Write `model.pt`, `golden.json` and `export.json` into `run`, and return what export.json holds.
 
     Raises:
         TrainingError: the artifact answers otherwise than the network does, on any validation image.
@@ -71,9 +77,31 @@ def export(
                 f"of {document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
+        golden.write(_golden(made, data, split), run / golden.FILE)
         os.replace(made, run / "model.pt")
     write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
     return document
+
+
+def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.Golden]:
+    """Return validation images as prepared, PNG and JPEG, with the artifact's answers; noise where there are none."""
+    classifier = Classifier(weights)
+    pixels, _ = next(iter(validation_batches(data, split, GOLDEN)), (_noise(classifier), None))
+    chosen = [np.ascontiguousarray(image.permute(1, 2, 0)) for image in pixels[:GOLDEN]]
+    colour = "RGB" if classifier.spec.preprocess.channels == 3 else "GRAY"
+    encoded = {f"{number}.jpg": simplejpeg.encode_jpeg(image, 95, colour) for number, image in enumerate(chosen[::2])}
+    for number, image in enumerate(chosen[1::2]):
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "PNG")
+        encoded[f"{number}.png"] = file.getvalue()
+    found = golden.answers(classifier, list(encoded.values()))
+    return [golden.Golden(name, encoded[name], row) for name, row in zip(encoded, found, strict=True)]
+
+
+def _noise(classifier: Classifier) -> torch.Tensor:
+    preprocess = classifier.spec.preprocess
+    shape = (GOLDEN, preprocess.channels, preprocess.image_size, preprocess.image_size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()

@@ -21,7 +21,8 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
@@ -57,7 +58,7 @@ class Tiny(torch.nn.Module):
 
 
 def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
-    """Write a model.pt into `folder`, as training.export would."""
+    """Write a model.pt and a golden.json into `folder`, as training.export would."""
     torch.manual_seed(seed)
     spec = Spec(
         preprocess=PreprocessSpec(image_size=32),
@@ -67,6 +68,8 @@ def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     artifact.save(Tiny(len(classes)).eval(), spec, folder / "model.pt")
+    (row,) = golden.answers(Classifier(folder / "model.pt"), [picture(7)])
+    golden.write([golden.Golden("7.jpg", picture(7), row)], folder / golden.FILE)
     return folder / "model.pt"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving.ports import Ports
@@ -92,6 +93,18 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
     assert "ArtifactError" in started.stderr and "1 classes" in started.stderr
     assert ServerState.read(home) is None
     Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
+
+
+def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serve(home: Path) -> None:
+    weights = export(home / "runs" / "changed", ("a", "b", "c"))
+    (row,) = golden.answers(Classifier(weights), [picture(1)])
+    golden.write([golden.Golden("1.jpg", picture(2), row)], weights.with_name(golden.FILE))
+    archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
+    started = run_cli(SERVER, "start", "changed", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
+    assert started.returncode == 1
+    assert started.stderr.startswith("error: a worker of changed 1.0 does not load")
+    assert "golden image 1.jpg is answered otherwise" in started.stderr
+    assert ServerState.read(home) is None
 
 
 def test_a_taken_port_is_said_before_anything_starts(home: Path, listener: Callable[[int], None]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training.configuration import ConfigurationError, compose, plain
 from training.module import Classification
@@ -50,7 +51,7 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     run, said = tiny("whole")
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert left == {
-        *("config.yaml", "metrics.csv", "curves.png", "train.json", "model.pt", "export.json"),
+        *("config.yaml", "metrics.csv", "curves.png", "train.json", "model.pt", "golden.json", "export.json"),
         *("checkpoints/key", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
     }
     document = json.loads((run / "train.json").read_text())
@@ -59,6 +60,9 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert all(math.isfinite(value) for row in metrics(run) for value in row.values())
     assert sum("images/s" in line and "left" in line for line in said) == 3
+    kept = golden.read(run / "golden.json")
+    assert [each.name for each in kept] == ["0.jpg", "1.jpg", "0.png", "1.png"]
+    assert golden.check(Classifier(run / "model.pt"), kept) < 1e-6
     spec = artifact.load(run / "model.pt").spec
     assert spec.classes == CLASSES and spec.network == "cnn" and spec.preprocess.image_size == 16
     assert spec.provenance["fingerprint"] == document["fingerprint"]

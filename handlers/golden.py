@@ -1,0 +1,94 @@
+"""Golden images: a few that travel in the archive with their answers, and are asked about when it is loaded.
+
+What a test on one machine cannot know, another processor, another build of torch, another precision, shows here, before
+the first request is answered.
+"""
+
+import base64
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from handlers.classifier import Classifier
+from handlers.errors import RequestError
+
+FILE = "golden.json"
+# Of a probability, by the precision that answers. float32: what export allows itself. bf16 keeps 8 bits of each number,
+# and what it is off by grows with the depth of the network: a wrong answer is off by more.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+
+
+class GoldenError(Exception):
+    """A golden image is answered otherwise than when the network was exported."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Golden:
+    """An encoded image, its name, and the probability of each class in float32."""
+
+    name: str
+    image: bytes
+    probabilities: tuple[float, ...]
+
+
+def write(golden: Sequence[Golden], path: Path) -> None:
+    """Write `golden.json`."""
+    document = [{**dataclasses.asdict(each), "image": base64.b64encode(each.image).decode()} for each in golden]
+    path.write_text(json.dumps(document) + "\n")
+
+
+def read(path: Path) -> list[Golden]:
+    """Return what `write` wrote.
+
+    Raises:
+        GoldenError: the file is damaged.
+    """
+    try:
+        return [
+            Golden(each["name"], base64.b64decode(each["image"], validate=True), tuple(each["probabilities"]))
+            for each in json.loads(path.read_text())
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise GoldenError(f"{path.name} is damaged ({error!r}); build the archive again") from error
+
+
+def answers(classifier: Classifier, images: Sequence[bytes]) -> list[tuple[float, ...]]:
+    """Return the probabilities of each class for encoded images.
+
+    Raises:
+        GoldenError: an image cannot be read.
+    """
+    decoded = classifier.decode(images)
+    for number, image in enumerate(decoded):
+        if isinstance(image, RequestError):
+            raise GoldenError(f"golden image {number + 1} cannot be read: {image}")
+    rows = classifier.predict([image for image in decoded if isinstance(image, torch.Tensor)])
+    return [tuple(row) for row in rows.tolist()]
+
+
+def check(classifier: Classifier, golden: Sequence[Golden]) -> float:
+    """Return the largest difference of a probability from what was exported.
+
+    Raises:
+        GoldenError: it is more than `TOLERANCES` allows for this classifier's precision; says which image and how much.
+    """
+    tolerance = TOLERANCES[classifier.engine.dtype]
+    largest = 0.0
+    for each, found in zip(golden, answers(classifier, [each.image for each in golden]), strict=True):
+        if len(found) != len(each.probabilities):
+            raise GoldenError(
+                f"golden image {each.name} has {len(each.probabilities)} classes, the network {len(found)}"
+            )
+        difference = max(abs(ours - theirs) for ours, theirs in zip(found, each.probabilities, strict=True))
+        if not difference <= tolerance:
+            precision = str(classifier.engine.dtype).removeprefix("torch.")
+            raise GoldenError(
+                f"golden image {each.name} is answered otherwise than when the network was exported: a probability "
+                f"differs by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model "
+                "again with the packages that serve it, or set handler.precision to fp32"
+            )
+        largest = max(largest, difference)
+    return largest
