@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.steps import next_version, override
-from serving import agreement, archive, model_store
+from serving import agreement, archive, model_store, server
 from serving.agreement import EvaluationError
 from serving.client import Client, ClientError
-from serving.model_store import ArchiveError
+from serving.model_store import Archive, ArchiveError
 from training.whole import write_json
 
 RESULTS = Path("benchmarks/results/real")
@@ -120,24 +120,24 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
 
     The archives go when that is known: a plain start of the server is not to find a network for each fold.
     """
-    built = []
-    for run in runs:
-        # The folds of one run are named alike in every other: their archives are named by both.
-        name = "-".join(run.parts[1:])
-        built.append(archive.build(name, next_version(name, model_store.FOLDER), run=run))
-    step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
+    built: list[Archive] = []
     parts = []
     try:
+        for run in runs:
+            # The folds of one run are named alike in every other: their archives are named by both.
+            name = "-".join(run.parts[1:])
+            built.append(archive.build(name, next_version(name, model_store.FOLDER), run=run))
+        step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
         with Client() as client:
             for run, each in zip(runs, built, strict=True):
                 evaluated = agreement.Evaluated.read(run)
                 parts.append(agreement.compare(evaluated, each.name, each.version, client=client))
                 write_json(run / "evaluation" / "served.json", parts[-1])
     finally:
-        step("serving.server", "stop")
+        server.stop(root=Path.cwd())
         for each in built:
-            each.path.unlink()
-            each.sidecar.unlink()
+            each.path.unlink(missing_ok=True)
+            each.sidecar.unlink(missing_ok=True)
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),

@@ -16,6 +16,7 @@ from handlers.spec import Spec
 
 SPEC_FILE = "spec.json"
 METHODS = ("forward", "features", "embedding")
+ATTENTION = ("aten::scaled_dot_product_attention", "aten::matmul", "aten::bmm")
 TRACED_BATCH, CHECKED_BATCHES, TOLERANCE = 2, (1, 3), 1e-4
 
 
@@ -54,6 +55,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
         raise ArtifactError(f"{path.name}: the network has no method {missing[0]!r}; add it to the network")
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
     with torch.no_grad(), _quiet():
+        torch.jit.enable_onednn_fusion(False)  # of a module that was made before: a trace is checked as it is
         inputs = dict.fromkeys(METHODS, _example(spec, TRACED_BATCH))
         traced = torch.jit.trace_module(network, inputs)  # type: ignore[no-untyped-call]
         _check_batches(network, traced, spec, path)
@@ -91,14 +93,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     return Artifact(module.eval(), spec)
 
 
-def fused(module: nn.Module) -> nn.Module:
-    """Return a loaded module for inference alone: batch norms folded into convolutions, and what follows them fused.
+def fused(module: nn.Module, device: torch.device) -> nn.Module:
+    """Return a loaded module for inference alone: batch norms folded into convolutions, on a CPU what follows fused.
 
-    Only calling it is left; oneDNN's fusion is switched on for the whole process, and acts on CPUs.
+    Only calling it is left. oneDNN's fusion is a switch of the whole process, which acts when a module first runs: the
+    module that is made last decides. It refuses tensors of a GPU, and fails on, or changes, what attention does.
     """
     with _quiet():
-        torch.jit.enable_onednn_fusion(True)
         frozen: nn.Module = torch.jit.freeze(module)
+        attends = any(name in str(frozen.inlined_graph) for name in ATTENTION)
+        torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
         return frozen
 
 

@@ -6,6 +6,7 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
     classifier.classify([open("hand.png", "rb").read()])
 """
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from handlers import artifact
-from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode
+from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode, is_heavy
 from handlers.engine import SIZES, Engine
 from handlers.errors import RequestError
 from handlers.precision import choose
@@ -58,7 +59,8 @@ class Classifier:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
         self.limits = limits
-        self._pool = ThreadPoolExecutor(threads, "decode") if threads and threads > 1 else None
+        self._pool = _decoders(threads) if threads and threads > 1 else None
+        self._heavy = threading.Lock()
         loaded = artifact.load(path, self.device)
         self.spec = loaded.spec
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
@@ -89,6 +91,13 @@ class Classifier:
         return list(self._pool.map(self._decode, images))
 
     def _decode(self, image: Buffer) -> torch.Tensor | RequestError:
+        # The largest images one after the other: each of them may take most of a worker's memory.
+        if self._pool is not None and is_heavy(image):
+            with self._heavy:
+                return self._decoded(image)
+        return self._decoded(image)
+
+    def _decoded(self, image: Buffer) -> torch.Tensor | RequestError:
         try:
             return self.preprocess.resize(
                 decode(
@@ -123,3 +132,20 @@ class Classifier:
         decoded = self.decode(images)
         rows = iter(self.predict([image for image in decoded if isinstance(image, torch.Tensor)]))
         return [image if isinstance(image, RequestError) else self.encode(next(rows)) for image in decoded]
+
+
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Return started threads that decode, in each of which torch computes on that thread alone."""
+    everyone = threading.Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(threads, "decode", initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    everyone_ready = pool.submit(int)
+    everyone_ready.result()
+    torch.set_num_threads(threads)  # of the others: what each thread set for itself, it also set for new ones
+    return pool

@@ -55,6 +55,7 @@ JPEG_MAX_SCANS = 100
 JPEG_DAMAGE = ("remature end", "bad Huffman code", "instead of RST")
 # A JPEG decoded at a part of its size keeps so much more than it is shrunk to, for the antialiasing to work on.
 SCALED_MARGIN = 1.25
+HEAVY_PIXELS = 2**24  # up to 16 bytes of memory each while they are decoded (measured: WebP)
 METADATA_BYTES = 2**17
 LONGEST_SIDE = 65_535  # pixels
 ORIENTATION_TAG = 0x0112
@@ -119,6 +120,20 @@ def decode(
     if pixels is None:
         pixels = _decode_with_pillow(bytes(data), colour, limits)
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def is_heavy(data: Buffer) -> bool:
+    """Return whether the header says that decoding takes hundreds of megabytes; False where it cannot be read."""
+    try:
+        if bytes(data[:3]) == JPEG_START:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        else:
+            _silence_pillow()
+            with SERVED[_format(bytes(data[:16]))](io.BytesIO(data)) as image:
+                width, height = image.size
+        return int(width) * int(height) > HEAVY_PIXELS
+    except Exception:  # hostile bytes: what is wrong with them, decoding says
+        return False
 
 
 def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | None) -> Pixels | None:

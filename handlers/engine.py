@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         module = module.eval().to(device, dtype).to(memory_format=torch.channels_last)
-        self.module = fused(module)
+        self.module = fused(module, device)
 
     def warm_up(self, shape: tuple[int, int, int], largest: int) -> None:
         """Run every size up to the first that holds `largest` images of `shape` (C, S, S)."""
@@ -32,8 +32,14 @@ class Engine:
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the logits, float32 of shape (B, K) on the CPU, of a normalised batch (B, C, S, S)."""
+        """Return the logits, float32 of shape (B, K) on the CPU, of a normalised batch (B, C, S, S).
+
+        Raises:
+            ValueError: more images than the largest of `SIZES`.
+        """
         count = len(batch)
+        if count > SIZES[-1]:
+            raise ValueError(f"a batch of {count} images, may have at most {SIZES[-1]}")
         size = next(size for size in SIZES if size >= count)
         inputs = batch.new_zeros((size, *batch.shape[1:]), dtype=self.dtype, device=self.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)

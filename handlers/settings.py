@@ -26,12 +26,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"handler: precision is {self.precision!r}, must be one of {', '.join(PRECISIONS)}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "precision":
-                continue
+        for name in ("top_k", "max_bytes", "max_pixels", "max_images"):
+            value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"handler: {field.name} is {value!r}, must be a whole number of at least 1")
+                raise ValueError(f"handler: {name} is {value!r}, must be a whole number of at least 1")
 
     @property
     def limits(self) -> Limits:

@@ -59,7 +59,7 @@ class ImageHandler:
             threads=threads(config.get("minWorkers")),
             precision=self.settings.precision,
         )
-        self.classifier.warm_up(int(config.get("batchSize", 1)))
+        self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
         kept = Path(properties["model_dir"]) / golden.FILE
         if kept.is_file():
             golden.check(self.classifier, golden.read(kept))

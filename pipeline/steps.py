@@ -116,15 +116,16 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def is_current(found: Archive, run: Path) -> bool:
-    """Return whether an archive holds the weights of `run` and this code's handlers and settings."""
+    """Return whether an archive holds the weights of `run`, this code's handlers and settings, or those asked for."""
     files = {"model.pt": run / "model.pt"}
     files |= {f"handlers/{path.name}": path for path in archive.HANDLERS.glob("*.py")}
     try:
         with zipfile.ZipFile(found.path) as packed:
             sums = {member.filename: member.CRC for member in packed.infolist()}
         same = all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
-        return same and bool(json.loads(found.sidecar.read_text())["model_config"] == archive.MODEL_CONFIG)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError):
+        kept = json.loads(found.sidecar.read_text())
+        return same and bool(kept["model_config"] == archive.configure(kept["overrides"]))
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, ArchiveError):
         return False
 
 
@@ -144,7 +145,10 @@ def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
     there = [each for each in model_store.archives(store) if each.name == name]
     if there and is_current(there[-1], run):
         return there[-1], False
-    return archive.build(name, next_version(name, store), runs=root / archive.RUNS, store=store), True
+    # Settings that somebody asked for hold for what follows, too.
+    asked = json.loads(there[-1].sidecar.read_text()).get("overrides", []) if there else []
+    version = next_version(name, store)
+    return archive.build(name, version, runs=root / archive.RUNS, store=store, overrides=asked), True
 
 
 def serve(found: Archive, root: Path) -> tuple[Served, bool]:

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,16 @@ def build(
     runs: Path = RUNS,
     run: Path | None = None,
     store: Path = model_store.FOLDER,
-    model_config: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
-    The archive appears in one step: a server that lists the store sees a whole one or none. `model_config` replaces
-    `MODEL_CONFIG`.
+    The archive appears in one step: a server that lists the store sees a whole one or none. `overrides` are
+    `configure`'s.
 
     Raises:
-        ArchiveError: the name or version cannot be one, the run has no model.pt, or the version exists.
+        ArchiveError: the name or version cannot be one, the run has no model.pt, the version exists, or there is no
+            such setting.
     """
     model_store.check_name(name)
     model_store.check_version(version)
@@ -84,12 +85,12 @@ def build(
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
-    settings = dict(MODEL_CONFIG if model_config is None else model_config)
+    settings = configure(overrides)
     store.mkdir(parents=True, exist_ok=True)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
         built = _pack(Path(folder), name, version, weights, settings)
-        document = _sidecar(archive, built, run, spec, settings)
+        document = _sidecar(archive, built, run, spec, settings) | {"overrides": list(overrides)}
         sidecar = Path(folder) / "sidecar.json"
         sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
         try:
@@ -216,7 +217,7 @@ def _commit() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def configure(overrides: list[str]) -> dict[str, Any]:
+def configure(overrides: Sequence[str]) -> dict[str, Any]:
     """Return `MODEL_CONFIG` with `key=value` and `handler.key=value` overrides.
 
     Raises:
@@ -233,7 +234,7 @@ def configure(overrides: list[str]) -> dict[str, Any]:
         if isinstance(group[leaf], int) and not text.isdecimal():
             raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
         group[leaf] = int(text) if isinstance(group[leaf], int) else text
-    if overrides:
+    if any(override.startswith("handler.") for override in overrides):
         from handlers.settings import Settings  # brings torch
 
         try:
@@ -251,7 +252,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_args()
     try:
-        archive = build(arguments.name, arguments.version, model_config=configure(arguments.settings))
+        archive = build(arguments.name, arguments.version, overrides=arguments.settings)
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

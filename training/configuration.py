@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+GROUPS = ("dataset", "network", "trainer", "tracking")
 
 
 class ConfigurationError(Exception):
@@ -33,7 +34,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             config = hydra_compose("config", overrides)
         OmegaConf.to_container(config, resolve=True)
     except ConfigCompositionException as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_explain(error, overrides)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_one_line(str(error))) from error
     return config
@@ -47,14 +48,15 @@ def near(name: str, names: Sequence[str]) -> str:
     return f"; known: {', '.join(sorted(names))}" if len(names) <= 20 else ""
 
 
-def _explain(error: ConfigCompositionException) -> str:
+def _explain(error: ConfigCompositionException, overrides: Sequence[str]) -> str:
     """Say in one line which override does not fit, and which name was probably meant."""
     text = str(error)
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown and ("not in struct" in f"{text} {error.__cause__}" or "append to your config" in text):
-        return (
-            f"there is no setting {unknown[1]!r}{near(unknown[1], [*_names(compose())])}; `+{unknown[1]}=...` adds one"
-        )
+        # A network has settings of its own: those of the files that were chosen are what could have been meant.
+        chosen = [each for each in overrides if each.partition("=")[0] in GROUPS]
+        known = [*_names(compose(chosen if len(chosen) < len(overrides) else ()))]
+        return f"there is no setting {unknown[1]!r}{near(unknown[1], known)}; `+{unknown[1]}=...` adds one"
     return _one_line(f"{text} {error.__cause__ or ''}")
 
 

@@ -39,7 +39,9 @@ from training.whole import write_json
 if TYPE_CHECKING:
     from handlers.classifier import Classifier
 
-CODE = ("evaluate.py", "pictures.py", "predictions.py", "scores.py")  # a change of these makes evaluations out of date
+# A change of these, and of what answers, makes evaluations out of date.
+CODE = ("evaluate.py", "pictures.py", "predictions.py", "scores.py")
+HANDLERS = Path(__file__).parents[1] / "handlers"
 
 
 def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dict[str, Any]:
@@ -146,7 +148,8 @@ def draw(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None
 def _key(folder: Path, fingerprint: str) -> str:
     """Return a hash of all that made an evaluation: the artifact, the configuration, the images and this code."""
     key = hashlib.sha256(fingerprint.encode())
-    for path in (folder / "model.pt", folder / "config.yaml", *(Path(__file__).with_name(name) for name in CODE)):
+    code = [*(Path(__file__).with_name(name) for name in CODE), *sorted(HANDLERS.glob("*.py"))]
+    for path in (folder / "model.pt", folder / "config.yaml", *code):
         with open(path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     return key.hexdigest()[:32]

@@ -27,6 +27,7 @@ from training.configuration import ConfigurationError, compose, load, plain, run
 from training.errors import TrainingError
 from training.loop import validation_batches
 from training.module import Classification
+from training.pace import planned
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
@@ -148,6 +149,7 @@ def main(arguments: Sequence[str]) -> int:
         # What it started from need not be there any more: the checkpoint has all weights.
         beginnings = {"weights": None, "pretrained": False}
         network = {name: beginnings.get(name, value) for name, value in settings["network"].items()}
+        settings = planned(settings, data, split, preprocess, run, print)
         module = Classification({**settings, "network": network}, data.classes, preprocess)
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         document = export(module.eval(), settings, data, split, preprocess, run)

@@ -16,12 +16,10 @@ from training.batches import Batches, Joined
 from training.configuration import ConfigurationError
 from training.journal import Journal
 from training.module import Classification
-from training.pace import fitting_epochs
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
-from training.whole import write_text
 
 # Lightning warns of what is meant here.
 NOISE = (
@@ -61,9 +59,6 @@ def fit(
     device = choose_device(trainer_node["device"])
     bf16 = choose_bf16(trainer_node["precision"], device)
     use_all_cores()
-    if trainer_node["max_minutes"] is not None:
-        trainer_node = {**trainer_node, "epochs": _planned_epochs(config, data, split, preprocess, run)}
-        config = {**config, "trainer": trainer_node}
     torch.manual_seed(config["seed"])
     module = Classification(config, data.classes, preprocess)
     train, validation = _batches(config, data, split, module, device)
@@ -105,19 +100,6 @@ def fit(
     best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
-
-
-def _planned_epochs(
-    config: Mapping[str, Any], data: PreparedDataset, split: Split, preprocess: PreprocessSpec, run: Path
-) -> int:
-    """Return how many epochs fit into the time, as found when this run began first."""
-    kept = run / "checkpoints" / "epochs"
-    if not kept.is_file():
-        # A validation image goes through the network forward only: a third of the work.
-        images = len(split.train) + len(split.transformed) + len(split.validation) / 3
-        epochs = fitting_epochs(config, data.classes, preprocess, images)
-        write_text(kept, str(epochs))
-    return int(kept.read_text())
 
 
 def _batches(

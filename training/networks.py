@@ -1,5 +1,6 @@
 """The networks that can be trained, each with the same three outputs: logits, features and embedding."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ class _Timm(Network):
 
 def _grid(tokens: torch.Tensor) -> torch.Tensor:
     """Return tokens (B, side * side, F) as a map (B, F, side, side)."""
-    side = round(tokens.shape[1] ** 0.5)
+    side = math.isqrt(int(tokens.shape[1]))  # whole even where tracing makes a tensor of it
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], side, side)
 
 

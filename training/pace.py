@@ -1,7 +1,8 @@
 """The training step alone, and how many epochs of it fit into a given time."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from handlers.spec import PreprocessSpec
 from training.batches import Batch
 from training.module import Classification
 from training.optimizers import make_optimizer
-from training.precision import choose_bf16, choose_device
+from training.precision import choose_bf16, choose_device, use_all_cores
+from training.splits import Split
+from training.store import PreparedDataset
+from training.whole import write_text
 
 WARM_UP, TIMED = 2, 4  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.
@@ -46,11 +50,13 @@ class Stepper:
 def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: PreprocessSpec, images: float) -> int:
     """Return how many epochs to plan, so that the learning rate has fallen when `trainer.max_minutes` are over.
 
-    Times a few steps on random images at their full size, with a network that is thrown away. `images` is what an epoch
-    sees, its validation counted in. At least 1, at most `trainer.epochs`.
+    Times a few steps on random images at their full size, with a network that is thrown away; images that grow while
+    training, and shards that are decoded on the way, take another time. `images` is what an epoch sees, its validation
+    counted in. At least 1, at most `trainer.epochs`.
     """
     trainer: Mapping[str, Any] = settings["trainer"]
     stepper = Stepper({**settings, "trainer": {**trainer, "train_size": None}}, classes, spec)
+    stepper.module.on_train_epoch_start()  # frozen layers cost less
     shape = (trainer["batch_size"], spec.channels, spec.image_size, spec.image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
     batch = stepper.on_device((pixels, torch.zeros(len(pixels), dtype=torch.int64)))
@@ -62,3 +68,26 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
     stepper.wait()
     epoch = images / len(pixels) * (time.perf_counter() - began) / TIMED
     return max(1, min(int(trainer["epochs"]), int(60 * trainer["max_minutes"] * PLANNED / epoch)))
+
+
+def planned(
+    settings: dict[str, Any],
+    data: PreparedDataset,
+    split: Split,
+    preprocess: PreprocessSpec,
+    run: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Return the settings with as many epochs as fit into `trainer.max_minutes`, as found when this run began first."""
+    trainer = settings["trainer"]
+    if trainer["max_minutes"] is None:
+        return settings
+    kept = run / "checkpoints" / "epochs"
+    if not kept.is_file():
+        use_all_cores()
+        # A validation image goes through the network forward only: a third of the work.
+        images = len(split.train) + len(split.transformed) + len(split.validation) / 3
+        epochs = fitting_epochs(settings, data.classes, preprocess, images)
+        say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} minutes")
+        write_text(kept, str(epochs))
+    return {**settings, "trainer": {**trainer, "epochs": int(kept.read_text())}}

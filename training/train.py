@@ -64,10 +64,12 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     from training.curves import draw
     from training.export import export
     from training.loop import fit
+    from training.pace import planned
 
     began = time.perf_counter()
     mean, std = data.statistics(split.train)
     preprocess = data.preprocess(mean, std)
+    settings = planned(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     draw(outcome.journal.rows, run / "curves.png")
     exported = export(outcome.module, settings, data, split, preprocess, run)
@@ -81,6 +83,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
         "epochs": len(outcome.journal.rows),
+        "planned_epochs": settings["trainer"]["epochs"],
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "images": {
             "train": len(split.train),
@@ -168,7 +171,7 @@ def _check_numbers(trainer: Mapping[str, Any]) -> None:
             raise ConfigurationError(f"trainer.{name} is {value!r}: write a whole number of at least 1")
         if name in NUMBERS and not (number and value >= 0):
             raise ConfigurationError(f"trainer.{name} is {value!r}: write a number of at least 0")
-        if name in OPTIONAL and value is not None and not (number and value > 0):
+        if name in OPTIONAL and value is not None and not (number and 0 < value < math.inf):
             raise ConfigurationError(f"trainer.{name} is {value!r}: write a number above 0, or null")
     size = trainer["train_size"]
     if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):

@@ -127,11 +127,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, classes) in enumerate(CLASSES.items()):
         export(runs / name, classes, seed)
     settings = {
-        "shapes": archive.configure([f"handler.max_bytes={MAX_BYTES}"]),
-        "digits": archive.configure(["batchSize=4", "maxBatchDelay=100", "handler.top_k=3"]),
+        "shapes": [f"handler.max_bytes={MAX_BYTES}"],
+        "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3"],
     }
-    archive.build("shapes", "1.0", runs=runs, store=store, model_config=settings["shapes"])
-    archive.build("digits", "2.0", runs=runs, store=store, model_config=settings["digits"])
+    archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"])
+    archive.build("digits", "2.0", runs=runs, store=store, overrides=settings["digits"])
     return root
 
 

@@ -1,8 +1,12 @@
+import io
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from handlers import artifact, precision
 from handlers.classifier import Classifier
@@ -20,14 +24,31 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 31, 32])
-def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int) -> None:
-    engine, plain = Engine(artifact.load(path).module, CPU, torch.float32), artifact.load(path).module
+def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, device: torch.device) -> None:
+    engine = Engine(artifact.load(path, device).module, device, torch.float32)
+    plain = artifact.load(path).module
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     for _ in range(4):  # profiled, then fused
         logits = engine(batch)
         assert logits.dtype == torch.float32 and not logits.requires_grad
         with torch.no_grad():
             torch.testing.assert_close(logits, plain(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
+    for device, fused in ((torch.device("cuda"), False), (CPU, True)):
+        module = artifact.fused(artifact.load(path).module, device)
+        assert torch.jit.onednn_fusion_enabled() is fused  # type: ignore[no-untyped-call]  # it refuses GPU tensors
+        with torch.inference_mode():
+            for _ in range(4):
+                module(torch.zeros(2, 3, 16, 16))
+        graph = str(torch.jit.last_executed_optimized_graph())  # type: ignore[attr-defined]
+        assert ("oneDNNFusionGroup" in graph) is fused and "batch_norm" not in graph
+
+
+def test_more_images_than_the_largest_batch_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="33 images, may have at most 32"):
+        Engine(artifact.load(path).module, CPU, torch.float32)(torch.zeros(33, 3, 16, 16))
 
 
 def test_bf16_is_close_to_float32(path: Path) -> None:
@@ -70,6 +91,32 @@ def test_auto_looks_at_the_machine(
 def test_an_unknown_precision_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16"):
         Classifier(path, precision="fp64")
+
+
+def test_the_largest_images_are_decoded_one_after_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = 0, 0
+
+    def watched(data: bytes, **_: Any) -> torch.Tensor:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        at_once -= 1
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    monkeypatch.setattr("handlers.classifier.decode", watched)
+    before = torch.get_num_threads()
+    try:
+        classifier = Classifier(path, threads=4)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    file = io.BytesIO()
+    Image.new("L", (4200, 4200)).save(file, "PNG")
+    for images, expected in (([file.getvalue()] * 8, 1), ([png(0)] * 40, 4)):
+        most = 0
+        classifier.decode(images)
+        assert most == expected
 
 
 def test_threads_keep_images_and_errors_in_order(path: Path) -> None:

@@ -4,6 +4,9 @@ from typing import Any
 import pytest
 import torch
 
+from handlers import artifact
+from handlers.engine import Engine
+from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, plain
 from training.networks import DroppedNorm, build
 
@@ -37,6 +40,19 @@ def test_logits_features_and_embedding(name: str, device: torch.device) -> None:
     assert logits.shape == (2, 5) and features.shape[0] == 2 and features.ndim == 4 and embedding.ndim == 2
     assert torch.allclose(network.head(embedding), logits, atol=1e-5)
     assert len(features[0, 0].flatten()) >= 1 and features.shape[1] >= 16
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) -> None:
+    network = build(node(name), 5, 3, SIZE).eval()
+    spec = Spec(preprocess=PreprocessSpec(image_size=SIZE), classes=tuple("abcde"), network=name)
+    artifact.save(network, spec, tmp_path / "model.pt")
+    engine = Engine(artifact.load(tmp_path / "model.pt").module, torch.device("cpu"), torch.float32)
+    images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(images)
+    for _ in range(4):
+        torch.testing.assert_close(engine(images), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_map_stands_as_the_image_does() -> None:

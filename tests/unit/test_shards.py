@@ -128,6 +128,14 @@ def test_whole_shards_of_a_killed_process_are_kept(tmp_path: Path, monkeypatch: 
         write_shard(path, *rest)
 
     monkeypatch.setattr(shards, "_write", goes_on)
+    shards.ensure(encoded.folder, SPEC, seed=4, console=silent, images_per_shard=5)
+    other = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    assert not any(whole[name] == data for name, data in other.items())  # those of another order are not kept
+    monkeypatch.setattr(shards, "_write", dies)
+    written.clear()
+    with pytest.raises(KeyboardInterrupt):
+        shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    monkeypatch.setattr(shards, "_write", goes_on)
     shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
     assert len(written) == len(set(written)) == len(json.loads(whole["shards.json"])["shards"])
     left = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -136,6 +136,17 @@ def test_an_archive_of_older_settings_is_not_current(trained: Path, monkeypatch:
     assert not steps.is_current(found, trained / "runs" / "small")
 
 
+def test_settings_that_somebody_asked_for_hold(trained: Path) -> None:
+    asked = archive.build(
+        "small", "1.1", runs=trained / "runs", store=trained / "model_store", overrides=["handler.top_k=2"]
+    )
+    assert steps.build_archive("small", trained) == (asked, False)
+    (trained / "runs" / "small" / "model.pt").write_bytes((trained / "runs" / "small" / "model.pt").read_bytes() + b" ")
+    newer, new = steps.build_archive("small", trained)
+    assert new and newer.version == "2.0"
+    assert json.loads(newer.sidecar.read_text())["model_config"]["handler"]["top_k"] == 2
+
+
 def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
     assert steps.next_version("x", tmp_path) == "1.0"
     for name in ("x-2.0.mar", "x-10.1.mar", "y-30.0.mar"):

@@ -14,10 +14,12 @@ import torch
 
 from handlers import artifact, golden
 from handlers.classifier import Classifier
+from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training.configuration import ConfigurationError, compose, plain
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
+from training.pace import PLANNED, fitting_epochs
 from training.train import main, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -144,8 +146,35 @@ def test_the_rate_falls_within_the_time_that_is_given() -> None:
     assert len(metrics(run)) == 2
 
 
+def test_a_resumed_run_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 3)
+    hurried = ("trainer.max_minutes=60", "trainer.epochs=9", "trainer.schedule=cosine")
+    run, said = tiny("planned", *hurried)
+    assert len(metrics(run)) == 3 and metrics(run)[-1]["lr"] < 0.01
+    assert any("planning 3 of 9 epochs" in line for line in said)
+    assert json.loads((run / "train.json").read_text())["planned_epochs"] == 3
+
+    def again(*_: Any) -> int:
+        raise AssertionError("planned twice")
+
+    monkeypatch.setattr("training.pace.fitting_epochs", again)
+    (run / "train.json").unlink()  # killed after its last epoch
+    tiny("planned", *hurried)
+    assert len(metrics(run)) == 3
+
+
+def test_as_many_epochs_are_planned_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 2))  # the timed steps take two seconds together
+    monkeypatch.setattr("training.pace.time.perf_counter", lambda: next(clock))
+    spec = PreprocessSpec(image_size=16)
+    config = plain(compose([*TINY, "trainer.epochs=1000", "trainer.max_minutes=10"]))
+    # 80 images in batches of 8: ten steps of half a second each
+    assert fitting_epochs(config, CLASSES, spec, 80) == int(600 * PLANNED / 5)
+    assert fitting_epochs({**config, "trainer": {**config["trainer"], "epochs": 7}}, CLASSES, spec, 80) == 7
+
+
 def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.loop.fitting_epochs", lambda *_: 50)  # a machine that slowed down since
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 50)  # a machine that slowed down since
     run, said = tiny("slow", "trainer.max_minutes=0.0001", "trainer.epochs=50")
     assert len(metrics(run)) == 1 and any("max_minutes" in line for line in said) and (run / "model.pt").is_file()
 
@@ -179,6 +208,7 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
         (["trainer.batch_size=many"], "trainer.batch_size is 'many'"),
         (["trainer.lr=null"], "trainer.lr is None"),
         (["trainer.max_minutes=0"], "trainer.max_minutes is 0"),
+        (["trainer.max_minutes=.inf"], "trainer.max_minutes is inf"),
         (["trainer.train_size=64"], "trainer.train_size is 64"),
         (["trainer.optimizer=adam"], "sgd or adamw"),
         (["trainer.schedule=step"], "onecycle, cosine or constant"),
