@@ -3,8 +3,8 @@
 python -m pipeline.up RAW NAME [--minutes 10] [overrides]
 
 RAW holds one folder of images for each class. Overrides are those of training.train (`network=small_cnn`,
-`trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. What has not changed since the last time
-is skipped, a changed model becomes the next version. The times of all steps go to logs/up-<name>.json.
+`trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. What has not changed since the last
+time is skipped, a changed model becomes the next version. The times of all steps go to logs/up-<name>.json.
 """
 
 import argparse
