@@ -53,6 +53,9 @@ JPEG_MAX_SCANS = 100
 # What libjpeg-turbo says where pixels are lost. Its other remarks (stray bytes between markers, odd version numbers)
 # leave the picture whole: Pillow reads those files.
 JPEG_DAMAGE = ("remature end", "bad Huffman code", "instead of RST")
+# The second bytes of the markers that begin a frame (ITU T.81, table B.1); C3, C7, CB and CF are lossless.
+JPEG_FRAMES = tuple(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
+JPEG_DCT_FRAMES = tuple(marker for marker in JPEG_FRAMES if marker[0] % 4 != 3)
 # A JPEG decoded at a part of its size keeps so much more than it is shrunk to, for the antialiasing to work on.
 SCALED_MARGIN = 1.25
 HEAVY_PIXELS = 2**24  # up to 16 bytes of memory each while they are decoded (measured: WebP)
@@ -146,10 +149,13 @@ def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | N
         if space in ("CMYK", "YCCK"):
             return None
         target = "RGB" if colour == "rgb" else "GRAY"
-        factor = _scale(min(int(width), int(height)), smallest)
+        factor = _scale(min(int(width), int(height)), smallest) if _has_dct(bytes(data)) else 1
         least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
+        # Room for the whole image: TurboJPEG writes past a smaller one where it does not scale after all. The pages
+        # that it does not write to cost nothing.
+        room = np.empty(int(width) * int(height) * len(target.replace("GRAY", "G")), np.uint8)
         pixels = simplejpeg.decode_jpeg(
-            data, target, fastdct=False, fastupsample=False, min_factor=factor, strict=True, **least
+            data, target, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=room, **least
         )
     except ValueError as error:
         if any(damage in str(error) for damage in JPEG_DAMAGE):
@@ -165,6 +171,23 @@ def _scale(side: int, smallest: int | None) -> int:
     """
     wanted = math.inf if smallest is None else SCALED_MARGIN * smallest
     return next((factor for factor in (8, 4, 2) if -(-side // factor) >= wanted), 1)
+
+
+def _has_dct(data: bytes) -> bool:
+    """Return whether a JPEG is surely of the kind that can be scaled while it is decoded: not lossless, well-formed."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        marker = data[place + 1 : place + 2]
+        if marker == b"\xff":  # filling
+            place += 1
+            continue
+        if marker in JPEG_FRAMES:
+            return marker in JPEG_DCT_FRAMES
+        length = int.from_bytes(data[place + 2 : place + 4])
+        if length < 2 or not b"\xc0" <= marker <= b"\xfe" or b"\xd0" <= marker <= b"\xda":
+            return False
+        place += 2 + length
+    return False
 
 
 def _jpeg_orientation(data: Buffer) -> int:

@@ -5,6 +5,7 @@ import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from handlers.decoding import SERVED, Limits, decode, upright
+from handlers.decoding import SERVED, Limits, _has_dct, decode, upright
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
@@ -501,6 +502,45 @@ def test_a_turned_jpeg_is_decoded_near_the_wanted_size_and_stands_upright() -> N
     assert tuple(small.shape[1:]) == (320, 160) and tuple(whole.shape[1:]) == (640, 320)
     halved = torch.nn.functional.avg_pool2d(whole.float(), 2)
     assert (small.float() - halved).abs().mean() < 3
+
+
+def lossless_jpeg(width: int, height: int) -> bytes:
+    """Return a flat grey JPEG of ITU T.81's lossless process: one Huffman code for "as the pixel before"."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    table = segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    frame = segment(0xC3, struct.pack(">BHHB", 8, height, width, 1) + bytes([1, 0x11, 0]))
+    scan = segment(0xDA, bytes([1, 1, 0, 1, 0, 0]))
+    return b"\xff\xd8" + table + frame + scan + bytes(width * height // 8 + 1) + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_decoded_in_full() -> None:
+    # TurboJPEG does not scale it, and writes the whole of it wherever it was told to.
+    data = lossless_jpeg(640, 480)
+    for smallest in (None, 32, 64, 200):
+        pixels = decode(data, smallest=smallest)
+        assert tuple(pixels.shape) == (3, 480, 640) and bool((pixels == 128).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "scaled"),
+    [
+        (lambda data: data, True),
+        (lambda data: data[:2] + b"\xff\xff" + data[2:], True),  # filling
+        (lambda data: data[:2] + b"\xff\xfe\x00\x06\xff\xc3ab" + data[2:], True),  # within a comment
+        (lambda data: data[:2] + b"abc" + data[2:], False),
+        (lambda data: data[:2] + b"\xff\xd0" + data[2:], False),
+        (lambda data: data[:2] + b"\xff\xfe\x00\x01" + data[2:], False),
+        (lambda data: data[:2], False),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xc3", 1), False),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xcb", 1), False),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xc2", 1), True),
+    ],
+)
+def test_only_what_can_be_scaled_for_sure_is(change: Callable[[bytes], bytes], scaled: bool) -> None:
+    assert _has_dct(change(photo_jpeg(64, 48))) is scaled
 
 
 def test_a_truncated_jpeg_is_refused_at_any_size() -> None:
