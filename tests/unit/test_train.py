@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
         (["trainer.batch_size=many"], "trainer.batch_size is 'many'"),
         (["trainer.lr=null"], "trainer.lr is None"),
         (["trainer.max_minutes=0"], "trainer.max_minutes is 0"),
-        (["trainer.max_minutes=.inf"], "trainer.max_minutes is inf"),
+        (["trainer.max_minutes=inf"], "trainer.max_minutes is inf"),
         (["trainer.train_size=64"], "trainer.train_size is 64"),
         (["trainer.optimizer=adam"], "sgd or adamw"),
         (["trainer.schedule=step"], "onecycle, cosine or constant"),
