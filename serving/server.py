@@ -240,7 +240,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
                 arguments.models, root=root, config=arguments.config, offset=offset, timeout=arguments.timeout
             )
         _show(started.models, started.state, console)
-        console.print(f"Ready after {started.seconds:.1f} s. Stop it with: python -m serving.server stop")
+        console.print(f"Ready after {started.seconds:.1f} s. Stop it with: make stop")
         return 0
     if arguments.verb == "stop":
         console.print("Stopped." if stop(root=root) else "No server was started here.")
