@@ -101,7 +101,8 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
     """
     with _quiet():
         frozen: nn.Module = torch.jit.freeze(module)
-        attends = any(name in str(frozen.inlined_graph) for name in ATTENTION)
+        graph = str(frozen.inlined_graph)
+        attends = any(name in graph for name in ATTENTION)
         torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
         return frozen
 

@@ -143,9 +143,8 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
         everyone.wait()
 
     pool = ThreadPoolExecutor(threads, "decode", initializer=start)
-    for _ in range(threads):
-        pool.submit(int)
-    everyone_ready = pool.submit(int)
-    everyone_ready.result()
-    torch.set_num_threads(threads)  # of the others: what each thread set for itself, it also set for new ones
+    # Each of these finds no idle thread and starts another; the last answer comes when all of them have started.
+    for started in [pool.submit(int) for _ in range(threads)]:
+        started.result()
+    torch.set_num_threads(threads)  # what a thread sets for itself, it also sets for those that are not started yet
     return pool

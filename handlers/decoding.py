@@ -153,7 +153,7 @@ def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | N
         least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
         # Room for the whole image: TurboJPEG writes past a smaller one where it does not scale after all. The pages
         # that it does not write to cost nothing.
-        room = np.empty(int(width) * int(height) * len(target.replace("GRAY", "G")), np.uint8)
+        room = np.empty(int(width) * int(height) * (3 if colour == "rgb" else 1), np.uint8)
         pixels = simplejpeg.decode_jpeg(
             data, target, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=room, **least
         )

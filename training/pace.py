@@ -88,6 +88,7 @@ def planned(
         # A validation image goes through the network forward only: a third of the work.
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3
         epochs = fitting_epochs(settings, data.classes, preprocess, images)
-        say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} minutes")
+        if epochs < trainer["epochs"]:
+            say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} minutes")
         write_text(kept, str(epochs))
     return {**settings, "trainer": {**trainer, "epochs": int(kept.read_text())}}

@@ -65,7 +65,7 @@ class Recipe:
             raise DatasetError(f"dataset: {error}") from error
 
     def preprocess(self) -> PreprocessSpec:
-        """Return the geometry and colour; mean and std are placeholders, since they are known only afterwards."""
+        """Return the geometry and colour; mean and std, which training images decide, are 0.5 here."""
         neutral = (0.5,) * (3 if self.colour == "rgb" else 1)
         return PreprocessSpec(
             image_size=self.image_size,
