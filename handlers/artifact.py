@@ -93,18 +93,30 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     return Artifact(module.eval(), spec)
 
 
+def quantized(path: str | Path) -> Path:
+    """Return where the int8 network of an artifact lies, if it has one: model.int8.pt beside model.pt."""
+    return Path(path).with_suffix(".int8.pt")
+
+
 def fused(module: nn.Module, device: torch.device) -> nn.Module:
     """Return a loaded module for inference alone: batch norms folded into convolutions, on a CPU what follows fused.
 
     Only calling it is left. oneDNN's fusion is a switch of the whole process, which acts when a module first runs: the
     module that is made last decides. It refuses tensors of a GPU, and fails on, or changes, what attention does.
     """
+    made = frozen(module)
+    graph = str(made.inlined_graph)
+    attends = any(name in graph for name in ATTENTION)
     with _quiet():
-        frozen: nn.Module = torch.jit.freeze(module)
-        graph = str(frozen.inlined_graph)
-        attends = any(name in graph for name in ATTENTION)
         torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
-        return frozen
+    return made
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Return a loaded module with its weights as constants; only calling it is left."""
+    with _quiet():
+        made: nn.Module = torch.jit.freeze(module)
+        return made
 
 
 def _example(spec: Spec, batch: int) -> torch.Tensor:

@@ -15,13 +15,10 @@ import torch
 
 from handlers import artifact
 from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode, is_heavy
-from handlers.engine import SIZES, Engine
+from handlers.engine import Engine
 from handlers.errors import RequestError
 from handlers.precision import choose
 from handlers.preprocessing import Preprocess
-
-# More images than this go through the network in several parts: activations, not images, are what fills the memory.
-LARGEST_BATCH = SIZES[-1]
 
 
 class Classifier:
@@ -34,10 +31,11 @@ class Classifier:
         limits: of one encoded image.
         threads: of torch on the CPU, for the whole process, and as many that decode; None leaves torch's alone and
             decodes with one.
-        precision: "fp32", which other precisions are held against, "bf16", or "auto" for what this machine gains from.
+        precision: "fp32", which other precisions are held against, "bf16", "int8" (the file `artifact.quantized` beside
+            the artifact), or "auto" for what this machine gains from.
 
     Raises:
-        ArtifactError: the file cannot be read, or its network does not fit its spec.
+        ArtifactError: a file cannot be read, or its network does not fit its spec.
         ValueError: top_k or threads below 1, or an unknown precision.
     """
 
@@ -61,17 +59,17 @@ class Classifier:
         self.limits = limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
         self._heavy = threading.Lock()
-        loaded = artifact.load(path, self.device)
+        chosen = choose(precision, self.device)
+        loaded = artifact.load(artifact.quantized(path) if chosen == "int8" else path, self.device)
         self.spec = loaded.spec
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
-        self.engine = Engine(loaded.module, self.device, choose(precision, self.device))
+        size = self.spec.preprocess.image_size
+        self.engine = Engine(loaded.module, (self.spec.preprocess.channels, size, size), self.device, chosen)
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
     def _check(self, path: str | Path) -> None:
-        preprocess = self.spec.preprocess
-        blank = torch.zeros((1, preprocess.channels, preprocess.image_size, preprocess.image_size), dtype=torch.uint8)
-        logits = self.engine(self.preprocess.normalize(blank.to(self.device)))
+        logits = self.engine(self.engine.inputs(1).zero_())
         if logits.shape != (1, len(self.spec.classes)):
             raise artifact.ArtifactError(
                 f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(self.spec.classes)} classes; "
@@ -80,8 +78,7 @@ class Classifier:
 
     def warm_up(self, largest: int) -> None:
         """Answer blank batches of every size up to `largest` images, so that no request waits for what is compiled."""
-        preprocess = self.spec.preprocess
-        self.engine.warm_up((preprocess.channels, preprocess.image_size, preprocess.image_size), largest)
+        self.engine.warm_up(largest)
 
     def decode(self, images: Sequence[Buffer]) -> list[torch.Tensor | RequestError]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
@@ -113,14 +110,22 @@ class Classifier:
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the probabilities of each class, float32 of shape (B, K) on the CPU, for images that `decode` gave."""
-        parts = [images[start : start + LARGEST_BATCH] for start in range(0, len(images), LARGEST_BATCH)]
+        # Activations, not images, are what fills the memory.
+        largest = self.engine.sizes[-1]
+        parts = [images[start : start + largest] for start in range(0, len(images), largest)]
         if not parts:
             return torch.empty((0, len(self.spec.classes)))
-        with torch.inference_mode():
-            return torch.cat([self._probabilities(torch.stack(list(part))) for part in parts])
+        return torch.cat([self._probabilities(part) for part in parts])
 
-    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
-        return self.engine(self.preprocess.normalize(batch.to(self.device))).softmax(dim=1)
+    @torch.inference_mode()
+    def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        inputs = self.engine.inputs(len(images))
+        rows = inputs[: len(images)]
+        if self.device.type != "cpu":
+            rows.copy_(self.preprocess.normalize(torch.stack(list(images)).to(self.device)))
+        else:
+            self.preprocess.write(images, list(rows))
+        return self.engine(inputs)[: len(images)].softmax(dim=1)
 
     def encode(self, probabilities: torch.Tensor) -> dict[str, float]:
         """Return the `top_k` labels of one row of probabilities (K,), best first."""

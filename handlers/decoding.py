@@ -117,11 +117,12 @@ def decode(
     if not len(data):
         raise BadImage("the image is empty")
     _silence_pillow()
+    data = bytes(data)  # the only copy
     pixels = None
-    if bytes(data[:3]) == JPEG_START:
+    if data.startswith(JPEG_START):
         pixels = _decode_jpeg(data, colour, limits, smallest)
     if pixels is None:
-        pixels = _decode_with_pillow(bytes(data), colour, limits)
+        pixels = _decode_with_pillow(data, colour, limits)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -139,9 +140,9 @@ def is_heavy(data: Buffer) -> bool:
         return False
 
 
-def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | None) -> Pixels | None:
+def _decode_jpeg(data: bytes, colour: Colour, limits: Limits, smallest: int | None) -> Pixels | None:
     """Return the pixels of a JPEG, or None where it is for Pillow to read or to refuse."""
-    if bytes(data).count(JPEG_SCAN) > JPEG_MAX_SCANS:
+    if _scans(data) > JPEG_MAX_SCANS:
         raise BadImage(f"the JPEG image has more than {JPEG_MAX_SCANS} scans")
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -149,7 +150,7 @@ def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | N
         if space in ("CMYK", "YCCK"):
             return None
         target = "RGB" if colour == "rgb" else "GRAY"
-        factor = _scale(min(int(width), int(height)), smallest) if _has_dct(bytes(data)) else 1
+        factor = _scale(min(int(width), int(height)), smallest) if _has_dct(data) else 1
         least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
         # Room for the whole image: TurboJPEG writes past a smaller one where it does not scale after all. The pages
         # that it does not write to cost nothing.
@@ -162,6 +163,13 @@ def _decode_jpeg(data: Buffer, colour: Colour, limits: Limits, smallest: int | N
             raise BadImage("the JPEG image is truncated or corrupt") from error
         return None
     return upright(pixels, _jpeg_orientation(data))
+
+
+def _scans(data: bytes) -> int:
+    """Return how often a scan's marker stands in a JPEG (by numpy: `bytes.count` takes a millisecond a megabyte)."""
+    codes = np.frombuffer(data, np.uint8)
+    after = np.flatnonzero(codes[:-1] == JPEG_SCAN[0]) + 1
+    return int(np.count_nonzero(codes[after] == JPEG_SCAN[1]))
 
 
 def _scale(side: int, smallest: int | None) -> int:
@@ -190,8 +198,8 @@ def _has_dct(data: bytes) -> bool:
     return False
 
 
-def _jpeg_orientation(data: Buffer) -> int:
-    head = bytes(data[:METADATA_BYTES])
+def _jpeg_orientation(data: bytes) -> int:
+    head = data[:METADATA_BYTES]
     if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
         return 1
     try:

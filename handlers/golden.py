@@ -18,7 +18,7 @@ from handlers.errors import RequestError
 FILE = "golden.json"
 # Of a probability, by the precision that answers. float32: what export allows itself. bf16 keeps 8 bits of each number,
 # and what it is off by grows with the depth of the network: a wrong answer is off by more.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.05}
 
 
 class GoldenError(Exception):
@@ -75,7 +75,7 @@ def check(classifier: Classifier, golden: Sequence[Golden]) -> float:
     Raises:
         GoldenError: it is more than `TOLERANCES` allows for this classifier's precision; says which image and how much.
     """
-    tolerance = TOLERANCES[classifier.engine.dtype]
+    tolerance = TOLERANCES[classifier.engine.precision]
     largest = 0.0
     for each, found in zip(golden, answers(classifier, [each.image for each in golden]), strict=True):
         if len(found) != len(each.probabilities):
@@ -84,7 +84,7 @@ def check(classifier: Classifier, golden: Sequence[Golden]) -> float:
             )
         difference = max(abs(ours - theirs) for ours, theirs in zip(found, each.probabilities, strict=True))
         if not difference <= tolerance:
-            precision = str(classifier.engine.dtype).removeprefix("torch.")
+            precision = classifier.engine.precision
             raise GoldenError(
                 f"golden image {each.name} is answered otherwise than when the network was exported: a probability "
                 f"differs by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model "

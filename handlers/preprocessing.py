@@ -8,6 +8,9 @@ point sampling, has no uint8 form, and differs from the triangle by a mean of 0.
 torch's own antialiased interpolation does that step, on a CPU and on a GPU alike, and Kornia the rest.
 """
 
+import functools
+from collections.abc import Sequence
+
 import kornia.enhance
 import kornia.geometry
 import torch
@@ -49,7 +52,8 @@ class Preprocess(nn.Module):
             image: uint8 of shape (C, H, W), on any device.
 
         Returns:
-            uint8 of shape (C, S, S), contiguous; the same values where the image has that size already.
+            uint8 of shape (C, S, S), on a CPU a view of interleaved pixels, as decoders make them and as the network
+            wants them; the same values where the image has that size already.
         """
         self._check(image)
         if image.device.type != "cpu":
@@ -58,7 +62,7 @@ class Preprocess(nn.Module):
         size = self._scaled(image)
         if size != tuple(image.shape[-2:]):
             image = _interpolate(image, size)
-        return self._cropped(image).contiguous()
+        return self._cropped(image).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     def reference(self, image: torch.Tensor) -> torch.Tensor:
         """Return one image at the network's size, computed in float: what `resize` is held equal to.
@@ -94,6 +98,33 @@ class Preprocess(nn.Module):
         if not batch.is_floating_point():
             values = values / 255
         return kornia.enhance.normalize(values, self.mean, self.std)
+
+    @torch.inference_mode()
+    def write(self, images: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> None:
+        """Normalise images into rows of a batch, on a CPU: `normalize` in a fifteenth of its time.
+
+        One multiplication and addition a value, by numbers that are spread over the image beforehand: torch takes a
+        slow way where it has to repeat three of them along interleaved pixels.
+
+        Args:
+            images: uint8, each of shape (C, S, S).
+            rows: float, of the same shape each; overwritten.
+        """
+        scale, shift = self._spread
+        for image, row in zip(images, rows, strict=True):
+            values = row if row.dtype == torch.float32 else torch.empty_like(scale)
+            values.copy_(image)
+            row.copy_(torch.addcmul(shift, values, scale, out=values))
+
+    @functools.cached_property
+    def _spread(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return 1 / (255 std) and -mean / std for each value of an image: (C, S, S), interleaved."""
+        size = self.spec.image_size
+        mean, std = self.mean.cpu().double(), self.std.cpu().double()
+        scale, shift = (
+            each.float().expand(size, size, -1).contiguous().permute(2, 0, 1) for each in (1 / (255 * std), -mean / std)
+        )
+        return scale, shift
 
     def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Return the network's input for images of any sizes.
@@ -141,4 +172,6 @@ class Preprocess(nn.Module):
 
 
 def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    # A batch of one that says of itself that its pixels are interleaved, where they are: `image[None]` does not.
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)[0]

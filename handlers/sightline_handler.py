@@ -143,8 +143,8 @@ class ImageHandler:
 
     def _description(self) -> dict[str, Any]:
         spec = json.loads(self.classifier.spec.to_json())
-        precision = str(self.classifier.engine.dtype).removeprefix("torch.")
-        return {**spec, "version": self.version, "top_k": self.classifier.top_k, "precision": precision}
+        chosen = {"top_k": self.classifier.top_k, "precision": self.classifier.engine.precision}
+        return {**spec, "version": self.version, **chosen}
 
 
 def threads(workers: Any) -> int:

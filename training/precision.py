@@ -27,10 +27,12 @@ def choose_bf16(wanted: str, device: torch.device) -> bool:
     """Return whether `trainer.precision` means bf16 on this device.
 
     Raises:
-        ConfigurationError: an unknown precision.
+        ConfigurationError: an unknown precision, or one that nothing is trained in.
     """
+    if wanted == "int8":
+        raise ConfigurationError("trainer.precision is 'int8', which is made of a trained network: write auto")
     try:
-        return precision.choose(wanted, device) is torch.bfloat16
+        return precision.choose(wanted, device) == "bf16"
     except ValueError as error:
         raise ConfigurationError(f"trainer.{error}") from error
 

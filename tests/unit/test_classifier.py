@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from handlers import artifact
-from handlers.classifier import LARGEST_BATCH, Classifier
+from handlers.classifier import Classifier
 from handlers.decoding import Limits, decode
 from handlers.errors import BadImage, RequestError, TooLarge
 from handlers.preprocessing import Preprocess
@@ -61,7 +61,7 @@ def test_encode_takes_the_largest(path: Path) -> None:
 
 def test_neighbours_do_not_change_an_answer(path: Path) -> None:
     classifier = Classifier(path, limits=Limits(max_pixels=5000))
-    good = [png(seed) for seed in range(LARGEST_BATCH + 9)]
+    good = [png(seed) for seed in range(classifier.engine.sizes[-1] + 9)]
     alone = [classifier.classify([image])[0] for image in good]
     mixed: list[bytes] = []
     for image in good:

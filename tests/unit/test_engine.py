@@ -11,7 +11,7 @@ from PIL import Image
 
 from handlers import artifact, precision
 from handlers.classifier import Classifier
-from handlers.engine import SIZES, Engine
+from handlers.engine import Engine
 from handlers.errors import BadImage
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
@@ -24,13 +24,25 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_small(tmp_path_factory.mktemp("artifact") / "model.pt")
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 31, 32])
+def engine_of(path: Path, device: torch.device = CPU, precision: str = "fp32") -> Engine:
+    return Engine(artifact.load(path, device).module, (3, 16, 16), device, precision)
+
+
+def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
+    inputs = engine.inputs(len(batch))
+    inputs[: len(batch)] = batch
+    return engine(inputs)[: len(batch)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 15, 16])
 def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, device: torch.device) -> None:
-    engine = Engine(artifact.load(path, device).module, device, torch.float32)
+    engine = engine_of(path, device)
     plain = artifact.load(path).module
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     for _ in range(4):  # profiled, then fused
-        logits = engine(batch)
+        inputs = engine.inputs(count)
+        assert len(inputs) in engine.sizes and not inputs[count:].any()
+        logits = ask(engine, batch)
         assert logits.dtype == torch.float32 and not logits.requires_grad
         with torch.no_grad():
             torch.testing.assert_close(logits, plain(batch), rtol=1e-4, atol=1e-4)
@@ -48,49 +60,49 @@ def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
 
 
 def test_more_images_than_the_largest_batch_are_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="33 images, may have at most 32"):
-        Engine(artifact.load(path).module, CPU, torch.float32)(torch.zeros(33, 3, 16, 16))
+    with pytest.raises(ValueError, match="17 images, may have at most 16"):
+        engine_of(path).inputs(17)
 
 
 def test_bf16_is_close_to_float32(path: Path) -> None:
-    exact, rounded = (Engine(artifact.load(path).module, CPU, dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact, rounded = (engine_of(path, precision=each) for each in ("fp32", "bf16"))
     batch = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for _ in range(4):
-        expected, logits = exact(batch), rounded(batch)
+        expected, logits = ask(exact, batch), ask(rounded, batch)
         assert logits.dtype == torch.float32
         difference = (logits - expected).abs().max() / expected.abs().max()
         assert 0 < difference < 0.02
 
 
 def test_warming_up_ends_with_the_size_that_holds_the_largest_batch(path: Path) -> None:
-    engine = Engine(artifact.load(path).module, CPU, torch.float32)
+    engine = engine_of(path)
     seen: list[int] = []
     module, engine.module = engine.module, lambda batch: (seen.append(len(batch)), module(batch))[1]  # type: ignore[assignment,func-returns-value]
-    engine.warm_up((3, 16, 16), 5)
+    engine.warm_up(5)
     assert sorted(set(seen)) == [1, 2, 4, 8]
-    engine.warm_up((3, 16, 16), 1000)
-    assert sorted(set(seen)) == list(SIZES)
+    engine.warm_up(1000)
+    assert sorted(set(seen)) == list(engine.sizes)
 
 
 @pytest.mark.parametrize(
     ("wanted", "capabilities", "expected"),
     [
-        ("auto", {"avx512_bf16": True}, torch.bfloat16),
-        ("auto", {"amx_bf16": True}, torch.bfloat16),
-        ("auto", {"avx512_f": True}, torch.float32),
-        ("fp32", {"amx_bf16": True}, torch.float32),
-        ("bf16", {}, torch.bfloat16),
+        ("auto", {"avx512_bf16": True}, "bf16"),
+        ("auto", {"amx_bf16": True}, "bf16"),
+        ("auto", {"avx512_f": True}, "fp32"),
+        ("fp32", {"amx_bf16": True}, "fp32"),
+        ("bf16", {}, "bf16"),
     ],
 )
 def test_auto_looks_at_the_machine(
-    wanted: str, capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    wanted: str, capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert precision.choose(wanted, CPU) is expected
+    assert precision.choose(wanted, CPU) == expected
 
 
 def test_an_unknown_precision_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16, int8"):
         Classifier(path, precision="fp64")
 
 

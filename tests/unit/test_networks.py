@@ -47,12 +47,14 @@ def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) 
     network = build(node(name), 5, 3, SIZE).eval()
     spec = Spec(preprocess=PreprocessSpec(image_size=SIZE), classes=tuple("abcde"), network=name)
     artifact.save(network, spec, tmp_path / "model.pt")
-    engine = Engine(artifact.load(tmp_path / "model.pt").module, torch.device("cpu"), torch.float32)
+    engine = Engine(artifact.load(tmp_path / "model.pt").module, (3, SIZE, SIZE), torch.device("cpu"), "fp32")
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(images)
     for _ in range(4):
-        torch.testing.assert_close(engine(images), expected, rtol=1e-3, atol=1e-4)
+        inputs = engine.inputs(3)
+        inputs[:3] = images
+        torch.testing.assert_close(engine(inputs)[:3], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_map_stands_as_the_image_does() -> None:

@@ -35,7 +35,7 @@ def test_uint8_is_within_one_level_of_the_float_reference(
     fast, reference = preprocess(resize, crop_fraction=0.9).resize(image), module.reference(image.to(device)).cpu()
     assert fast.shape == (3, 32, 32)
     assert fast.dtype == torch.uint8
-    assert fast.is_contiguous()
+    assert fast.permute(1, 2, 0).is_contiguous()
     assert (fast / 255 - reference).abs().max() <= 1.01 / 255
     assert (module.resize(image.to(device)).cpu() / 255 - reference).abs().max() <= 1.01 / 255
 
@@ -107,6 +107,19 @@ def test_normalize_is_kornias_for_uint8_and_for_floats(device: torch.device) -> 
     torch.testing.assert_close(module.normalize(batch / 255), module.normalize(batch))
     torch.testing.assert_close(module.normalize(batch), kornia.enhance.normalize(batch / 255, module.mean, module.std))
     assert module.normalize(batch).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_rows_are_written_as_kornia_normalizes(dtype: torch.dtype, tolerance: float) -> None:
+    module = preprocess()
+    images = list(torch.arange(256).repeat(5 * 3 * 4).reshape(5, 3, 32, 32)[:, :, :32].to(torch.uint8))
+    images[1] = images[1].permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    rows = torch.full((5, 3, 32, 32), torch.nan, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    module.write(images, list(rows))
+    expected = kornia.enhance.normalize(torch.stack(images) / 255, module.mean, module.std)
+    torch.testing.assert_close(rows.float(), expected, rtol=tolerance, atol=1e-6)
+    with pytest.raises(ValueError, match="argument"):
+        module.write(images, list(rows[:4]))
 
 
 def test_mean_and_std_are_buffers_that_move_and_are_not_saved() -> None:
