@@ -54,16 +54,29 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
     if missing:
         raise ArtifactError(f"{path.name}: the network has no method {missing[0]!r}; add it to the network")
     network = copy.deepcopy(model).to("cpu", torch.float32).eval()
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         torch.jit.enable_onednn_fusion(False)  # of a module that was made before: a trace is checked as it is
         inputs = dict.fromkeys(METHODS, _example(spec, TRACED_BATCH))
         traced = torch.jit.trace_module(network, inputs)  # type: ignore[no-untyped-call]
         _check_batches(network, traced, spec, path)
-        # TorchScript names the records inside after the file: so the folder is temporary, not the name.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".artifact-") as folder:
-            whole = Path(folder) / path.name
-            torch.jit.save(traced, str(whole), _extra_files={SPEC_FILE: spec.to_json().encode()})
-            os.replace(whole, path)
+        _write(traced, spec, path)
+
+
+def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
+    """Trace the int8 form of a network, which answers logits alone, and write it to `quantized(path)` with its spec."""
+    example = _example(spec, TRACED_BATCH).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), quiet():
+        torch.jit.enable_onednn_fusion(False)
+        traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
+        _write(traced, spec, quantized(path))
+
+
+def _write(traced: nn.Module, spec: Spec, path: Path) -> None:
+    # TorchScript names the records inside after the file: so the folder is temporary, not the name.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".artifact-") as folder:
+        whole = Path(folder) / path.name
+        torch.jit.save(traced, str(whole), _extra_files={SPEC_FILE: spec.to_json().encode()})
+        os.replace(whole, path)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
@@ -77,7 +90,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
         raise ArtifactError(f"{path} does not exist; export a trained model first")
     files = {SPEC_FILE: ""}
     try:
-        with _quiet():
+        with quiet():
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(path), map_location=torch.device(device), _extra_files=files
             )
@@ -107,14 +120,14 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
     made = frozen(module)
     graph = str(made.inlined_graph)
     attends = any(name in graph for name in ATTENTION)
-    with _quiet():
+    with quiet():
         torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
     return made
 
 
 def frozen(module: nn.Module) -> nn.Module:
     """Return a loaded module with its weights as constants; only calling it is left."""
-    with _quiet():
+    with quiet():
         made: nn.Module = torch.jit.freeze(module)
         return made
 
@@ -142,9 +155,13 @@ def _check_batches(network: nn.Module, traced: nn.Module, spec: Spec, path: Path
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop TorchScript's notices of deprecation, and of constants in a trace, which `_check_batches` looks at."""
+def quiet() -> Iterator[None]:
+    """Drop TorchScript's notices of deprecation, and of constants in a trace, which `_check_batches` looks at.
+
+    The notice that int8 tensors are deprecated comes once a process, when the first is made.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         yield

@@ -17,7 +17,8 @@ from handlers.errors import RequestError
 
 FILE = "golden.json"
 # Of a probability, by the precision that answers. float32: what export allows itself. bf16 keeps 8 bits of each number,
-# and what it is off by grows with the depth of the network: a wrong answer is off by more.
+# and what it is off by grows with the depth of the network: a wrong answer is off by more. int8 is held to what int8
+# answered at export: whole numbers are the same everywhere, how they are rounded in between is not.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.05}
 
 
@@ -27,11 +28,16 @@ class GoldenError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Golden:
-    """An encoded image, its name, and the probability of each class in float32."""
+    """An encoded image, its name, and the probability of each class in float32, and in int8 where that is offered."""
 
     name: str
     image: bytes
     probabilities: tuple[float, ...]
+    int8: tuple[float, ...] | None = None
+
+    def expected(self, precision: str) -> tuple[float, ...]:
+        """Return what a precision is held against."""
+        return self.int8 if precision == "int8" and self.int8 is not None else self.probabilities
 
 
 def write(golden: Sequence[Golden], path: Path) -> None:
@@ -48,7 +54,12 @@ def read(path: Path) -> list[Golden]:
     """
     try:
         return [
-            Golden(each["name"], base64.b64decode(each["image"], validate=True), tuple(each["probabilities"]))
+            Golden(
+                each["name"],
+                base64.b64decode(each["image"], validate=True),
+                tuple(each["probabilities"]),
+                tuple(each["int8"]) if each.get("int8") else None,
+            )
             for each in json.loads(path.read_text())
         ]
     except (ValueError, KeyError, TypeError) as error:
@@ -75,16 +86,15 @@ def check(classifier: Classifier, golden: Sequence[Golden]) -> float:
     Raises:
         GoldenError: it is more than `TOLERANCES` allows for this classifier's precision; says which image and how much.
     """
-    tolerance = TOLERANCES[classifier.engine.precision]
+    precision = classifier.engine.precision
+    tolerance = TOLERANCES[precision]
     largest = 0.0
     for each, found in zip(golden, answers(classifier, [each.image for each in golden]), strict=True):
-        if len(found) != len(each.probabilities):
-            raise GoldenError(
-                f"golden image {each.name} has {len(each.probabilities)} classes, the network {len(found)}"
-            )
-        difference = max(abs(ours - theirs) for ours, theirs in zip(found, each.probabilities, strict=True))
+        expected = each.expected(precision)
+        if len(found) != len(expected):
+            raise GoldenError(f"golden image {each.name} has {len(expected)} classes, the network {len(found)}")
+        difference = max(abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True))
         if not difference <= tolerance:
-            precision = classifier.engine.precision
             raise GoldenError(
                 f"golden image {each.name} is answered otherwise than when the network was exported: a probability "
                 f"differs by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model "

@@ -34,7 +34,9 @@ from serving.model_store import Archive, ArchiveError
 RUNS = Path("runs")
 HANDLERS = Path(handlers.__file__).parent
 HANDLER_FILE = "sightline_handler.py"
-GOLDEN = "golden.json"  # beside model.pt: images and answers that a worker is held to when it loads
+INT8 = "model.int8.pt"
+# Beside model.pt: images and answers that a worker is held to when it loads, and the network in int8.
+BESIDE = ("golden.json", INT8)
 
 # What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
 # time-outs, so all of them stand here.
@@ -52,7 +54,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "max_bytes": 20 * 2**20,  # of one encoded image
         "max_pixels": 3 * 2**24,  # of one decoded image
         "max_images": 16,  # of one request
-        "precision": "fp32",  # fp32, as evaluated | bf16 | auto: bf16 where the machine gains from it
+        "precision": "fp32",  # fp32, as evaluated | bf16 | int8 | auto: bf16 where the machine gains from it
     },
 }
 
@@ -86,6 +88,9 @@ def build(
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
     settings = configure(overrides)
+    if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
+        why = ((_read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
+        raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
     store.mkdir(parents=True, exist_ok=True)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
@@ -125,9 +130,9 @@ def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mappin
         each.mkdir()
     # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
     shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    golden = weights.with_name(GOLDEN)
-    if golden.is_file():
-        shutil.copy(golden, extra)
+    for beside in map(weights.with_name, BESIDE):
+        if beside.is_file():
+            shutil.copy(beside, extra)
     config_file = folder / "model-config.yaml"
     config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
     with _archiver(temporary) as (configure_archiver, generate_model_archive):

@@ -25,9 +25,10 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
 from training.errors import TrainingError
-from training.loop import validation_batches
+from training.loop import calibration_batches, validation_batches
 from training.module import Classification
 from training.pace import planned
+from training.quantization import QuantizationError, quantize
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
@@ -36,6 +37,7 @@ from training.whole import write_json
 
 TOLERANCE = 1e-4  # of a probability, in float32
 GOLDEN = 4  # images that travel with the artifact
+INT8_LOSS = 0.005  # of top-1 on the validation images: what int8 may cost
 
 
 def export(
@@ -47,6 +49,8 @@ def export(
     run: Path,
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return what export.json holds.
+
+    `model.int8.pt` is written where int8 loses no more than `INT8_LOSS` of top-1; export.json says why it is not.
 
     Raises:
         TrainingError: the artifact answers otherwise than the network does, on any validation image.
@@ -78,9 +82,33 @@ def export(
                 f"of {document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
+        document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
         golden.write(_golden(made, data, split), run / golden.FILE)
+        artifact.quantized(run / "model.pt").unlink(missing_ok=True)
+        if document["int8"]["offered"]:
+            os.replace(artifact.quantized(made), artifact.quantized(run / "model.pt"))
         os.replace(made, run / "model.pt")
     write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
+    return document
+
+
+def _quantized(
+    network: Any, spec: Spec, path: Path, preprocess: Preprocess, data: PreparedDataset, split: Split
+) -> dict[str, Any]:
+    """Write the int8 network beside `path` if it is good enough, and return how good it is, or why there is none."""
+    try:
+        made = quantize(network, map(preprocess.normalize, calibration_batches(data, split)))
+        artifact.save_quantized(made, spec, path)
+    except QuantizationError as error:
+        return {"offered": False, "why": str(error)}
+    quantized = artifact.load(artifact.quantized(path)).module
+    found = compare(network, quantized, preprocess, validation_batches(data, split, 64))
+    loss = (found["correct"][0] - found["correct"][1]) / max(1, found["images"])
+    offered = loss <= INT8_LOSS
+    document = {"offered": offered, "top1_lost": loss, "allowed": INT8_LOSS, **found}
+    if not offered:
+        artifact.quantized(path).unlink()
+        document["why"] = f"int8 loses {100 * loss:.1f} points of top-1 on {found['images']} validation images"
     return document
 
 
@@ -95,8 +123,12 @@ def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.G
         file = io.BytesIO()
         Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "PNG")
         encoded[f"{number}.png"] = file.getvalue()
-    found = golden.answers(classifier, list(encoded.values()))
-    return [golden.Golden(name, encoded[name], row) for name, row in zip(encoded, found, strict=True)]
+    images = list(encoded.values())
+    found = golden.answers(classifier, images)
+    int8: list[Any] = [None] * len(images)
+    if artifact.quantized(weights).is_file():
+        int8 = golden.answers(Classifier(weights, precision="int8"), images)
+    return [golden.Golden(name, encoded[name], *rows) for name, *rows in zip(encoded, found, int8, strict=True)]
 
 
 def _noise(classifier: Classifier) -> torch.Tensor:
@@ -107,15 +139,18 @@ def _noise(classifier: Classifier) -> torch.Tensor:
 
 @torch.inference_mode()
 def compare(network: Any, exported: Any, preprocess: Preprocess, batches: Any) -> dict[str, Any]:
-    """Return on how many images the top-1 differ, and the largest difference of a probability, in float32."""
+    """Return on how many images the top-1 differ, how often each is right, and by how much a probability differs."""
     images, different, largest = 0, 0, 0.0
-    for pixels, _ in batches:
+    correct = [0, 0]
+    for pixels, labels in batches:
         inputs = preprocess.normalize(pixels)
         ours, theirs = network(inputs).softmax(dim=1), exported(inputs).softmax(dim=1)
         images += len(pixels)
+        for index, answers in enumerate((ours, theirs)):
+            correct[index] += int((answers.argmax(dim=1) == labels).sum())
         different += int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
         largest = max(largest, float((ours - theirs).abs().max()))
-    return {"images": images, "different_top1": different, "largest_difference": largest, "tolerance": TOLERANCE}
+    return {"images": images, "different_top1": different, "correct": correct, "largest_difference": largest}
 
 
 def commit() -> str | None:
@@ -157,6 +192,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{run}/model.pt: largest difference {document['largest_difference']:.1e} on {document['images']} images")
+    print(f"int8 is offered: {document['int8'].get('why', 'yes')}")
     return 0
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from training.configuration import ConfigurationError
 from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.quantization import CALIBRATION
 from training.shards import EncodedBatches
 from training.splits import Split
 from training.store import PreparedDataset
@@ -134,6 +135,16 @@ def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, 
     if data.encoded:
         return EncodedBatches(data, split.validation, 2 * batch_size, pin=pin)
     return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
+
+
+def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.Tensor]:
+    """Yield up to `CALIBRATION` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
+    rows = split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
+    batches = (
+        EncodedBatches(data, rows, 32) if data.encoded else Batches(Joined(((data.images, data.labels, rows),)), 32)
+    )
+    for pixels, _ in batches:
+        yield pixels
 
 
 def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:

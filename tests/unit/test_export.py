@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
+from serving import archive
+from serving.model_store import ArchiveError
 from tests.unit.tinted_store import TINY, tinted_store
 from training import export
 from training.configuration import compose
 from training.networks import Network, build
+from training.quantization import QuantizationError, quantize
 from training.train import train
 
 
@@ -121,3 +126,59 @@ def test_compare_counts_other_answers() -> None:
     document = export.compare(network, other, preprocess, batches)
     assert document["different_top1"] == 5 and document["largest_difference"] > 0.9
     assert export.compare(network, network, preprocess, batches)["largest_difference"] == 0
+
+
+def test_int8_is_calibrated_compared_and_kept_beside_the_artifact(run: Path) -> None:
+    document = json.loads((run / "export.json").read_text())["int8"]
+    assert document["offered"] and document["top1_lost"] <= document["allowed"] == 0.005
+    assert document["images"] == json.loads((run / "train.json").read_text())["images"]["validation"]
+    assert 0 < document["largest_difference"] < 0.1  # rounded, and not by much
+    exact, rounded = (Classifier(run / "model.pt", precision=each) for each in ("fp32", "int8"))
+    kept = golden.read(run / golden.FILE)
+    images = [each.image for each in kept]
+    for ours, theirs, each in zip(golden.answers(exact, images), golden.answers(rounded, images), kept, strict=True):
+        assert each.probabilities == pytest.approx(ours, abs=1e-5) and each.int8 == pytest.approx(theirs, abs=1e-3)
+        assert ours != theirs
+    golden.check(rounded, kept)
+    with pytest.raises(golden.GoldenError, match="allowed in int8"):
+        golden.check(rounded, [dataclasses.replace(each, int8=(0.5, 0.25, 0.25)) for each in kept])
+
+
+def test_int8_that_loses_too_much_is_refused(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+
+    def wrong(network: Network, batches: Iterator[torch.Tensor]) -> torch.nn.Module:
+        return Negated(quantize(network, batches)).eval()
+
+    monkeypatch.setattr(export, "quantize", wrong)
+    assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
+    document = json.loads((run / "export.json").read_text())["int8"]
+    assert not document["offered"] and "int8 is offered: int8 loses" in capsys.readouterr().out
+    assert not (run / "model.int8.pt").exists() and (run / "model.pt").exists()
+    with pytest.raises(ArchiveError, match=r"no model\.int8\.pt \(int8 loses .* choose another handler\.precision"):
+        archive.build("exported", "1.0", overrides=["handler.precision=int8"])
+    monkeypatch.setattr(export, "quantize", quantize)
+    assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
+    assert (run / "model.int8.pt").exists() and "int8 is offered: yes" in capsys.readouterr().out
+
+
+class Negated(torch.nn.Module):
+    """The opposite of what a network says."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x).neg()  # type: ignore[no-any-return]
+
+
+def test_a_network_that_cannot_be_quantized_is_exported_without(tmp_path: Path) -> None:
+    class Branching(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(QuantizationError, match="the network cannot be quantized: symbolically traced variables"):
+        quantize(Branching(), [torch.zeros(1, 3, 4, 4)])

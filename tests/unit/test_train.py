@@ -53,7 +53,16 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     run, said = tiny("whole")
     left = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert left == {
-        *("config.yaml", "metrics.csv", "curves.png", "train.json", "model.pt", "golden.json", "export.json"),
+        *(
+            "config.yaml",
+            "metrics.csv",
+            "curves.png",
+            "train.json",
+            "model.pt",
+            "model.int8.pt",
+            "golden.json",
+            "export.json",
+        ),
         *("checkpoints/key", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
     }
     document = json.loads((run / "train.json").read_text())
