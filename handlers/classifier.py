@@ -6,6 +6,8 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
     classifier.classify([open("hand.png", "rb").read()])
 """
 
+import contextlib
+import ctypes
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +79,13 @@ class Classifier:
             )
 
     def warm_up(self, largest: int) -> None:
-        """Answer blank batches of every size up to `largest` images, so that no request waits for what is compiled."""
+        """Answer blank batches of every size up to `largest` images, so that no request waits for what is compiled.
+
+        What loading and compiling left behind goes back to the system: with a ResNet-18 a quarter of a worker's memory.
+        """
         self.engine.warm_up(largest)
+        with contextlib.suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
     def decode(self, images: Sequence[Buffer]) -> list[torch.Tensor | RequestError]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""

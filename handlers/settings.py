@@ -13,15 +13,15 @@ class Settings:
     """Labels in an answer, the limits of a request, and the precision of the network.
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
-    `max_images` for the images of one request. `precision` is "fp32", "bf16", or "auto" for what the
-    machine gains from.
+    `max_images` for the images of one request. `precision` is "fp32", as evaluated, "bf16",
+    "int8", or "auto" for what the machine gains from.
     """
 
     top_k: int = 5
     max_bytes: int = DEFAULT_LIMITS.max_bytes
     max_pixels: int = DEFAULT_LIMITS.max_pixels
     max_images: int = 16
-    precision: str = "fp32"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -148,10 +148,14 @@ class ImageHandler:
 
 
 def threads(workers: Any) -> int:
-    """Return the threads of one worker, so that all of them together use no more than the machine's cores.
+    """Return torch's threads in one worker, so that all of them together use no more than the machine's cores.
 
-    Without `minWorkers` TorchServe starts as many workers as there are cores.
+    OMP_NUM_THREADS says it where the server was started with it. Without `minWorkers` TorchServe starts as many workers
+    as there are cores.
     """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
     cores = len(os.sched_getaffinity(0))
     return max(1, cores // workers) if isinstance(workers, int) and workers > 0 else 1
 

@@ -41,10 +41,10 @@ BESIDE = ("golden.json", INT8)
 # What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
 # time-outs, so all of them stand here.
 MODEL_CONFIG: dict[str, Any] = {
-    "minWorkers": 1,  # a worker computes on all cores: a second one on the same cores only slows the first
-    "maxWorkers": 1,
-    "batchSize": 8,
-    "maxBatchDelay": 5,  # milliseconds that a lone request waits for company
+    "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
+    "maxWorkers": None,
+    "batchSize": 16,  # more fill the caches with what is between two layers, and are answered no faster
+    "maxBatchDelay": 1,  # milliseconds that a lone request waits for company
     "responseTimeout": 60,  # seconds
     "startupTimeout": 120,
     "maxRetryTimeoutInSec": 300,
@@ -54,7 +54,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "max_bytes": 20 * 2**20,  # of one encoded image
         "max_pixels": 3 * 2**24,  # of one decoded image
         "max_images": 16,  # of one request
-        "precision": "fp32",  # fp32, as evaluated | bf16 | int8 | auto: bf16 where the machine gains from it
+        "precision": "auto",  # auto: bf16 where the machine gains from it | fp32, as evaluated | bf16 | int8
     },
 }
 
@@ -236,9 +236,13 @@ def configure(overrides: Sequence[str]) -> dict[str, Any]:
         if leaf == "handler" or leaf not in group:
             known = [*(k for k in MODEL_CONFIG if k != "handler"), *(f"handler.{k}" for k in MODEL_CONFIG["handler"])]
             raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
-        if isinstance(group[leaf], int) and not text.isdecimal():
+        number = not isinstance(group[leaf], str)
+        if number and not text.isdecimal():
             raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
-        group[leaf] = int(text) if isinstance(group[leaf], int) else text
+        group[leaf] = int(text) if number else text
+    if settings["minWorkers"]:  # TorchServe heeds it only with a maxWorkers
+        settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
+    settings = {key: value for key, value in settings.items() if value is not None}
     if any(override.startswith("handler.") for override in overrides):
         from handlers.settings import Settings  # brings torch
 

@@ -221,6 +221,12 @@ class Client:
         path = f"/models/{model}" + (f"/{version}" if version else "")
         return _status(_json(self._request("management", "GET", path))[0])
 
+    def description(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """Return what a model says of itself: its spec, version, top_k and precision. A worker answers this."""
+        path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
+        found: dict[str, Any] = _json(self._request("management", "GET", path))[0]["customizedMetadata"]
+        return found
+
     def _request(self, api: _Api, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._token(api)}", **options.pop("headers", {})}
         base = self.inference if api == "inference" else self.management

@@ -31,6 +31,7 @@ from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.java import JavaError
 from serving.model_store import Archive, ArchiveError
 from serving.ports import PortError, Ports
+from serving.shares import Shares
 from serving.state import ServerState
 
 CONFIG = Path("config.properties")
@@ -53,12 +54,20 @@ class Started:
 
 
 def start(
-    wanted: Sequence[str] = (), *, root: Path, config: Path | None = None, offset: int = 0, timeout: float = 180.0
+    wanted: Sequence[str] = (),
+    *,
+    root: Path,
+    config: Path | None = None,
+    offset: int = 0,
+    timeout: float = 180.0,
+    access_log: bool = False,
 ) -> Started:
     """Start TorchServe in `root` with the archives that `wanted` asks for, and return once every worker is READY.
 
     `wanted` holds `NAME` or `NAME=VERSION`; nothing means the newest version of every model in the store. `config` is
-    the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in seconds.
+    the config.properties (that of `root` where None), whose ports are moved by `offset`; workers, threads and heap that
+    it does not name follow from the machine (`serving.shares`). `timeout` is in seconds. `access_log` writes a line a
+    request to logs/access_log.log.
 
     Raises:
         ServerError: one runs there already, or a worker does not load; the message ends with the log's last lines.
@@ -80,9 +89,12 @@ def start(
     logs = root / state.LOGS
     logs.mkdir(exist_ok=True)
     effective = logs / CONFIG.name
-    effective.write_text(f"{text}\n# Moved by {offset}\n{listening.properties()}")
+    shares = Shares.of_this_machine(len(archives))
+    effective.write_text(
+        f"{text}\n# Moved by {offset}\n{listening.properties()}# This machine\n{shares.properties(text)}"
+    )
     offsets = {name: _size(logs / name) for name in LOG_FILES}
-    started = _launch(root, effective, archives, listening)
+    started = _launch(root, effective, archives, listening, shares.environment() | _access_log(access_log))
     try:
         models = _wait_ready(started, archives, root, timeout)
     except BaseException as error:  # an interrupt too leaves no server behind
@@ -94,7 +106,13 @@ def start(
     return Started(started, models, time.monotonic() - began)
 
 
-def _launch(root: Path, config: Path, archives: list[Archive], listening: Ports) -> ServerState:
+def _access_log(wanted: bool) -> dict[str, str]:
+    return {"SIGHTLINE_ACCESS_LOG": "info"} if wanted else {}
+
+
+def _launch(
+    root: Path, config: Path, archives: list[Archive], listening: Ports, variables: dict[str, str]
+) -> ServerState:
     """Run TorchServe's launcher, which leaves the front end behind, and write down whose process that is."""
     found = java.find()
     # Sockets of workers, unpacked archives and the launcher's pid file go where no other server's are, and
@@ -103,7 +121,7 @@ def _launch(root: Path, config: Path, archives: list[Archive], listening: Ports)
     environment = {
         key: value for key, value in os.environ.items() if key not in ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE")
     }
-    environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(root / state.LOGS)}
+    environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(root / state.LOGS), **variables}
     if found.home is not None:
         environment["JAVA_HOME"] = str(found.home)
     store = archives[0].path.parent
@@ -237,7 +255,12 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         offset = arguments.port_offset if arguments.port_offset is not None else ports.offset_of_environment()
         with console.status("Starting TorchServe and loading the models ..."):
             started = start(
-                arguments.models, root=root, config=arguments.config, offset=offset, timeout=arguments.timeout
+                arguments.models,
+                root=root,
+                config=arguments.config,
+                offset=offset,
+                timeout=arguments.timeout,
+                access_log=arguments.access_log,
             )
         _show(started.models, started.state, console)
         console.print(f"Ready after {started.seconds:.1f} s. Stop it with: make stop")
@@ -271,6 +294,7 @@ def main() -> int:
     starting.add_argument("models", nargs="*", metavar="NAME[=VERSION]")
     starting.add_argument("--config", type=Path, help="another config.properties")
     starting.add_argument("--port-offset", type=int, metavar="N", help="move all ports by N")
+    starting.add_argument("--access-log", action="store_true", help="a line a request in logs/access_log.log")
     starting.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS")
     verbs.add_parser("stop")
     verbs.add_parser("status").add_argument("--json", action="store_true", help="one JSON document")

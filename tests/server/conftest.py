@@ -127,8 +127,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, classes) in enumerate(CLASSES.items()):
         export(runs / name, classes, seed)
     settings = {
-        "shapes": [f"handler.max_bytes={MAX_BYTES}"],
-        "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3"],
+        "shapes": [f"handler.max_bytes={MAX_BYTES}", "handler.precision=fp32"],
+        "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3", "handler.precision=fp32"],
     }
     archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"])
     archive.build("digits", "2.0", runs=runs, store=store, overrides=settings["digits"])

@@ -14,7 +14,9 @@ from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
+from serving.client import Client
 from serving.ports import Ports
+from serving.shares import Shares
 from serving.state import LOGS, ServerState
 from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, Tiny, export, free_offset, picture, run_cli
 
@@ -32,7 +34,7 @@ def home(tmp_path: Path) -> Path:
 
 def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     offset = str(free_offset(12_000))
-    started = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=offset, PYTHONWARNINGS="error")
+    started = run_cli(SERVER, "start", "--access-log", root=home, SIGHTLINE_PORT_OFFSET=offset, PYTHONWARNINGS="error")
     assert started.returncode == 0, started.stderr
     assert "READY" in started.stdout and "Ready after" in started.stdout
     known = ServerState.read(home)
@@ -46,7 +48,13 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert shown.returncode == 0 and document["running"] and document["server"]["pid"] == known.pid
     (model,) = document["models"]
     assert (model["name"], model["version"]) == ("shapes", "1.0")
-    assert [worker["status"] for worker in model["workers"]] == ["READY"]
+    shares = Shares.of_this_machine(1)
+    assert [worker["status"] for worker in model["workers"]] == ["READY"] * shares.workers
+    for worker in model["workers"]:
+        assert psutil.Process(worker["pid"]).environ()["OMP_NUM_THREADS"] == str(shares.threads)
+    assert f"-Xmx{shares.heap}m" in front.cmdline()
+    with Client(root=home) as client:
+        client.predict(picture(), "shapes")
     assert {worker["pid"] for worker in model["workers"]} <= {process.pid for process in tree}
 
     again = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=offset)
@@ -57,6 +65,7 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert "No server was started here" in run_cli(SERVER, "stop", root=elsewhere).stdout
     stopped = run_cli(SERVER, "stop", root=home)
     assert stopped.returncode == 0 and "Stopped" in stopped.stdout
+    assert '"POST /predictions/shapes HTTP/1.1" 200' in (home / LOGS / "access_log.log").read_text()
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree)
     assert not Path(known.temporary).exists() and not (home / "key_file.json").exists()
     Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
@@ -98,7 +107,7 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
 def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serve(home: Path) -> None:
     weights = export(home / "runs" / "changed", ("a", "b", "c"))
     (row,) = golden.answers(Classifier(weights), [picture(1)])
-    golden.write([golden.Golden("1.jpg", picture(2), row)], weights.with_name(golden.FILE))
+    golden.write([golden.Golden("1.jpg", picture(1), tuple(reversed(row)))], weights.with_name(golden.FILE))
     archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
     started = run_cli(SERVER, "start", "changed", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
     assert started.returncode == 1

@@ -43,7 +43,7 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
     assert package | {"sightline_handler.py", "model.pt", "model-config.yaml"} <= names
     assert not any("__pycache__" in name for name in names)
     assert manifest["handler"] == "sightline_handler.py" and manifest["configFile"] == "model-config.yaml"
-    assert built.model_config() == archive.MODEL_CONFIG
+    assert built.model_config() == {key: value for key, value in archive.MODEL_CONFIG.items() if value is not None}
     # Nothing is left of the building but the archive and its sidecar.
     assert {path.name for path in built.path.parent.iterdir()} == {"fingers-1.0.mar", "fingers-1.0.json"}
 

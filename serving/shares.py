@@ -1,0 +1,56 @@
+"""How a machine is shared out among the workers that it serves with, and TorchServe's front end.
+
+The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
+workers as its part of the cores, and of half of the memory; cores that are left go to the workers' threads. A GPU gets
+one worker of each model. `benchmarks/results/sweep.json` holds what this rule was measured against.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import psutil
+
+WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
+JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
+JAVA_LEAST = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shares:
+    """Workers of each model, torch's threads in each of them, and the front end's heap in megabytes."""
+
+    workers: int
+    threads: int
+    heap: int
+
+    @classmethod
+    def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
+        """Return the shares on a machine with so many cores, bytes of memory, and GPUs."""
+        fitting = int(memory / 2 / WORKER_MEMORY)
+        workers = gpus or max(1, min(cores, fitting) // models)
+        heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
+        return cls(workers, max(1, cores // (workers * models)), heap)
+
+    @classmethod
+    def of_this_machine(cls, models: int) -> "Shares":
+        """Return the shares here."""
+        return cls.of(
+            models,
+            cores=len(os.sched_getaffinity(0)),
+            memory=psutil.virtual_memory().total,
+            gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        )
+
+    def properties(self, config: str) -> str:
+        """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
+        lines = []
+        if "default_workers_per_model=" not in config:
+            lines.append(f"default_workers_per_model={self.workers}")
+        vmargs = [line for line in config.splitlines() if line.startswith("vmargs=")]
+        lines += [f"{line} -Xmx{self.heap}m" for line in vmargs[-1:] if "-Xmx" not in line]
+        return "\n".join(lines) + "\n"
+
+    def environment(self) -> dict[str, str]:
+        """Return what workers are told, where the environment does not say it already."""
+        return {"OMP_NUM_THREADS": str(self.threads)} if "OMP_NUM_THREADS" not in os.environ else {}
