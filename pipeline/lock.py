@@ -6,6 +6,7 @@ requirements-cpu.txt        everything but torch, torchvision and CUDA, at the s
 requirements-serve-cpu.txt  what a server needs, but torch, torchvision and CUDA
 requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: a registry of their own has them
 requirements-uv.txt         uv itself
+requirements-peers.txt      what a server needs, at the same versions, and the servers that it is measured against
 """
 
 import re
@@ -19,6 +20,8 @@ from rich.console import Console
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
 TORCH = ("torch", "torchvision")
+# The package of Triton asks for NumPy 1 and runs with 2, which torchvision and we are measured with.
+PEERS_OVERRIDE = "numpy>=2"
 CUDA = re.compile(r"^(?:nvidia-|cuda-|triton)")
 
 
@@ -58,6 +61,12 @@ def write_locks(root: Path) -> None:
         source = Path(folder) / "uv.in"
         source.write_text("uv\n", encoding="utf-8")
         compile_lock(root, "requirements-uv.txt", str(source), "--no-annotate")
+        console.print("requirements-peers.txt")
+        override = Path(folder) / "override.txt"
+        override.write_text(f"{PEERS_OVERRIDE}\n", encoding="utf-8")
+        # The server's versions, not those of training: its own extras pin what some peers cannot have.
+        peers = ("--extra", "peers", "--constraints", "requirements-serve.txt", "--override", str(override))
+        compile_lock(root, "requirements-peers.txt", *peers, "--no-annotate")
     text = [f"# Written by: {COMMAND}", *(f"{name}=={pinned[name]}" for name in TORCH)]
     (root / "requirements-cpu-torch.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
 
