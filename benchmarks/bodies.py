@@ -8,14 +8,13 @@ measured. Real photographs are a fourth set where a folder of them is given.
 import base64
 import dataclasses
 import json
-import struct
+import shutil
 from pathlib import Path
 
 from training.generate.photograph import jpeg_body
 
 SUFFIXES = (".jpg", ".jpeg")
 BOUNDARY = "sightline-benchmark"
-KSERVE_HEAD = 160  # bytes; the same for every body, for its length stands in a header of the request
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,10 +38,7 @@ REAL = "photographs"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a server takes an image: `raw` as the body, in a field of a `form`, or in base64 in a field of `json`.
-
-    `kserve` is the binary form of the KServe v2 protocol: a JSON head, here of `KSERVE_HEAD` bytes, before the tensor.
-    """
+    """How a server takes an image: `raw` as the body, in a field of a `form`, or in base64 in a field of `json`."""
 
     kind: str = "raw"
     field: str = ""
@@ -50,7 +46,7 @@ class Encoding:
     @property
     def content_type(self) -> str:
         """Return the Content-Type of such a body."""
-        types = {"raw": "image/jpeg", "kserve": "application/octet-stream", "json": "application/json"}
+        types = {"raw": "image/jpeg", "json": "application/json"}
         return types.get(self.kind, f"multipart/form-data; boundary={BOUNDARY}")
 
     def encode(self, image: bytes) -> bytes:
@@ -60,11 +56,6 @@ class Encoding:
             return f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
         if self.kind == "json":
             return json.dumps({self.field: base64.b64encode(image).decode()}).encode()
-        if self.kind == "kserve":
-            tensor = struct.pack("<I", len(image)) + image
-            size = {"binary_data_size": len(tensor)}
-            head = {"inputs": [{"name": self.field, "shape": [1, 1], "datatype": "BYTES", "parameters": size}]}
-            return json.dumps(head).ljust(KSERVE_HEAD).encode() + tensor
         return image
 
 
@@ -84,8 +75,8 @@ def draw(size: Size, folder: Path) -> list[Path]:
     return paths
 
 
-def photographs(folder: Path, count: int = 32) -> list[Path]:
-    """Return up to `count` JPEG files from anywhere in a folder, evenly from its sorted list.
+def photographs(folder: Path, copies: Path, count: int = 32) -> list[Path]:
+    """Return copies of up to `count` JPEG files from anywhere in a folder, evenly from its sorted list.
 
     Raises:
         ValueError: there is none.
@@ -93,7 +84,11 @@ def photographs(folder: Path, count: int = 32) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise ValueError(f"{folder} has no .jpg file: name a folder of photographs")
-    return [found[place * len(found) // count] for place in range(count)] if len(found) > count else found
+    if copies.exists():
+        shutil.rmtree(copies)
+    copies.mkdir(parents=True)
+    chosen = [found[place * len(found) // count] for place in range(count)] if len(found) > count else found
+    return [Path(shutil.copy(path, copies / f"{number:02d}.jpg")) for number, path in enumerate(chosen)]
 
 
 def encode_all(paths: list[Path], encoding: Encoding, folder: Path) -> list[Path]:

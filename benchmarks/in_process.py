@@ -58,7 +58,8 @@ def rate(loop: Iterator[int], seconds: float) -> float:
 
 def single(answer: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
     """Return the median milliseconds of one image alone."""
-    endless, spent = itertools.cycle(images), []
+    spent: list[float] = []
+    endless = itertools.cycle(images)
     for _ in range(WARM_UP):
         answer(next(endless))
     end = time.perf_counter() + seconds

@@ -6,7 +6,6 @@ everything that piled up behind the stall (coordinated omission). A closed loop 
 
 import asyncio
 import dataclasses
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -68,7 +67,7 @@ def summarize(latencies: Sequence[float], lateness: Sequence[float], *, rate: fl
         rate=rate,
         requests=len(values),
         failures=failed,
-        p50=round(statistics.median(counted), 3),
+        p50=round(float(np.median(counted)), 3),
         p99=round(float(np.quantile(counted, 0.99, method="higher")), 3),
         longest=round(longest * 1e3, 3),
         lateness=round(late * 1e3, 3),

@@ -20,8 +20,8 @@ from rich.console import Console
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
 TORCH = ("torch", "torchvision")
-# The package of Triton asks for NumPy 1 and runs with 2, which torchvision and we are measured with.
-PEERS_OVERRIDE = "numpy>=2"
+# Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
+PEERS_NUMPY = "numpy<2"
 CUDA = re.compile(r"^(?:nvidia-|cuda-|triton)")
 
 
@@ -62,10 +62,14 @@ def write_locks(root: Path) -> None:
         source.write_text("uv\n", encoding="utf-8")
         compile_lock(root, "requirements-uv.txt", str(source), "--no-annotate")
         console.print("requirements-peers.txt")
-        override = Path(folder) / "override.txt"
-        override.write_text(f"{PEERS_OVERRIDE}\n", encoding="utf-8")
+        override, server = Path(folder) / "override.txt", Path(folder) / "server.txt"
+        override.write_text(f"{PEERS_NUMPY}\n", encoding="utf-8")
         # The server's versions, not those of training: its own extras pin what some peers cannot have.
-        peers = ("--extra", "peers", "--constraints", "requirements-serve.txt", "--override", str(override))
+        pins = re.findall(
+            r"^(?!numpy)[a-z0-9].*?==.*?(?= \\|$)", (root / "requirements-serve.txt").read_text(), re.MULTILINE
+        )
+        server.write_text("\n".join(pins), encoding="utf-8")
+        peers = ("--extra", "peers", "--constraints", str(server), "--override", str(override))
         compile_lock(root, "requirements-peers.txt", *peers, "--no-annotate")
     text = [f"# Written by: {COMMAND}", *(f"{name}=={pinned[name]}" for name in TORCH)]
     (root / "requirements-cpu-torch.txt").write_text("\n".join(text) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ class Documented:
     def __init__(self) -> None:
         self.parts = Parts(Path(os.environ[RUN]))
 
-    @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60_000)
+    @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60_000)  # type: ignore[untyped-decorator]
     def classify(self, image: list[Image.Image]) -> list[dict[str, float]]:
         return self.parts.predict(torch.stack([self.parts.prepare(each) for each in image]))
 

@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers.environment    make it from requirements-peers.txt; under a second where it stands
 
-torch, torchvision and everything else that a server of ours needs have the versions of our own environment, so that
+torch, torchvision and all else that a server of ours needs but NumPy have the versions of our own environment, so that
 weights, kernels and preprocessing are the same.
 """
 
@@ -44,7 +44,9 @@ def make(root: Path) -> Path:
     print(f"making {FOLDER} from {LOCK} (some GB, minutes on a slow line)", flush=True)
     for command in ([uv, "venv", "--clear", "--python", sys.executable, folder], [*install, "-r", str(root / LOCK)]):
         if subprocess.run(command, cwd=root, env=uv_environment([sys.executable, "-m", "pip"])).returncode:
-            raise SetupError(f"uv could not make {FOLDER} (its reason stands above): check the network, or UV_DEFAULT_INDEX")
+            raise SetupError(
+                f"uv could not make {FOLDER} (its reason stands above): check the network, or UV_DEFAULT_INDEX"
+            )
     (root / FOLDER / STAMP).write_text(_fingerprint(root))
     return python(root)
 

@@ -1,6 +1,6 @@
 """LitServe with our own preprocessing, network and threads: what differs from ours is the server alone.
 
-    .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8 --delay 5
+    .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8
 
 POST /predict takes the image as the body, as it is: LitServe's own forms would cost it more.
 """

@@ -55,7 +55,10 @@ def main() -> None:
         images = read(folder)
         expected = [next(iter(each)) for each in Classifier(path).classify(images[:4]) if isinstance(each, dict)]
         answered = [next(iter(each)) for each in classifier.classify(images[:4]) if isinstance(each, dict)]
-        loops = (simple(classifier, batches(images, options.batch)), pipelined(classifier, batches(images, options.batch)))
+        loops = (
+            simple(classifier, batches(images, options.batch)),
+            pipelined(classifier, batches(images, options.batch)),
+        )
         in_turn, ahead = (rate(loop, options.seconds) for loop in loops)
         found[folder.name] = {
             "images_per_second": max(in_turn, ahead),

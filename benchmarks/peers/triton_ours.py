@@ -2,8 +2,7 @@
 
 .venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8 --delay 5
 
-POST /v2/models/sightline/infer takes the image as a binary tensor after a JSON head. (Its raw form, without the head,
-breaks strings in the Triton of PyTriton 0.7.0: all four bytes of their length are the lowest one.)
+POST /v2/models/sightline/infer with `Inference-Header-Content-Length: 0` takes the image as the body, as it is.
 """
 
 import json
@@ -44,7 +43,7 @@ def main() -> None:
     classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
     classifier.warm_up(options.batch)
 
-    @batch  # type: ignore[misc]  # PyTriton has no types
+    @batch  # type: ignore[untyped-decorator]  # PyTriton has no types
     def infer(image: NDArray[np.object_]) -> dict[str, NDArray[np.object_]]:
         answers = classifier.classify([each[0] for each in image])
         texts = [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
