@@ -6,6 +6,7 @@ requirements-cpu.txt        everything but torch, torchvision and CUDA, at the s
 requirements-serve-cpu.txt  what a server needs, but torch, torchvision and CUDA
 requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: a registry of their own has them
 requirements-uv.txt         uv itself
+requirements-peers.txt      what a server needs, at the same versions, and the servers that it is measured against
 """
 
 import re
@@ -19,6 +20,8 @@ from rich.console import Console
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
 TORCH = ("torch", "torchvision")
+# Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
+PEERS_NUMPY = "numpy<2"
 CUDA = re.compile(r"^(?:nvidia-|cuda-|triton)")
 
 
@@ -58,6 +61,16 @@ def write_locks(root: Path) -> None:
         source = Path(folder) / "uv.in"
         source.write_text("uv\n", encoding="utf-8")
         compile_lock(root, "requirements-uv.txt", str(source), "--no-annotate")
+        console.print("requirements-peers.txt")
+        override, server = Path(folder) / "override.txt", Path(folder) / "server.txt"
+        override.write_text(f"{PEERS_NUMPY}\n", encoding="utf-8")
+        # The server's versions, not those of training: its own extras pin what some peers cannot have.
+        pins = re.findall(
+            r"^(?!numpy)[a-z0-9].*?==.*?(?= \\|$)", (root / "requirements-serve.txt").read_text(), re.MULTILINE
+        )
+        server.write_text("\n".join(pins), encoding="utf-8")
+        peers = ("--extra", "peers", "--constraints", str(server), "--override", str(override))
+        compile_lock(root, "requirements-peers.txt", *peers, "--no-annotate")
     text = [f"# Written by: {COMMAND}", *(f"{name}=={pinned[name]}" for name in TORCH)]
     (root / "requirements-cpu-torch.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
 

@@ -1,0 +1,47 @@
+"""LitServe with our own preprocessing, network and threads: what differs from ours is the server alone.
+
+    .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8
+
+POST /predict takes the image as the body, as it is: LitServe's own forms would cost it more.
+"""
+
+from typing import Annotated, Any
+
+import litserve
+from fastapi import Body
+
+from benchmarks.peers.options import parse
+from handlers.classifier import Classifier
+from handlers.errors import RequestError
+
+
+class OurParts(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types here
+    """Decodes, predicts and encodes whole batches with one classifier."""
+
+    def setup(self, device: str) -> None:
+        options = parse()
+        self.classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+        self.classifier.warm_up(options.batch)
+
+    def decode_request(self, request: Annotated[bytes, Body()]) -> bytes:
+        return request
+
+    def batch(self, inputs: list[bytes]) -> list[bytes]:
+        return inputs
+
+    def predict(self, images: list[bytes]) -> list[dict[str, float] | RequestError]:
+        return self.classifier.classify(images)
+
+    def unbatch(self, output: list[dict[str, float] | RequestError]) -> list[dict[str, float] | RequestError]:
+        return output
+
+    def encode_response(self, output: dict[str, float] | RequestError) -> dict[str, Any]:
+        return output.body() if isinstance(output, RequestError) else output
+
+
+if __name__ == "__main__":
+    options = parse()
+    api = OurParts(max_batch_size=options.batch, batch_timeout=options.delay / 1000)
+    litserve.LitServer(api, accelerator="cpu", timeout=120).run(
+        host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False
+    )

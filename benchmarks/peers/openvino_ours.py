@@ -1,0 +1,74 @@
+"""OpenVINO in process with our weights and our preprocessing: what a user of a CPU would pick for the network.
+
+    .venv-peers/bin/python -m benchmarks.peers.openvino_ours RUN --precision bf16 --threads 2 --batch 8 --bodies FOLDER
+
+The same two loops as `benchmarks.in_process`, with OpenVINO in the network's place. The last line is one JSON document.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import openvino
+import torch
+
+from benchmarks.in_process import batches, pipelined, rate, read, simple, single
+from benchmarks.peers.options import parse
+from handlers import artifact
+from handlers.classifier import Classifier
+
+TYPES = {"fp32": "f32", "bf16": "bf16"}
+
+
+class WithOpenVino(Classifier):
+    """Our classifier, whose network is compiled by OpenVINO for the batches that it is asked for."""
+
+    def compile(self, path: str, precision: str, threads: int) -> None:
+        """Compile the network of an artifact; `threads` are those that it computes with."""
+        size = self.spec.preprocess.image_size
+        example = torch.zeros(1, self.spec.preprocess.channels, size, size)
+        with torch.no_grad():
+            model = openvino.convert_model(artifact.load(path).module, example_input=example)
+        settings = {
+            "INFERENCE_PRECISION_HINT": TYPES[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self.compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return probabilities as `Classifier.predict` does."""
+        with torch.inference_mode():
+            batch = self.preprocess.normalize(torch.stack(list(images))).contiguous()
+            logits = self.compiled(batch.numpy())[0]
+            return torch.from_numpy(logits).softmax(dim=1)
+
+
+def main() -> None:
+    """Measure every folder and print the document."""
+    options = parse()
+    path = str(options.run / "model.pt")
+    classifier = WithOpenVino(path, threads=options.threads)
+    classifier.compile(path, options.precision, options.threads)
+    found: dict[str, Any] = {}
+    for folder in options.bodies:
+        images = read(folder)
+        expected = [next(iter(each)) for each in Classifier(path).classify(images[:4]) if isinstance(each, dict)]
+        answered = [next(iter(each)) for each in classifier.classify(images[:4]) if isinstance(each, dict)]
+        loops = (
+            simple(classifier, batches(images, options.batch)),
+            pipelined(classifier, batches(images, options.batch)),
+        )
+        in_turn, ahead = (rate(loop, options.seconds) for loop in loops)
+        found[folder.name] = {
+            "images_per_second": max(in_turn, ahead),
+            "in_turn": in_turn,
+            "pipelined": ahead,
+            "single_ms": single(lambda image: classifier.classify([image]), images, options.seconds / 2),
+            "agree": sum(map(str.__eq__, expected, answered)) / len(expected),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Triton with our own preprocessing, network and threads, through PyTriton: what differs from ours is the server.
+
+.venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8 --delay 5
+
+POST /v2/models/sightline/infer with `Inference-Header-Content-Length: 0` takes the image as the body, as it is.
+"""
+
+import json
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+from benchmarks.peers.options import parse
+from handlers.classifier import Classifier
+from handlers.errors import RequestError
+
+LIBRARIES = "LD_LIBRARY_PATH"
+
+
+def use_own_library() -> None:
+    """Start this program again where Triton's part in Python would find another libpython than this one's.
+
+    Triton's wheel links `libpython3.x.so.1.0` and takes the system's, which may be older than the standard library
+    that it is then given: that ends in `_thread.RLock has no attribute _recursion_count`.
+    """
+    folder = sysconfig.get_config_var("LIBDIR") or ""
+    known = os.environ.get(LIBRARIES, "")
+    if any(Path(folder).glob("libpython3.*.so.1.0")) and folder not in known.split(os.pathsep):
+        os.environ[LIBRARIES] = os.pathsep.join(filter(None, [folder, known]))
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.peers.triton_ours", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    options = parse()
+    classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+    classifier.warm_up(options.batch)
+
+    @batch  # type: ignore[untyped-decorator]  # PyTriton has no types
+    def infer(image: NDArray[np.object_]) -> dict[str, NDArray[np.object_]]:
+        answers = classifier.classify([each[0] for each in image])
+        texts = [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
+        return {"answer": np.array(texts, dtype=object)[:, None]}
+
+    port = options.port
+    config = TritonConfig(http_address="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_port=port + 2)
+    with Triton(config=config) as triton:
+        triton.bind(
+            model_name="sightline",
+            infer_func=infer,
+            inputs=[Tensor(name="image", dtype=bytes, shape=(1,))],
+            outputs=[Tensor(name="answer", dtype=bytes, shape=(1,))],
+            config=ModelConfig(
+                max_batch_size=options.batch,
+                batcher=DynamicBatcher(max_queue_delay_microseconds=round(1000 * options.delay)),
+            ),
+        )
+        triton.serve()
+
+
+if __name__ == "__main__":
+    use_own_library()
+    main()

@@ -1,0 +1,161 @@
+"""Servers under measurement: each started alone, asked until it answers, and ended by its process id."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+
+from serving import server, state
+from serving.ports import Address, is_free
+from serving.state import ServerState
+
+START_TIMEOUT = 180.0  # seconds
+PROBE_TIMEOUT = 120.0  # seconds until the last of what a load left behind is answered
+TOP_1 = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:\s*[0-9.eE+-]+\s*[,}]')
+
+
+class NotMeasured(Exception):
+    """A row cannot be measured; the message is the reason that is recorded."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers: where requests go, and with which headers."""
+
+    url: str
+    headers: dict[str, str]
+
+    def ask(self, body: bytes, timeout: float = PROBE_TIMEOUT) -> bytes:
+        """Return the answer to one request.
+
+        Raises:
+            NotMeasured: it is refused, or there is none.
+        """
+        try:
+            answer = httpx.post(self.url, content=body, headers=self.headers, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise NotMeasured(f"no answer ({type(error).__name__})") from error
+        if answer.status_code != 200:
+            raise NotMeasured(f"answered {answer.status_code}: {answer.text[:200]}")
+        return answer.content
+
+
+def top_1(answer: bytes) -> str:
+    """Return the first label of an answer, which may stand in an envelope.
+
+    Raises:
+        NotMeasured: there is no object of labels and probabilities in it.
+    """
+    found = TOP_1.findall(answer)
+    if not found:
+        raise NotMeasured(f"the answer has no probabilities: {answer[:100]!r}")
+    return str(json.loads(found[-1]))  # an envelope's own numbers stand before
+
+
+@contextlib.contextmanager
+def peer(
+    command: Sequence[str], path: str, headers: Mapping[str, str], body: bytes, *, port: int, root: Path, log: Path
+) -> Iterator[Running]:
+    """Run a command that serves `path` on `port`, from the moment that it answers `body`.
+
+    Raises:
+        NotMeasured: it ended, or does not answer; the reason ends with the last line of its log.
+    """
+    if not is_free(Address("127.0.0.1", port)):
+        raise NotMeasured(f"port {port} is taken")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    running = Running(f"http://127.0.0.1:{port}{path}", dict(headers))
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            list(command), cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        _wait(process, running, body, log)
+        yield running
+    finally:
+        _end(process)
+
+
+def _wait(process: subprocess.Popen[bytes], running: Running, body: bytes, log: Path) -> None:
+    deadline, reason = time.monotonic() + START_TIMEOUT, ""
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise NotMeasured(f"it ended while it started: {_last_line(log)}")
+        try:
+            running.ask(body, timeout=30)
+            return
+        except NotMeasured as error:
+            reason = str(error)
+        time.sleep(0.25)
+    raise NotMeasured(f"no answer within {START_TIMEOUT:.0f} s ({reason}): {_last_line(log)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree = psutil.Process(process.pid)
+        below = tree.children(recursive=True)
+        state.end_tree(tree)
+        for each in below:  # what outlived its parent, which had no time to end it
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def torchserve(
+    name: str, folder: Path, config: str, headers: Mapping[str, str], *, python: Path, root: Path, offset: int,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:  # fmt: skip
+    """Run TorchServe in `folder` with the archive `name` of its model_store, from the moment that it is ready.
+
+    `config` is the text of config.properties; `python` decides with which packages workers run.
+
+    Raises:
+        NotMeasured: it does not start, or a worker does not load.
+    """
+    (folder / "config.properties").write_text(config)
+    command = [str(python), "-m", "serving.server", "start", f"{name}=1.0", "--port-offset", str(offset)]
+    command += ["--timeout", f"{START_TIMEOUT:.0f}"]
+    variables = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200", **(environment or {})}
+    try:
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        found = ServerState.read(folder)
+        if done.returncode or found is None:
+            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["TorchServe did not start"]
+            errors = [line for line in lines if re.search(r"Error|error:", line)]
+            raise NotMeasured((errors or lines)[-1][:300])
+        key = json.loads(Path(found.key_file).read_text())["inference"]["key"]
+        yield Running(f"{found.inference}/predictions/{name}", {**headers, "Authorization": f"Bearer {key}"})
+    finally:
+        server.stop(root=folder)
+
+
+def empty(folder: Path) -> Path:
+    """Return the folder of a server, emptied; a server that an earlier run left there is ended first."""
+    if folder.exists():
+        server.stop(root=folder)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def own_python() -> Path:
+    """Return the interpreter of our own environment."""
+    return Path(sys.executable)

@@ -1,0 +1,389 @@
+"""How fast images are served: ours, and every peer with the same weights and bodies, in one run.
+
+    python -m benchmarks.serving                        everything, about 40 minutes on 2 cores; the README's table
+    python -m benchmarks.serving --quick                one round of short loads, about 8 minutes; its own result file
+    python -m benchmarks.serving --rows ours-bf16 noop  these rows alone (--list names them)
+    python -m benchmarks.serving --photographs FOLDER   with real photographs as one more set of bodies
+
+Trains the network that is served, once, through the project's own commands; starts one server at a time; checks its
+answers against ours in process; loads it with `wrk` at each number of connections and, some, at a set rate. Rounds go
+over all rows in turn, so that whatever else the machine does meets all of them. A row that cannot be measured is
+recorded with its reason. Every raw row is kept. Prints a table and, as its last line, one JSON document; 1 where no row
+could be measured.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import bodies, closed_loop, open_loop, serving_chart, serving_figures, serving_rows, trained
+from benchmarks.closed_loop import LoadError
+from benchmarks.peers import environment, stock
+from benchmarks.servers import NotMeasured, Running, top_1
+from benchmarks.serving_figures import SMALL, Figures
+from benchmarks.serving_rows import Bench, Row
+from handlers.classifier import Classifier
+from pipeline import lock
+from pipeline.setup import SetupError
+from serving import ports
+from training.train import machine, versions
+from training.whole import write_json
+
+RESULT = Path("benchmarks/results/serving.json")
+WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")
+CONNECTIONS = (1, 16, 64)
+OPEN_SHARE, OPEN_CONNECTIONS = 0.7, 64  # of the saturated rate
+CHECKED = 4  # images of each body whose labels are held against ours
+LEAST_AGREEMENT = 0.75  # of a row with our weights and preprocessing: precisions may differ where two classes are near
+PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton")
+
+
+@dataclasses.dataclass(slots=True)
+class Session:
+    """One run of the benchmark: what is sent, for how long, and what came of it so far."""
+
+    bench: Bench
+    images: dict[str, list[Path]]  # by the name of the body
+    labels: dict[str, list[str]]  # of the first images of each, as ours answers in process in fp32
+    connections: Sequence[int]
+    seconds: float
+    open_seconds: float
+    console: Console
+    runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, float] = dataclasses.field(default_factory=dict)
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the start."""
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/dim] {text}", highlight=False)
+
+    def measure(self, row: Row, number: int) -> None:
+        """Measure one row in one round; what goes wrong is its reason, and ends that row alone."""
+        try:
+            if row.start is None:
+                self._inside(row, number)
+                return
+            with row.start(self.bench) as running:
+                self._check(row, running)
+                self._load(row, running, number)
+        except (NotMeasured, LoadError, OSError, subprocess.SubprocessError) as error:
+            self.reasons[row.name] = str(error)
+            self.say(f"{row.title}: not measured: {error}")
+
+    def _inside(self, row: Row, number: int) -> None:
+        assert row.command is not None
+        command = row.command(self.bench)
+        done = subprocess.run(command, cwd=self.bench.root, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            raise NotMeasured((done.stderr.strip().splitlines() or ["it failed"])[-1][:300])
+        names = {paths[0].parent.name: body for body, paths in self.images.items()}
+        for folder, found in json.loads(done.stdout.splitlines()[-1]).items():
+            rate = found.pop("images_per_second")
+            self._keep(row, number, names[folder], 0, {"requests_per_second": rate, **found})
+
+    def _check(self, row: Row, running: Running) -> None:
+        """Ask for a few labels, and refuse a row of our weights and preprocessing that answers otherwise."""
+        same = []
+        for body, expected in self.labels.items() if row.answers else ():
+            for path, label in zip(self.images[body], expected, strict=False):
+                same.append(top_1(running.ask(row.encoding.encode(path.read_bytes()))) == label)
+        if not same:
+            return
+        self.agreement[row.name] = share = sum(same) / len(same)
+        if row.shares and share < LEAST_AGREEMENT:
+            raise NotMeasured(
+                f"answers {sum(same)} of {len(same)} images as ours does in process: not the same network"
+            )
+
+    def _load(self, row: Row, running: Running, number: int) -> None:
+        for body in self.images if row.full else list(self.images)[:1]:
+            files = bodies.encode_all(self.images[body], row.encoding, self.bench.work / "bodies")
+            closed_loop.run(running.url, files, connections=8, seconds=1, headers=running.headers)
+            for connections in self.connections:
+                # The answer to this one comes when all that the last load left behind is done.
+                running.ask(files[0].read_bytes())
+                load = closed_loop.run(
+                    running.url, files, connections=connections, seconds=self.seconds, headers=running.headers
+                )
+                if not load.requests:
+                    raise NotMeasured(f"no answer in {self.seconds:.0f} s to {connections} connections, {body}")
+                found = dataclasses.asdict(load)
+                found |= {"latency_max": found.pop("longest")}
+                self._keep(row, number, body, connections, found)
+        if row.open:
+            self._open(row, running, number)
+
+    def _open(self, row: Row, running: Running, number: int) -> None:
+        """Send the small body at a set share of the rate of the most connections."""
+        body, most = next(iter(self.images)), max(self.connections)
+        loads = [run for run in self.runs if (run["row"], run["round"]) == (row.name, number)]
+        saturated = next(run for run in loads if run["body"] == body and run["connections"] == most)
+        times = open_loop.schedule(OPEN_SHARE * saturated["requests_per_second"], self.open_seconds, seed=number)
+        images = [row.encoding.encode(path.read_bytes()) for path in self.images[body]]
+        running.ask(images[0])
+        found = open_loop.run(running.url, images, times, connections=OPEN_CONNECTIONS, headers=running.headers)
+        self.runs.append({"row": row.name, "round": number, "kind": "open", "body": body, **dataclasses.asdict(found)})
+        late = ", the generator fell behind" if found.behind else ""
+        self.say(f"  open loop, {found.rate:.0f}/s: median {found.p50:.1f} ms, p99 {found.p99:.1f} ms{late}")
+
+    def _keep(self, row: Row, number: int, body: str, connections: int, found: dict[str, Any]) -> None:
+        rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+        at = {"row": row.name, "round": number, "kind": row.kind, "body": body, "connections": connections}
+        self.runs.append(at | rounded)
+        where = f"{connections} connections" if connections else "in process"
+        failed = rounded.get("refused", 0) + rounded.get("broken", 0)
+        more = f", {failed} failed" if failed else ""
+        self.say(f"  {body}, {where}: {rounded['requests_per_second']:.1f}/s{more}")
+
+
+def best_stock(session: Session, quick: bool) -> tuple[stock.Setting, list[dict[str, Any]]]:
+    """Return the setting of TorchServe's own handler with the highest rate at the most connections, and all tried.
+
+    What was found stays beside the runs for as long as machine, packages and weights are the same.
+    """
+    tried = stock.candidates(len(os.sched_getaffinity(0)))
+    kept = session.bench.work / "stock.json"
+    key = trained_key(session.bench)
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    if known.get("key") == key:
+        return stock.Setting(**known["best"]), known["tried"]
+    if quick:
+        return tried[0], []
+    found, body, most = [], next(iter(session.images)), max(session.connections)
+    for setting in tried:
+        session.say(f"searching the best settings of image_classifier: {setting.title}")
+        entry: dict[str, Any] = {**dataclasses.asdict(setting), "requests_per_second": 0.0, "reason": None}
+        try:
+            with serving_rows.stock_server(setting)(session.bench) as running:
+                load: dict[str, Any] = {"bodies": session.images[body], "headers": running.headers}
+                # A compiled network is compiled again for the first batches of other sizes.
+                closed_loop.run(running.url, connections=most, seconds=20 if setting.compiled else 2, **load)
+                running.ask(session.bench.probe)
+                rate = closed_loop.run(running.url, connections=most, seconds=5, **load).requests_per_second
+                entry["requests_per_second"] = round(rate, 2)
+                session.say(f"  {rate:.1f}/s")
+        except (NotMeasured, LoadError, OSError, subprocess.SubprocessError) as error:
+            entry["reason"] = str(error)
+            session.say(f"  {error}")
+        found.append(entry)
+    place = max(range(len(found)), key=lambda each: found[each]["requests_per_second"])
+    write_json(kept, {"key": key, "best": dataclasses.asdict(tried[place]), "tried": found})
+    return tried[place], found
+
+
+def trained_key(bench: Bench) -> str:
+    """Return what the best settings of the stock handler depend on."""
+    run = json.loads((bench.root / bench.run / "train.json").read_text())
+    about = machine("cpu")
+    return f"{run['key']} {about['processor']} {about['cores']} {versions()['torch']}"
+
+
+def labels_of(bench: Bench, images: dict[str, list[Path]]) -> dict[str, list[str]]:
+    """Return our own labels of the first images of each body, in fp32 and in process."""
+    classifier = Classifier(bench.root / bench.run / "model.pt", top_k=1)
+    found = {}
+    for body, paths in images.items():
+        answers = classifier.classify([path.read_bytes() for path in paths[:CHECKED]])
+        found[body] = [next(iter(answer)) if isinstance(answer, dict) else "" for answer in answers]
+    del classifier
+    gc.collect()
+    return found
+
+
+def document(
+    session: Session, rows: Sequence[Row], options: argparse.Namespace, tried: Sequence[Any]
+) -> dict[str, Any]:
+    """Return all that is known, from the raw rows up."""
+    cells, open_cells = serving_figures.cells(session.runs), serving_figures.open_cells(session.runs)
+    figures = Figures(cells, open_cells)
+    lines = []
+    for row in rows:
+        reason = None if row.name in cells else session.reasons.get(row.name, "not reached")
+        kept = {name: getattr(row, name) for name in ("name", "title", "precision", "kind", "ours", "chart", "full")}
+        also = {"agreement": session.agreement.get(row.name), "note": session.reasons.get(row.name)}
+        title = f" ({session.bench.best.title})" if row.name == "stock-best" else ""
+        lines.append(kept | {"title": row.title + title, "reason": reason} | also)
+    measured = [row.name for row in rows if row.name in cells]
+    train = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
+    network = {name: train[name] for name in ("network", "classes", "image_size", "parameters")}
+    load = {name: [cell.get("generator_cores", 0.0) for _, cell in _each(cells)] for name in ("generator_cores",)}
+    peers = lock.versions(session.bench.root / environment.LOCK)
+    return {
+        "benchmark": "serving",
+        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "minutes": round((time.monotonic() - session.began) / 60, 1),
+        "quick": options.quick,
+        "rounds": options.rounds,
+        "seconds": session.seconds,
+        "connections": list(session.connections),
+        "machine": machine("cpu"),
+        "versions": versions() | {"python": platform.python_version()} | {name: peers[name] for name in PEERS},
+        "network": network | {"name": network["network"]},
+        "archive": session.bench.model_config,
+        "bodies": {body: _body(paths) for body, paths in session.images.items()},
+        "generator_cores": round(max(load["generator_cores"], default=0.0), 3),
+        "rows": lines,
+        "cells": cells,
+        "open": open_cells,
+        "ratios": serving_figures.ratios(figures, "ours-bf16", [name for name in measured if name != "ours-bf16"]),
+        "targets": serving_figures.targets(figures),
+        "stock_search": list(tried),
+        "runs": session.runs,
+    }
+
+
+def _each(cells: dict[str, Any]) -> Iterable[tuple[str, dict[str, float]]]:
+    for row, of_body in cells.items():
+        for loads in of_body.values():
+            for cell in loads.values():
+                yield row, cell
+
+
+def _body(paths: Sequence[Path]) -> dict[str, Any]:
+    sizes = [path.stat().st_size for path in paths]
+    return {"images": len(paths), "kilobytes": round(sum(sizes) / len(sizes) / 1000, 1)}
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print the table, and the targets below it."""
+    table = Table("server", *found["bodies"], title=f"requests/s at {_numbers(found['connections'])} connections")
+    for row in found["rows"]:
+        cells = found["cells"].get(row["name"], {})
+        texts = [rates(cells.get(body, {}), found["connections"]) for body in found["bodies"]]
+        table.add_row(row["title"], *(texts if row["reason"] is None else [f"not measured: {row['reason']}"]))
+    console.print(table)
+    goals = Table("target", "goal", "measured", "")
+    for each in found["targets"]:
+        sign = ">=" if each["at_least"] else "<="
+        value = "not measured" if each["value"] is None else f"{each['value']:g} {each['unit']}"
+        goals.add_row(
+            each["name"], f"{sign} {each['goal']:g}", value, {True: "met", False: "missed"}.get(each["met"], "")
+        )
+    console.print(goals)
+
+
+def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
+    """Return the medians of one row and body: by connections, or the one in process."""
+    if "0" in loads:
+        return f"{loads['0']['requests_per_second']:,.0f}"
+    found = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
+    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in found)
+
+
+def _numbers(connections: Sequence[int]) -> str:
+    return " / ".join(map(str, connections))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [row.name for row in serving_rows.rows()]
+    parser.add_argument("--quick", action="store_true", help="one round of 2 s a load, without the other networks")
+    parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help="these alone")
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of one load")
+    parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
+    parser.add_argument("--precisions", nargs="+", default=list(serving_rows.PRECISIONS), metavar="PRECISION")
+    parser.add_argument("--setting", action="append", default=[], metavar="KEY=VALUE", help="of our archives")
+    parser.add_argument("--photographs", type=Path, help="a folder of real JPEG files")
+    parser.add_argument("--result", type=Path, help="the JSON file (default: the README's, for a full run alone)")
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.seconds = options.seconds or (2 if options.quick else 4)
+    whole = not (options.quick or options.rows) and options.connections == list(CONNECTIONS)
+    options.result = options.result or (RESULT if whole else WORK / RESULT.name)
+    return options
+
+
+def chosen(options: argparse.Namespace) -> list[Row]:
+    """Return the rows that the options ask for."""
+    rows = serving_rows.rows(tuple(options.precisions))
+    if options.rows:
+        return [row for row in rows if row.name in options.rows]
+    return [row for row in rows if not (options.quick and row.ours and not row.full)]
+
+
+def prepare(options: argparse.Namespace, rows: Sequence[Row], console: Console) -> Session:
+    """Train, draw the bodies, make the peers' environment, and return what is ready to be measured.
+
+    Raises:
+        LoadError: wrk is not installed.
+        trained.TrainingFailed, ValueError, PortError: what is needed is not there.
+    """
+    closed_loop.find_wrk()
+    root = Path.cwd()
+    run = trained.run("resnet18", root, console.print)
+    try:
+        environment.make(root)
+    except SetupError as error:  # every row that needs it says so
+        console.print(f"without peers: {error}")
+    console.print("drawing the bodies, once")
+    images = {size.name: bodies.draw(size, DRAWN) for size in bodies.SIZES}
+    folders = tuple(paths[0].parent for paths in images.values())
+    if options.photographs:
+        images[bodies.REAL] = bodies.photographs(options.photographs, WORK / bodies.REAL)
+        folders = (*folders, WORK / bodies.REAL)
+    (root / WORK).mkdir(parents=True, exist_ok=True)
+    bench = Bench(
+        *(root, root / WORK, run, ports.offset_of_environment()),
+        probe=images[SMALL][0].read_bytes(),
+        settings=tuple(options.setting),
+        seconds=options.seconds / 2,
+        folders=folders,
+    )
+    labels = labels_of(bench, images)
+    open_seconds = 2.5 * options.seconds
+    return Session(bench, images, labels, options.connections, options.seconds, open_seconds, console)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    options = parse(arguments)
+    rows = chosen(options)
+    if options.list:
+        print("\n".join(f"{row.name:22} {row.title}" for row in rows))
+        return 0
+    console = Console(width=120, soft_wrap=False)
+    try:
+        session = prepare(options, rows, console)
+        tried: list[dict[str, Any]] = []
+        if any(row.name == "stock-best" for row in rows):
+            session.bench.best, tried = best_stock(session, options.quick)
+        for number in range(1, options.rounds + 1):
+            for row in rows:
+                session.say(f"round {number} of {options.rounds}: {row.title}")
+                session.measure(row, number)
+    except (LoadError, trained.TrainingFailed, ports.PortError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the server was stopped and nothing written", file=sys.stderr)
+        return 130
+    found = document(session, rows, options, tried)
+    write_json(options.result, found)
+    serving_chart.draw(found, options.result.with_suffix(".svg"))
+    show(found, console)
+    print(json.dumps(found))
+    return 0 if found["cells"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""Medians, ratios and targets of the serving benchmark, from nothing but its raw rows."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+SMALL, MEDIUM, LARGE = "200x200", "640x480", "4000x3000"
+
+Run = Mapping[str, Any]
+
+
+def cells(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    """Return, by row, then body, then connections ("0": in process), the median and the range over all rounds.
+
+    Every figure of a raw row becomes its median; `requests_per_second` keeps its lowest and highest value as `low`
+    and `high` too, and `spread`, their difference by the median.
+    """
+    grouped: dict[str, dict[str, dict[str, list[Run]]]] = {}
+    for run in runs:
+        if run["kind"] != "open":
+            at = grouped.setdefault(run["row"], {}).setdefault(run["body"], {})
+            at.setdefault(str(run["connections"]), []).append(run)
+    return {
+        row: {body: {number: _median(each) for number, each in loads.items()} for body, loads in bodies.items()}
+        for row, bodies in grouped.items()
+    }
+
+
+def _median(runs: Sequence[Run]) -> dict[str, float]:
+    names = [name for name, value in runs[0].items() if isinstance(value, float) and name != "seconds"]
+    found = {name: round(statistics.median(run[name] for run in runs), 4) for name in names}
+    rates = [run["requests_per_second"] for run in runs]
+    low, high, middle = min(rates), max(rates), statistics.median(rates)
+    found |= {
+        "low": round(low, 2),
+        "high": round(high, 2),
+        "spread": round((high - low) / middle, 4) if middle else 0.0,
+    }
+    failed = sum(run.get("refused", 0) + run.get("broken", 0) for run in runs)
+    return {**found, "failed": failed, "rounds": len(runs)}
+
+
+def open_cells(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """Return the medians of the open-loop runs of each row."""
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        if run["kind"] == "open":
+            grouped.setdefault(run["row"], []).append(run)
+    names = ("rate", "p50", "p99", "longest", "lateness")
+    return {
+        row: {name: round(statistics.median(each[name] for each in found), 3) for name in names}
+        | {"failures": sum(each["failures"] for each in found), "behind": sum(each["behind"] for each in found)}
+        for row, found in grouped.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figures:
+    """The medians of one document, looked up by row, body and connections; None for what was not measured."""
+
+    cells: Mapping[str, Any]
+    open: Mapping[str, Any]
+
+    def value(self, row: str, body: str, connections: int, name: str = "requests_per_second") -> float | None:
+        """Return one figure."""
+        found = self.cells.get(row, {}).get(body, {}).get(str(connections), {}).get(name)
+        return None if found is None else float(found)
+
+    def ratio(self, row: str, other: str, body: str, connections: int) -> float | None:
+        """Return how many times the rate of `other` that of `row` is."""
+        above, below = self.value(row, body, connections), self.value(other, body, connections)
+        return above / below if above is not None and below else None
+
+    def overhead(self, row: str, ceiling: str, noop: str) -> float | None:
+        """Return the time a small image takes above the ceiling in process, by that of the no-op handler."""
+        served, inside, nothing = self.value(row, SMALL, 64), self.value(ceiling, SMALL, 0), self.value(noop, SMALL, 64)
+        return (1 / served - 1 / inside) * nothing if served and inside and nothing else None
+
+    def added_latency(self, row: str, ceiling: str) -> float | None:
+        """Return by how many milliseconds one connection's median is above the time of one image in process."""
+        served, inside = self.value(row, SMALL, 1, "p50"), self.value(ceiling, SMALL, 0, "single_ms")
+        return served - inside if served is not None and inside is not None else None
+
+    def tail(self, row: str) -> float | None:
+        """Return the 99th percentile by the median of the open loop."""
+        found = self.open.get(row)
+        return found["p99"] / found["p50"] if found and found["p50"] and not found["failures"] else None
+
+
+# name, unit, whether more is better, goal, where the value comes from
+TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], ...] = (
+    ("in process, bf16, 200x200", "images/s", True, 460, lambda f: f.value("in-process-bf16", SMALL, 0)),
+    ("bf16, 64 connections, 200x200", "requests/s", True, 430, lambda f: f.value("ours-bf16", SMALL, 64)),
+    ("bf16, 64 connections, 640x480", "requests/s", True, 330, lambda f: f.value("ours-bf16", MEDIUM, 64)),
+    ("bf16, 64 connections, 4000x3000", "requests/s", True, 90, lambda f: f.value("ours-bf16", LARGE, 64)),
+    ("int8, 64 connections, 200x200", "requests/s", True, 620, lambda f: f.value("ours-int8", SMALL, 64)),
+    ("int8, 64 connections, 640x480", "requests/s", True, 450, lambda f: f.value("ours-int8", MEDIUM, 64)),
+    (
+        "time an image above in process, by the no-op handler's (bf16, 200x200)",
+        *("times", False, 1.3),
+        lambda f: f.overhead("ours-bf16", "in-process-bf16", "noop"),
+    ),
+    ("LitServe, our parts, 16", "times", True, 2, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 16)),
+    ("LitServe, our parts, 64", "times", True, 1.25, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 64)),
+    ("Triton, our parts, 16", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 16)),
+    ("Triton, our parts, 64", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 64)),
+    ("stock TorchServe at its best, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "stock-best", SMALL, 64)),
+    ("LitServe as documented, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "litserve-documented", SMALL, 64)),
+    ("BentoML as documented, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "bentoml-documented", SMALL, 64)),
+    (
+        "one connection, median above in process (bf16, 200x200)",
+        *("ms", False, 3.0),
+        lambda f: f.added_latency("ours-bf16", "in-process-bf16"),
+    ),
+    ("open loop at 70 %, p99 by median (bf16, 200x200)", "times", False, 3.0, lambda f: f.tail("ours-bf16")),
+)
+
+
+def targets(figures: Figures) -> list[dict[str, Any]]:
+    """Return each target with the value that was measured, and whether it is met (None: not measured)."""
+    found = []
+    for name, unit, more, goal, measure in TARGETS:
+        value = measure(figures)
+        met = None if value is None else (value >= goal if more else value <= goal)
+        rounded = None if value is None else round(value, 3)
+        found.append({"name": name, "unit": unit, "goal": goal, "at_least": more, "value": rounded, "met": met})
+    return found
+
+
+def ratios(figures: Figures, ours: str, others: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how many times the rate of each other row `ours` has, by body and connections."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for other in others:
+        for body, loads in figures.cells.get(other, {}).items():
+            for number in loads:
+                ratio = figures.ratio(ours, other, body, int(number))
+                if ratio is not None:
+                    found.setdefault(other, {}).setdefault(body, {})[number] = round(ratio, 3)
+    return found

@@ -1,0 +1,49 @@
+"""The runs that the serving benchmark serves: trained by the project's own commands, on images that it draws.
+
+What is measured is speed, so training is short: enough for answers that differ between images. A run that stands is
+left alone.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+CLASSES, IMAGE_SIZE = 12, 224
+RAW, STORE = "data/raw/bench-scenes", "bench"
+# network -> what its training is told besides
+NETWORKS = {
+    "resnet18": ("network=resnet18", "trainer.epochs=4"),
+    "resnet50": ("network=resnet50", "trainer.epochs=1", "split.images_per_class=4"),
+    "vgg16": ("network=vgg16", "trainer.epochs=1", "split.images_per_class=4"),
+    "vit": ("network=vit", "network.patch_size=16", "trainer.epochs=1", "split.images_per_class=4"),
+}
+
+
+class TrainingFailed(Exception):
+    """A command failed; the message is what it said last."""
+
+
+def run(network: str, root: Path, say: Callable[[str], None] = print) -> Path:
+    """Return `runs/bench-<network>` with its model.pt; train it where it is not there.
+
+    Raises:
+        TrainingFailed: one of the project's commands failed.
+    """
+    folder = Path("runs") / f"bench-{network}"
+    if (root / folder / "train.json").is_file():
+        return folder
+    say(f"training {network} on drawn images, once")
+    data = ("dataset=places365", f"store={STORE}", f"dataset.image_size={IMAGE_SIZE}")
+    _do(root, "training.generate", "places365", RAW, "--images-per-class", "40", "--classes", str(CLASSES))
+    _do(root, "training.prepare", *data, f"raw={RAW}")
+    recipe = ("augmentation=[]", "trainer.train_size=null", "trainer.batch_size=16", "split.validation=0.1")
+    _do(root, "training.train", *data, f"name={folder.name}", *NETWORKS[network], *recipe)
+    return folder
+
+
+def _do(root: Path, module: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise TrainingFailed(f"python -m {module} {' '.join(arguments)}: {lines[-1]}")
