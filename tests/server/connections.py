@@ -40,7 +40,7 @@ class Connections:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         for connection in self._open:
             connection.close()
 

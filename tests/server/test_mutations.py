@@ -16,6 +16,7 @@ from tests.server.mutations import FORMATS, WAYS, mutation, originals
 
 MODEL = "digits"
 TIMEOUT = 20.0  # seconds: sixteen damaged headers may all claim, and get, as many pixels as the limit allows
+ENOUGH = 20  # failing bodies
 
 
 def fault(reply: Reply) -> str | None:
@@ -42,7 +43,7 @@ def test_whole_images_are_answered(server: RunningServer) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("seed", "count"), [(1, 5000), pytest.param(2, 100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seed", "count"), [(1, 5000), pytest.param(2, 30_000, marks=pytest.mark.slow)])
 def test_a_damaged_image_is_answered_or_refused(server: RunningServer, tmp_path: Path, seed: int, count: int) -> None:
     pids = server.pids(MODEL)
     statuses: collections.Counter[tuple[str, str, int]] = collections.Counter()
@@ -56,7 +57,9 @@ def test_a_damaged_image_is_answered_or_refused(server: RunningServer, tmp_path:
                 path = tmp_path / f"{seed}-{number}.{made.image_format.lower()}"
                 path.write_bytes(made.body)
                 failing.append(f"{path} ({made.way}): {wrong}")
-    assert not failing, "\n".join([f"{len(failing)} of {count} failed", *failing[:20]])
+            if len(failing) == ENOUGH:  # a worker that dies again and again is started again ever later
+                break
+    assert not failing, "\n".join([f"{len(failing)} of {number + 1} failed", *failing])
     assert server.pids(MODEL) == pids, "a worker died"
     assert statuses.total() == count
     # Damage that every decoder shrugs off, or refuses at its first byte, would show nothing.
