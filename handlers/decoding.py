@@ -277,7 +277,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
         pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    return pixels.copy()  # where a side is 1, numpy calls a view turned round contiguous, and torch does not
 
 
 def _silence_pillow() -> None:

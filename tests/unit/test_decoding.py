@@ -152,6 +152,17 @@ def test_upright_is_pillows_transpose(orientation: int) -> None:
     assert np.array_equal(upright(pixels, orientation), np.asarray(image))
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_a_picture_one_pixel_wide_stands_upright(name: str, orientation: int, size: tuple[int, int]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(encoded(Image.new("RGB", size, RED), name, exif=exif.tobytes()))
+    assert tuple(pixels.shape[1:]) == (size if orientation > 4 else size[::-1])
+    assert near(pixel(pixels, 0, 0), RED, 20)
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"])
 def test_broken_metadata_costs_no_picture(exif: bytes) -> None:
     assert is_corners(decode(encoded(corners(), "JPEG", quality=95, exif=exif)))
