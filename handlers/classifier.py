@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from handlers import artifact
+from handlers import artifact, exported
 from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode, is_heavy
 from handlers.engine import SIZES, Engine
 from handlers.errors import RequestError
@@ -28,7 +28,7 @@ class Classifier:
     """One artifact, loaded once.
 
     Args:
-        path: the artifact.
+        path: the artifact, or a package compiled ahead of time (`.pt2`).
         device: where the network runs; images are decoded and resized on the CPU.
         top_k: labels in an answer; all of them where there are fewer classes.
         limits: of one encoded image.
@@ -61,10 +61,14 @@ class Classifier:
         self.limits = limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
         self._heavy = threading.Lock()
-        loaded = artifact.load(path, self.device)
-        self.spec = loaded.spec
+        self.engine: Engine
+        dtype = choose(precision, self.device)
+        if exported.is_exported(path):
+            self.spec, self.engine = exported.load(path, self.device, dtype)
+        else:
+            loaded = artifact.load(path, self.device)
+            self.spec, self.engine = loaded.spec, Engine(loaded.module, self.device, dtype)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
-        self.engine = Engine(loaded.module, self.device, choose(precision, self.device))
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -6,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact
+from handlers import artifact, golden
+from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
+from serving import archive
 from tests.unit.tinted_store import TINY, tinted_store
 from training import export
 from training.configuration import compose
@@ -67,6 +70,38 @@ def test_the_command_makes_the_same_artifact_again(
     assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
     assert export.main(["name=nothing"]) == 1
     assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_the_command_compiles_ahead_of_time(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    before = {name: (run / name).read_bytes() for name in ("model.pt", golden.FILE, "export.json")}
+    assert export.main(["name=exported", "format=pt2"]) == 0
+    assert "runs/exported/model.pt2: largest difference" in capsys.readouterr().out
+    assert before == {name: (run / name).read_bytes() for name in before}
+    kept = golden.read(run / golden.FILE)
+    assert golden.check(Classifier(run / "model.pt2"), kept) <= 1e-5
+    built = archive.build("exported", "1.0", kind="pt2")
+    with built.unpacked() as weights:
+        assert weights.name == "model.pt2" and (weights.parent / golden.FILE).read_bytes() == before[golden.FILE]
+        assert Classifier(weights).spec.classes == tuple(json.loads(built.sidecar.read_text())["classes"])
+    document = json.loads((run / golden.FILE).read_text())
+    document[0]["probabilities"][0] += 0.1
+    (run / golden.FILE).write_text(json.dumps(document))
+    before_package = (run / "model.pt2").read_bytes()
+    try:
+        assert export.main(["name=exported", "format=pt2"]) == 1
+        assert "answered otherwise" in capsys.readouterr().err
+        assert (run / "model.pt2").read_bytes() == before_package and not list(run.glob(".export-*"))
+    finally:
+        (run / golden.FILE).write_bytes(before[golden.FILE])
+
+
+def test_an_unknown_format_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(["name=exported", "format=onnx"]) == 1
+    assert capsys.readouterr().err == "error: format=onnx: use torchscript or pt2\n"
 
 
 def test_a_checkpoint_of_other_data_is_not_exported(
