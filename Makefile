@@ -8,6 +8,7 @@ VERSION ?=
 RAW ?=
 IMAGE ?=
 ARGS ?=
+FORMAT ?=
 AUGMENT ?= 0
 MINUTES ?= 10
 OFFLINE ?=
@@ -43,8 +44,9 @@ train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 
 evaluate: setup ## score a run on its test images, with pictures: NAME=
 	@$(py) -m training.evaluate name=$(name) $(ARGS)
 
-archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION=
-	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(py) -m serving.archive "$(name)" "$(VERSION)" $(ARGS)
+archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor)
+	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
+	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
 
 serve: setup ## start TorchServe with the newest version of every model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)

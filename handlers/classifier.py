@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from handlers import artifact
+from handlers import artifact, exported
 from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode, is_heavy
 from handlers.engine import Engine
 from handlers.errors import RequestError
@@ -27,7 +27,7 @@ class Classifier:
     """One artifact, loaded once.
 
     Args:
-        path: the artifact.
+        path: the artifact, or a package compiled ahead of time (`.pt2`).
         device: where the network runs; images are decoded and resized on the CPU.
         top_k: labels in an answer; all of them where there are fewer classes.
         limits: of one encoded image.
@@ -61,12 +61,15 @@ class Classifier:
         self.limits = limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
         self._heavy = threading.Lock()
+        self.engine: Engine
         chosen = choose(precision, self.device)
-        loaded = artifact.load(artifact.quantized(path) if chosen == "int8" else path, self.device)
-        self.spec = loaded.spec
+        if exported.is_exported(path):
+            self.spec, self.engine = exported.load(path, self.device, chosen)
+        else:
+            loaded = artifact.load(artifact.quantized(path) if chosen == "int8" else path, self.device)
+            self.spec = loaded.spec
+            self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, chosen)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
-        size = self.spec.preprocess.image_size
-        self.engine = Engine(loaded.module, (self.spec.preprocess.channels, size, size), self.device, chosen)
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 

@@ -46,6 +46,11 @@ class PreprocessSpec:
         """Return the number of channels of the network's input."""
         return 3 if self.colour == "rgb" else 1
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of one input of the network, (C, S, S)."""
+        return self.channels, self.image_size, self.image_size
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:

@@ -2,8 +2,9 @@
 
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
 python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than the defaults below
+python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 
-Needs runs/<name>/model.pt. A version that exists is never overwritten.
+Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten.
 """
 
 import argparse
@@ -38,6 +39,8 @@ INT8 = "model.int8.pt"
 # Beside model.pt: images and answers that a worker is held to when it loads, and the network in int8.
 BESIDE = ("golden.json", INT8)
 
+ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
+
 # What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
 # time-outs, so all of them stand here.
 MODEL_CONFIG: dict[str, Any] = {
@@ -70,20 +73,21 @@ def build(
     run: Path | None = None,
     store: Path = model_store.FOLDER,
     overrides: Sequence[str] = (),
+    kind: str = "torchscript",
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
     The archive appears in one step: a server that lists the store sees a whole one or none. `overrides` are
-    `configure`'s.
+    `configure`'s, `kind` is one of `ARTIFACTS`.
 
     Raises:
-        ArchiveError: the name or version cannot be one, the run has no model.pt, the version exists, or there is no
-            such setting.
+        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, or there is
+            no such setting.
     """
     model_store.check_name(name)
     model_store.check_version(version)
     run = run or runs / name
-    weights = run / "model.pt"
+    weights = run / ARTIFACTS[kind]
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
@@ -107,13 +111,15 @@ def build(
 
 
 def read_spec(weights: Path) -> dict[str, Any]:
-    """Return the spec.json inside a model.pt, without importing torch: the file is a zip.
+    """Return the spec.json inside an artifact, without importing torch: the file is a zip.
 
     Raises:
         ArchiveError: there is no such file, or no spec.json in it.
     """
     if not weights.is_file():
-        raise ArchiveError(f"{weights} is not there: make train NAME={weights.parent.name} writes it")
+        name = weights.parent.name
+        how = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
+        raise ArchiveError(f"{weights} is not there: {how} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
             (entry,) = [member for member in file.namelist() if member.endswith("extra/spec.json")]
@@ -258,10 +264,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the run: runs/<name>/ is read")
     parser.add_argument("version", help="such as 1.0")
+    parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="of the artifact")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_args()
     try:
-        archive = build(arguments.name, arguments.version, overrides=arguments.settings)
+        archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,10 +1,12 @@
 """The archives in a model store: `<name>-<version>.mar`, each with its sidecar `<name>-<version>.json`."""
 
+import contextlib
 import dataclasses
 import json
 import re
+import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,22 @@ class Archive:
         if not isinstance(document, dict):
             raise ArchiveError(f"{self.path} has an empty model-config.yaml: build it again")
         return document
+
+    @contextlib.contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """Give the artifact in a temporary folder, beside everything else that the archive holds.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            try:
+                with zipfile.ZipFile(self.path) as file:
+                    file.extractall(folder)
+                    name = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["serializedFile"]
+            except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+                raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+            yield Path(folder) / name
 
     def check(self) -> None:
         """See that the archive is whole and says of itself what its file name says.

@@ -101,8 +101,9 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) 
     settings = found.model_config().get("handler")
     try:
         with zipfile.ZipFile(found.path) as file:
-            weights = Path(file.extract("model.pt", folder))
-    except (zipfile.BadZipFile, KeyError) as error:
+            manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))
+            weights = Path(file.extract(manifest["model"]["serializedFile"], folder))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise ArchiveError(f"{found.path} is not a whole archive ({error}): build it again") from error
     return f"{found.path}, offline", offline(weights, paths, settings)
 

@@ -1,8 +1,9 @@
 """Write the best checkpoint of a run as an artifact, and prove that it answers as the network does.
 
-    python -m training.export name=fingers
+    python -m training.export name=fingers               model.pt and export.json anew from checkpoints/best.ckpt
+    python -m training.export name=fingers format=pt2    beside them model.pt2, compiled for this processor
 
-Training does this by itself; the command makes model.pt and export.json anew from checkpoints/best.ckpt.
+Training does the first by itself.
 """
 
 import io
@@ -18,8 +19,9 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
+from torch import nn
 
-from handlers import artifact, golden
+from handlers import artifact, exported, golden
 from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
@@ -38,6 +40,7 @@ from training.whole import write_json
 TOLERANCE = 1e-4  # of a probability, in float32
 GOLDEN = 4  # images that travel with the artifact
 INT8_LOSS = 0.005  # of top-1 on the validation images: what int8 may cost
+FORMATS = {"torchscript": "model.pt", "pt2": "model.pt2"}
 
 
 def export(
@@ -47,14 +50,17 @@ def export(
     split: Split,
     preprocess: PreprocessSpec,
     run: Path,
+    kind: str = "torchscript",
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return what export.json holds.
 
-    `model.int8.pt` is written where int8 loses no more than `INT8_LOSS` of top-1; export.json says why it is not.
+    `model.int8.pt` is written where int8 loses no more than `INT8_LOSS` of top-1; export.json says why it is not. With
+    "pt2" as `kind` write `model.pt2` alone, held to the golden images of `model.pt`.
 
     Raises:
         TrainingError: the artifact answers otherwise than the network does, on any validation image.
     """
+    name = FORMATS[kind]
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
@@ -70,25 +76,29 @@ def export(
     network = module.best_network.float().cpu().eval()
     # In a folder of its own: TorchScript writes the file's name into the file.
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
-        made = Path(folder) / "model.pt"
+        made = Path(folder) / name
         try:
-            artifact.save(network, spec, made)
-        except artifact.ArtifactError as error:
+            exported_network = _written(network, spec, made)
+            document = compare(network, exported_network, module.preprocess, validation_batches(data, split, 8))
+            if kind == "pt2":
+                _check_golden(made, run)
+        except (artifact.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
-        document = compare(network, artifact.load(made).module, module.preprocess, validation_batches(data, split, 64))
         if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
             raise TrainingError(
-                f"{run}/model.pt was not written: exported and trained network differ on {document['different_top1']} "
+                f"{run}/{name} was not written: exported and trained network differ on {document['different_top1']} "
                 f"of {document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
-        document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
-        golden.write(_golden(made, data, split), run / golden.FILE)
-        artifact.quantized(run / "model.pt").unlink(missing_ok=True)
-        if document["int8"]["offered"]:
-            os.replace(artifact.quantized(made), artifact.quantized(run / "model.pt"))
-        os.replace(made, run / "model.pt")
-    write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
+        if kind == "torchscript":
+            document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
+            golden.write(_golden(made, data, split), run / golden.FILE)
+            artifact.quantized(run / "model.pt").unlink(missing_ok=True)
+            if document["int8"]["offered"]:
+                os.replace(artifact.quantized(made), artifact.quantized(run / "model.pt"))
+        os.replace(made, run / name)
+    if kind == "torchscript":
+        write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
     return document
 
 
@@ -110,6 +120,24 @@ def _quantized(
         artifact.quantized(path).unlink()
         document["why"] = f"int8 loses {100 * loss:.1f} points of top-1 on {found['images']} validation images"
     return document
+
+
+def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
+    """Write an artifact, and return what it gives for a batch, in float32."""
+    if exported.is_exported(path):
+        exported.save(network, spec, path)
+        return exported.load(path, torch.device("cpu"), "fp32")[1]
+    artifact.save(network, spec, path)
+    return artifact.load(path).module
+
+
+def _check_golden(weights: Path, run: Path) -> None:
+    """Hold an artifact, in each precision, to the golden images of the run."""
+    if not (run / golden.FILE).is_file():
+        raise TrainingError(f"{run / golden.FILE} is not there: python -m training.export name={run.name} writes it")
+    kept = golden.read(run / golden.FILE)
+    for precision in exported.PRECISIONS:
+        golden.check(Classifier(weights, precision=precision), kept)
 
 
 def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.Golden]:
@@ -165,7 +193,12 @@ def commit() -> str | None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
+    asked = [argument.removeprefix("format=") for argument in arguments if argument.startswith("format=")]
+    kind = asked[-1] if asked else "torchscript"
+    arguments = [argument for argument in arguments if not argument.startswith("format=")]
     try:
+        if kind not in FORMATS:
+            raise ConfigurationError(f"format={kind}: use {' or '.join(FORMATS)}")
         run = run_folder(compose(arguments))
         config = load(run)
         settings = plain(config)
@@ -187,12 +220,15 @@ def main(arguments: Sequence[str]) -> int:
         settings = planned(settings, data, split, preprocess, run, print)
         module = Classification({**settings, "network": network}, data.classes, preprocess)
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
-        document = export(module.eval(), settings, data, split, preprocess, run)
+        document = export(module.eval(), settings, data, split, preprocess, run, kind)
     except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{run}/model.pt: largest difference {document['largest_difference']:.1e} on {document['images']} images")
-    print(f"int8 is offered: {document['int8'].get('why', 'yes')}")
+    print(
+        f"{run}/{FORMATS[kind]}: largest difference {document['largest_difference']:.1e} on {document['images']} images"
+    )
+    if "int8" in document:
+        print(f"int8 is offered: {document['int8'].get('why', 'yes')}")
     return 0
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, golden
+from handlers import artifact, exported, golden
 from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
@@ -94,6 +95,40 @@ def test_what_was_planned_to_fit_into_a_time_is_exported_as_it_was_trained(
     assert after.spec == before.spec
     weights = after.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+def test_the_command_compiles_ahead_of_time(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    before = {name: (run / name).read_bytes() for name in ("model.pt", golden.FILE, "export.json")}
+    assert export.main(["name=exported", "format=pt2"]) == 0
+    assert "runs/exported/model.pt2: largest difference" in capsys.readouterr().out
+    assert before == {name: (run / name).read_bytes() for name in before}
+    kept = golden.read(run / golden.FILE)
+    assert golden.check(Classifier(run / "model.pt2"), kept) <= 1e-5
+    built = archive.build("exported", "1.0", kind="pt2")
+    with built.unpacked() as weights:
+        assert weights.name == "model.pt2" and (weights.parent / golden.FILE).read_bytes() == before[golden.FILE]
+        assert Classifier(weights).spec.classes == tuple(json.loads(built.sidecar.read_text())["classes"])
+    document = json.loads((run / golden.FILE).read_text())
+    document[0]["probabilities"][0] += 0.1
+    (run / golden.FILE).write_text(json.dumps(document))
+    before_package = (run / "model.pt2").read_bytes()
+    # Compiled once is enough: it is the answers that are wrong now.
+    monkeypatch.setattr(exported, "save", lambda network, spec, path: path.write_bytes(before_package))
+    try:
+        assert export.main(["name=exported", "format=pt2"]) == 1
+        assert "answered otherwise" in capsys.readouterr().err
+        assert (run / "model.pt2").read_bytes() == before_package and not list(run.glob(".export-*"))
+    finally:
+        (run / golden.FILE).write_bytes(before[golden.FILE])
+
+
+def test_an_unknown_format_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert export.main(["name=exported", "format=onnx"]) == 1
+    assert capsys.readouterr().err == "error: format=onnx: use torchscript or pt2\n"
 
 
 def test_a_checkpoint_of_other_data_is_not_exported(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers import sightline_handler
+from handlers import service, sightline_handler
 from handlers.classifier import Classifier
 from handlers.sightline_handler import ImageHandler
 from tests.unit.small_network import CLASSES, save_small
@@ -358,10 +358,10 @@ def test_describe_answers_its_own_request_alone(worker: Worker, expected: Expect
 def test_workers_times_threads_is_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [sightline_handler.threads(workers) for workers in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
-    assert sightline_handler.threads(None) == 1
+    assert [service.threads(workers) for workers in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+    assert service.threads(None) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert sightline_handler.threads(1) == sightline_handler.threads(None) == 5
+    assert service.threads(1) == service.threads(None) == 5
 
 
 def test_the_module_defines_one_class_as_torchserve_wants() -> None:

@@ -73,6 +73,9 @@ def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
 def test_arguments_reach_the_commands() -> None:
     line = make("--dry-run", "data", "DATASET=moths", "RAW=a folder", "AUGMENT=2", "ARGS=processes=1").stdout
     assert '-m pipeline.data "moths" --raw "a folder" --name "moths" augment=2 processes=1' in line
+    lines = make("--dry-run", "archive", "NAME=moths", "VERSION=1.0", "FORMAT=pt2").stdout
+    assert 'training.export name="moths" format=pt2 &&' in lines and '"moths" "1.0" --format pt2' in lines
+    assert "training.export" not in make("--dry-run", "archive", "NAME=moths", "VERSION=1.0").stdout
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
     assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
     assert "--builds" not in make("--dry-run", "setup").stdout

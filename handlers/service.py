@@ -1,0 +1,198 @@
+"""A served model, whichever server stands in front of it: what a request says in, the reply out.
+
+What a client sends, and what it gets:
+
+    one image as the body, of any content type         {"label": probability, ...}, best first
+    a form with one file                               the same
+    a form with several files, each field its own name {"predictions": [...]}, in the order sent
+    {"instances": [{"b64": "..."}, ...]}               {"predictions": [...]}, in the order sent
+    the header `describe: True`                        what the model is, from its spec
+
+An entry of predictions is {"label": probability, ...}, or {"error": {"code", "type", "message"}} for an image that
+cannot be read. Where none of a request's images can be read, the request itself fails: status and body are those of
+its first image. A failing request costs the others of its batch nothing. Every answer is JSON, with the model's version
+in the header `model-version`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers import golden, payload
+from handlers.classifier import Classifier
+from handlers.errors import BadRequest, RequestError, TooLarge
+from handlers.payload import Request
+from handlers.settings import Settings
+
+CONTENT_TYPE = "application/json"
+VERSION_HEADER = "model-version"
+
+Answer = dict[str, float] | RequestError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What came with one request: its headers, names in lower case, and its fields.
+
+    A body that is no form is the field `body` or `data`; a form's fields go by their own names.
+    """
+
+    headers: Mapping[str, Any]
+    fields: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back for one request: a JSON document, and the HTTP status where it is not 200."""
+
+    document: dict[str, Any]
+    error: RequestError | None = None
+
+    @property
+    def code(self) -> int:
+        """Return the HTTP status."""
+        return self.error.code if self.error else 200
+
+    @property
+    def body(self) -> bytes:
+        """Return the document as it is sent."""
+        return json.dumps(self.document).encode()
+
+
+class Service:
+    """One artifact with the settings of its archive, warmed up and held to its golden images.
+
+    Args:
+        weights: the artifact; golden images lie beside it.
+        config: its model-config.yaml, with TorchServe's names: `handler`, `minWorkers`, `batchSize`.
+        version: of the model.
+        device: where the network runs.
+
+    Raises:
+        ValueError: model-config.yaml has a setting that is unknown or wrong.
+        ArtifactError: the artifact cannot be read.
+        GoldenError: a golden image is answered otherwise than when it was exported.
+    """
+
+    def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
+        self.settings = Settings.read(config.get("handler"))
+        self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
+        self.classifier = Classifier(
+            weights,
+            device=device,
+            top_k=self.settings.top_k,
+            limits=self.settings.limits,
+            threads=threads(config.get("minWorkers")),
+            precision=self.settings.precision,
+        )
+        self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
+        kept = weights.with_name(golden.FILE)
+        if kept.is_file():
+            golden.check(self.classifier, golden.read(kept))
+
+    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
+        """Return the reply to each request of a batch, in order; all their images go through the network together."""
+        requests = [self._read(asked) for asked in batch]
+        answers = iter(self._classify([image for request in requests for image in _images(request)]))
+        return [self._reply(request, [next(answers) for _ in _images(request)]) for request in requests]
+
+    def _read(self, asked: Asked) -> Request | RequestError | None:
+        """Return the images of one request, what is wrong with it, or None where it asks for the description."""
+        if asked.headers.get("describe") == "True":
+            return None
+        content_type = asked.headers.get("content-type")
+        kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
+        fields = asked.fields
+        try:
+            if kind == "multipart/form-data":
+                return self._form(fields)
+            if kind == "application/x-www-form-urlencoded":
+                return self._urlencoded(fields)
+            # Parameters of the address stand beside the body: only these two names are the body's.
+            return self._body(fields.get("body", fields.get("data")))
+        except RequestError as error:
+            return error.with_traceback(None)
+
+    def _body(self, body: Any) -> Request:
+        # Text that the server decoded was valid UTF-8: encoding it again gives back the very bytes.
+        content = body.encode() if isinstance(body, str) else body
+        if content is None or content == b"":
+            raise BadRequest(f"the request has no body; send an image or {payload.FORM}")
+        if isinstance(content, bytes | bytearray):
+            if not payload.is_json(content):
+                return Request([content], listed=False)
+            content = payload.parse(content)
+        limits = self.settings
+        images = payload.images(content, max_images=limits.max_images, max_bytes=limits.max_bytes)
+        return Request(images, listed=True)
+
+    def _form(self, fields: Mapping[str, Any]) -> Request:
+        if len(fields) < 2:
+            return self._body(next(iter(fields.values()), None))
+        if len(fields) > self.settings.max_images:
+            raise TooLarge(f"the request has {len(fields)} images, more than the limit of {self.settings.max_images}")
+        return Request([_field(value) for value in fields.values()], listed=True)
+
+    def _urlencoded(self, fields: Mapping[str, Any]) -> Request:
+        """Return the images of JSON that came as a form, as `curl -d` sends it: cut in two at its first "="."""
+        for name, value in fields.items():
+            if payload.is_json(name[:64].encode()):
+                rest = value if isinstance(value, str) else bytes(value).decode(errors="replace")
+                return self._body(f"{name}={rest}" if rest else name)
+        raise BadRequest("curl -d sends a form, which an image does not survive: send it with curl -T FILE")
+
+    def _classify(self, images: list[payload.Image]) -> list[Answer]:
+        answers = iter(self.classifier.classify([image for image in images if not isinstance(image, RequestError)]))
+        return [image if isinstance(image, RequestError) else next(answers) for image in images]
+
+    def _reply(self, request: Request | RequestError | None, answers: list[Answer]) -> Reply:
+        if request is None:
+            return Reply(self._description())
+        error = request if isinstance(request, RequestError) else _error_of_all(answers)
+        if error is not None:
+            return Reply(error.body(), error)
+        if isinstance(request, Request) and request.listed:
+            return Reply({"predictions": [_entry(answer) for answer in answers]})
+        return Reply(_entry(answers[0]))
+
+    def _description(self) -> dict[str, Any]:
+        spec = json.loads(self.classifier.spec.to_json())
+        precision = self.classifier.engine.precision
+        version = self.headers[VERSION_HEADER]
+        return {**spec, "version": version, "top_k": self.classifier.top_k, "precision": precision}
+
+
+def threads(workers: Any) -> int:
+    """Return torch's threads in one worker, so that all of them together use no more than the machine's cores.
+
+    OMP_NUM_THREADS says it where the server was started with it. Without `minWorkers` TorchServe starts as many workers
+    as there are cores.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // workers) if isinstance(workers, int) and workers > 0 else 1
+
+
+def _images(request: Request | RequestError | None) -> list[payload.Image]:
+    return request.images if isinstance(request, Request) else []
+
+
+def _field(value: Any) -> payload.Image:
+    if isinstance(value, str):
+        return value.encode()
+    return value if isinstance(value, bytes | bytearray) else BadRequest("a field of several must be an image")
+
+
+def _error_of_all(answers: list[Answer]) -> RequestError | None:
+    """Return the first error where there is nothing but errors."""
+    errors = [answer for answer in answers if isinstance(answer, RequestError)]
+    return errors[0] if len(errors) == len(answers) else None
+
+
+def _entry(answer: Answer) -> dict[str, Any]:
+    return {"error": answer.body()} if isinstance(answer, RequestError) else dict(answer)

@@ -1,0 +1,211 @@
+"""The other front door, started for real: it answers what the classifier answers in process."""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from handlers import golden
+from handlers.classifier import Classifier
+from serving import archive
+from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture
+
+JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50
+TOP_K = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A started door and the run that it serves."""
+
+    process: subprocess.Popen[str]
+    url: str
+    run: Path
+
+    def send(self, path: str = "/predictions/shapes", **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=30, trust_env=False, **options)
+
+
+def start(root: Path) -> tuple[subprocess.Popen[str], int]:
+    """Start the door as a person would; return the process and its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "serving.litserve_door", "shapes", "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return process, port
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """End the door and see that nothing of it is left; return what it said."""
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGTERM)
+    try:
+        said, _ = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive
+    finally:
+        process.kill()
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    return said
+
+
+def build(root: Path) -> Path:
+    """Build an archive whose batches wait for company; return its run."""
+    run = export(root / "runs" / "shapes", CLASSES["shapes"]).parent
+    settings = [f"handler.max_bytes={MAX_BYTES}", "maxBatchDelay=200", f"handler.top_k={TOP_K}"]
+    archive.build("shapes", "1.0", runs=root / "runs", store=root / "model_store", overrides=settings)
+    return run
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("door")
+    run = build(root)
+    process, port = start(root)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait = ["curl", "-sSf", "--noproxy", "*", "--retry", "90", "--retry-delay", "1", "--retry-connrefused"]
+        subprocess.run([*wait, f"{url}/health"], check=True, capture_output=True, timeout=120)
+        yield Running(process, url, run)
+    finally:
+        said = end(process)
+    assert not list(root.glob("client.py"))
+    assert "Error" not in said.replace("KeyboardInterrupt", ""), said
+
+
+@pytest.fixture(scope="module")
+def expected(door: Running) -> Any:
+    classifier = Classifier(door.run / "model.pt", top_k=TOP_K)
+
+    def answer(image: bytes) -> Any:
+        (found,) = classifier.classify([image])
+        assert isinstance(found, dict)
+        return pytest.approx(found, abs=1e-5)
+
+    return answer
+
+
+def kserve(*images: bytes) -> bytes:
+    return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}).encode()
+
+
+def test_the_file_has_at_most_sixty_lines() -> None:
+    assert len((ROOT / "serving" / "litserve_door.py").read_text().splitlines()) <= 60
+
+
+def test_an_image_is_answered_whatever_its_type(door: Running, expected: Any) -> None:
+    for kind in ("image/jpeg", "application/json", "text/plain", "multipart/form-data", "nonsense", ""):
+        response = door.send(content=picture(1), headers={"Content-Type": kind})
+        assert (response.status_code, response.json()) == (200, expected(picture(1))), kind
+        assert response.headers["content-type"] == "application/json" and response.headers["model-version"] == "1.0"
+        assert list(response.json().values()) == sorted(response.json().values(), reverse=True)
+
+
+def test_curl_sends_files(door: Running, expected: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    for form in (["-T", "a.jpg"], ["-F", "image=@a.jpg"], ["--data-binary", "@a.jpg", "-H", "Content-Type:"]):
+        command = ["curl", "-sS", "--noproxy", "*", *form, f"{door.url}/predictions/shapes"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+        assert json.loads(done.stdout) == expected(picture(1)), form
+
+
+def test_several_images_come_back_in_order(door: Running, expected: Any) -> None:
+    images = [picture(seed) for seed in range(3)]
+    wanted = {"predictions": [expected(image) for image in images]}
+    form = {f"file{index}": image for index, image in enumerate(images)}
+    for path in ("/predictions/shapes", "/v1/models/shapes:predict"):
+        assert door.send(path, content=kserve(*images), headers={"Content-Type": "application/json"}).json() == wanted
+        assert door.send(path, files=form).json() == wanted
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert door.send(content=kserve(*images), headers=urlencoded).json() == wanted
+
+
+def test_errors_say_what_is_wrong(door: Running) -> None:
+    urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
+    for code, kind, options in (
+        (400, "BadImage", {"content": b"no image"}),
+        (400, "BadRequest", {"content": b""}),
+        (400, "BadRequest", {"content": b'{"instances": ['}),
+        (400, "BadRequest", {"content": picture(1), "headers": urlencoded}),
+        (413, "TooLarge", {"content": bytes(MAX_BYTES + 1)}),
+        (413, "Refused", {"content": bytes(26_214_401)}),
+        (415, "UnsupportedFormat", {"content": JPEG2000}),
+        (415, "UnsupportedFormat", {"content": kserve(JPEG2000, b"x")}),
+        (404, "Refused", {"path": "/predictions/digits", "content": b""}),
+    ):
+        response = door.send(**options)
+        document = response.json()
+        assert (response.status_code, document["code"], document["type"]) == (code, code, kind), options.keys()
+        assert set(document) == {"code", "type", "message"} and document["message"]
+        assert response.headers["content-type"] == "application/json"
+
+
+def test_a_bad_image_costs_its_neighbours_nothing(door: Running, expected: Any) -> None:
+    images = [picture(1), b"no image", picture(2), JPEG2000, bytes(MAX_BYTES + 1), picture(3), kserve(picture(4), b"x")]
+    together = threading.Barrier(len(images))
+
+    def send(image: bytes) -> httpx.Response:
+        together.wait(timeout=30)
+        return door.send(content=image)
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        replies = list(pool.map(send, images))
+    assert [reply.status_code for reply in replies] == [200, 400, 200, 415, 413, 200, 200]
+    for index in (0, 2, 5):
+        assert replies[index].json() == expected(images[index])
+    good, bad = replies[-1].json()["predictions"]
+    assert good == expected(picture(4)) and bad["error"]["type"] == "BadImage"
+
+
+def test_it_describes_itself(door: Running) -> None:
+    described = door.send(content=b"", headers={"describe": "True"}).json()
+    assert described["classes"] == list(CLASSES["shapes"])
+    assert (described["version"], described["top_k"], described["precision"]) == ("1.0", TOP_K, "float32")
+
+
+def test_it_listens_on_the_loopback_alone(door: Running) -> None:
+    pids = {door.process.pid, *(child.pid for child in psutil.Process(door.process.pid).children(recursive=True))}
+    connections = [each for each in psutil.net_connections("inet") if each.pid in pids]
+    assert any(each.status == psutil.CONN_LISTEN for each in connections)
+    assert {address.ip for each in connections for address in (each.laddr, each.raddr) if address} == {"127.0.0.1"}
+
+
+def test_a_wrong_golden_answer_stops_it(tmp_path: Path) -> None:
+    run = export(tmp_path / "runs" / "shapes", CLASSES["shapes"]).parent
+    document = json.loads((run / golden.FILE).read_text())
+    document[0]["probabilities"] = [0.2, 0.3, 0.5]
+    (run / golden.FILE).write_text(json.dumps(document))
+    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+    process, _ = start(tmp_path)
+    try:
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "golden image 7.jpg is answered otherwise" in said and said.rstrip().splitlines()[-1].startswith("error: ")
+
+
+def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
+    process, _ = start(tmp_path)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and said.startswith("error: no archive of shapes")
