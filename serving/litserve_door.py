@@ -1,5 +1,4 @@
 """Serve an archive behind LitServe in place of TorchServe: the same `handlers`, the same answers, on the loopback.
-
 python -m serving.litserve_door birds[=1.0] --port 8000     POST or PUT /predictions/birds, /v1/models/birds:predict"""
 
 import argparse
@@ -7,12 +6,13 @@ import signal
 from functools import partial
 from typing import Annotated, Any
 
-import litserve
 from fastapi import Depends, Request, Response
+from litserve import LitAPI, LitServer
 from starlette.exceptions import HTTPException
 
 from handlers.service import Asked, Reply, Service
 from serving.model_store import ArchiveError, select
+from serving.shares import Shares
 
 
 async def read(request: Request) -> Asked:
@@ -28,7 +28,7 @@ async def refuse(_: Request, error: Any) -> Response:
     return Response(Reply(document).body, error.status_code, media_type="application/json")
 
 
-class Door(litserve.LitAPI):  # type: ignore[misc]
+class Door(LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.service: Service = self.load(device=device)
 
@@ -47,14 +47,14 @@ if __name__ == "__main__":
     try:
         (archive,) = select([parser.parse_args().model])
         with archive.unpacked() as weights:
-            config = archive.model_config()
+            config = {"minWorkers": Shares.of_this_machine(1).workers} | archive.model_config()
             size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
             door = Door(size, delay, f"/predictions/{archive.name}")
             door.load = partial(Service, weights, config, version=archive.version)
-            server = litserve.LitServer(door, devices=1, max_payload_size=26_214_400, disable_openapi_url=True)
-            server.app.add_exception_handler(HTTPException, refuse)
+            lit = LitServer(door, "auto", 1, config["minWorkers"], max_payload_size=25 << 20, disable_openapi_url=True)
+            lit.app.add_exception_handler(HTTPException, refuse)
             for path in (door.api_path, f"/v1/models/{archive.name}:predict"):
-                server.app.add_api_route(path, server.app.routes[-1].endpoint, methods=["POST", "PUT"])
-            server.run("127.0.0.1", parser.parse_args().port, 1, "warning", generate_client_file=False)
+                lit.app.add_api_route(path, lit.app.routes[-1].endpoint, methods=["POST", "PUT"])
+            lit.run("127.0.0.1", parser.parse_args().port, 1, "warning", generate_client_file=False)
     except (ArchiveError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error

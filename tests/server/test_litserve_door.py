@@ -72,7 +72,13 @@ def end(process: subprocess.Popen[str]) -> str:
 def build(root: Path) -> Path:
     """Build an archive whose batches wait for company; return its run."""
     run = export(root / "runs" / "shapes", CLASSES["shapes"]).parent
-    settings = [f"handler.max_bytes={MAX_BYTES}", "maxBatchDelay=200", f"handler.top_k={TOP_K}"]
+    settings = [
+        f"handler.max_bytes={MAX_BYTES}",
+        "maxBatchDelay=200",
+        f"handler.top_k={TOP_K}",
+        "minWorkers=1",
+        "handler.precision=fp32",
+    ]
     archive.build("shapes", "1.0", runs=root / "runs", store=root / "model_store", overrides=settings)
     return run
 

@@ -215,7 +215,7 @@ def test_int8_that_loses_too_much_is_refused(
     assert not document["offered"] and "int8 is offered: int8 loses" in capsys.readouterr().out
     assert not (run / "model.int8.pt").exists() and (run / "model.pt").exists()
     with pytest.raises(ArchiveError, match=r"no model\.int8\.pt \(int8 loses .* choose another handler\.precision"):
-        archive.build("exported", "1.0", overrides=["handler.precision=int8"])
+        archive.build("exported", "2.0", overrides=["handler.precision=int8"])
     monkeypatch.setattr(export, "quantize", quantize)
     assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
     assert (run / "model.int8.pt").exists() and "int8 is offered: yes" in capsys.readouterr().out
