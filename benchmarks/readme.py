@@ -201,12 +201,33 @@ def training(results: Path) -> str:
     return _table(head, rows) + f"\n\nBoth kinds augment, taking turns in one run. {_machine(document)}."
 
 
+def formats(results: Path) -> str:
+    """Make the table of the artifact's formats: images/s in process by precision and batch size."""
+    document = _load(results / "formats.json")
+    if document is None:
+        return NOT_MEASURED
+    pace = {(row["format"], row["precision"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    batches = sorted({batch for _, _, batch in pace})
+    rows = [
+        [name, precision, *(f"{pace[name, precision, batch]:,.0f}" for batch in batches)]
+        for name, precision in dict.fromkeys((name, precision) for name, precision, _ in pace)
+    ]
+    head = ["artifact, images/s in process", "precision", *(f"batch {batch}" for batch in batches)]
+    size = document["image_size"]
+    note = (
+        f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of rounds in turns, "
+        f"{document['threads']} threads. {_machine(document)}. `{document['command']}`"
+    )
+    return _table(head, rows) + note
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "real": real,
     "demo": demo,
     "fewest": fewest,
     "prepare": prepare,
     "training": training,
+    "formats": formats,
 }
 
 

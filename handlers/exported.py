@@ -12,6 +12,7 @@ import os
 import platform
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ BUILD_FILE = "build.json"
 PRECISIONS = ("fp32", "bf16")
 COMPILER = "apt-get install g++, or name another C++ compiler in the variable CXX"
 EXAMPLE_BATCH = 8  # what layouts of weights are chosen for
-OPTIONS = {
+OPTIONS: Mapping[str, object] = {
     "aot_inductor.package": True,
     "freezing": True,  # weights laid out for oneDNN once, batch norms folded into convolutions
     "cpp.dynamic_threads": True,  # else as many threads as this process has now, wherever it runs
@@ -48,7 +49,7 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix == SUFFIX
 
 
-def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
+def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, object] = OPTIONS) -> None:
     """Compile a network for this machine's processor, for batches of 1 to the largest of `SIZES`, in each precision.
 
     The model itself is left as it is. The file appears whole or not at all.
@@ -57,6 +58,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
         model: gives logits of float32 (B, C, S, S).
         spec: goes inside as spec.json.
         path: the file to write; its folder exists.
+        options: of AOTInductor.
 
     Raises:
         ArtifactError: there is no C++ compiler, or the network cannot be exported for any batch size.
@@ -69,7 +71,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
     path = Path(path)
     try:
         get_cpp_compiler()
-        files: dict[str, Any] = {each: _compiled(model, spec, DTYPES[each]) for each in PRECISIONS}
+        files: dict[str, Any] = {each: _compiled(model, spec, DTYPES[each], options) for each in PRECISIONS}
     except InvalidCxxCompiler as error:
         raise ArtifactError(f"{path.name} needs a C++ compiler: {COMPILER}") from error
     except CppCompileError as error:
@@ -85,7 +87,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
         os.replace(whole, path)
 
 
-def _compiled(model: nn.Module, spec: Spec, dtype: torch.dtype) -> Any:
+def _compiled(model: nn.Module, spec: Spec, dtype: torch.dtype, options: Mapping[str, object]) -> Any:
     """Return the files of the network compiled in one precision."""
     network = copy.deepcopy(model).to("cpu", dtype).eval().to(memory_format=torch.channels_last)
     size = spec.preprocess.image_size
@@ -94,7 +96,7 @@ def _compiled(model: nn.Module, spec: Spec, dtype: torch.dtype) -> Any:
     batch = torch.export.Dim("batch", min=1, max=SIZES["cpu"][-1])
     with torch.no_grad():  # with gradients there is no freezing, and nothing says so
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        return torch._inductor.aot_compile(program.module(check_guards=False), (example,), options=dict(OPTIONS))
+        return torch._inductor.aot_compile(program.module(check_guards=False), (example,), options=dict(options))
 
 
 def load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, CompiledEngine]:

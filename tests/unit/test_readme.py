@@ -72,6 +72,29 @@ def test_the_training_table_shows_both_rates_and_their_ratio(tmp_path: Path) -> 
     assert "| 99.0 % (97.0 to 101.0) |" in text and "augmentation takes | 20.0 % |" in text
 
 
+def test_the_formats_table_has_a_row_a_format_and_precision(tmp_path: Path) -> None:
+    rows = [
+        {"format": name, "precision": precision, "batch": batch, "images_per_second": pace * batch}
+        for name, pace in (("torchscript", 100.0), ("pt2", 90.4))
+        for precision in ("fp32", "bf16")
+        for batch in (1, 32)
+    ]
+    document = {
+        "network": "resnet18",
+        "image_size": 224,
+        "classes": 12,
+        "threads": 2,
+        "command": "python -m benchmarks.formats",
+        "rows": rows,
+        "machine": RUN["machine"],
+        "versions": RUN["versions"],
+    }
+    (tmp_path / "formats.json").write_text(json.dumps(document))
+    text = readme.render(block("formats"), tmp_path)
+    assert "| precision | batch 1 | batch 32 |" in text
+    assert "| torchscript | fp32 | 100 | 3,200 |" in text and "| pt2 | bf16 | 90 | 2,893 |" in text
+
+
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
     with pytest.raises(readme.ReadmeError, match="asks for a table 'reel'"):
         readme.render(block("reel"), tmp_path)
