@@ -5,6 +5,7 @@ classes and top_k 3, and waits 100 ms to fill batches of four, so that requests 
 Nothing here is mocked.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -13,9 +14,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,7 @@ from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
+from serving.model_store import Archive
 from serving.ports import PortError, Ports
 from serving.state import ServerState
 
@@ -116,6 +120,26 @@ class RunningServer:
     def pids(self, model: str) -> list[int]:
         """Return the processes of the workers of a model."""
         return [worker.pid for worker in self.client.describe(model).workers]
+
+    @contextlib.contextmanager
+    def also_serving(self, archives: Sequence[Archive]) -> Iterator[None]:
+        """Serve further archives of this server's store until the block ends."""
+
+        def manage(method: str, path: str) -> None:
+            headers = self.token("management")
+            httpx.request(
+                method, self.state.management + path, headers=headers, timeout=180, trust_env=False
+            ).raise_for_status()
+
+        # TorchServe answers once the worker is ready.
+        paths = [f"/models?url={archive.path.name}&synchronous=true" for archive in archives]
+        try:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda path: manage("POST", path), paths))
+            yield
+        finally:
+            for archive in set(archives):
+                manage("DELETE", f"/models/{archive.name}")
 
 
 @pytest.fixture(scope="session")
