@@ -1,0 +1,167 @@
+"""Trained networks answer over REST as they were evaluated, in every precision, and large JPEG as decoded in full.
+
+Two small runs are trained by the project's own pipeline: one on generated scenes, coloured JPEG of three classes, and
+one on the hands of the real Fingers set, grey PNG of twelve classes; where a machine has no real images, on generated
+grey scenes, cropped.
+"""
+
+import functools
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image, ImageChops, ImageFilter
+
+from handlers.classifier import Classifier
+from handlers.decoding import decode
+from handlers.precision import PRECISIONS
+from serving import agreement, archive
+from serving.agreement import Evaluated
+from tests.server.conftest import RunningServer
+from training import configuration, evaluate, prepare
+from training.generate import places365
+from training.generate.photograph import photograph
+from training.train import train
+
+# Of a probability (fp32), of images whose most probable class stays (bf16), of the share that is right (int8).
+LARGEST_DIFFERENCE, LEAST_SAME, MOST_LOST = 1e-4, 0.998, 0.005
+SERVED = tuple(precision for precision in PRECISIONS if precision != "auto")
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+SMALL = (
+    *("network=small_cnn", "network.layers=[{channels: 16, pool: max}, {channels: 32, pool: max}, {channels: 64}]"),
+    *("dataset.image_size=32", "augmentation=[]", "processes=1", "trainer.optimizer=adamw", "trainer.lr=0.005"),
+    *("trainer.weight_decay=0.05", "trainer.schedule=onecycle", "trainer.batch_size=32", "trainer.ema=0"),
+    *("trainer.label_smoothing=0", "trainer.mix={mixup: 0.0, cutmix: 0.0, p: 0.0}", "trainer.train_size=null"),
+)
+SCENES = ("dataset=places365", "split.test=folds", "split.folds=2", "trainer.epochs=20")
+PHOTOS = 500
+
+
+def make_run(home: Path, name: str, raw: Path, *overrides: str) -> Path:
+    """Prepare, train and evaluate in `home`; return the folder of the run."""
+    settings = (*SMALL, *overrides, f"name={name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert prepare.main([*settings, f"raw={raw}"]) == 0
+        run = train(configuration.compose(list(settings)))
+        assert evaluate.run(run)["top_1"]["value"] > 0.98  # of a network that knows nothing, agreement says nothing
+    return home / run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, real_data: Path | None) -> dict[str, Path]:
+    """Return the two trained runs."""
+    home = tmp_path_factory.mktemp("trained")
+    scenes = home / "scenes"
+    places365.generate(scenes, classes=3, images_per_class=300, size=64, workers=1)
+    generated = make_run(home, "generated", scenes, *SCENES)
+    if real_data is not None:
+        hands = ("dataset=fingers", "trainer.epochs=5")
+        return {"generated": generated, "real": make_run(home, "real", real_data / "fingers", *hands)}
+    others = home / "others"
+    places365.generate(others, seed=1, classes=3, images_per_class=300, size=64, workers=1)
+    grey = ("dataset.colour=grey", "dataset.resize=crop")
+    return {"generated": generated, "real": make_run(home, "real", others, *SCENES, *grey)}
+
+
+@pytest.fixture(scope="module")
+def trained(server: RunningServer, root: Path, runs: dict[str, Path]) -> Iterator[RunningServer]:
+    """Serve each run in each precision, as `generated-fp32` and so on."""
+    archives = [
+        archive.build(
+            f"{name}-{precision}", "1.0", run=run, store=root / "model_store",
+            overrides=[f"handler.precision={precision}", "handler.top_k=12"],
+        )
+        for name, run in runs.items()
+        for precision in SERVED
+    ]  # fmt: skip
+    with server.also_serving(archives):
+        yield server
+
+
+def served_precision(server: RunningServer, model: str) -> str:
+    """Return the type that a model says its network computes in."""
+    url = f"{server.state.management}/models/{model}?customized=true"
+    response = httpx.get(url, headers=server.token("management"), timeout=30, trust_env=False)
+    return str(response.json()[0]["customizedMetadata"]["precision"])
+
+
+@pytest.mark.parametrize("precision", SERVED)
+@pytest.mark.parametrize("name", ["generated", "real"])
+def test_served_answers_are_the_evaluated_ones(
+    trained: RunningServer, runs: dict[str, Path], name: str, precision: str
+) -> None:
+    model = f"{name}-{precision}"
+    assert served_precision(trained, model) == DTYPES.get(precision, precision)
+    evaluated = Evaluated.read(runs[name])
+    found = agreement.compare(evaluated, model, None, client=trained.client)
+    assert found["images"] == found["labelled"] >= 500 and found["refused"] == 0
+    right = (evaluated.probabilities.argmax(axis=1) == evaluated.labels).mean()
+    if precision == "fp32":
+        assert found["largest_difference"] <= LARGEST_DIFFERENCE and found["agree"] == found["images"]
+    elif precision == "bf16":
+        assert found["same_top1"] >= LEAST_SAME * found["images"] and found["largest_difference"] > 0
+    else:
+        assert abs(found["top1"] - right) <= MOST_LOST
+
+
+@functools.cache
+def detail(width: int, height: int, mode: str) -> Image.Image:
+    """Return the edges and grain of a photograph, around 128: an enlarged image has none for a decoder to lose."""
+    whole = Image.fromarray(photograph(width, height, np.random.default_rng(0), 2.0))
+    # Twice the difference: the contrast of a very sharp photograph.
+    found = ImageChops.subtract(whole, whole.filter(ImageFilter.GaussianBlur(width / 200)), 0.5, 128)
+    return found.convert(mode)
+
+
+def enlarged(image: bytes, size: tuple[int, int], mode: str, turn: int) -> bytes:
+    """Return an encoded image as a JPEG of `size` (width, height) with the detail of a photograph, moved by `turn`."""
+    with Image.open(io.BytesIO(image)) as small:
+        large = small.convert(mode).resize(size, Image.Resampling.BICUBIC)
+    grain = ImageChops.offset(detail(*size, mode), 37 * turn, 23 * turn)
+    pixels = np.asarray(ImageChops.add(large, grain, 1, -128))
+    grey = mode == "L"
+    body: bytes = simplejpeg.encode_jpeg(pixels[:, :, None] if grey else pixels, 85, "GRAY" if grey else "RGB")
+    return body
+
+
+# For networks of 32 pixels: an eighth with much to spare, then an eighth, a quarter and a half as near as it goes.
+@pytest.mark.parametrize(
+    ("size", "factor"), [((1600, 1200), 8), ((424, 318), 8), ((212, 158), 4), ((106, 79), 2)], ids=str
+)
+def test_a_large_jpeg_is_answered_as_if_decoded_in_full(
+    trained: RunningServer, runs: dict[str, Path], size: tuple[int, int], factor: int
+) -> None:
+    same = right = 0
+    for name, run in runs.items():
+        classifier, evaluated = Classifier(run / "model.pt"), Evaluated.read(run)
+        mode = "L" if classifier.spec.preprocess.colour == "grey" else "RGB"
+
+        def ask(image: bytes, row: int, *, name: str = name, mode: str = mode) -> tuple[bytes, str]:
+            body = enlarged(image, size, mode, row)
+            return body, trained.client.predict(body, f"{name}-fp32").label
+
+        # Spread over all test images: they may be in the order of their classes.
+        rows = np.linspace(0, len(evaluated.labels) - 1, PHOTOS // len(runs)).astype(int).tolist()
+        images = list(evaluated.images())
+        with ThreadPoolExecutor(4) as pool:
+            answers = pool.map(ask, [images[row] for row in rows], rows)
+            for row, (body, label) in zip(rows, answers, strict=True):
+                full = in_full(classifier, body)
+                same += label == full
+                right += full == evaluated.classes[evaluated.labels[row]]
+        part = decode(body, smallest=classifier.preprocess.shortest_side)
+        assert tuple(part.shape[1:]) == (-(-size[1] // factor), -(-size[0] // factor))
+    assert right > 0.9 * PHOTOS  # they are still pictures that the networks know
+    assert same >= LEAST_SAME * PHOTOS
+
+
+def in_full(classifier: Classifier, body: bytes) -> str:
+    """Return the label of a JPEG whose every pixel is decoded."""
+    pixels = decode(body, colour=classifier.spec.preprocess.colour, smallest=None)
+    return next(iter(classifier.encode(classifier.predict([classifier.preprocess.resize(pixels)])[0])))
