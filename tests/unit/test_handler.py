@@ -294,6 +294,20 @@ def test_all_images_of_a_batch_go_through_the_network_together(folder: Path, mon
     assert sizes == [5]
 
 
+def test_a_worker_is_warm_for_as_many_images_as_a_batch_may_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    warm_up = Classifier.warm_up
+
+    def noted(self: Classifier, largest: int) -> None:
+        asked.append(largest)
+        warm_up(self, largest)
+
+    monkeypatch.setattr(Classifier, "warm_up", noted)
+    for config in ({}, {"batchSize": 4}, {"batchSize": 4, "handler": {"max_images": 3}}):
+        Worker(folder, {**config, "minWorkers": 64})
+    assert asked == [16, 64, 12]
+
+
 def test_limits_come_from_the_configuration(folder: Path, expected: Expected) -> None:
     settings = {"top_k": 2, "max_bytes": 3000, "max_pixels": 700, "max_images": 2}
     worker = Worker(folder, {"handler": settings, "minWorkers": 64})
