@@ -69,6 +69,28 @@ def test_the_command_makes_the_same_artifact_again(
     assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
 
 
+def test_what_was_planned_to_fit_into_a_time_is_exported_as_it_was_trained(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 2)
+    hurried = ("name=hurried", "trainer.max_minutes=60", "trainer.epochs=9")
+    run = train(compose([*TINY, *hurried]), lambda _: None)
+    before = artifact.load(run / "model.pt")
+    assert before.spec.provenance["config"]["trainer"]["epochs"] == 2
+
+    def again(*_: Any) -> int:
+        raise AssertionError("planned anew")
+
+    monkeypatch.setattr("training.pace.fitting_epochs", again)
+    (run / "model.pt").unlink()
+    assert export.main(["name=hurried"]) == 0, capsys.readouterr().err
+    after = artifact.load(run / "model.pt")
+    assert after.spec == before.spec
+    weights = after.module.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
+
+
 def test_a_checkpoint_of_other_data_is_not_exported(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
