@@ -98,6 +98,22 @@ def test_an_evaluation_that_is_up_to_date_needs_no_torch(root: Path) -> None:
     assert (root / "runs/tiny/evaluation/predictions.npz").stat().st_mtime_ns > before
 
 
+def test_other_code_that_answers_is_another_evaluation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(evaluate.HANDLERS, root / "handlers")
+    monkeypatch.setattr(evaluate, "HANDLERS", root / "handlers")
+    keys = [evaluate.run(Path("runs/tiny"))["key"]]
+    written = root / "runs/tiny/evaluation/predictions.npz"
+    before = written.stat().st_mtime_ns
+    assert evaluate.run(Path("runs/tiny"))["key"] == keys[0] and written.stat().st_mtime_ns == before
+    for name in ("decoding.py", "preprocessing.py", "another.py"):
+        with open(root / "handlers" / name, "a") as file:
+            file.write("# changed\n")
+        keys.append(evaluate.run(Path("runs/tiny"))["key"])
+        assert written.stat().st_mtime_ns > before
+        before = written.stat().st_mtime_ns
+    assert len(set(keys)) == 4
+
+
 def test_unlabelled_images_are_not_judged(root: Path) -> None:
     path = root / "data/processed/tiny/labels.npy"
     labels = np.load(path)
