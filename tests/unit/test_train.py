@@ -260,9 +260,12 @@ def test_weights_and_biases_work_offline(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_two_runs_of_one_process_are_two_for_weights_and_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in ("first", "second"):
         tiny(name, "tracking=wandb", "trainer.epochs=1")
+        assert wandb.run is None, "the run must be finished: another one would write into it"
         assert len(list(Path(f"runs/{name}/wandb").glob("offline-run-*/*.wandb"))) == 1
 
 
