@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, real_data: Path | None) -> di
         return {"generated": generated, "real": make_run(home, "real", real_data / "fingers", *hands)}
     others = home / "others"
     places365.generate(others, seed=1, classes=3, images_per_class=300, size=64, workers=1)
-    grey = ("dataset.colour=grey", "dataset.resize=crop", "dataset.crop_fraction=0.9")
+    grey = ("dataset.colour=grey", "dataset.resize=crop")
     return {"generated": generated, "real": make_run(home, "real", others, *SCENES, *grey)}
 
 
