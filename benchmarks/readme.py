@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving_figures import WORDS, rates, words
+
 README = Path("README.md")
 RESULTS = Path("benchmarks/results")
 NOT_MEASURED = "*Not measured.*"
@@ -221,6 +223,38 @@ def formats(results: Path) -> str:
     return _table(head, rows) + note
 
 
+def serving(results: Path) -> str:
+    """Make the tables of serving: rates of ours and of every peer, the chart, and the targets."""
+    path = results / "serving.json"
+    document = _load(path)
+    if document is None:
+        return NOT_MEASURED
+    bodies, connections = document["bodies"], document["connections"]
+    rows, notes = [], []
+    for row in document["rows"]:
+        cells = document["cells"].get(row["name"], {})
+        if row["reason"] is not None:
+            notes.append(f"{row['title']}: not measured ({row['reason']}).")
+        elif row["full"]:
+            title = f"**{row['title']}**" if row["ours"] else row["title"]
+            rows.append([title, row["precision"], *(rates(cells.get(body, {}), connections) for body in bodies)])
+        else:
+            notes.extend(f"{row['title']}, {body}: {rates(loads, connections)}." for body, loads in cells.items())
+    numbers = " / ".join(map(str, connections))
+    head = [f"requests/s at {numbers} connections", "precision"]
+    head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
+    spread = max(cell["spread"] for row in document["cells"].values() for of in row.values() for cell in of.values())
+    notes.append(
+        f"One figure: in process, no server. Medians of {document['rounds']} rounds over all rows, of "
+        f"{document['seconds']:g} s each; they differ by at most {100 * spread:.0f} %. The generator, wrk, took at "
+        f"most {document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}. "
+        f"{_machine(document)}. `{document['command']}`"
+    )
+    chart = f"\n\n![Requests per second]({RESULTS / 'serving.svg'})" if path.with_suffix(".svg").is_file() else ""
+    goals = _table(WORDS, [words(target) for target in document["targets"]])
+    return _table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "real": real,
     "demo": demo,
@@ -228,6 +262,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "prepare": prepare,
     "training": training,
     "formats": formats,
+    "serving": serving,
 }
 
 

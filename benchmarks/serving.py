@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -46,6 +47,7 @@ WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")
 CONNECTIONS = (1, 16, 64)
 OPEN_SHARE, OPEN_CONNECTIONS = 0.7, 64  # of the saturated rate
 CHECKED = 4  # images of each body whose labels are held against ours
+BUSY = 0.2  # cores
 LEAST_AGREEMENT = 0.75  # of a row with our weights and preprocessing: precisions may differ where two classes are near
 PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton")
 
@@ -64,6 +66,7 @@ class Session:
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     agreement: dict[str, float] = dataclasses.field(default_factory=dict)
+    elsewhere: list[float] = dataclasses.field(default_factory=list)  # cores that others took before each row
     began: float = dataclasses.field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -73,6 +76,10 @@ class Session:
 
     def measure(self, row: Row, number: int) -> None:
         """Measure one row in one round; what goes wrong is its reason, and ends that row alone."""
+        # No server of ours runs now: what is busy is somebody else, and takes from every figure that follows.
+        self.elsewhere.append(psutil.cpu_percent(0.5) / 100 * (psutil.cpu_count() or 1))
+        if self.elsewhere[-1] > BUSY:
+            self.say(f"  others take {self.elsewhere[-1]:.1f} cores: these figures will be low")
         try:
             if row.start is None:
                 self._inside(row, number)
@@ -236,6 +243,7 @@ def document(
         "network": network | {"name": network["network"]},
         "archive": session.bench.model_config,
         "bodies": {body: _body(paths) for body, paths in session.images.items()},
+        "elsewhere_cores": round(max(session.elsewhere, default=0.0), 2),
         "generator_cores": round(max(load["generator_cores"], default=0.0), 3),
         "rows": lines,
         "cells": cells,
@@ -264,10 +272,10 @@ def show(found: dict[str, Any], console: Console) -> None:
     table = Table("server", *found["bodies"], title=f"requests/s at {_numbers(found['connections'])} connections")
     for row in found["rows"]:
         cells = found["cells"].get(row["name"], {})
-        texts = [rates(cells.get(body, {}), found["connections"]) for body in found["bodies"]]
+        texts = [serving_figures.rates(cells.get(body, {}), found["connections"]) for body in found["bodies"]]
         table.add_row(row["title"], *(texts if row["reason"] is None else [f"not measured: {row['reason']}"]))
     console.print(table)
-    goals = Table("target", "goal", "measured", "")
+    goals = Table(*serving_figures.WORDS)
     for each in found["targets"]:
         sign = ">=" if each["at_least"] else "<="
         value = "not measured" if each["value"] is None else f"{each['value']:g} {each['unit']}"
@@ -275,14 +283,6 @@ def show(found: dict[str, Any], console: Console) -> None:
             each["name"], f"{sign} {each['goal']:g}", value, {True: "met", False: "missed"}.get(each["met"], "")
         )
     console.print(goals)
-
-
-def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
-    """Return the medians of one row and body: by connections, or the one in process."""
-    if "0" in loads:
-        return f"{loads['0']['requests_per_second']:,.0f}"
-    found = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
-    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in found)
 
 
 def _numbers(connections: Sequence[int]) -> str:

@@ -138,3 +138,21 @@ def ratios(figures: Figures, ours: str, others: Iterable[str]) -> dict[str, dict
                 if ratio is not None:
                     found.setdefault(other, {}).setdefault(body, {})[number] = round(ratio, 3)
     return found
+
+
+def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
+    """Return the medians of one row and body: by connections, or the one in process."""
+    if "0" in loads:
+        return f"{loads['0']['requests_per_second']:,.0f}"
+    found = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
+    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in found)
+
+
+WORDS = ("target", "goal", "measured", "met")
+
+
+def words(target: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Return one of `targets` as it stands in a table."""
+    goal = f"{'at least' if target['at_least'] else 'at most'} {target['goal']:g} {target['unit']}"
+    value = "not measured" if target["value"] is None else f"{target['value']:,.4g} {target['unit']}"
+    return target["name"], goal, value, {True: "yes", False: "no", None: ""}[target["met"]]

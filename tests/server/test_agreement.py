@@ -31,7 +31,6 @@ from training.train import train
 # Of a probability (fp32), of images whose most probable class stays (bf16), of the share that is right (int8).
 LARGEST_DIFFERENCE, LEAST_SAME, MOST_LOST = 1e-4, 0.998, 0.005
 SERVED = tuple(precision for precision in PRECISIONS if precision != "auto")
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 SMALL = (
     *("network=small_cnn", "network.layers=[{channels: 16, pool: max}, {channels: 32, pool: max}, {channels: 64}]"),
     *("dataset.image_size=32", "augmentation=[]", "processes=1", "trainer.optimizer=adamw", "trainer.lr=0.005"),
@@ -97,7 +96,7 @@ def test_served_answers_are_the_evaluated_ones(
     trained: RunningServer, runs: dict[str, Path], name: str, precision: str
 ) -> None:
     model = f"{name}-{precision}"
-    assert served_precision(trained, model) == DTYPES.get(precision, precision)
+    assert served_precision(trained, model) == precision
     evaluated = Evaluated.read(runs[name])
     found = agreement.compare(evaluated, model, None, client=trained.client)
     assert found["images"] == found["labelled"] >= 500 and found["refused"] == 0

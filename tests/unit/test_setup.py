@@ -163,13 +163,19 @@ def test_the_locks_agree_and_torch_is_one_pair() -> None:
     pins = lock.versions(REPOSITORY / setup.TORCH_PINS)
     assert serve.items() <= full.items()
     assert cpu.items() <= full.items()
+    peers = lock.versions(REPOSITORY / "requirements-peers.txt")
+    assert {name: version for name, version in serve.items() if name != "numpy"}.items() <= peers.items()
+    assert {"litserve", "bentoml", "openvino", "nvidia-pytriton"} <= peers.keys() and peers["numpy"].startswith("1.")
     assert pins == {name: full[name] for name in lock.TORCH}
     assert not [name for name in cpu if lock.CUDA.match(name) or name in lock.TORCH]
     missing = {name for name in full.keys() - cpu.keys() - pins.keys() if not lock.CUDA.match(name)}
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-serve.txt", "requirements-cpu.txt", setup.UV_LOCK])
+@pytest.mark.parametrize(
+    "name",
+    ["requirements.txt", "requirements-serve.txt", "requirements-cpu.txt", "requirements-peers.txt", setup.UV_LOCK],
+)
 def test_every_locked_package_has_hashes(name: str) -> None:
     text = (REPOSITORY / name).read_text()
     entries = text.replace("\\\n", " ").splitlines()

@@ -1,0 +1,53 @@
+"""Open-loop load: latency counts from when a request was to leave, and failures and own lateness are told."""
+
+import itertools
+import math
+
+import pytest
+
+from benchmarks import open_loop
+from benchmarks.open_loop import schedule, summarize
+from tests.unit.answering_server import answering
+
+
+def test_an_even_schedule_is_even_and_a_poisson_one_has_its_rate() -> None:
+    assert schedule(4, 1, poisson=False) == [0, 0.25, 0.5, 0.75]
+    times = schedule(1000, 20)
+    assert times == sorted(times) and len(times) == 20_000
+    assert times[-1] == pytest.approx(20, rel=0.05)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    mean = sum(gaps) / len(gaps)
+    deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
+    assert deviation == pytest.approx(mean, rel=0.05)  # as of exponential gaps
+    assert times != schedule(1000, 20, seed=1) and times == schedule(1000, 20)
+    with pytest.raises(ValueError, match="both must be above 0"):
+        schedule(0, 1)
+
+
+def test_a_failure_counts_as_the_longest_latency() -> None:
+    found = summarize([0.010] * 97 + [0.050] + [math.nan] * 2, [0.0], rate=50.0, waited=0)
+    assert (found.p50, found.p99, found.longest, found.failures) == (10.0, 50.0, 50.0, 2)
+    nothing = summarize([math.nan] * 3, [], rate=1.0, waited=3)
+    assert nothing.failures == 3 and nothing.p99 == 0.0 and not nothing.behind
+
+
+def test_a_generator_that_is_late_says_so() -> None:
+    assert not summarize([0.01] * 100, [0.001] * 100, rate=1.0, waited=0).behind
+    late = summarize([0.01] * 100, [0.001] * 90 + [0.02] * 10, rate=1.0, waited=0)
+    assert late.behind and late.lateness == 20.0
+
+
+def test_a_stall_is_charged_to_all_that_was_due_meanwhile() -> None:
+    # Every request but the first is answered at once; half of them were due while the first one was not.
+    with answering(stall=lambda number: 0.4 if number == 0 else 0.0) as server:
+        found = open_loop.run(server.url, [b"a", b"b"], schedule(50, 0.8, poisson=False), connections=1)
+    assert (found.requests, found.failures) == (40, 0)
+    assert found.longest >= 400 and found.waited >= 15
+    assert found.p50 > 5  # a closed loop would have seen a median far below a millisecond
+    assert {*server.bodies} == {b"a", b"b"} and len(server.bodies) == 40
+
+
+def test_an_answer_other_than_200_is_a_failure() -> None:
+    with answering(status=lambda number: 503 if number % 2 else 200) as server:
+        found = open_loop.run(server.url, [b"a"], schedule(200, 0.1, poisson=False), connections=4)
+    assert (found.requests, found.failures) == (20, 10)
