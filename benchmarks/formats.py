@@ -26,13 +26,12 @@ from handlers import artifact, exported
 from handlers.engine import Engine
 from handlers.spec import PreprocessSpec, Spec
 from training.networks import build
-from training.precision import use_all_cores
 from training.train import machine, versions
 from training.whole import write_json
 
 RESULT = Path("benchmarks/results/formats.json")
 CPU = torch.device("cpu")
-SIZE, CLASSES, BATCHES = 224, 12, (1, 8, 16, 32)
+SIZE, CLASSES, BATCHES = 224, 12, (1, 4, 8, 16)
 PACKAGES: dict[str, dict[str, object]] = {
     "pt2": {},
     "pt2, not frozen": {"freezing": False},
@@ -57,11 +56,11 @@ def engines(folder: Path) -> tuple[dict[tuple[str, str], Engine], dict[str, dict
             path = path.with_suffix(exported.SUFFIX)
             exported.save(network, spec, path, {**exported.OPTIONS, **PACKAGES[name]})
         made[name] = {"seconds": round(time.perf_counter() - began, 1), "mb": round(path.stat().st_size / 1e6, 1)}
-        for precision, dtype in exported.DTYPES.items():
+        for precision in exported.PRECISIONS:
             found[name, precision] = (
-                Engine(artifact.load(path).module, CPU, dtype)
+                Engine(artifact.load(path).module, spec.preprocess.shape, CPU, precision)
                 if name == "torchscript"
-                else exported.load(path, CPU, dtype)[1]
+                else exported.load(path, CPU, precision)[1]
             )
     return found, made
 
@@ -77,13 +76,13 @@ def pace(engine: Engine, batch: torch.Tensor, seconds: float) -> float:
 
 def measure(found: dict[tuple[str, str], Engine], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Return a row for each format, precision and batch size, with images/s of each round."""
-    batches = {count: torch.randn(count, 3, SIZE, SIZE) for count in BATCHES}
     rows: dict[tuple[str, str, int], list[float]] = {}
     for engine in found.values():
-        engine.warm_up((3, SIZE, SIZE), max(BATCHES))
+        engine.warm_up(max(BATCHES))
     for _ in range(rounds):
         for (name, precision), engine in found.items():
-            for count, batch in batches.items():
+            for count in BATCHES:
+                batch = engine.inputs(count).normal_()
                 rows.setdefault((name, precision, count), []).append(round(pace(engine, batch, seconds), 1))
     return [
         {
@@ -103,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each format, precision and batch in a round")
     options = parser.parse_args(arguments)
-    use_all_cores()
+    torch.set_num_threads(1)  # as a worker has
     with tempfile.TemporaryDirectory() as folder:
         found, made = engines(Path(folder))
         rows = measure(found, options.rounds, options.seconds)

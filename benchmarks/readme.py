@@ -218,7 +218,7 @@ def formats(results: Path) -> str:
     size = document["image_size"]
     note = (
         f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of rounds in turns, "
-        f"{document['threads']} threads. {_machine(document)}. `{document['command']}`"
+        f"{document['threads']} thread. {_machine(document)}. `{document['command']}`"
     )
     return _table(head, rows) + note
 

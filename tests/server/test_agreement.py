@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import simplejpeg
@@ -83,23 +82,17 @@ def trained(server: RunningServer, root: Path, runs: dict[str, Path]) -> Iterato
         yield server
 
 
-def served_precision(server: RunningServer, model: str) -> str:
-    """Return the type that a model says its network computes in."""
-    url = f"{server.state.management}/models/{model}?customized=true"
-    response = httpx.get(url, headers=server.token("management"), timeout=30, trust_env=False)
-    return str(response.json()[0]["customizedMetadata"]["precision"])
-
-
 @pytest.mark.parametrize("precision", SERVED)
 @pytest.mark.parametrize("name", ["generated", "real"])
 def test_served_answers_are_the_evaluated_ones(
     trained: RunningServer, runs: dict[str, Path], name: str, precision: str
 ) -> None:
     model = f"{name}-{precision}"
-    assert served_precision(trained, model) == precision
+    assert trained.client.description(model)["precision"] == precision
     evaluated = Evaluated.read(runs[name])
     found = agreement.compare(evaluated, model, None, client=trained.client)
     assert found["images"] == found["labelled"] >= 500 and found["refused"] == 0
+    assert found["precision"] == precision and agreement.allowed(found)
     right = (evaluated.probabilities.argmax(axis=1) == evaluated.labels).mean()
     if precision == "fp32":
         assert found["largest_difference"] <= LARGEST_DIFFERENCE and found["agree"] == found["images"]
