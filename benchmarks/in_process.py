@@ -1,18 +1,22 @@
 """What our parts reach without a server: the ceiling that a served rate is held against.
 
-    python -m benchmarks.in_process RUN --precision bf16 --threads 2 --batch 8 --bodies FOLDER [--bodies FOLDER ...]
+    python -m benchmarks.in_process RUN --precision bf16 --workers 2 --batch 16 --bodies FOLDER [--bodies FOLDER ...]
 
-Two loops over batches of the served size with the served threads: one after the other, as the handler does, and with
-the next batch decoded while the network computes; the faster counts. And single images, for the latency of one
-connection. The last line is one JSON document; seconds are those of each loop and folder.
+Loops over batches of the served size in as many processes as are served with: one step after the other, as the handler
+does, and with the next batch decoded while the network computes; and one process with all threads. The fastest counts.
+And single images, for the latency of one connection. The last line is one JSON document; seconds are of each loop.
 """
 
+import argparse
 import itertools
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +79,49 @@ def read(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
 
 
-def main() -> None:
-    """Measure every folder and print the document."""
-    options = parse()
+def measure(options: argparse.Namespace, number: int, together: Barrier, found: Queue[Any]) -> None:
+    """Measure every folder in one of the workers, all of which begin each loop together; put what came of it.
+
+    The first of them then measures alone what one connection waits for, and one process on all cores.
+    """
     classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
     classifier.warm_up(options.batch)
-    found: dict[str, Any] = {}
+    rates: dict[str, dict[str, float]] = {}
     for folder in options.bodies:
         images = read(folder)
-        in_turn = rate(simple(classifier, batches(images, options.batch)), options.seconds)
-        ahead = rate(pipelined(classifier, batches(images, options.batch)), options.seconds)
-        found[folder.name] = {
-            "images_per_second": max(in_turn, ahead),
-            "in_turn": in_turn,
-            "pipelined": ahead,
-            "single_ms": single(lambda image: classifier.classify([image]), images, options.seconds / 2),
-        }
-    print(json.dumps(found))
+        rates[folder.name] = {}
+        for name, loop in (("in_turn", simple), ("pipelined", pipelined)):
+            together.wait()
+            rates[folder.name][name] = rate(loop(classifier, batches(images, options.batch)), options.seconds)
+    together.wait()
+    if not number:
+        alone: dict[str, Any] = {"threads": options.workers * options.threads, "precision": options.precision}
+        for folder in options.bodies:
+            images = read(folder)
+            rates[folder.name]["single_ms"] = single(
+                lambda image: classifier.classify([image]), images, options.seconds / 2
+            )
+        whole = Classifier(options.run / "model.pt", **alone) if options.workers > 1 else classifier
+        whole.warm_up(options.batch)
+        for folder in options.bodies:
+            source = batches(read(folder), options.batch)
+            rates[folder.name]["one_process"] = rate(simple(whole, source), options.seconds)
+    found.put((number, rates))
+
+
+def main() -> None:
+    """Measure every folder with as many workers as are served with, and print the document."""
+    options = parse()
+    context = multiprocessing.get_context("spawn")
+    together, queue = context.Barrier(options.workers, timeout=300), context.Queue()
+    for number in range(options.workers):
+        context.Process(target=measure, args=(options, number, together, queue), daemon=True).start()
+    found = dict(queue.get(timeout=600) for _ in range(options.workers))
+    document: dict[str, Any] = {}
+    for folder, first in found[0].items():
+        sums = {name: sum(rates[folder][name] for rates in found.values()) for name in ("in_turn", "pipelined")}
+        document[folder] = {**first, **sums, "images_per_second": max(*sums.values(), first["one_process"])}
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

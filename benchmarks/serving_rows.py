@@ -15,6 +15,7 @@ from benchmarks.peers import environment, stock
 from benchmarks.servers import NotMeasured, Running
 from serving import archive
 from serving.model_store import ArchiveError
+from serving.shares import Shares
 
 MODEL = "bench"
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -45,11 +46,11 @@ class Bench:
 
     @property
     def options(self) -> list[str]:
-        """Return what a peer is told of threads and batches: the same as ours has."""
-        config = self.model_config
-        threads = max(1, len(os.sched_getaffinity(0)) // config["minWorkers"])
-        delay, batch = config["maxBatchDelay"], config["batchSize"]
-        return ["--threads", str(threads), "--batch", str(batch), "--delay", str(delay)]
+        """Return what a peer is told of workers, threads and batches: the same as ours has."""
+        config, shares = self.model_config, Shares.of_this_machine(1)
+        told = {"workers": config.get("minWorkers", shares.workers), "threads": shares.threads}
+        told |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}
+        return [word for name, value in told.items() for word in (f"--{name}", str(value))]
 
     @property
     def config(self) -> str:
@@ -203,7 +204,7 @@ def stock_server(setting: stock.Setting) -> Start:
             raise NotMeasured(f"torch-model-archiver failed: {error.stderr.decode(errors='replace')[-200:]}") from error
         config = bench.config
         if not setting.workers:  # as it comes: a worker for each core
-            config = "\n".join(line for line in config.splitlines() if not line.startswith("default_workers"))
+            config += f"\ndefault_workers_per_model={len(os.sched_getaffinity(0))}\n"
         with torchserve(bench, folder, config, peers=True, environment=setting.environment) as running:
             yield running
 

@@ -1,6 +1,6 @@
-"""LitServe with our own preprocessing, network and threads: what differs from ours is the server alone.
+"""LitServe with our own preprocessing, network, workers and threads: what differs from ours is the server alone.
 
-    .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8
+    .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --workers 2
 
 POST /predict takes the image as the body, as it is: LitServe's own forms would cost it more.
 """
@@ -42,6 +42,5 @@ class OurParts(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types 
 if __name__ == "__main__":
     options = parse()
     api = OurParts(max_batch_size=options.batch, batch_timeout=options.delay / 1000)
-    litserve.LitServer(api, accelerator="cpu", timeout=120).run(
-        host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False
-    )
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=options.workers, timeout=120)
+    server.run(host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False)

@@ -39,7 +39,8 @@ class WithOpenVino(Classifier):
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return probabilities as `Classifier.predict` does."""
         with torch.inference_mode():
-            batch = self.preprocess.normalize(torch.stack(list(images))).contiguous()
+            batch = torch.empty(len(images), *self.spec.preprocess.shape)
+            self.preprocess.write(images, list(batch))
             logits = self.compiled(batch.numpy())[0]
             return torch.from_numpy(logits).softmax(dim=1)
 
@@ -48,8 +49,9 @@ def main() -> None:
     """Measure every folder and print the document."""
     options = parse()
     path = str(options.run / "model.pt")
-    classifier = WithOpenVino(path, threads=options.threads)
-    classifier.compile(path, options.precision, options.threads)
+    threads = options.workers * options.threads
+    classifier = WithOpenVino(path, threads=threads)
+    classifier.compile(path, options.precision, threads)
     found: dict[str, Any] = {}
     for folder in options.bodies:
         images = read(folder)

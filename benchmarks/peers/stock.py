@@ -45,7 +45,7 @@ class Setting:
     @property
     def environment(self) -> dict[str, str]:
         """Return what the server's environment needs: torch takes its threads from there."""
-        return {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        return {"OMP_NUM_THREADS": str(self.threads or len(os.sched_getaffinity(0)))}
 
     def model_config(self) -> dict[str, Any]:
         """Return its model-config.yaml; empty for the defaults."""

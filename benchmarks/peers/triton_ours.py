@@ -1,6 +1,6 @@
-"""Triton with our own preprocessing, network and threads, through PyTriton: what differs from ours is the server.
+"""Triton with our own preprocessing, network, workers and threads, through PyTriton: the server alone differs.
 
-.venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --threads 2 --batch 8 --delay 5
+.venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --workers 2 --delay 1
 
 POST /v2/models/sightline/infer with `Inference-Header-Content-Length: 0` takes the image as the body, as it is.
 """
@@ -9,9 +9,13 @@ import json
 import os
 import sys
 import sysconfig
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
@@ -37,24 +41,30 @@ def use_own_library() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.peers.triton_ours", *sys.argv[1:]])
 
 
-def main() -> None:
-    """Serve until the process is ended."""
-    options = parse()
+def instance(options: Namespace) -> Callable[..., Any]:
+    """Return one of the functions that Triton hands batches to, with a classifier of its own."""
     classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
     classifier.warm_up(options.batch)
 
     @batch  # type: ignore[untyped-decorator]  # PyTriton has no types
     def infer(image: NDArray[np.object_]) -> dict[str, NDArray[np.object_]]:
+        torch.set_num_threads(options.threads)  # each instance has a thread of its own
         answers = classifier.classify([each[0] for each in image])
         texts = [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
         return {"answer": np.array(texts, dtype=object)[:, None]}
 
+    return infer  # type: ignore[no-any-return]
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    options = parse()
     port = options.port
     config = TritonConfig(http_address="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_port=port + 2)
     with Triton(config=config) as triton:
         triton.bind(
             model_name="sightline",
-            infer_func=infer,
+            infer_func=[instance(options) for _ in range(options.workers)],
             inputs=[Tensor(name="image", dtype=bytes, shape=(1,))],
             outputs=[Tensor(name="answer", dtype=bytes, shape=(1,))],
             config=ModelConfig(
