@@ -109,7 +109,7 @@ class Session:
     def _check(self, row: Row, running: Running) -> None:
         """Ask for a few labels, and refuse a row of our weights and preprocessing that answers otherwise."""
         same = []
-        for body, expected in self.labels.items() if row.answers else ():
+        for body, expected in self.labels.items() if row.checked else ():
             for path, label in zip(self.images[body], expected, strict=False):
                 same.append(top_1(running.ask(row.encoding.encode(path.read_bytes()))) == label)
         if not same:
@@ -284,11 +284,7 @@ def show(found: dict[str, Any], console: Console) -> None:
     console.print(table)
     goals = Table(*serving_figures.WORDS)
     for each in found["targets"]:
-        sign = ">=" if each["at_least"] else "<="
-        value = "not measured" if each["value"] is None else f"{each['value']:g} {each['unit']}"
-        goals.add_row(
-            each["name"], f"{sign} {each['goal']:g}", value, {True: "met", False: "missed"}.get(each["met"], "")
-        )
+        goals.add_row(*serving_figures.words(each))
     console.print(goals)
 
 
