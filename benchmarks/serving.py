@@ -51,7 +51,7 @@ COMPILING = 20  # seconds of load until torch.compile is through
 SLOW = 3  # times as long
 BUSY = 0.2  # cores
 LEAST_AGREEMENT = 0.75  # of a row with our weights and preprocessing: precisions may differ where two classes are near
-PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton")
+PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton", "torchserve")
 
 
 @dataclasses.dataclass(slots=True)
