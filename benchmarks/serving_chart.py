@@ -47,7 +47,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
         )
         figure.tight_layout()
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
         plt.close(figure)
 
 

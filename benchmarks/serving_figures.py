@@ -122,7 +122,8 @@ def targets(figures: Figures) -> list[dict[str, Any]]:
     found = []
     for name, unit, more, goal, measure in TARGETS:
         value = measure(figures)
-        met = None if value is None else (value >= goal if more else value <= goal)
+        # Less than nothing above the time in process: the two did not have the same machine, which says nothing.
+        met = None if value is None or value < 0 else (value >= goal if more else value <= goal)
         rounded = None if value is None else round(value, 3)
         found.append({"name": name, "unit": unit, "goal": goal, "at_least": more, "value": rounded, "met": met})
     return found

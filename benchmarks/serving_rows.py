@@ -84,7 +84,7 @@ class Row:
     encoding: Encoding = RAW
     ours: bool = False
     shares: bool = False
-    answers: bool = True
+    checked: bool = True  # whether its labels are held against ours
     full: bool = True
     chart: bool = True
     open: bool = False
@@ -122,7 +122,7 @@ def rows(precisions: tuple[str, ...] = PRECISIONS) -> list[Row]:
         found.append(
             Row(f"ours-{precision}", f"Sightline, {precision}", precision, start, ours=True, shares=True, open=is_open)
         )
-    found.append(Row("noop", "TorchServe, a handler that does nothing", "", _noop, answers=False, chart=False))
+    found.append(Row("noop", "TorchServe, a handler that does nothing", "", _noop, checked=False, chart=False))
     found += [
         Row(f"in-process-{precision}", f"our parts in process, {precision}", precision, command=inside(precision))
         for precision in precisions
@@ -131,7 +131,16 @@ def rows(precisions: tuple[str, ...] = PRECISIONS) -> list[Row]:
         title = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "vit": "ViT"}[network]
         start = ours("bf16", network)
         found.append(
-            Row(f"ours-{network}", f"Sightline, {title}, bf16", "bf16", start, ours=True, full=False, chart=False)
+            Row(
+                f"ours-{network}",
+                f"Sightline, {title}, bf16",
+                "bf16",
+                start,
+                ours=True,
+                checked=False,
+                full=False,
+                chart=False,
+            )
         )
     return found
 

@@ -77,6 +77,15 @@ def test_a_missed_target_is_missed() -> None:
     assert found["one connection, median above in process (bf16, 200x200)"] is False
 
 
+def test_a_server_faster_than_its_ceiling_meets_nothing() -> None:
+    runs = [raw("ours-bf16", 400.0), raw("in-process-bf16", 100.0, 0, single_ms=10.0), raw("noop", 2000.0)]
+    runs += [raw("ours-bf16", 50.0, 1, p50=5.0)]
+    found = {each["name"]: each for each in serving_figures.targets(Figures(serving_figures.cells(runs), {}))}
+    for name in found:
+        if "above in process" in name or "an image above" in name:
+            assert found[name]["value"] < 0 and found[name]["met"] is None
+
+
 def test_a_tail_with_failures_is_not_a_tail() -> None:
     assert figures({**OPEN, "failures": 1}).tail("ours-bf16") is None
     assert figures(OPEN).tail("ours-bf16") == 2.5
