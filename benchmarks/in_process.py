@@ -15,13 +15,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
 
 WARM_UP = 4  # batches
 
@@ -79,7 +81,7 @@ def read(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
 
 
-def measure(options: argparse.Namespace, number: int, together: Barrier, found: Queue[Any]) -> None:
+def measure(options: argparse.Namespace, number: int, together: Barrier, found: "Queue[Any]") -> None:
     """Measure every folder in one of the workers, all of which begin each loop together; put what came of it.
 
     The first of them then measures alone what one connection waits for, and one process on all cores.
