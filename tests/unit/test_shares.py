@@ -36,8 +36,10 @@ def test_what_somebody_wrote_himself_stays() -> None:
 def test_threads_that_the_environment_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = Shares(workers=3, threads=2, heap=700)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert shares.environment() == {"OMP_NUM_THREADS": "2"}
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert shares.environment() == {"OMP_NUM_THREADS": "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
     assert shares.environment() == {}
 
 
