@@ -17,6 +17,7 @@ import psutil
 
 from serving import server, state
 from serving.ports import Address, is_free
+from serving.shares import HUGE_PAGES
 from serving.state import ServerState
 
 START_TIMEOUT = 180.0  # seconds
@@ -74,7 +75,8 @@ def peer(
     if not is_free(Address("127.0.0.1", port)):
         raise NotMeasured(f"port {port} is taken")
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    # Memory as our own server sets it: what differs is to be the server.
+    environment = {**os.environ, "GLIBC_TUNABLES": HUGE_PAGES, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     running = Running(f"http://127.0.0.1:{port}{path}", dict(headers))
     with open(log, "wb") as file:
         process = subprocess.Popen(

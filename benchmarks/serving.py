@@ -39,6 +39,7 @@ from handlers.classifier import Classifier
 from pipeline import lock
 from pipeline.setup import SetupError
 from serving import ports
+from serving.shares import HUGE_PAGES
 from training.train import machine, versions
 from training.whole import write_json
 
@@ -98,7 +99,8 @@ class Session:
     def _inside(self, row: Row, number: int) -> None:
         assert row.command is not None
         command = row.command(self.bench)
-        done = subprocess.run(command, cwd=self.bench.root, capture_output=True, text=True, timeout=600)
+        variables = {**os.environ, "GLIBC_TUNABLES": HUGE_PAGES}
+        done = subprocess.run(command, cwd=self.bench.root, env=variables, capture_output=True, text=True, timeout=600)
         if done.returncode:
             raise NotMeasured((done.stderr.strip().splitlines() or ["it failed"])[-1][:300])
         names = {paths[0].parent.name: body for body, paths in self.images.items()}

@@ -53,7 +53,7 @@ def settings(cores: int) -> list[Setting]:
     found += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 8, 32)]
     found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 2, 5, 10)]
     found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseParallelGC")]
-    found.append(Setting("-XX:TieredStopAtLevel=1", java="-XX:TieredStopAtLevel=1"))
+    found.append(Setting("both of Java's compilers", java="-XX:TieredStopAtLevel=4"))
     found += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=1", "netty_client_threads=1")]
     return found
 
@@ -61,7 +61,7 @@ def settings(cores: int) -> list[Setting]:
 def config_of(text: str, setting: Setting) -> str:
     """Return config.properties with what a setting adds."""
     (vmargs,) = [line for line in text.splitlines() if line.startswith("vmargs=")]
-    more = [f"{vmargs} {setting.java}"] if setting.java else []
+    more = [f"{vmargs} {Shares.of_this_machine(1).java} {setting.java}"] if setting.java else []
     return "\n".join([text, *more, *setting.config]) + "\n"
 
 
@@ -77,7 +77,7 @@ def measure(
     with servers.torchserve(
         *(MODEL, folder, config_of((root / "config.properties").read_text(), setting), {"Content-Type": "image/jpeg"}),
         python=servers.own_python(), root=root, offset=offset,
-        environment={"OMP_NUM_THREADS": str(setting.threads)},
+        environment=Shares.of_this_machine(1).environment() | {"OMP_NUM_THREADS": str(setting.threads)},
     ) as running:  # fmt: skip
         closed_loop.run(running.url, paths, connections=16, seconds=2, headers=running.headers)
         for connections in CONNECTIONS:

@@ -19,11 +19,21 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what passes between two layers takes me
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shares:
-    """Workers of each model, torch's threads in each of them, and the front end's heap in megabytes."""
+    """Workers of each model, torch's threads in each of them, the front end's heap in megabytes, and its compiler.
+
+    `thorough`: Java's second compiler takes the cores from the workers for half a minute, and is worth it where a GPU
+    lets the front end answer thousands of requests a second.
+    """
 
     workers: int
     threads: int
     heap: int
+    thorough: bool = False
+
+    @property
+    def java(self) -> str:
+        """Return what is added to TorchServe's `vmargs`."""
+        return f"-Xmx{self.heap}m" + ("" if self.thorough else " -XX:TieredStopAtLevel=1")
 
     @classmethod
     def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
@@ -31,7 +41,7 @@ class Shares:
         fitting = int(memory / 2 / WORKER_MEMORY)
         workers = gpus or max(1, min(cores, fitting) // models)
         heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
-        return cls(workers, max(1, cores // (workers * models)), heap)
+        return cls(workers, max(1, cores // (workers * models)), heap, thorough=gpus > 0)
 
     @classmethod
     def of_this_machine(cls, models: int) -> "Shares":
@@ -49,7 +59,7 @@ class Shares:
         if "default_workers_per_model=" not in config:
             lines.append(f"default_workers_per_model={self.workers}")
         vmargs = [line for line in config.splitlines() if line.startswith("vmargs=")]
-        lines += [f"{line} -Xmx{self.heap}m" for line in vmargs[-1:] if "-Xmx" not in line]
+        lines += [f"{line} {self.java}" for line in vmargs[-1:] if "-Xmx" not in line]
         return "\n".join(lines) + "\n"
 
     def environment(self) -> dict[str, str]:

@@ -24,12 +24,16 @@ def test_cores_and_memory_are_shared_out(
 ) -> None:
     shares = Shares.of(models, cores=cores, memory=memory, gpus=gpus)
     assert (shares.workers, shares.threads) == expected
-    assert 256 <= shares.heap <= 2048
+    assert 256 <= shares.heap <= 2048 and f"-Xmx{shares.heap}m" in shares.java
+    assert ("TieredStopAtLevel" in shares.java) is (gpus == 0)
 
 
 def test_what_somebody_wrote_himself_stays() -> None:
     shares = Shares(workers=3, threads=2, heap=700)
-    assert shares.properties("vmargs=-XX:+A -Db=c\n") == "default_workers_per_model=3\nvmargs=-XX:+A -Db=c -Xmx700m\n"
+    assert (
+        shares.properties("vmargs=-XX:+A -Db=c\n")
+        == "default_workers_per_model=3\nvmargs=-XX:+A -Db=c " + shares.java + "\n"
+    )
     assert shares.properties("default_workers_per_model=1\nvmargs=-Xmx1g\n") == "\n"
 
 
