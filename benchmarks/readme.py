@@ -258,8 +258,8 @@ def int8(results: Path) -> str:
     ]
     note = (
         f"\n\nMedian of {document['number_of_rounds']} rounds in turns on one core. The network is random but for its "
-        "norms and its last layer, which are fitted to drawn scenes: its answers are less sure than a trained network's, "
-        f"and move more; what int8 costs a trained one is in its `export.json`. {_machine(document)}."
+        "norms and its last layer, which are fitted to drawn scenes: its answers are less sure than those of a trained "
+        f"network, and move more; what int8 costs a trained one is in its `export.json`. {_machine(document)}."
     )
     return _table(head, rows) + note
 
