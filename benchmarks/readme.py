@@ -20,7 +20,7 @@ from benchmarks.serving_figures import WORDS, rates, words
 README = Path("README.md")
 RESULTS = Path("benchmarks/results")
 NOT_MEASURED = "*Not measured.*"
-BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 
 TITLES = {
     "fingers": "Fingers",
@@ -255,6 +255,91 @@ def serving(results: Path) -> str:
     return _table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
 
 
+def decoders(results: Path) -> str:
+    """Make the table of decoders: a row each, a column for each format and size."""
+    document = _load(results / "decoders.json")
+    if document is None:
+        return NOT_MEASURED
+    columns = list(dict.fromkeys((row["format"], row["size"]) for row in document["rows"]))
+    cells = {(row["decoder"], row["format"], row["size"]): row for row in document["rows"]}
+
+    def cell(decoder: str, kind: str, size: str) -> str:
+        row = cells.get((decoder, kind, size))
+        if row is None:
+            return ""
+        text = f"{row['milliseconds']:.2f}"
+        chosen = document["best"].get(f"{kind} {size}") == decoder
+        return f"{f'**{text}**' if chosen else text} ({row['largest_difference']})"
+
+    names = dict.fromkeys(row["decoder"] for row in document["rows"])
+    rows = [[name, *(cell(name, *column) for column in columns)] for name in names]
+    rows += [[name, why, *[""] * (len(columns) - 1)] for name, why in document["missing"].items()]
+    head = ["decoder", *(f"{'WebP' if kind == 'WEBP' else kind} {size}" for kind, size in columns)]
+    side, far = document["side"], document["faithful"]
+    note = (
+        f"\n\nMilliseconds an image to uint8 of {side} x {side}, median of {document['number_of_rounds']} rounds in "
+        "turns on one core, and in brackets by how many of 255 levels a pixel is off from decoding in full at most; "
+        f"bold: the fastest that is off by {far} or less. {_machine(document)}."
+    )
+    return _table(head, rows) + note
+
+
+def int8(results: Path) -> str:
+    """Make the table of what int8 gains and costs."""
+    document = _load(results / "int8.json")
+    if document is None:
+        return NOT_MEASURED
+    batches = list(dict.fromkeys(row["batch"] for row in document["rows"]))
+    paces = {(row["kind"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    rows = [
+        [
+            name,
+            *(f"{paces[name, batch]:.0f}" for batch in batches),
+            f"{answers['same_top1']} of {answers['images']}",
+            f"{answers['largest_difference']:.4f}",
+            f"{100 * answers['top1']:.1f} %",
+        ]
+        for name, answers in document["answers"].items()
+    ]
+    rows += [[name, why, *[""] * (len(batches) + 2)] for name, why in document["missing"].items()]
+    size = document["image_size"]
+    head = [
+        f"{document['network']}, {size} x {size}",
+        *(f"images/s, batch {batch}" for batch in batches),
+        "same top-1 as fp32",
+        "largest difference of a probability",
+        "right",
+    ]
+    note = (
+        f"\n\nMedian of {document['number_of_rounds']} rounds in turns on one core; answers on drawn scenes that the "
+        "network, trained for four epochs, did not learn from. What int8 costs a run of yours is in its `export.json`. "
+        f"{_machine(document)}."
+    )
+    return _table(head, rows) + note
+
+
+def profile(results: Path) -> str:
+    """Make the table of where a request's time goes."""
+    document = _load(results / "profile.json")
+    if document is None:
+        return NOT_MEASURED
+    states = document["rows"]
+    rows = [[stage, *(f"{state['stages'][stage]:.2f}" for state in states)] for stage in states[0]["stages"]]
+    rows.append(["**the request**", *(f"**{state['milliseconds']:.2f}**" for state in states)])
+    rows.append(["requests/s", *(f"{state['requests_per_second']:.0f}" for state in states)])
+    rows.append(["images a batch", *(f"{state['images_per_batch']:.1f}" for state in states)])
+    head = ["stage, ms", *(_connections(state["connections"]) for state in states)]
+    note = (
+        f"\n\nMeans; a request waits for its whole batch. JPEG of {document['size']}, the client on the same machine: "
+        f"its own work is in the front end's stages. {_machine(document)}."
+    )
+    return _table(head, rows) + note
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' if number > 1 else ''}"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "real": real,
     "demo": demo,
@@ -263,6 +348,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "training": training,
     "formats": formats,
     "serving": serving,
+    "decoders": decoders,
+    "int8": int8,
+    "profile": profile,
 }
 
 

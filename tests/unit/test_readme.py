@@ -95,6 +95,61 @@ def test_the_formats_table_has_a_row_a_format_and_precision(tmp_path: Path) -> N
     assert "| torchscript | fp32 | 100 | 3,200 |" in text and "| pt2 | bf16 | 90 | 2,893 |" in text
 
 
+def test_the_table_of_decoders_marks_the_best(tmp_path: Path) -> None:
+    def row(kind: str, decoder: str, milliseconds: float, difference: int) -> dict[str, object]:
+        far = {"milliseconds": milliseconds, "largest_difference": difference}
+        return {"format": kind, "size": "200 x 200", "decoder": decoder, **far}
+
+    document = {
+        "rows": [row("JPEG", "ours", 0.25, 0), row("JPEG", "theirs", 0.2, 40), row("WEBP", "theirs", 0.5, 1)],
+        "best": {"JPEG 200 x 200": "ours", "WEBP 200 x 200": "theirs"},
+        "missing": {"OpenCV": "not installed: remedy"},
+        "side": 224,
+        "number_of_rounds": 15,
+        "faithful": 10,
+        **{name: RUN[name] for name in ("machine", "versions")},
+    }
+    (tmp_path / "decoders.json").write_text(json.dumps(document))
+    text = readme.render(block("decoders"), tmp_path)
+    assert "| decoder | JPEG 200 x 200 | WebP 200 x 200 |" in text
+    assert "| ours | **0.25** (0) |  |" in text and "| theirs | 0.20 (40) | **0.50** (1) |" in text
+    assert "| OpenCV | not installed: remedy |  |" in text and "off by 10 or less" in text
+
+
+def test_the_table_of_int8_shows_every_batch_and_what_is_missing(tmp_path: Path) -> None:
+    document = {
+        "network": "resnet18",
+        "image_size": 224,
+        "number_of_rounds": 9,
+        "rows": [{"kind": "int8", "batch": batch, "images_per_second": 100.4 * batch} for batch in (1, 8)],
+        "answers": {"int8": {"same_top1": 190, "images": 192, "largest_difference": 0.0213, "top1": 0.5}},
+        "missing": {"int8, torchao": "not installed"},
+        **{name: RUN[name] for name in ("machine", "versions")},
+    }
+    (tmp_path / "int8.json").write_text(json.dumps(document))
+    text = readme.render(block("int8"), tmp_path)
+    assert "| images/s, batch 1 | images/s, batch 8 |" in text
+    assert "| int8 | 100 | 803 | 190 of 192 | 0.0213 | 50.0 % |" in text and "| int8, torchao | not installed |" in text
+
+
+def test_the_table_of_a_requests_time_ends_in_the_request(tmp_path: Path) -> None:
+    states = [
+        {
+            "connections": number,
+            "stages": {"queue": 1.25 * number, "network": 2.0},
+            "milliseconds": 1.25 * number + 2,
+            "requests_per_second": 300.4,
+            "images_per_batch": 15.96,
+        }
+        for number in (1, 64)
+    ]
+    document = {"rows": states, "size": "200 x 200", **{name: RUN[name] for name in ("machine", "versions")}}
+    (tmp_path / "profile.json").write_text(json.dumps(document))
+    text = readme.render(block("profile"), tmp_path)
+    assert "| stage, ms | 1 connection | 64 connections |" in text and "| queue | 1.25 | 80.00 |" in text
+    assert "| **the request** | **3.25** | **82.00** |" in text and "| requests/s | 300 | 300 |" in text
+
+
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
     with pytest.raises(readme.ReadmeError, match="asks for a table 'reel'"):
         readme.render(block("reel"), tmp_path)

@@ -1,0 +1,199 @@
+"""Where does a request's time go? From a client's first byte to its answer, stage by stage, in a real TorchServe.
+
+    python -m benchmarks.profile [--connections 1 64] [--size "200 x 200"] [--seconds 10] [--precision auto]
+
+A ResNet-18 with 12 classes is archived with `benchmarks/profiled_handler.py` in place of the handler, which writes down
+when each batch came to the worker, went through each stage, and was sent. A request of a batch waits for the whole
+batch, so each stage counts in full for each of its requests. The queue is the front end's own count (QueueTime on the
+metrics address). Client and server share the machine: the client's own work is in the front end's stages.
+
+All figures are means over the same requests, so that the stages add up to the request. Prints a table and, as its last
+line, one JSON document; writes benchmarks/results/profile.json and profile.png.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import numbered, profiled_handler, resnet, stages
+from benchmarks.numbered import LoadError, Sent
+from benchmarks.decoders import SIZES, pictures
+from benchmarks.rounds import versions
+from handlers import artifact
+from serving import archive, ports, server
+from serving.model_store import Archive
+from serving.state import ServerState
+from training.pictures import save
+from training.train import machine
+from training.whole import write_json
+
+RESULTS = Path("benchmarks/results")
+PACKAGES = ("torch", "kornia", "simplejpeg", "numpy", "torchserve")
+MODEL, WARM_UP = "profiled", 3.0  # seconds
+QUEUE = re.compile(r'^ts_queue_latency_microseconds\{[^}]*model_name="(?P<model>[^"]+)"[^}]*\}\s+(?P<value>\S+)', re.M)
+
+
+def profiled(built: Archive) -> None:
+    """Make an archive's handler the one with clocks."""
+    source = Path(profiled_handler.__file__)
+    original = built.path.with_suffix(".original")
+    os.replace(built.path, original)
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(built.path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "MAR-INF/MANIFEST.json":
+                manifest = json.loads(content)
+                manifest["model"]["handler"] = source.name
+                content = json.dumps(manifest).encode()
+            new.writestr(name, content)
+        new.write(source, source.name)
+    original.unlink()
+
+
+def queued(state: ServerState) -> float:
+    """Return the seconds that all requests so far have waited in the front end's queue."""
+    token = json.loads(Path(state.key_file).read_text())["inference"]["key"]
+    answer = httpx.get(f"{state.metrics}/metrics", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    return sum(float(found["value"]) for found in QUEUE.finditer(answer.text) if found["model"] == MODEL) / 1e6
+
+
+def measure(root: Path, size: str, states: Sequence[int], seconds: float, precision: str) -> list[dict[str, Any]]:
+    """Serve the network from `root` and return one row for each number of connections."""
+    spec = resnet.spec()
+    (root / "runs" / MODEL).mkdir(parents=True)
+    artifact.save(resnet.untrained(), spec, root / "runs" / MODEL / "model.pt")
+    overrides = [f"handler.precision={precision}"]
+    built = archive.build(MODEL, "1.0", runs=root / "runs", store=root / "model_store", overrides=overrides)
+    profiled(built)
+    shutil.copy(Path(archive.HANDLERS).parent / server.CONFIG, root)
+    (body, *_) = pictures(size, "JPEG")
+    os.environ[profiled_handler.FOLDER_VARIABLE] = str(root)
+    measured: list[tuple[int, list[Sent], float]] = []
+    try:
+        state = server.start(root=root, offset=ports.offset_of_environment()).state
+        url = f"{state.inference}/predictions/{MODEL}"
+        headers = {"Content-Type": "application/octet-stream"}
+        headers["Authorization"] = f"Bearer {json.loads(Path(state.key_file).read_text())['inference']['key']}"
+        for number in states:
+            first = sum(len(requests) for _, requests, _ in measured)
+            warm = numbered.run(url, headers, body, connections=number, seconds=WARM_UP, number="warm-up")
+            before = queued(state)
+            requests = numbered.run(
+                url, headers, body, connections=number, seconds=seconds, number=profiled_handler.HEADER, first=first
+            )
+            measured.append((number, requests, queued(state) - before))
+            print(f"{connections(number)}: {len(warm)} + {len(requests)} requests", file=sys.stderr)
+    finally:
+        server.stop(root=root)
+        del os.environ[profiled_handler.FOLDER_VARIABLE]
+    # Only now have the workers surely written down their last batch.
+    batches = [json.loads(line) for file in root.glob("*.jsonl") for line in file.read_text().splitlines()]
+    return [row(number, requests, batches, waited, seconds) for number, requests, waited in measured]
+
+
+def row(
+    number: int, requests: Sequence[Sent], batches: Sequence[dict[str, Any]], waited: float, seconds: float
+) -> dict[str, Any]:
+    """Return what is kept of one state."""
+    means = stages.means(requests, batches, waited)
+    times = sorted(1000 * request.seconds for request in requests)
+    numbers = {request.number for request in requests}
+    sizes = [len(batch["ids"]) for batch in batches if batch["ids"][0] and int(batch["ids"][0]) in numbers]
+    return {
+        "connections": number,
+        "requests": len(requests),
+        "requests_per_second": round(len(requests) / seconds, 1),
+        "images_per_batch": round(statistics.fmean(sizes), 2),
+        "milliseconds": statistics.fmean(times),
+        "median": round(statistics.median(times), 3),
+        "p99": round(times[int(0.99 * (len(times) - 1))], 3),
+        "stages": {name: 1000 * each for name, each in means.items()},
+    }
+
+
+def connections(number: int) -> str:
+    """Return "1 connection" and the like."""
+    return f"{number} connection{'s' if number > 1 else ''}"
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw one bar for each number of connections, each on its own scale of milliseconds."""
+    figure = Figure(figsize=(10, 1.5 * len(rows) + 1.2), layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axes, each in zip(panels, rows, strict=True):
+        left = 0.0
+        for name, colour in stages.STAGES.items():
+            width = max(0.0, each["stages"][name])
+            axes.barh(0, width, left=left, color=colour, edgecolor="white", linewidth=0.6, label=name)
+            if width > 0.05 * each["milliseconds"]:
+                axes.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", fontsize=8)
+            left += width
+        axes.set_yticks([0], [connections(each["connections"])])
+        axes.set_title(f"{each['milliseconds']:.1f} ms, {each['requests_per_second']:.0f} requests/s", fontsize=9)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    panels[-1].set_xlabel("milliseconds of a request, mean")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+    save(figure, path)
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table."""
+    table = Table(
+        "stage", *(f"{connections(each['connections'])}, ms" for each in rows), title="a request's time, mean"
+    )
+    for name in stages.STAGES:
+        table.add_row(name, *(f"{each['stages'][name]:.3f}" for each in rows))
+    table.add_row("the request", *(f"{each['milliseconds']:.3f}" for each in rows))
+    table.add_row("requests/s", *(f"{each['requests_per_second']:.0f}" for each in rows))
+    table.add_row("images a batch", *(f"{each['images_per_batch']:.1f}" for each in rows))
+    Console(width=120).print(table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--size", choices=SIZES, default="200 x 200")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each number of connections")
+    parser.add_argument("--precision", default="auto")
+    options = parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measure(Path(folder), options.size, options.connections, options.seconds, options.precision)
+    except (stages.ProfileError, LoadError, server.ServerError, ports.PortError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    document = {
+        "benchmark": "profile",
+        "command": " ".join(["python -m benchmarks.profile", *arguments]),
+        "size": options.size,
+        "seconds": options.seconds,
+        "precision": options.precision,
+        "machine": machine("cpu"),
+        "versions": versions(PACKAGES),
+        "rows": rows,
+    }
+    show(rows)
+    write_json(RESULTS / "profile.json", document)
+    draw(rows, RESULTS / "profile.png")
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""The network that benchmarks of speed ask, ResNet-18 at 224 x 224 with 12 classes, and drawn scenes to ask it about."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from handlers import artifact
+from handlers.decoding import decode
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec, Spec
+from training.generate import places365
+from training.networks import Network, build
+
+SIDE, CLASSES, BATCH = 224, 12, 64
+
+
+def spec(classes: int = CLASSES, side: int = SIDE) -> Spec:
+    """Return what goes inside the artifact."""
+    names = tuple(places365.names()[label] for label in places365.chosen(classes))
+    return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network="resnet18")
+
+
+def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return drawn scenes of the classes of a spec, normalised float32 (N, 3, S, S), classes mixed, and labels (N,).
+
+    `side` 0 is what a network learns and is calibrated from, 1 what it is judged on.
+    """
+    preprocess = Preprocess(of.preprocess)
+    labels = [label for _ in range(images_per_class) for label in range(len(of.classes))]
+    numbers = [places365.names().index(name) for name in of.classes]
+    size = of.preprocess.image_size
+    encoded = [
+        places365.image(0, numbers[label], side, index // len(of.classes), size) for index, label in enumerate(labels)
+    ]
+    return preprocess([decode(each) for each in encoded]), torch.tensor(labels)
+
+
+def untrained(classes: int = CLASSES) -> Network:
+    """Return the network with seeded random weights."""
+    torch.manual_seed(0)
+    return build({"kind": "resnet18", "zero_init_residual": False}, classes, 3, SIDE).eval()
+
+
+def learnt(run: Path) -> Network:
+    """Return the network of a run with the weights of its best checkpoint, in evaluation mode."""
+    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["network"]  # type: ignore[call-overload,index]
+    state = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    of = artifact.load(run / "model.pt").spec
+    averaged = "average.module."
+    prefix = averaged if any(name.startswith(averaged) for name in state) else "network."
+    network = build({**settings, "weights": None, "pretrained": False}, len(of.classes), *of.preprocess.shape[:2])
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def batches(images: torch.Tensor, size: int = BATCH) -> list[torch.Tensor]:
+    """Return parts of (N, ...) with `size` images each, the last one with what is left."""
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def accuracy(logits: torch.Tensor, labels: Sequence[int] | torch.Tensor) -> float:
+    """Return the share of right answers."""
+    return float((logits.argmax(1) == torch.as_tensor(labels)).double().mean())

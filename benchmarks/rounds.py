@@ -1,0 +1,59 @@
+"""Works that take turns on one core, so that whatever else the machine does meets all of them."""
+
+import contextlib
+import importlib.metadata
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+Work = Callable[[], object]
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this thread, and those that libraries start from it, on one core."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {max(cores)})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+def take_turns(works: Mapping[str, Work], rounds: int, turn: float) -> dict[str, list[float]]:
+    """Return the seconds of one call of each work, in each round.
+
+    A turn calls a work until about `turn` seconds have passed, as often in each round; the order moves on by one each
+    round.
+    """
+    passes = {}
+    for name, work in works.items():
+        work()  # loads what is loaded at first use
+        began = time.perf_counter()
+        work()
+        passes[name] = max(1, math.ceil(turn / (time.perf_counter() - began)))
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            work = works[name]
+            began = time.perf_counter()
+            for _ in range(passes[name]):
+                work()
+            taken[name].append((time.perf_counter() - began) / passes[name])
+    return taken
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,71 @@
+"""The stages of a request, from a client's and a worker's clocks: they add up to the request, or are refused."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.numbered import Sent
+
+REST = "the rest of the handler"
+QUEUE = "queue and batch delay"  # as TorchServe counts it
+STAGES = {
+    "front end, before": "#9db8d2",
+    QUEUE: "#d9d9d9",
+    "socket, to the worker": "#5f8fbf",
+    "decode": "#e08e45",
+    "resize": "#f2c488",
+    "normalize": "#e7d36f",
+    "network": "#4f9d69",
+    "answer": "#a4ce9c",
+    REST: "#8a8a8a",
+    "socket, from the worker": "#5f8fbf",
+    "front end, after": "#9db8d2",
+}
+
+
+class ProfileError(Exception):
+    """The times cannot be told apart; the message says why."""
+
+
+def means(requests: Sequence[Sent], batches: Iterable[dict[str, Any]], waited: float) -> dict[str, float]:
+    """Return the mean seconds of each of `STAGES` over requests that waited `waited` seconds in queues, all together.
+
+    Raises:
+        ProfileError: a request is in no batch, or a stage took less than no time.
+    """
+    batch_of = {int(number): batch for batch in batches for number in batch["ids"] if number is not None}
+    lost = [request.number for request in requests if request.number not in batch_of]
+    if lost or not requests:
+        raise ProfileError(f"{len(lost)} of {len(requests)} requests are in no batch that a worker wrote down")
+    found = [_stages(request, batch_of[request.number]) for request in requests]
+    mean = {name: statistics.fmean(each[name] for each in found) for name in STAGES}
+    mean[QUEUE] = waited / len(requests)
+    mean["front end, before"] -= mean[QUEUE]
+    total = statistics.fmean(request.seconds for request in requests)
+    negative = [name for name, seconds in mean.items() if seconds < -0.01 * total]
+    if negative:
+        raise ProfileError(f"{negative[0]} took {1000 * mean[negative[0]]:.3f} ms: the clocks do not fit together")
+    if abs(sum(mean.values()) - total) > 1e-6:
+        raise ProfileError(f"the stages add up to {sum(mean.values()):.6f} s, the request took {total:.6f} s")
+    return mean
+
+
+def _stages(request: Sent, batch: dict[str, Any]) -> dict[str, float]:
+    """Return the seconds of each stage of one request; the queue's are still in the front end's."""
+    spent: dict[str, float] = batch["stages"]
+    # Threads decode side by side: their shares of the time that passed.
+    together = max(spent["decode"] + spent["resize"], 1e-12)
+    inside = {
+        "decode": spent["decode and resize"] * spent["decode"] / together,
+        "resize": spent["decode and resize"] * spent["resize"] / together,
+        **{name: spent[name] for name in ("normalize", "network", "answer")},
+    }
+    return {
+        "front end, before": batch["first"] - request.began,
+        QUEUE: 0.0,
+        "socket, to the worker": batch["began"] - batch["first"],
+        **inside,
+        REST: batch["ended"] - batch["began"] - sum(inside.values()),
+        "socket, from the worker": batch["sent"] - batch["ended"],
+        "front end, after": request.ended - batch["sent"],
+    }

@@ -1,0 +1,135 @@
+"""Where a request's time goes: stages add up to the request, and clocks that do not fit are refused."""
+
+import asyncio
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import numbered, profile, stages
+from benchmarks.numbered import LoadError, Sent
+from serving import archive
+from tests.unit.small_network import save_small
+
+SPENT = {"decode and resize": 0.004, "decode": 0.003, "resize": 0.001, "normalize": 0.001, "network": 0.01}
+
+
+def batch(*ids: int, at: float = 100.0, **changed: Any) -> dict[str, Any]:
+    """A batch that came 2 ms after `at`, was handled from 3 to 20 ms after it, and sent at 21 ms."""
+    times = {"first": at + 0.002, "began": at + 0.003, "ended": at + 0.020, "sent": at + 0.021}
+    return {"ids": [str(each) for each in ids], **times, "stages": {**SPENT, "answer": 0.0005}, **changed}
+
+
+def test_the_stages_add_up_to_the_request() -> None:
+    means = stages.means([Sent(1, 100.0, 100.025), Sent(2, 99.99, 100.025)], [batch(1, 2)], waited=0.006)
+    assert list(means) == list(stages.STAGES)
+    assert sum(means.values()) == pytest.approx((0.025 + 0.035) / 2)
+    assert means[stages.QUEUE] == pytest.approx(0.003)
+    assert means["front end, before"] == pytest.approx((0.002 + 0.012) / 2 - 0.003)
+    assert means["decode"] == pytest.approx(0.003) and means["network"] == pytest.approx(0.01)
+    assert means[stages.REST] == pytest.approx(0.017 - 0.0155)
+    assert means["front end, after"] == pytest.approx(0.004)
+
+
+def test_decoding_side_by_side_counts_the_time_that_passed() -> None:
+    spent = {**SPENT, "answer": 0.0, "decode": 0.006, "resize": 0.002}
+    means = stages.means([Sent(1, 100.0, 100.025)], [batch(1, stages=spent)], waited=0.0)
+    assert means["decode"] == pytest.approx(0.003) and means["resize"] == pytest.approx(0.001)
+
+
+def test_times_that_do_not_fit_are_refused() -> None:
+    request = Sent(1, 100.0, 100.025)
+    with pytest.raises(stages.ProfileError, match="1 of 1 requests are in no batch"):
+        stages.means([request], [batch(2)], waited=0.0)
+    with pytest.raises(stages.ProfileError, match="front end, before took -"):
+        stages.means([request], [batch(1)], waited=0.01)
+    with pytest.raises(stages.ProfileError, match="socket, to the worker took -"):
+        stages.means([request], [batch(1, first=100.01)], waited=0.0)
+
+
+def test_a_row_counts_batches_and_requests() -> None:
+    requests = [Sent(number, 100.0, 100.025) for number in range(1, 4)]
+    row = profile.row(64, requests, [batch(1, 2), batch(3), batch(9)], 0.0, 0.5)
+    assert row["images_per_batch"] == 1.5 and row["requests_per_second"] == 6.0
+    assert sum(row["stages"].values()) == pytest.approx(row["milliseconds"]) == pytest.approx(25.0)
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    row = profile.row(1, [Sent(1, 100.0, 100.025)], [batch(1)], 0.0, 1.0)
+    profile.draw([row, {**row, "connections": 64}], tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_archive_gets_the_handler_with_clocks(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "small").mkdir(parents=True)
+    save_small(tmp_path / "runs" / "small" / "model.pt")
+    built = archive.build("small", "1.0", runs=tmp_path / "runs", store=tmp_path / "store")
+    before = set(zipfile.ZipFile(built.path).namelist())
+    profile.profiled(built)
+    built.check()
+    with zipfile.ZipFile(built.path) as made:
+        assert set(made.namelist()) == {*before, "profiled_handler.py"}
+        assert json.loads(made.read("MAR-INF/MANIFEST.json"))["model"]["handler"] == "profiled_handler.py"
+    assert [path.name for path in built.path.parent.iterdir() if path.suffix == ".original"] == []
+
+
+def test_connections_send_the_next_request_when_the_last_is_answered() -> None:
+    heads: list[str] = []
+    under_way = most = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        while head := await reader.read(1000):
+            under_way, most = under_way + 1, max(most, under_way + 1)
+            heads.append(head.decode())
+            await asyncio.sleep(0)
+            under_way -= 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    sent = _against(answer, "loop")
+    numbers = [request.number for request in sent]
+    assert sorted(numbers) == list(range(7, 7 + len(sent))) and len(sent) >= 3 and 1 <= most <= 3
+    assert all(
+        head.startswith("POST /predictions/loop HTTP/1.1\r\n") and head.endswith("\r\n\r\nimage") for head in heads
+    )
+    assert {int(head.partition("profile-id: ")[2].partition("\r\n")[0]) for head in heads} == set(numbers)
+    assert all(request.seconds > 0 for request in sent)
+
+
+def test_an_answer_that_is_none_is_an_error() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull")
+        writer.close()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
+
+    with pytest.raises(LoadError, match="503 Busy: full"):
+        _against(refuse, "refused")
+    with pytest.raises(LoadError, match="a request was not answered"):
+        _against(hang_up, "closed")
+
+
+def test_load_is_sent_to_this_machine_alone() -> None:
+    with pytest.raises(LoadError, match="not on this machine"):
+        numbered.run("http://example.org/x", {}, b"", connections=1, seconds=0.1, number="n")
+
+
+def _against(serve: Any, name: str) -> list[Sent]:
+    """Send three connections' requests for a twentieth of a second to a server of this test."""
+
+    async def both() -> list[Sent]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}/predictions/{name}"
+        async with server:
+            return await asyncio.to_thread(
+                numbered.run, url, {}, b"image", connections=3, seconds=0.05, number="profile-id", first=7
+            )
+
+    return asyncio.run(both())
