@@ -10,7 +10,8 @@ Four kinds of one network take turns, in batches of 1, 8 and 16:
     int8, torchao   torchao's PT2E form for X86InductorQuantizer, behind torch.compile with frozen weights
 
 The network is the one that `benchmarks.serving` serves, trained once. What answers move by is measured on drawn scenes
-that it neither learnt from nor was calibrated with. Prints a table and, as its last line, one JSON document; writes benchmarks/results/int8.json.
+that it neither learnt from nor was calibrated with. Prints a table and, as its last line, one JSON document; writes
+benchmarks/results/int8.json.
 """
 
 import argparse

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import numbered, profiled_handler, resnet, stages
-from benchmarks.numbered import LoadError, Sent
 from benchmarks.decoders import SIZES, pictures
+from benchmarks.numbered import LoadError, Sent
 from benchmarks.rounds import versions
 from handlers import artifact
 from serving import archive, ports, server

@@ -340,6 +340,46 @@ def _connections(number: int) -> str:
     return f"{number} connection{'s' if number > 1 else ''}"
 
 
+def worker(results: Path) -> str:
+    """Make the table of a worker's start and memory."""
+    document = _load(results / "worker.json")
+    if document is None:
+        return NOT_MEASURED
+    goals = document["goals"]
+    started = f"{document['start_seconds']:.1f} s ({min(document['starts']):.1f} to {max(document['starts']):.1f})"
+    most = f"{goals['anonymous_mb']:.0f} MB"
+    held = f"{document['memory'][0]['anonymous_mb']:.0f} MB, then {document['anonymous_mb']:.0f} MB"
+    rows = [
+        ["from the start of the process to READY, golden images included", started, f"{goals['start_seconds']} s"],
+        [
+            f"anonymous memory, before and after {document['requests']:,.0f} requests",
+            held,
+            f"{goals['anonymous_mb']:.0f} MB",
+        ],
+    ]
+    note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts. {_machine(document)}."
+    return _table(["a worker", "measured", "at most"], rows) + note
+
+
+def sweep(results: Path) -> str:
+    """Make the table of settings that were compared."""
+    document = _load(results / "sweep.json")
+    if document is None:
+        return NOT_MEASURED
+    keys = [key for key in document["rows"][0]["median"] if key != "p50"]
+    rows = [
+        [row["title"], *(f"{row['median'][key]:,.0f}" for key in keys), f"{row['median']['p50']:.1f}"]
+        for row in document["rows"]
+    ]
+    head = ["setting", *(f"{key} connection{'s' if key != '1' else ''}" for key in keys), "median of 1, ms"]
+    rounds = len(document["rows"][0]["rounds"])
+    note = (
+        f"\n\nRequests/s with small images in {document['precision']}, medians of {rounds} rounds in turns. "
+        f"{_machine(document)}. `{document['command']}`"
+    )
+    return _table(head, rows) + note
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "real": real,
     "demo": demo,
@@ -348,6 +388,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "training": training,
     "formats": formats,
     "serving": serving,
+    "worker": worker,
+    "sweep": sweep,
     "decoders": decoders,
     "int8": int8,
     "profile": profile,

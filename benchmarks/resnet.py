@@ -1,4 +1,4 @@
-"""The network that benchmarks of speed ask, ResNet-18 at 224 x 224 with 12 classes, and drawn scenes to ask it about."""
+"""The network that benchmarks of speed ask, ResNet-18 at 224 x 224 with 12 classes, and drawn scenes to ask about."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,7 @@ from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
+from serving import server as server_module
 from serving.client import Client
 from serving.ports import Ports
 from serving.shares import Shares
@@ -24,12 +25,13 @@ SERVER = "serving.server"
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Return a directory with one run, one archive and config.properties."""
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory with one run, one archive and config.properties; a server that a failed test left is ended."""
     shutil.copy(CONFIG, tmp_path)
     export(tmp_path / "runs" / "shapes", CLASSES["shapes"])
     archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
-    return tmp_path
+    yield tmp_path
+    server_module.stop(root=tmp_path)
 
 
 def test_start_status_and_stop(server: RunningServer, home: Path) -> None:

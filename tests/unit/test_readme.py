@@ -150,6 +150,30 @@ def test_the_table_of_a_requests_time_ends_in_the_request(tmp_path: Path) -> Non
     assert "| **the request** | **3.25** | **82.00** |" in text and "| requests/s | 300 | 300 |" in text
 
 
+def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
+    about = {name: RUN[name] for name in ("machine", "versions")}
+    held = [{"requests": 0.0, "anonymous_mb": 400.4}, {"requests": 20500.0, "anonymous_mb": 480.4}]
+    document = {
+        **about,
+        "precision": "bf16",
+        "starts": [3.0, 4.0, 3.5],
+        "start_seconds": 3.5,
+        "memory": held,
+        "anonymous_mb": 480.4,
+        "requests": 20500.0,
+        "goals": {"start_seconds": 4.5, "anonymous_mb": 600.0},
+    }
+    (tmp_path / "worker.json").write_text(json.dumps(document))
+    text = readme.render(block("worker"), tmp_path)
+    assert "| 3.5 s (3.0 to 4.0) | 4.5 s |" in text and "20,500 requests | 400 MB, then 480 MB | 600 MB |" in text
+    rows = [{"title": "as served", "median": {"1": 99.6, "p50": 7.24, "64": 1400.0}, "rounds": [{}, {}]}]
+    settings = {**about, "precision": "bf16", "rows": rows, "command": "python -m benchmarks.sweep"}
+    (tmp_path / "sweep.json").write_text(json.dumps(settings))
+    text = readme.render(block("sweep"), tmp_path)
+    assert "| setting | 1 connection | 64 connections | median of 1, ms |" in text
+    assert "| as served | 100 | 1,400 | 7.2 |" in text and "medians of 2 rounds" in text
+
+
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
     with pytest.raises(readme.ReadmeError, match="asks for a table 'reel'"):
         readme.render(block("reel"), tmp_path)
