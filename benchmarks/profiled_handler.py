@@ -28,7 +28,7 @@ class ProfiledHandler(ImageHandler):
         self._batch: dict[str, Any] = {}
         self._first: float | None = None
         self._file = open(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.jsonl", "a", buffering=1)  # noqa: SIM115
-        asked = self.classifier
+        asked = self.service.classifier
         asked.decode = self._timed("decode and resize", asked.decode)  # type: ignore[method-assign]
         used: Any = sys.modules[type(asked).__module__]
         used.decode = self._timed("decode", used.decode)
@@ -38,7 +38,7 @@ class ProfiledHandler(ImageHandler):
         engine = type(asked.engine)
         engine.__call__ = self._timed("network", engine.__call__)  # type: ignore[method-assign]
         asked.encode = self._timed("answer", asked.encode)  # type: ignore[method-assign]
-        self._respond = self._timed("answer", self._respond)  # type: ignore[method-assign]
+        self.service._reply = self._timed("answer", self.service._reply)  # type: ignore[method-assign]
         # The worker's loop: it asks for the next batch when it has sent an answer.
         worker: Any = sys.modules["__main__"]
         worker.retrieve_msg = self._between_batches(worker.retrieve_msg)

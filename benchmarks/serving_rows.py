@@ -13,6 +13,7 @@ from benchmarks import servers, trained
 from benchmarks.bodies import Encoding
 from benchmarks.peers import environment, stock
 from benchmarks.servers import NotMeasured, Running
+from handlers.service import threads
 from serving import archive
 from serving.model_store import ArchiveError
 from serving.shares import Shares
@@ -48,7 +49,8 @@ class Bench:
     def options(self) -> list[str]:
         """Return what a peer is told of workers, threads and batches: the same as ours has."""
         config, shares = self.model_config, Shares.of_this_machine(1)
-        told = {"workers": config.get("minWorkers", shares.workers), "threads": shares.threads}
+        workers = config.get("minWorkers")
+        told = {"workers": workers or shares.workers, "threads": threads(workers) if workers else shares.threads}
         told |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}
         return [word for name, value in told.items() for word in (f"--{name}", str(value))]
 

@@ -36,20 +36,19 @@ MODEL, CONNECTIONS = "bench", (1, 16, 64)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """One way to serve: settings of the archive, lines of config.properties, options of Java, torch's threads."""
+    """One way to serve: settings of the archive, lines of config.properties, options of Java."""
 
     title: str
     archive: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
     java: str = ""
-    threads: int = 1
 
 
 def settings(cores: int) -> list[Setting]:
     """Return what is compared; the first is what is served."""
     found = [Setting("as served")]
     if cores > 1:
-        found.append(Setting(f"1 worker x {cores} threads", ("minWorkers=1",), threads=cores))
+        found.append(Setting(f"1 worker x {cores} threads", ("minWorkers=1",)))
     found += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 8, 32)]
     found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 2, 5, 10)]
     found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseParallelGC")]
@@ -77,7 +76,7 @@ def measure(
     with servers.torchserve(
         *(MODEL, folder, config_of((root / "config.properties").read_text(), setting), {"Content-Type": "image/jpeg"}),
         python=servers.own_python(), root=root, offset=offset,
-        environment=Shares.of_this_machine(1).environment() | {"OMP_NUM_THREADS": str(setting.threads)},
+        environment=Shares.of_this_machine(1).environment(),
     ) as running:  # fmt: skip
         closed_loop.run(running.url, paths, connections=16, seconds=2, headers=running.headers)
         for connections in CONNECTIONS:

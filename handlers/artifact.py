@@ -63,11 +63,19 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
 
 
 def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
-    """Trace the int8 form of a network, which answers logits alone, and write it to `quantized(path)` with its spec."""
+    """Trace the int8 form of a network, which answers logits alone, and write it to `quantized(path)` with its spec.
+
+    Raises:
+        ArtifactError: its trace fits one batch size only.
+    """
     example = _example(spec, TRACED_BATCH).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), quiet():
         torch.jit.enable_onednn_fusion(False)
         traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
+        for batch in CHECKED_BATCHES:
+            others = _example(spec, batch)
+            if not torch.allclose(traced(others), network(others), rtol=TOLERANCE, atol=TOLERANCE):
+                raise ArtifactError(f"the int8 network traced with {TRACED_BATCH} images answers otherwise for {batch}")
         _write(traced, spec, quantized(path))
 
 
@@ -87,7 +95,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     """
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; export a trained model first")
+        remedy = "choose another handler.precision, or export" if path.name.endswith(".int8.pt") else "export"
+        raise ArtifactError(f"{path} does not exist; {remedy} a trained model first")
     files = {SPEC_FILE: ""}
     try:
         with quiet():
@@ -126,8 +135,9 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """Return a loaded module with its weights as constants; only calling it is left."""
+    """Return a loaded module with its weights as constants; only calling it is left. What it does is not fused."""
     with quiet():
+        torch.jit.enable_onednn_fusion(False)
         made: nn.Module = torch.jit.freeze(module)
         return made
 

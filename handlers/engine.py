@@ -6,7 +6,7 @@ from torch import nn
 from handlers import artifact
 from handlers.precision import DTYPES
 
-# Batches are filled up to one of these: each size is compiled once, when the engine is warmed up, and its buffers stay.
+# Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
 # On a CPU the caches hold what 16 images leave behind between two layers, and not what 32 do.
 SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32)}
 WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it

@@ -18,12 +18,15 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from handlers import golden, payload
 from handlers.classifier import Classifier
 from handlers.errors import BadRequest, RequestError, TooLarge
+from handlers.golden import GoldenError
+from handlers.machine import THREADS_VARIABLE, cores
 from handlers.payload import Request
 from handlers.settings import Settings
 
@@ -80,18 +83,27 @@ class Service:
     def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
-        self.classifier = Classifier(
+        load = partial(
+            Classifier,
             weights,
             device=device,
             top_k=self.settings.top_k,
             limits=self.settings.limits,
             threads=threads(config.get("minWorkers")),
-            precision=self.settings.precision,
         )
-        self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
         kept = weights.with_name(golden.FILE)
-        if kept.is_file():
-            golden.check(self.classifier, golden.read(kept))
+        images = golden.read(kept) if kept.is_file() else []
+        self.classifier = load(precision=self.settings.precision)
+        try:
+            golden.check(self.classifier, images)
+        except GoldenError as error:
+            if self.settings.precision != "auto" or self.classifier.engine.precision == "fp32":
+                raise
+            # A network that bf16 is too coarse for: nobody asked for bf16 by name, and float32 is still right.
+            print(f"serving in fp32: {error}")
+            self.classifier = load(precision="fp32")
+            golden.check(self.classifier, images)
+        self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images go through the network together."""
@@ -168,14 +180,18 @@ class Service:
 def threads(workers: Any) -> int:
     """Return torch's threads in one worker, so that all of them together use no more than the machine's cores.
 
-    OMP_NUM_THREADS says it where the server was started with it. Without `minWorkers` TorchServe starts as many workers
-    as there are cores.
+    An operator's OMP_NUM_THREADS comes first, then the archive's own number of workers, then what `serving.shares`
+    worked out for this server. Without any of them TorchServe starts as many workers as there are cores.
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdecimal() and int(told):
-        return int(told)
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // workers) if isinstance(workers, int) and workers > 0 else 1
+    if told := _whole(os.environ.get("OMP_NUM_THREADS", "")):
+        return told
+    if isinstance(workers, int) and workers > 0:
+        return max(1, cores() // workers)
+    return _whole(os.environ.get(THREADS_VARIABLE, "")) or 1
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
 
 
 def _images(request: Request | RequestError | None) -> list[payload.Image]:

@@ -22,14 +22,15 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
+from handlers import tolerances
 from serving import archive
 from serving.archive import RUNS
 from serving.client import Client, ClientError, RequestRefused
 from serving.model_store import ArchiveError
 
-TOLERANCE = 1e-4  # of a probability: float32 on other batch sizes, and at most that from export
-SAME_TOP1 = 0.998  # of the images, in bf16
-INT8_LOSS = 0.005  # of top-1; what export allows
+TOLERANCE = tolerances.FP32
+# What archives of before `auto` call themselves.
+OLD_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 class EvaluationError(Exception):
@@ -94,7 +95,10 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
     versions: set[str | None] = set()
     apart: list[str] = []
-    precision = client.description(model, version)["precision"]
+    told = client.description(model, version).get("precision", "fp32")
+    precision = OLD_NAMES.get(told, told)
+    if precision not in ("fp32", "bf16", "int8"):
+        raise EvaluationError(f"{model} answers in {told}: nothing is said of how far that may differ")
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()
@@ -143,9 +147,10 @@ def allowed(document: dict[str, Any]) -> bool:
         return False
     if document["precision"] == "fp32":
         return bool(document["agree"] == document["images"])
-    if document["precision"] == "bf16" or not document["labelled"]:
-        return bool(document["same_top1"] >= SAME_TOP1 * document["images"])
-    return bool(document["correct"] >= document["evaluated_correct"] - INT8_LOSS * document["labelled"])
+    if document["precision"] == "int8" and document["labelled"]:
+        lost = document["evaluated_correct"] - document["correct"]
+        return bool(lost <= tolerances.INT8_TOP1_LOST * document["labelled"])
+    return bool(document["same_top1"] >= tolerances.BF16_SAME_TOP1 * document["images"])
 
 
 def main() -> int:

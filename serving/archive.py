@@ -92,6 +92,8 @@ def build(
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
     settings = configure(overrides)
+    if settings["handler"]["precision"] == "int8" and kind != "torchscript":
+        raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
         why = ((_read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
@@ -137,7 +139,7 @@ def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mappin
     # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
     shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for beside in map(weights.with_name, BESIDE):
-        if beside.is_file():
+        if beside.is_file() and (beside.name != INT8 or weights.suffix == ".pt"):
             shutil.copy(beside, extra)
     config_file = folder / "model-config.yaml"
     config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))

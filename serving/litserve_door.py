@@ -47,7 +47,7 @@ if __name__ == "__main__":
     try:
         (archive,) = select([parser.parse_args().model])
         with archive.unpacked() as weights:
-            config = {"minWorkers": Shares.of_this_machine(1).workers} | archive.model_config()
+            config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()
             size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
             door = Door(size, delay, f"/predictions/{archive.name}")
             door.load = partial(Service, weights, config, version=archive.version)

@@ -8,9 +8,8 @@ python -m serving.predict fingers folder/ --json           one JSON document ins
 import argparse
 import json
 import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,8 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
             yield str(answer) if isinstance(answer, RequestError) else answer
 
 
-def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) -> tuple[str, Iterator[Answer]]:
-    """Return who answers, and the answers; `folder` is where an archive may be unpacked."""
+def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: ExitStack) -> tuple[str, Iterator[Answer]]:
+    """Return who answers, and the answers; an archive stays unpacked until `unpacked` is closed."""
     name, version = arguments.name, arguments.version
     if not arguments.offline:
         client = Client()
@@ -99,13 +98,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], folder: Path) 
             raise
         return f"{weights}, offline", offline(weights, paths, archive.MODEL_CONFIG["handler"])
     settings = found.model_config().get("handler")
-    try:
-        with zipfile.ZipFile(found.path) as file:
-            manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))
-            weights = Path(file.extract(manifest["model"]["serializedFile"], folder))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ArchiveError(f"{found.path} is not a whole archive ({error}): build it again") from error
-    return f"{found.path}, offline", offline(weights, paths, settings)
+    return f"{found.path}, offline", offline(unpacked.enter_context(found.unpacked()), paths, settings)
 
 
 def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Console) -> int:
@@ -142,8 +135,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         paths = images_in(arguments.path)
-        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-            who, found = answers(arguments, paths, Path(folder))
+        with ExitStack() as unpacked:
+            who, found = answers(arguments, paths, unpacked)
             if arguments.json:
                 document = {
                     str(path): {"error": answer} if isinstance(answer, str) else answer

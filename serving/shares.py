@@ -2,14 +2,17 @@
 
 The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
 workers as its part of the cores, and of half of the memory; cores that are left go to the workers' threads. A GPU gets
-one worker of each model. `benchmarks/results/sweep.json` holds what this rule was measured against.
+one worker of each model. It counts the models that a server is started with: one that is registered later gets as many
+workers as each of those. `benchmarks/results/sweep.json` holds what this rule was measured against.
 """
 
 import dataclasses
+import importlib.metadata
 import os
 from pathlib import Path
 
-import psutil
+from handlers import machine
+from handlers.machine import THREADS_VARIABLE
 
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
@@ -31,6 +34,11 @@ class Shares:
     thorough: bool = False
 
     @property
+    def per_device(self) -> int:
+        """Return the workers of a model on one device: the CPU, or one of the GPUs."""
+        return 1 if self.thorough else self.workers
+
+    @property
     def java(self) -> str:
         """Return what is added to TorchServe's `vmargs`."""
         return f"-Xmx{self.heap}m" + ("" if self.thorough else " -XX:TieredStopAtLevel=1")
@@ -48,21 +56,37 @@ class Shares:
         """Return the shares here."""
         return cls.of(
             models,
-            cores=len(os.sched_getaffinity(0)),
-            memory=psutil.virtual_memory().total,
-            gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+            cores=machine.cores(),
+            memory=machine.memory(),
+            gpus=gpus(),
         )
 
     def properties(self, config: str) -> str:
         """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
+        pairs = (line.partition("=") for line in config.splitlines() if not line.lstrip().startswith("#"))
+        known = {key.strip(): value.strip() for key, _, value in pairs}
         lines = []
-        if "default_workers_per_model=" not in config:
+        if "default_workers_per_model" not in known:
             lines.append(f"default_workers_per_model={self.workers}")
-        vmargs = [line for line in config.splitlines() if line.startswith("vmargs=")]
-        lines += [f"{line} {self.java}" for line in vmargs[-1:] if "-Xmx" not in line]
+        if "-Xmx" not in known.get("vmargs", ""):
+            lines.append(f"vmargs={known.get('vmargs', '')} {self.java}")
         return "\n".join(lines) + "\n"
 
     def environment(self) -> dict[str, str]:
         """Return what workers are told, where the environment does not say it already."""
-        wanted = {"OMP_NUM_THREADS": str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
+        wanted = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
         return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def gpus() -> int:
+    """Return how many GPUs torch will find, without importing it: none with a build for CPUs alone."""
+    try:
+        cpu_build = importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        cpu_build = True
+    there = 0 if cpu_build else len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return there
+    named = [each for each in visible.split(",") if each.strip() and each.strip() != "-1"]
+    return min(there, len(named))

@@ -194,7 +194,15 @@ def _prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str]
     else:
         if mark.is_file():
             say(f"{run}: configuration, data or versions changed; starting anew")
-        for name in ("metrics.csv", "curves.png", "model.pt", "model.int8.pt", "golden.json", "export.json"):
+        for name in (
+            "metrics.csv",
+            "curves.png",
+            "model.pt",
+            "model.int8.pt",
+            "model.pt2",
+            "golden.json",
+            "export.json",
+        ):
             (run / name).unlink(missing_ok=True)
         for name in ("checkpoints", "evaluation"):
             shutil.rmtree(run / name, ignore_errors=True)

@@ -33,6 +33,7 @@ from serving.client import Client
 from serving.model_store import Archive
 from serving.ports import PortError, Ports
 from serving.state import ServerState
+from training.quantization import quantize
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config.properties"
@@ -71,7 +72,10 @@ def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
         provenance={"fingerprint": "0" * 64},
     )
     folder.mkdir(parents=True, exist_ok=True)
-    artifact.save(Tiny(len(classes)).eval(), spec, folder / "model.pt")
+    network = Tiny(len(classes)).eval()
+    artifact.save(network, spec, folder / "model.pt")
+    calibration = torch.randn(16, *spec.preprocess.shape, generator=torch.Generator().manual_seed(0))
+    artifact.save_quantized(quantize(network, [calibration]), spec, folder / "model.pt")
     (row,) = golden.answers(Classifier(folder / "model.pt"), [picture(7)])
     golden.write([golden.Golden("7.jpg", picture(7), row)], folder / golden.FILE)
     return folder / "model.pt"
@@ -152,7 +156,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         export(runs / name, classes, seed)
     settings = {
         "shapes": [f"handler.max_bytes={MAX_BYTES}", "handler.precision=fp32"],
-        "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3", "handler.precision=fp32"],
+        "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3", "handler.precision=fp32", "minWorkers=1"],
     }
     archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"])
     archive.build("digits", "2.0", runs=runs, store=store, overrides=settings["digits"])

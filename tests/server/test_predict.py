@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from handlers.classifier import Classifier
-from serving import agreement
+from serving import agreement, archive
 from serving.agreement import Evaluated, EvaluationError
 from tests.server.conftest import CLASSES, RunningServer, picture, run_cli
 
@@ -46,6 +46,17 @@ def test_a_table_shows_labels_and_probabilities(server: RunningServer, folder: P
     assert done.returncode == 0, done.stderr
     best = server.client.predict(picture(0), "shapes")
     assert best.label in done.stdout and f"{best.probabilities[best.label]:.2%}" in done.stdout
+
+
+def test_an_archive_in_int8_answers_offline(server: RunningServer, folder: Path, tmp_path: Path) -> None:
+    overrides = ["handler.precision=int8"]
+    run, store = server.root / "runs" / "shapes", tmp_path / "model_store"
+    archive.build("rounded", "1.0", run=run, store=store, overrides=overrides)
+    done = run_cli(PREDICT, "rounded", str(folder / "0.jpg"), "--offline", "--json", root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (answer,) = json.loads(done.stdout).values()
+    exact = server.client.predict(picture(0), "shapes").probabilities
+    assert answer != pytest.approx(exact, abs=1e-5) and answer == pytest.approx(exact, abs=0.15)
 
 
 def test_a_run_without_an_archive_answers_offline(server: RunningServer, folder: Path, tmp_path: Path) -> None:
@@ -128,6 +139,7 @@ def test_an_answer_that_differs_is_named(server: RunningServer, folder: Path) ->
         ("int8", {"same_top1": 999, "correct": 894}, False),
         ("int8", {"same_top1": 1000, "correct": 990, "refused": 1}, False),
         ("int8", {"same_top1": 997, "labelled": 0}, False),
+        ("bf16", {"same_top1": 1000, "correct": 0}, True),
     ],
 )
 def test_what_is_allowed_depends_on_the_precision(precision: str, found: dict[str, int], expected: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from handlers import artifact, golden
 from handlers.classifier import Classifier
+from handlers.machine import THREADS_VARIABLE
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
@@ -53,7 +54,7 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     shares = Shares.of_this_machine(1)
     assert [worker["status"] for worker in model["workers"]] == ["READY"] * shares.workers
     for worker in model["workers"]:
-        assert psutil.Process(worker["pid"]).environ()["OMP_NUM_THREADS"] == str(shares.threads)
+        assert psutil.Process(worker["pid"]).environ()[THREADS_VARIABLE] == str(shares.threads)
     assert f"-Xmx{shares.heap}m" in front.cmdline()
     with Client(root=home) as client:
         client.predict(picture(), "shapes")

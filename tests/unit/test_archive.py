@@ -128,6 +128,25 @@ def test_weights_that_are_no_artifact_are_refused(runs: Path, tmp_path: Path, co
         archive.build("fingers", "1.0", runs=runs, store=tmp_path / "store")
 
 
+def test_int8_travels_beside_the_weights_and_not_with_compiled_ones(runs: Path, tmp_path: Path) -> None:
+    run, store = runs / "fingers", tmp_path / "store"
+    (run / "model.pt2").write_bytes((run / "model.pt").read_bytes())
+    with pytest.raises(ArchiveError, match=r"has no model\.int8\.pt \(it was never made\)"):
+        archive.build("fingers", "1.0", runs=runs, store=store, overrides=["handler.precision=int8"])
+    (run / "model.int8.pt").write_bytes(b"rounded")
+    with pytest.raises(ArchiveError, match="needs FORMAT=torchscript"):
+        archive.build("fingers", "1.0", runs=runs, store=store, overrides=["handler.precision=int8"], kind="pt2")
+    for version, kind, travels in (("1.0", "torchscript", True), ("1.1", "pt2", False)):
+        with zipfile.ZipFile(archive.build("fingers", version, runs=runs, store=store, kind=kind).path) as file:
+            assert ("model.int8.pt" in file.namelist()) is travels
+
+
+def test_workers_that_are_asked_for_have_a_most(runs: Path, tmp_path: Path) -> None:
+    assert not {"minWorkers", "maxWorkers"} & set(archive.configure([]))
+    assert archive.configure(["minWorkers=3"])["maxWorkers"] == 3
+    assert archive.configure(["maxWorkers=4", "minWorkers=3"])["maxWorkers"] == 4
+
+
 def test_settings_can_be_overridden_by_name() -> None:
     settings = archive.configure(["batchSize=16", "handler.top_k=3"])
     assert settings["batchSize"] == 16 and settings["handler"]["top_k"] == 3

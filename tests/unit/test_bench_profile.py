@@ -2,16 +2,22 @@
 
 import asyncio
 import json
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import numbered, profile, stages
+from benchmarks import numbered, profile, profiled_handler, stages
 from benchmarks.numbered import LoadError, Sent
+from handlers.decoding import decode
+from handlers.engine import Engine
 from serving import archive
-from tests.unit.small_network import save_small
+from tests.unit.small_network import CLASSES, save_small
+from tests.unit.test_classifier import png
 
 SPENT = {"decode and resize": 0.004, "decode": 0.003, "resize": 0.001, "normalize": 0.001, "network": 0.01}
 
@@ -133,3 +139,37 @@ def _against(serve: Any, name: str) -> list[Sent]:
             )
 
     return asyncio.run(both())
+
+
+def test_the_profiled_handler_answers_and_writes_its_stages_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_small(tmp_path / "model.pt")
+    monkeypatch.setenv(profiled_handler.FOLDER_VARIABLE, str(tmp_path))
+    # What the handler wraps is put back when the test ends.
+    monkeypatch.setattr(Engine, "__call__", Engine.__call__)
+    monkeypatch.setattr("handlers.classifier.decode", decode)
+    worker = sys.modules["__main__"]
+    monkeypatch.setattr(worker, "retrieve_msg", lambda connection: None, raising=False)
+    monkeypatch.setattr("ts.protocol.otf_message_handler._retrieve_buffer", lambda connection, length: b"")
+    context = SimpleNamespace(
+        model_yaml_config={"handler": {"precision": "fp32"}},
+        manifest={"model": {"modelVersion": "1.0", "serializedFile": "model.pt"}},
+        system_properties={"model_dir": str(tmp_path)},
+        get_all_request_header=lambda index: {profiled_handler.HEADER: "7"},
+        set_response_header=lambda *_: None,
+    )
+    handler = profiled_handler.ProfiledHandler()
+    threads = torch.get_num_threads()
+    try:
+        handler.initialize(context)
+        (answer,) = handler.handle([{"body": png(0)}], context)
+    finally:
+        torch.set_num_threads(threads)
+    assert set(json.loads(answer)) == set(CLASSES)
+    vars(worker)["retrieve_msg"](None)  # as the worker does when the answer is sent
+    (file,) = tmp_path.glob("*.jsonl")
+    (batch,) = [json.loads(line) for line in file.read_text().splitlines()]
+    assert batch["ids"] == ["7"] and batch["began"] <= batch["ended"] <= batch["sent"]
+    assert set(batch["stages"]) == {"decode and resize", "decode", "resize", "normalize", "network", "answer"}
+    handler._file.close()

@@ -218,7 +218,25 @@ def test_int8_that_loses_too_much_is_refused(
         archive.build("exported", "2.0", overrides=["handler.precision=int8"])
     monkeypatch.setattr(export, "quantize", quantize)
     assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
-    assert (run / "model.int8.pt").exists() and "int8 is offered: yes" in capsys.readouterr().out
+    assert (run / "model.int8.pt").exists() and "int8 is offered: yes, it loses" in capsys.readouterr().out
+
+
+def test_int8_that_cannot_be_made_or_measured_costs_nothing_else(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    (run / "model.pt2").write_bytes(b"of weights that are gone")
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("quantized layers of another kind\nand more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export.artifact, "save_quantized", failing)
+        assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
+    assert "int8 is offered: quantized layers of another kind\n" in capsys.readouterr().out
+    assert (run / "model.pt").exists() and not (run / "model.int8.pt").exists() and not (run / "model.pt2").exists()
+    assert all(each.int8 is None for each in golden.read(run / golden.FILE))
+    assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
 
 
 class Negated(torch.nn.Module):

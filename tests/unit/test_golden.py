@@ -9,6 +9,7 @@ import torch
 from handlers import golden
 from handlers.classifier import Classifier
 from handlers.golden import Golden, GoldenError
+from handlers.service import Service
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 from tests.unit.test_handler import Worker
@@ -37,7 +38,7 @@ def test_what_was_exported_is_answered_alike(path: Path, precision: str, toleran
 def test_another_answer_says_which_image_and_by_how_much(path: Path) -> None:
     file = kept(path, probabilities=(0.5, 0.25, 0.25))
     for precision in ("fp32", "bf16"):
-        with pytest.raises(GoldenError, match=r"1\.png .* differs by 0\.\d+, allowed in (fp32|bf16) are"):
+        with pytest.raises(GoldenError, match=r"1\.png .* differs? by 0\.\d+, allowed in (fp32|bf16) are"):
             golden.check(Classifier(path, precision=precision), golden.read(file))
 
 
@@ -72,5 +73,50 @@ def test_a_worker_does_not_load_what_answers_otherwise(path: Path) -> None:
         file.write_text(json.dumps(document))
         with pytest.raises(GoldenError, match=r"2\.png"):
             Worker(path.parent)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_wrong_answer_is_told_where_every_class_is_unlikely(path: Path) -> None:
+    """Of hundreds of classes none may reach 0.05: what two answers are apart counts, not one probability."""
+
+    class Answers:
+        def __init__(self, rows: torch.Tensor) -> None:
+            self.rows = rows
+
+        def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+            return self.rows[: len(batch)].log()
+
+    classifier = Classifier(path, precision="bf16")
+    rows = torch.rand(16, 365, generator=torch.Generator().manual_seed(0)).pow(3)
+    rows = rows / rows.sum(1, keepdim=True)
+    near = (rows * (1 + 0.02 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(1)))).clamp_min(1e-9)
+    expected = [Golden("a.png", png(0), tuple(rows[0].tolist()))]
+    assert rows.max() < 0.05
+    classifier.spec = dataclasses.replace(classifier.spec, classes=tuple(f"c{n}" for n in range(365)))
+    classifier.engine.module = Answers(near)  # type: ignore[assignment]
+    assert golden.check(classifier, expected) < 0.02
+    classifier.engine.module = Answers(rows.flip(1))  # type: ignore[assignment]
+    with pytest.raises(GoldenError, match=r"probabilities differ by 0\.[1-9]"):
+        golden.check(classifier, expected)
+
+
+def test_what_bf16_is_too_coarse_for_is_served_in_float32(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(path)
+    monkeypatch.setattr("handlers.precision.gains_from_bf16", lambda _: True)
+    monkeypatch.setattr("handlers.tolerances.ROUNDED", 1e-9)
+    threads = torch.get_num_threads()
+    try:
+        served = Service(path, {"handler": {"precision": "auto"}}, version="1")
+        assert served.classifier.engine.precision == "fp32"
+        assert capsys.readouterr().out.startswith("serving in fp32: golden image 0.png is answered otherwise")
+        with pytest.raises(GoldenError, match="allowed in bf16 are 1e-09"):
+            Service(path, {"handler": {"precision": "bf16"}}, version="1")
+        file = kept(path, probabilities=(0.9, 0.05, 0.05))
+        with pytest.raises(GoldenError, match=r"1\.png .* allowed in fp32 are 0\.0001\. Export .* that serve it$"):
+            Service(path, {"handler": {"precision": "auto"}}, version="1")
+        assert file.is_file()
     finally:
         torch.set_num_threads(threads)

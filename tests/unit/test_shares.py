@@ -1,5 +1,10 @@
+from pathlib import Path
+
 import pytest
 
+from handlers import machine
+from handlers.machine import THREADS_VARIABLE
+from serving import shares as shares_module
 from serving.shares import Shares
 
 GB = 10**9
@@ -14,6 +19,7 @@ GB = 10**9
         (2, 8, 64 * GB, 0, (4, 1)),
         (3, 8, 64 * GB, 0, (2, 1)),
         (5, 2, 24 * GB, 0, (1, 1)),
+        (3, 8, 3 * GB, 0, (1, 2)),
         (1, 1, 1 * GB, 0, (1, 1)),
         (2, 16, 128 * GB, 1, (1, 8)),
         (1, 16, 128 * GB, 4, (4, 4)),
@@ -34,19 +40,37 @@ def test_what_somebody_wrote_himself_stays() -> None:
         shares.properties("vmargs=-XX:+A -Db=c\n")
         == "default_workers_per_model=3\nvmargs=-XX:+A -Db=c " + shares.java + "\n"
     )
-    assert shares.properties("default_workers_per_model=1\nvmargs=-Xmx1g\n") == "\n"
+    assert shares.properties("default_workers_per_model = 1\n vmargs = -Xmx1g\n") == "\n"
+    commented = "#default_workers_per_model=1\n# vmargs=-Xmx1g\n"
+    assert shares.properties(commented) == f"default_workers_per_model=3\nvmargs= {shares.java}\n"
 
 
 def test_threads_that_the_environment_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = Shares(workers=3, threads=2, heap=700)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert shares.environment() == {"OMP_NUM_THREADS": "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert shares.environment() == {THREADS_VARIABLE: "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    monkeypatch.setenv(THREADS_VARIABLE, "5")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
     assert shares.environment() == {}
 
 
 def test_this_machine_has_shares() -> None:
     shares = Shares.of_this_machine(1)
-    assert shares.workers >= 1 and shares.threads >= 1
+    assert 1 <= shares.workers * shares.threads <= machine.cores()
+
+
+@pytest.mark.parametrize(
+    ("build", "visible", "expected"),
+    [("2.15.0", None, 2), ("2.15.0", "", 0), ("2.15.0", "-1", 0), ("2.15.0", "1", 1), ("2.15.0+cpu", None, 0)],
+)
+def test_gpus_are_those_that_torch_will_find(
+    build: str, visible: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: build)
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("/dev/nvidia0"), Path("/dev/nvidia1")]))
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert shares_module.gpus() == expected

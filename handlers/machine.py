@@ -1,0 +1,40 @@
+"""What this process may use of the machine: cores and memory, a container's limits included."""
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+THREADS_VARIABLE = "SIGHTLINE_THREADS"  # of one worker, as the server that started it worked out
+
+
+def cores(cgroup: Path = CGROUP) -> int:
+    """Return how many cores: those that the process may run on, and no more than a container's quota, rounded up."""
+    allowed = len(os.sched_getaffinity(0))
+    quota = _cpu_quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def memory(cgroup: Path = CGROUP) -> int:
+    """Return how many bytes: the machine's, or a container's limit."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_number(cgroup / "memory.max"), _number(cgroup / "memory" / "memory.limit_in_bytes")]
+    return min([physical, *(limit for limit in limits if limit is not None and limit > 0)])
+
+
+def _cpu_quota(cgroup: Path) -> float | None:
+    """Return a quota in cores (Linux, cgroup-v2.rst and sched-bwc.rst), None where there is none."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        old = cgroup / "cpu"
+        given, per = _number(old / "cpu.cfs_quota_us"), _number(old / "cpu.cfs_period_us")
+        return given / per if given is not None and per is not None and given > 0 and per > 0 else None
+    return int(quota) / int(period) if quota.isdecimal() and int(period) else None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such limit, or "max"
+        return None
