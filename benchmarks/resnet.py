@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -45,7 +46,7 @@ def untrained(classes: int = CLASSES) -> Network:
 
 def learnt(run: Path) -> Network:
     """Return the network of a run with the weights of its best checkpoint, in evaluation mode."""
-    settings = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))["network"]  # type: ignore[call-overload,index]
+    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(run / "config.yaml").network)  # type: ignore[assignment]
     state = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     of = artifact.load(run / "model.pt").spec
     averaged = "average.module."

@@ -91,18 +91,19 @@ class Service:
             limits=self.settings.limits,
             threads=threads(config.get("minWorkers")),
         )
-        kept = weights.with_name(golden.FILE)
-        images = golden.read(kept) if kept.is_file() else []
         self.classifier = load(precision=self.settings.precision)
-        try:
-            golden.check(self.classifier, images)
-        except GoldenError as error:
-            if self.settings.precision != "auto" or self.classifier.engine.precision == "fp32":
-                raise
-            # A network that bf16 is too coarse for: nobody asked for bf16 by name, and float32 is still right.
-            print(f"serving in fp32: {error}")
-            self.classifier = load(precision="fp32")
-            golden.check(self.classifier, images)
+        kept = weights.with_name(golden.FILE)
+        if kept.is_file():
+            images = golden.read(kept)
+            try:
+                golden.check(self.classifier, images)
+            except GoldenError as error:
+                if self.settings.precision != "auto" or self.classifier.engine.precision == "fp32":
+                    raise
+                # A network that bf16 is too coarse for: nobody asked for bf16 by name, and float32 is still right.
+                print(f"serving in fp32: {error}")
+                self.classifier = load(precision="fp32")
+                golden.check(self.classifier, images)
         self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:

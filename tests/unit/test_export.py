@@ -231,7 +231,7 @@ def test_int8_that_cannot_be_made_or_measured_costs_nothing_else(
         raise RuntimeError("quantized layers of another kind\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export.artifact, "save_quantized", failing)
+        patch.setattr(artifact, "save_quantized", failing)
         assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
     assert "int8 is offered: quantized layers of another kind\n" in capsys.readouterr().out
     assert (run / "model.pt").exists() and not (run / "model.int8.pt").exists() and not (run / "model.pt2").exists()
