@@ -14,7 +14,7 @@ MINUTES ?= 10
 OFFLINE ?=
 CPU ?=
 DEVICE ?= gpu
-BENCH ?= prepare training serving
+BENCH ?= serving
 name = $(or $(NAME),$(DATASET))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -60,7 +60,7 @@ status: setup ## show the server and what it serves
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
 
-bench: setup ## run the benchmarks (BENCH=serving ARGS=--quick: this one, in minutes)
+bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
 	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done
 
 readme: setup ## write the tables of README.md from the runs' own results
