@@ -155,7 +155,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, classes) in enumerate(CLASSES.items()):
         export(runs / name, classes, seed)
     settings = {
-        "shapes": [f"handler.max_bytes={MAX_BYTES}", "handler.precision=fp32"],
+        "shapes": [f"handler.max_bytes={MAX_BYTES}", "handler.precision=fp32", "minWorkers=1"],
         "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3", "handler.precision=fp32", "minWorkers=1"],
     }
     archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"])
