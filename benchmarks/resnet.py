@@ -19,7 +19,7 @@ SIDE, CLASSES, BATCH = 224, 12, 64
 
 def spec(classes: int = CLASSES, side: int = SIDE) -> Spec:
     """Return what goes inside the artifact."""
-    names = tuple(places365.names()[label] for label in places365.chosen(classes))
+    names = tuple(places365.names()[label].split("/", 2)[-1] for label in places365.chosen(classes))
     return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network="resnet18")
 
 
@@ -30,7 +30,9 @@ def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, to
     """
     preprocess = Preprocess(of.preprocess)
     labels = [label for _ in range(images_per_class) for label in range(len(of.classes))]
-    numbers = [places365.names().index(name) for name in of.classes]
+    # The list of Places365 puts classes into a folder for each letter, which names of a data set leave out.
+    names = [name.split("/", 2)[-1] for name in places365.names()]
+    numbers = [names.index(name) for name in of.classes]
     size = of.preprocess.image_size
     encoded = [
         places365.image(0, numbers[label], side, index // len(of.classes), size) for index, label in enumerate(labels)
