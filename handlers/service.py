@@ -16,6 +16,7 @@ in the header `model-version`.
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -83,28 +84,9 @@ class Service:
     def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
-        load = partial(
-            Classifier,
-            weights,
-            device=device,
-            top_k=self.settings.top_k,
-            limits=self.settings.limits,
-            threads=threads(config.get("minWorkers")),
-        )
-        self.classifier = load(precision=self.settings.precision)
-        kept = weights.with_name(golden.FILE)
-        if kept.is_file():
-            images = golden.read(kept)
-            try:
-                golden.check(self.classifier, images)
-            except GoldenError as error:
-                if self.settings.precision != "auto" or self.classifier.engine.precision == "fp32":
-                    raise
-                # A network that bf16 is too coarse for: nobody asked for bf16 by name, and float32 is still right.
-                print(f"serving in fp32: {error}")
-                self.classifier = load(precision="fp32")
-                golden.check(self.classifier, images)
-        self.classifier.warm_up(int(config.get("batchSize", 1)) * self.settings.max_images)
+        largest = int(config.get("batchSize", 1)) * self.settings.max_images
+        workers = threads(config.get("minWorkers"))
+        self.classifier = load(weights, self.settings, largest=largest, device=device, threads=workers)
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images go through the network together."""
@@ -176,6 +158,38 @@ class Service:
         precision = self.classifier.engine.precision
         version = self.headers[VERSION_HEADER]
         return {**spec, "version": version, "top_k": self.classifier.top_k, "precision": precision}
+
+
+def load(
+    weights: Path, settings: Settings, *, largest: int, device: str = "cpu", threads: int | None = None
+) -> Classifier:
+    """Return a classifier, warmed up for up to `largest` images and held to the golden images beside its weights.
+
+    Where `settings` leave the precision to the machine, and bf16 is too coarse for the network, it answers in float32.
+
+    Raises:
+        ArtifactError: the artifact cannot be read.
+        GoldenError: a golden image is answered otherwise than when it was exported.
+    """
+    made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
+    kept = weights.with_name(golden.FILE)
+    images = golden.read(kept) if kept.is_file() else []
+    try:
+        return _proven(made(precision=settings.precision), largest, images)
+    except GoldenError as error:
+        if settings.precision != "auto":
+            raise
+        classifier = _proven(made(precision="fp32"), largest, images)  # nobody asked for bf16 by name
+        logging.getLogger(__name__).warning("serving in fp32: %s", error)
+        return classifier
+
+
+def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden]) -> Classifier:
+    # Only what has been warmed up is compiled: before that, another program would be held to the golden images.
+    classifier.warm_up(largest)
+    if images:
+        golden.check(classifier, images)
+    return classifier
 
 
 def threads(workers: Any) -> int:

@@ -64,13 +64,13 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
         ArchiveError: the artifact cannot be read.
     """
     from handlers.artifact import ArtifactError
-    from handlers.classifier import Classifier
+    from handlers.golden import GoldenError
+    from handlers.service import load
     from handlers.settings import Settings
 
-    asked = Settings.read(settings)
     try:
-        classifier = Classifier(weights, top_k=asked.top_k, limits=asked.limits, precision=asked.precision)
-    except ArtifactError as error:
+        classifier = load(weights, Settings.read(settings), largest=min(BATCH, len(paths)))
+    except (ArtifactError, GoldenError) as error:
         raise ArchiveError(str(error)) from error
     for first in range(0, len(paths), BATCH):
         batch = [path.read_bytes() for path in paths[first : first + BATCH]]

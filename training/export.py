@@ -113,11 +113,8 @@ def _quantized(
         artifact.save_quantized(made, spec, path)
         quantized = artifact.load(artifact.quantized(path)).module
         found = compare(network, quantized, preprocess, validation_batches(data, split, 64))
-    except (
-        QuantizationError,
-        artifact.ArtifactError,
-        RuntimeError,
-    ) as error:  # the float32 network stands all the same
+    except (QuantizationError, artifact.ArtifactError, RuntimeError) as error:
+        # The float32 network stands all the same.
         artifact.quantized(path).unlink(missing_ok=True)
         return {"offered": False, "why": str(error).strip().partition("\n")[0]}
     loss = (found["correct"][0] - found["correct"][1]) / found["images"]

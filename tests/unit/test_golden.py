@@ -8,8 +8,10 @@ import torch
 
 from handlers import golden
 from handlers.classifier import Classifier
+from handlers.engine import WARM_UP, Engine
 from handlers.golden import Golden, GoldenError
-from handlers.service import Service
+from handlers.service import Service, load
+from handlers.settings import Settings
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 from tests.unit.test_handler import Worker
@@ -102,7 +104,7 @@ def test_a_wrong_answer_is_told_where_every_class_is_unlikely(path: Path) -> Non
 
 
 def test_what_bf16_is_too_coarse_for_is_served_in_float32(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept(path)
     monkeypatch.setattr("handlers.precision.gains_from_bf16", lambda _: True)
@@ -111,7 +113,7 @@ def test_what_bf16_is_too_coarse_for_is_served_in_float32(
     try:
         served = Service(path, {"handler": {"precision": "auto"}}, version="1")
         assert served.classifier.engine.precision == "fp32"
-        assert capsys.readouterr().out.startswith("serving in fp32: golden image 0.png is answered otherwise")
+        assert "serving in fp32: golden image 0.png is answered otherwise" in caplog.text
         with pytest.raises(GoldenError, match="allowed in bf16 are 1e-09"):
             Service(path, {"handler": {"precision": "bf16"}}, version="1")
         file = kept(path, probabilities=(0.9, 0.05, 0.05))
@@ -120,3 +122,27 @@ def test_what_bf16_is_too_coarse_for_is_served_in_float32(
         assert file.is_file()
     finally:
         torch.set_num_threads(threads)
+
+
+def test_what_is_held_to_the_golden_images_is_what_answers_requests(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchScript runs a network otherwise until it has seen a batch size a few times."""
+    file = kept(path)
+    runs: list[int] = []
+    call = Engine.__call__
+
+    def counted(engine: Engine, inputs: torch.Tensor) -> torch.Tensor:
+        runs.append(len(inputs))
+        return call(engine, inputs)
+
+    def checked(classifier: Classifier, images: list[Golden]) -> float:
+        assert images == golden.read(file)
+        assert all(runs.count(size) >= WARM_UP for size in (1, 2, 4))
+        runs.clear()
+        return 0.0
+
+    monkeypatch.setattr(Engine, "__call__", counted)
+    monkeypatch.setattr(golden, "check", checked)
+    load(path, Settings(), largest=4)
+    assert not runs
