@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import urlencode
 
 import httpx
 
@@ -99,8 +100,12 @@ class ModelStatus:
 
     name: str
     version: str
+    default: bool  # whether requests that name no version go to it
     min_workers: int
     batch_size: int
+    batch_delay: float  # seconds
+    response_timeout: float  # seconds
+    pending: int  # requests in its queue
     workers: tuple[Worker, ...]
 
     @property
@@ -227,6 +232,28 @@ class Client:
         found: dict[str, Any] = _json(self._request("management", "GET", path))[0]["customizedMetadata"]
         return found
 
+    def register(self, file: str) -> None:
+        """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
+
+        Waiting is `describe` until `ready`: a registration that waits stalls every other request (TorchServe 0.12).
+        The first version of a model becomes its default.
+        """
+        # Parameters, not a JSON body: that sets a batch delay of -10,000 ms where none is named.
+        self._request("management", "POST", f"/models?{urlencode({'url': file, 'synchronous': 'false'})}")
+
+    def unregister(self, model: str, version: str) -> None:
+        """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""
+        self._request("management", "DELETE", f"/models/{model}/{version}")
+
+    def set_default(self, model: str, version: str) -> None:
+        """Send requests that name no version to this one from now on: in one step, even to one without a worker."""
+        self._request("management", "PUT", f"/models/{model}/{version}/set-default")
+
+    def scale(self, model: str, version: str, workers: int) -> None:
+        """Ask for so many workers of a version; do not wait for them."""
+        asked = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "false"})
+        self._request("management", "PUT", f"/models/{model}/{version}?{asked}")
+
     def _request(self, api: _Api, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._token(api)}", **options.pop("headers", {})}
         base = self.inference if api == "inference" else self.management
@@ -277,7 +304,11 @@ def _status(entry: dict[str, Any]) -> ModelStatus:
     return ModelStatus(
         name=entry["modelName"],
         version=entry["modelVersion"],
+        default=entry["defaultVersion"],
         min_workers=entry["minWorkers"],
         batch_size=entry["batchSize"],
+        batch_delay=entry["maxBatchDelay"] / 1e3,
+        response_timeout=entry["responseTimeout"],
+        pending=entry["jobQueueStatus"]["pendingRequests"],
         workers=tuple(workers),
     )
