@@ -14,6 +14,7 @@ ClientError                  anything that goes wrong
 
 import base64
 import dataclasses
+import datetime as dt
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,6 +93,7 @@ class Worker:
     status: str
     pid: int
     memory: int  # bytes
+    started: dt.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,7 +102,6 @@ class ModelStatus:
 
     name: str
     version: str
-    default: bool  # whether requests that name no version go to it
     min_workers: int
     batch_size: int
     batch_delay: float  # seconds
@@ -300,11 +301,15 @@ def _json(response: httpx.Response) -> Any:
 
 
 def _status(entry: dict[str, Any]) -> ModelStatus:
-    workers = (Worker(each["id"], each["status"], each["pid"], each["memoryUsage"]) for each in entry["workers"])
+    workers = (
+        Worker(
+            each["id"], each["status"], each["pid"], each["memoryUsage"], dt.datetime.fromisoformat(each["startTime"])
+        )
+        for each in entry["workers"]
+    )
     return ModelStatus(
         name=entry["modelName"],
         version=entry["modelVersion"],
-        default=entry["defaultVersion"],
         min_workers=entry["minWorkers"],
         batch_size=entry["batchSize"],
         batch_delay=entry["maxBatchDelay"] / 1e3,

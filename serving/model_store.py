@@ -122,6 +122,11 @@ def archives(store: Path = FOLDER) -> list[Archive]:
     return sorted(found, key=lambda archive: (archive.name, order(archive.version)))
 
 
+def newest(store: Path = FOLDER) -> list[Archive]:
+    """Return the newest archive of every name."""
+    return list({archive.name: archive for archive in archives(store)}.values())
+
+
 def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive:
     """Return the archive of that version, or the newest of that name.
 
@@ -154,7 +159,7 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     if len(set(chosen)) < len(chosen):
         raise ArchiveError("one archive is asked for twice: name each once")
     if not chosen:
-        chosen = list({archive.name: archive for archive in archives(store)}.values())
+        chosen = newest(store)
     if not chosen:
         raise ArchiveError(f"no archive in {store}/: make archive NAME=<run> VERSION=1.0")
     return chosen
