@@ -48,14 +48,14 @@ archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT
 	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
 	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
 
-serve: setup ## start TorchServe with the newest version of every model (ARGS="fingers petals=1.0": with these)
+serve: setup ## start TorchServe with what was live, and the newest version of every other model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)
 
 stop: setup ## stop the server that was started here
 	@$(py) -m serving.server stop
 
 status: setup ## show the server and what it serves
-	@$(py) -m serving.server status $(ARGS)
+	@$(py) -m serving.status $(ARGS)
 
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)

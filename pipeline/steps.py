@@ -21,6 +21,7 @@ from rich.console import Console
 from serving import archive, model_store, ports, server, state
 from serving.client import Client, ClientError
 from serving.java import JavaError
+from serving.live import Live
 from serving.model_store import Archive, ArchiveError
 from serving.ports import PortError
 from serving.server import ServerError
@@ -154,21 +155,20 @@ def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
 def serve(found: Archive, root: Path) -> tuple[Served, bool]:
     """Serve an archive: by the server of `root` if it serves that already, else by one started anew.
 
-    Other models that it serves stay served. Returns where it is, and whether a server was started.
+    Other models that are live stay live. Returns where it is, and whether a server was started.
 
     Raises:
         ServerError, PortError, JavaError, ArchiveError: it cannot be started.
     """
-    wanted = {found.name: found}
     running = state.running(root)
+    live = Live.read(root).models
     if running is not None:
-        if [found.name, found.version] in running.models and _is_ready(running, found):
+        known = live.get(found.name)
+        if known is not None and known.version == found.version and _is_ready(running, found):
             return Served(found, running.inference), False
-        there = {(each.name, each.version): each for each in model_store.archives(root / model_store.FOLDER)}
-        served = [there[name, version] for name, version in running.models if (name, version) in there]
-        wanted = {each.name: each for each in served} | wanted
         server.stop(root=root)
-    models = [f"{each.name}={each.version}" for each in wanted.values()]
+    wanted = {name: each.version for name, each in live.items()} | {found.name: found.version}
+    models = [f"{name}={version}" for name, version in wanted.items()]
     started = server.start(models, root=root, offset=ports.offset_of_environment())
     return Served(found, started.state.inference), True
 

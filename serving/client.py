@@ -140,6 +140,10 @@ class Client:
         self.key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
         # A proxy of the environment is not meant for a server on this machine.
         self._http = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
+        socket = self.management.removeprefix("unix:") if self.management.startswith("unix:") else None
+        if socket is not None:
+            transport = transport or httpx.HTTPTransport(uds=socket)
+        self._operator = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
 
     @classmethod
     def of_state(cls, known: ServerState) -> Self:
@@ -157,6 +161,7 @@ class Client:
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
+        self._operator.close()
 
     def predict(self, image: bytes, model: str, version: str | None = None) -> Prediction:
         """Return the answer for one encoded image, by the default version or by the one named.
@@ -258,8 +263,12 @@ class Client:
     def _request(self, api: _Api, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self._token(api)}", **options.pop("headers", {})}
         base = self.inference if api == "inference" else self.management
+        http = self._http if api == "inference" else self._operator
+        address = "http://localhost" if base.startswith("unix:") else base
+        if base.startswith("unix:") and not Path(base.removeprefix("unix:")).exists():  # httpcore would leak a socket
+            raise Unreachable(f"no server answers at {base}: start one (make serve)")
         try:
-            response = self._http.request(method, base + path, headers=headers, **options)
+            response = http.request(method, address + path, headers=headers, **options)
         except httpx.TimeoutException as error:
             raise Unreachable(f"{base} did not answer in time") from error
         except httpx.TransportError as error:

@@ -15,29 +15,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from serving import ports, server, state
+from serving import logs, ports, server, status
 from serving.client import ClientError
 from serving.java import JavaError
+from serving.launch import CONFIG
 from serving.model_store import ArchiveError
 from serving.ports import PortError, Ports
-from serving.server import CONFIG, ServerError
+from serving.server import ServerError
 
 
 def healthy(root: Path) -> bool:
     """Return whether the server of `root` runs with at least one model, every worker of each READY."""
     try:
-        found = server.status(root=root)
-    except ClientError:
+        found = status.read(root)
+    except (ClientError, ArchiveError):
         return False
-    return found is not None and bool(found[1]) and all(model.ready for model in found[1])
+    return found is not None and found.healthy
 
 
 def config_of(root: Path) -> Path:
     """Write config.properties with the inference address opened; return where."""
     text = (root / CONFIG).read_text()
-    logs = root / state.LOGS
-    logs.mkdir(exist_ok=True)
-    path = logs / "container.properties"
+    path = root / logs.FOLDER / "container.properties"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"{text}\ninference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}\n")
     return path
 
@@ -54,7 +54,7 @@ def serve(wanted: Sequence[str], root: Path) -> int:
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
         print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
         # What TorchServe warns of goes to a file; `docker logs` shows it too. tail ends with the process it follows.
-        log = [str(root / state.LOGS / name) for name in ("ts_log.log", "console.log")]
+        log = [str(root / logs.FOLDER / name) for name in ("ts_log.log", "console.log")]
         subprocess.run(["tail", "--pid", str(started.state.pid), "--quiet", "-n", "0", "-F", *log], check=False)
         print("error: TorchServe has ended", file=sys.stderr, flush=True)
         return 1

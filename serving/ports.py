@@ -1,4 +1,8 @@
-"""The five addresses that TorchServe listens on, and whether they are free."""
+"""The five addresses that TorchServe listens on, and whether they are free.
+
+The management address is a unix socket where `serving.server` starts TorchServe: whoever reaches it runs code, and a
+folder of its own keeps everybody but its owner from it, which a port cannot.
+"""
 
 import dataclasses
 import os
@@ -9,6 +13,7 @@ from urllib.parse import urlsplit
 import psutil
 
 OFFSET_VARIABLE = "SIGHTLINE_PORT_OFFSET"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class PortError(Exception):
@@ -27,13 +32,35 @@ class Address:
         """Return what a client on this machine connects to."""
         return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
 
+    @property
+    def listening(self) -> str:
+        """Return what the server is told."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Socket:
+    """A unix socket; its path is absolute and has 100 characters at most."""
+
+    path: str
+
+    @property
+    def url(self) -> str:
+        """Return what a client on this machine connects to."""
+        return f"unix:{self.path}"
+
+    @property
+    def listening(self) -> str:
+        """Return what the server is told."""
+        return self.url
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ports:
     """Where a server listens."""
 
     inference: Address
-    management: Address
+    management: Address | Socket
     metrics: Address
     grpc_inference: Address
     grpc_management: Address
@@ -67,8 +94,14 @@ class Ports:
             raise PortError(f"config.properties has an address that is none ({error}): correct it") from error
 
     def all(self) -> tuple[Address, ...]:
-        """Return the five."""
-        return self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
+        """Return those that are ports."""
+        five = self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
+        return tuple(each for each in five if isinstance(each, Address))
+
+    def behind(self, path: str) -> Self:
+        """Return the same with management behind a unix socket, unless it was opened to other machines on purpose."""
+        opened = isinstance(self.management, Address) and self.management.host not in LOOPBACK
+        return self if opened else dataclasses.replace(self, management=Socket(path))
 
     def moved(self, offset: int) -> Self:
         """Return the same addresses, each port `offset` higher.
@@ -76,17 +109,17 @@ class Ports:
         Raises:
             PortError: one would leave 1 to 65535.
         """
-        moved = [Address(address.host, address.port + offset) for address in self.all()]
-        if not all(0 < address.port < 65536 for address in moved):
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {
+            name: Address(each.host, each.port + offset) for name, each in fields.items() if isinstance(each, Address)
+        }
+        if not all(0 < address.port < 65536 for address in moved.values()):
             raise PortError(f"ports moved by {offset} are outside 1 to 65535: choose another offset")
-        return type(self)(*moved)
+        return dataclasses.replace(self, **moved)
 
     def properties(self) -> str:
         """Return the lines of a config.properties that set them; the last line of a key is what counts."""
-        lines = [
-            f"{name}_address=http://{address.host}:{address.port}"
-            for name, address in zip(("inference", "management", "metrics"), self.all(), strict=False)
-        ]
+        lines = [f"{name}_address={getattr(self, name).listening}" for name in ("inference", "management", "metrics")]
         lines += [
             f"grpc_inference_port={self.grpc_inference.port}",
             f"grpc_management_port={self.grpc_management.port}",

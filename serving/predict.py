@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from serving import archive, model_store, state
+from serving import archive, model_store
 from serving.client import Client, ClientError, RequestRefused
+from serving.live import Live
 from serving.model_store import ArchiveError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"))
@@ -87,10 +88,9 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
             name, paths, version, client=client
         )
     weights = archive.RUNS / name / "model.pt"
-    running = state.running(Path.cwd())
-    if version is None and running is not None:
-        # As the server here would answer: with the version that it was started with, which may not be the newest.
-        version = next((started for each, started in running.models if each == name), None)
+    live = Live.read(Path.cwd()).models
+    if version is None and name in live:
+        version = live[name].version  # as the server here would answer, which may not be with the newest
     try:
         found = model_store.find(name, version)
     except ArchiveError:

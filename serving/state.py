@@ -27,7 +27,9 @@ class ServerState:
     metrics: str
     key_file: str
     temporary: str  # the folder it unpacks archives in; removed when it is stopped
-    models: list[list[str]]  # [name, version] each
+    config: str | None = None  # what it was started with: another config.properties than that of its directory,
+    offset: int = 0  # by how much its ports were moved,
+    access_log: bool = False  # and whether it writes a line a request
 
     @classmethod
     def read(cls, root: Path) -> Self | None:
@@ -82,6 +84,16 @@ def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     _wait(tree, timeout)
+
+
+def end_orphans(known: ServerState) -> None:
+    """Kill what a front end that was killed left behind: each process that was started with its temporary folder."""
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(known.temporary in word for word in process.cmdline()):
+                process.kill()
+        except psutil.Error:
+            continue
 
 
 def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -32,6 +31,7 @@ from serving import server as server_module
 from serving.client import Client
 from serving.model_store import Archive
 from serving.ports import PortError, Ports
+from serving.readiness import wait_ready
 from serving.state import ServerState
 from training.quantization import quantize
 
@@ -125,25 +125,23 @@ class RunningServer:
         """Return the processes of the workers of a model."""
         return [worker.pid for worker in self.client.describe(model).workers]
 
+    def operator(self) -> httpx.Client:
+        """Return a connection to the management socket."""
+        transport = httpx.HTTPTransport(uds=self.state.management.removeprefix("unix:"))
+        return httpx.Client(transport=transport, base_url="http://localhost", timeout=30)
+
     @contextlib.contextmanager
     def also_serving(self, archives: Sequence[Archive]) -> Iterator[None]:
         """Serve further archives of this server's store until the block ends."""
-
-        def manage(method: str, path: str) -> None:
-            headers = self.token("management")
-            httpx.request(
-                method, self.state.management + path, headers=headers, timeout=180, trust_env=False
-            ).raise_for_status()
-
-        # TorchServe answers once the worker is ready.
-        paths = [f"/models?url={archive.path.name}&synchronous=true" for archive in archives]
+        wanted = [(archive.name, archive.version) for archive in archives]
         try:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda path: manage("POST", path), paths))
+            for archive in archives:
+                self.client.register(archive.path.name)
+            wait_ready(self.client, wanted, alive=lambda: self.state.process() is not None, timeout=180)
             yield
         finally:
-            for archive in set(archives):
-                manage("DELETE", f"/models/{archive.name}")
+            for name, version in wanted:
+                self.client.unregister(name, version)
 
 
 @pytest.fixture(scope="session")

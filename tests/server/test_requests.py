@@ -15,8 +15,9 @@ from kserve import InferenceRESTClient, RESTConfig
 
 from handlers.classifier import Classifier
 from serving.client import Client, NoKey, NotFound, RequestRefused, Unreachable
-from serving.state import ServerState
-from tests.server.conftest import CLASSES, MAX_BYTES, RunningServer, picture
+from serving.ports import Ports, is_free
+from serving.state import LOGS, ServerState
+from tests.server.conftest import CLASSES, CONFIG, MAX_BYTES, RunningServer, picture
 
 PHOTO = picture(1)
 
@@ -191,19 +192,22 @@ def test_without_its_token_nothing_is_answered(server: RunningServer, path: str,
     assert 400 <= response.status_code < 500 and "predictions" not in response.text
 
 
-def test_the_management_api_has_a_token_of_its_own(server: RunningServer) -> None:
-    for headers in ({}, server.token("inference")):
-        response = httpx.get(f"{server.state.management}/models", headers=headers, trust_env=False)
-        assert response.status_code == 400
-    assert httpx.get(
-        f"{server.state.management}/models", headers=server.token("management"), trust_env=False
-    ).is_success
+def test_the_management_api_is_the_operator_s_alone(server: RunningServer) -> None:
+    socket = Path(server.state.management.removeprefix("unix:"))
+    assert socket.is_socket() and socket.parent.stat().st_mode & 0o077 == 0
+    assert (server.root / LOGS / "management.sock").resolve() == socket.resolve()
+    with server.operator() as operator:
+        for headers in ({}, server.token("inference")):
+            assert operator.get("/models", headers=headers).status_code == 400
+        assert operator.get("/models", headers=server.token("management")).is_success
+    assert is_free(Ports.of_config(CONFIG.read_text()).moved(server.state.offset).all()[1])
+    for address in (server.state.inference, server.state.metrics):  # no other door leads there
+        response = httpx.get(f"{address}/models", headers=server.token("management"), trust_env=False)
+        assert response.status_code >= 400
 
 
 def test_a_model_describes_itself(server: RunningServer) -> None:
-    url = f"{server.state.management}/models/shapes?customized=true"
-    response = httpx.get(url, headers=server.token("management"), timeout=30, trust_env=False)
-    described = response.json()[0]["customizedMetadata"]
+    described = server.client.description("shapes")
     assert described["classes"] == list(CLASSES["shapes"]) and described["version"] == "1.0"
 
 

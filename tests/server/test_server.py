@@ -22,7 +22,7 @@ from serving.shares import Shares
 from serving.state import LOGS, ServerState
 from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, Tiny, export, free_offset, picture, run_cli
 
-SERVER = "serving.server"
+SERVER, STATUS = "serving.server", "serving.status"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert front is not None
     tree = [front, *front.children(recursive=True)]
 
-    shown = run_cli(SERVER, "status", "--json", root=home)
+    shown = run_cli(STATUS, "--json", root=home)
     document = json.loads(shown.stdout)
     assert shown.returncode == 0 and document["running"] and document["server"]["pid"] == known.pid
     (model,) = document["models"]
@@ -72,7 +72,7 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree)
     assert not Path(known.temporary).exists() and not (home / "key_file.json").exists()
     Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
-    assert run_cli(SERVER, "status", root=home).returncode == 3
+    assert run_cli(STATUS, root=home).returncode == 3
     # The other server of this machine noticed nothing of all that.
     assert server.client.predict(picture(), "shapes").probabilities
 
@@ -83,10 +83,10 @@ def test_a_stale_state_ends_nobody_s_process(home: Path) -> None:
         pid=me.pid,
         created=me.create_time() - 100,  # a server that had this pid before, and ended
         inference="", management="", metrics="", key_file=str(home / "key_file.json"),
-        temporary=str(home / "gone"), models=[],
+        temporary=str(home / "gone"),
     )  # fmt: skip
     state.write(home)
-    assert run_cli(SERVER, "status", root=home).returncode == 3
+    assert run_cli(STATUS, root=home).returncode == 3
     stopped = run_cli(SERVER, "stop", root=home)
     assert stopped.returncode == 0 and "No server was started here" in stopped.stdout
     assert me.is_running() and ServerState.read(home) is None
@@ -121,10 +121,10 @@ def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serv
 
 def test_a_taken_port_is_said_before_anything_starts(home: Path, listener: Callable[[int], None]) -> None:
     offset = free_offset(12_000)
-    listener(8081 + offset)
+    listener(8080 + offset)
     started = run_cli(SERVER, "start", "--port-offset", str(offset), root=home)
     assert started.returncode == 1
-    assert started.stderr.startswith(f"error: port {8081 + offset} is taken by ") and started.stderr.count("\n") == 1
+    assert started.stderr.startswith(f"error: port {8080 + offset} is taken by ") and started.stderr.count("\n") == 1
     assert not (home / LOGS).exists()
 
 

@@ -1,0 +1,91 @@
+"""Run TorchServe's launcher, which leaves the front end behind, and write down whose process that is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from serving import java, logs, state
+from serving.model_store import Archive
+from serving.ports import Ports
+from serving.shares import Shares
+from serving.state import ServerState
+
+CONFIG = Path("config.properties")
+PID_FILE = ".model_server.pid"  # the launcher's, in its temporary folder
+SOCKET = "management.sock"
+
+
+class LaunchError(Exception):
+    """TorchServe's launcher failed; the message says where to look."""
+
+
+def launch(
+    archives: Sequence[Archive], *, root: Path, config: Path, listening: Ports, offset: int, access_log: bool
+) -> ServerState:
+    """Start TorchServe in `root` with these archives; return at once, when its front end's process is known.
+
+    `listening` has been moved by `offset` already; management goes behind a unix socket. Workers, threads and heap that
+    `config` does not name follow from the machine (`serving.shares`).
+
+    Raises:
+        LaunchError: there is no such process.
+        JavaError: there is no Java.
+    """
+    found = java.find()
+    # Sockets, unpacked archives and the launcher's pid file go where no other server's are, where nobody else may look
+    # (mkdtemp), and not inside `root`: the path of a socket may have about 100 characters.
+    temporary = tempfile.mkdtemp(prefix="sightline-")
+    listening = listening.behind(f"{temporary}/{SOCKET}")
+    shares = Shares.of_this_machine(len(archives))
+    effective = root / logs.FOLDER / CONFIG.name
+    text = config.read_text()
+    effective.write_text(
+        f"{text}\n# Moved by {offset}\n{listening.properties()}# This machine\n{shares.properties(text)}"
+    )
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE")
+    }
+    environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(root / logs.FOLDER)}
+    environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
+    if found.home is not None:
+        environment["JAVA_HOME"] = str(found.home)
+    try:
+        process = _front_end(archives, root, effective, environment, Path(temporary))
+    except (OSError, ValueError, subprocess.CalledProcessError, psutil.Error) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise LaunchError(f"TorchServe did not start ({error}): see {logs.FOLDER}/{logs.CONSOLE}") from error
+    started = ServerState(
+        pid=process.pid,
+        created=process.create_time(),
+        inference=listening.inference.url,
+        management=listening.management.url,
+        metrics=listening.metrics.url,
+        key_file=str(root / state.KEY_FILE),
+        temporary=temporary,
+        config=str(config),
+        offset=offset,
+        access_log=access_log,
+    )
+    started.write(root)
+    return started
+
+
+def _front_end(
+    archives: Sequence[Archive], root: Path, config: Path, environment: dict[str, str], temporary: Path
+) -> psutil.Process:
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(config)]
+    command += ["--log-config", str(logs.CONFIG), "--model-store", str(archives[0].path.parent)]
+    command += ["--models", *(f"{archive.name}={archive.path.name}" for archive in archives)]
+    with open(root / logs.FOLDER / logs.CONSOLE, "ab") as log:
+        # A session of its own: what ends this terminal does not end the server.
+        subprocess.run(
+            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, check=True,
+        )  # fmt: skip
+    return psutil.Process(int((temporary / PID_FILE).read_text()))

@@ -1,0 +1,92 @@
+"""What should be live: model_store/live.json, which a deployment changes in one step and a start brings back.
+
+{"fingers": {"version": "2.0", "before": "1.0"}}
+
+A server that is killed, together with everything around it, comes back as this file says. It is written after what it
+says has been proven, so that a deployment that was cut short leaves the version that was live before.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+from serving import model_store
+from serving.model_store import Archive, ArchiveError
+
+FILE = "live.json"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiveModel:
+    """The default version of a model, and the one before it, which stays READY for a rollback."""
+
+    version: str
+    before: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Live:
+    """Every model that should be served, by its name."""
+
+    models: Mapping[str, LiveModel]
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """Return what should be live in `root`; nothing where that was never written.
+
+        Raises:
+            ArchiveError: the file is damaged.
+        """
+        path = root / model_store.FOLDER / FILE
+        try:
+            document = json.loads(path.read_text())
+            return cls({name: LiveModel(**each) for name, each in document.items()})
+        except FileNotFoundError:
+            return cls({})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ArchiveError(
+                f"{path} is damaged ({error!r}): remove it, and name what to serve (make serve ARGS=NAME=VERSION)"
+            ) from error
+
+    def write(self, root: Path) -> None:
+        """Write it in one step: a reader, or a machine that loses power, has the old text or the new one."""
+        folder = root / model_store.FOLDER
+        text = json.dumps({name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}, indent=2)
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".live-")
+        with open(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, folder / FILE)
+
+    def of(self, name: str, model: LiveModel) -> Self:
+        """Return the same with another state of one model."""
+        return type(self)({**self.models, name: model})
+
+    def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
+        """Return what a server that is asked for `wanted` (`NAME` or `NAME=VERSION`) serves, and the default archives.
+
+        Nothing wanted means all of this, and the newest version of every other model in the store. A version kept for a
+        rollback whose archive is gone is forgotten.
+
+        Raises:
+            ArchiveError: an archive that should be live is not there, or there is none at all.
+        """
+        named = list(wanted)
+        recorded = [f"{name}={each.version}" for name, each in self.models.items()]
+        others = [archive.name for archive in model_store.newest(store) if archive.name not in self.models]
+        chosen = model_store.select(named or recorded + others, store)
+        kept = {each.name: self._before(each, store) for each in chosen}
+        models = {each.name: LiveModel(each.version, kept[each.name]) for each in chosen}
+        return type(self)(models), chosen
+
+    def _before(self, archive: Archive, store: Path) -> str | None:
+        """Return the version to keep beside this one: the one before it, where it is the one that was live."""
+        known = self.models.get(archive.name)
+        if known is None or known.version != archive.version or known.before is None:
+            return None
+        return known.before if model_store.path_of(archive.name, known.before, store).is_file() else None

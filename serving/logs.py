@@ -1,0 +1,53 @@
+"""What the server and its workers write down, and the end of it, for whom something went wrong."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+FOLDER = Path("logs")
+CONFIG = Path(__file__).parent / "log4j2.xml"
+CONSOLE = "console.log"
+FILES = (CONSOLE, "ts_log.log", "model_log.log")
+_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*|SystemExit.*|MemoryError.*")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment in the logs: what is written later is what belongs to the work that began then."""
+
+    folder: Path
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def now(cls, root: Path) -> Self:
+        """Return the present end of each log of `root`."""
+        folder = root / FOLDER
+        return cls(folder, {name: _size(folder / name) for name in FILES})
+
+    def lines(self, name: str) -> list[str]:
+        """Return what was written to one log since."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        with open(path, "rb") as file:
+            # Smaller than it was: the file was rolled over.
+            file.seek(self.sizes[name] if self.sizes[name] <= _size(path) else 0)
+            return file.read().decode(errors="replace").splitlines()
+
+    def last(self, count: int = 25) -> str:
+        """Return the end of what was logged since: by workers, or by the front end where those were silent."""
+        for name in reversed(FILES):
+            if lines := self.lines(name):
+                return "\n".join([f"--- last lines of {FOLDER}/{name}", *lines[-count:]])
+        return ""
+
+    def raised(self) -> str:
+        """Return the last exception that a worker wrote down since, as one line; nothing where there is none."""
+        found = [_RAISED.search(line.split(" - ", 1)[-1]) for line in self.lines("model_log.log")]
+        return next((each.group() for each in reversed(found) if each is not None), "")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

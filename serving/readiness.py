@@ -1,0 +1,59 @@
+"""Waiting until versions of models answer, and seeing as early as can be that they never will."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from serving.client import Client, ClientError, ModelStatus, NotFound
+
+Version = tuple[str, str]  # name and version
+
+
+class NotReady(Exception):
+    """A version does not come to answer requests; the message says why, as far as that can be seen from outside."""
+
+
+def wait_ready(
+    client: Client, wanted: Sequence[Version], *, alive: Callable[[], bool], timeout: float, pause: float = 0.1
+) -> list[ModelStatus]:
+    """Return the states of `wanted` once every worker of each is READY, looking every `pause` seconds.
+
+    `alive` says whether the front end runs. TorchServe starts a worker that died again and again; the first death ends
+    the wait.
+
+    Raises:
+        NotReady: the front end ended, does not have a version, a worker died, or `timeout` seconds are over.
+    """
+    deadline = time.monotonic() + timeout
+    first: dict[tuple[Version, str], int] = {}  # the process that each worker had first
+    while True:
+        if not alive():
+            raise NotReady("TorchServe ended while it started")
+        found = [_status(client, *version) for version in wanted]
+        models = [status for status in found if status is not None]
+        if len(models) == len(wanted) and all(status.ready for status in models):
+            return models
+        for status in models:
+            _see_deaths(status, first)
+        if time.monotonic() > deadline:
+            raise NotReady(f"no answer within {timeout:.0f} s that every worker is READY")
+        time.sleep(pause)
+
+
+def _see_deaths(status: ModelStatus, first: dict[tuple[Version, str], int]) -> None:
+    for worker in status.workers:
+        key = ((status.name, status.version), worker.id)
+        replaced = worker.pid > 0 and first.setdefault(key, worker.pid) != worker.pid
+        if replaced or (key in first and not psutil.pid_exists(first[key])):
+            raise NotReady(f"a worker of {status.name} {status.version} does not load")
+
+
+def _status(client: Client, name: str, version: str) -> ModelStatus | None:
+    """Return the state of one version, or None while the server does not answer yet."""
+    try:
+        return client.describe(name, version)
+    except NotFound as error:  # archives are loaded before it listens, or before a registration is answered
+        raise NotReady(f"TorchServe could not load {name} {version}") from error
+    except ClientError:
+        return None

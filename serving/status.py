@@ -1,0 +1,162 @@
+"""Look at the server: its models, versions, workers, queues, memory.
+
+python -m serving.status           a table
+python -m serving.status --json    one JSON document
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from serving import state
+from serving.client import Client, ClientError, ModelStatus
+from serving.live import Live
+from serving.model_store import ArchiveError
+from serving.state import ServerState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a model that the server has: whether it is the default, and what its workers hold and how long."""
+
+    model: ModelStatus
+    default: bool
+    kept: bool  # for a rollback
+    memory: int  # bytes resident, of all its workers
+    uptime: float  # seconds since its youngest worker's start
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Status:
+    """A server that runs."""
+
+    server: ServerState
+    uptime: float  # seconds
+    memory: int  # bytes resident, of the front end
+    versions: list[Version]
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether it has a model, and every worker of each is READY."""
+        return bool(self.versions) and all(each.model.ready for each in self.versions)
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        server = dataclasses.asdict(self.server) | {"uptime": round(self.uptime, 1), "memory": self.memory}
+        models = [
+            dataclasses.asdict(each.model)
+            | {"default": each.default, "kept": each.kept, "memory": each.memory, "uptime": round(each.uptime, 1)}
+            for each in self.versions
+        ]
+        return {"running": True, "server": server, "models": models}
+
+
+def read(root: Path) -> Status | None:
+    """Return what the server that runs in `root` serves now, or None where none runs.
+
+    Raises:
+        ClientError: it runs and does not answer.
+        ArchiveError: what is recorded of it is damaged.
+    """
+    root = root.resolve()
+    running = state.running(root)
+    process = running.process() if running is not None else None
+    if running is None or process is None:
+        return None
+    live = Live.read(root).models
+    versions = []
+    with Client.of_state(running) as client:
+        for name in client.models():
+            default = client.describe(name).version
+            kept = live[name].before if name in live else None
+            versions += [
+                _version(each, each.version == default, each.version == kept) for each in client.versions(name)
+            ]
+    return Status(running, time.time() - running.created, _resident(process.pid), versions)
+
+
+def _version(model: ModelStatus, default: bool, kept: bool) -> Version:
+    started = max((each.started.timestamp() for each in model.workers), default=time.time())
+    memory = sum(_resident(each.pid) for each in model.workers)
+    return Version(model, default, kept, memory, max(0.0, time.time() - started))
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(psutil.Error, ValueError):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def show(status: Status, console: Console) -> None:
+    """Print a table."""
+    server = status.server
+    title = (
+        f"{server.inference}, up {_duration(status.uptime)}, front end {status.memory / 1e6:.0f} MB\n"
+        f"management {server.management}, metrics {server.metrics}"
+    )
+    table = Table(title=title)
+    for heading in ("model", "version", "", "workers", "state", "queue", "memory", "up", "processes"):
+        table.add_column(heading, justify="right" if heading in ("workers", "queue", "memory", "up") else "left")
+    for each in status.versions:
+        model = each.model
+        states = sorted({worker.status for worker in model.workers}) or ["no worker"]
+        table.add_row(
+            model.name,
+            model.version,
+            "default" if each.default else "kept" if each.kept else "",
+            str(len(model.workers)),
+            ", ".join(states),
+            str(model.pending),
+            f"{each.memory / 1e6:.0f} MB",
+            _duration(each.uptime),
+            ", ".join(str(worker.pid) for worker in model.workers),
+        )
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    return (
+        f"{days:.1f} d"
+        if days >= 2
+        else f"{hours:.1f} h"
+        if hours >= 2
+        else f"{minutes:.0f} min"
+        if minutes >= 2
+        else f"{seconds:.0f} s"
+    )
+
+
+def main() -> int:
+    """Print the status; 0 is well, 1 an error, 3 that no server runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    arguments = parser.parse_args()
+    try:
+        found = read(Path.cwd())
+    except (ClientError, ArchiveError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        empty: dict[str, Any] = {"running": False, "server": None, "models": []}
+        print(json.dumps(found.document() if found is not None else empty, indent=2, default=str))
+    elif found is None:
+        print("No server was started here.")
+    else:
+        show(found, Console(soft_wrap=True))
+    return 0 if found is not None else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What should be live, written down and read back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving.live import FILE, Live, LiveModel
+from serving.model_store import ArchiveError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Return a store with archives of two models (empty files: only their names are read)."""
+    store = tmp_path / "model_store"
+    store.mkdir()
+    for name in ("a-1.0", "a-2.0", "a-3.0", "b-1.0", "b-10.0", "b-9.0"):
+        (store / f"{name}.mar").touch()
+    return store
+
+
+def test_it_comes_back_as_it_was_written(store: Path) -> None:
+    root = store.parent
+    assert Live.read(root).models == {}
+    live = Live({"a": LiveModel("2.0", "1.0")}).of("b", LiveModel("9.0"))
+    live.write(root)
+    assert Live.read(root) == live
+    assert {path.suffix for path in store.iterdir()} == {".mar", ".json"}, "nothing temporary is left"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"version": "1", "more": 1}}', '{"a": {"version":'])
+def test_a_damaged_file_is_said(store: Path, text: str) -> None:
+    (store / FILE).write_text(text)
+    with pytest.raises(ArchiveError, match=r"live\.json is damaged .*remove it"):
+        Live.read(store.parent)
+
+
+def test_a_start_without_names_brings_back_what_was_live_and_the_newest_of_the_rest(store: Path) -> None:
+    live, archives = Live({"a": LiveModel("2.0", "1.0")}).select([], store)
+    assert [archive.path.name for archive in archives] == ["a-2.0.mar", "b-10.0.mar"]
+    assert live.models == {"a": LiveModel("2.0", "1.0"), "b": LiveModel("10.0")}
+    assert Live({}).select([], store)[0].models == {"a": LiveModel("3.0"), "b": LiveModel("10.0")}
+
+
+def test_a_start_with_names_is_those_alone(store: Path) -> None:
+    live = Live({"a": LiveModel("2.0", "1.0"), "b": LiveModel("9.0", "1.0")})
+    assert live.select(["a=2.0"], store)[0].models == {"a": LiveModel("2.0", "1.0")}
+    assert live.select(["a=1.0"], store)[0].models == {"a": LiveModel("1.0")}, "what is kept was before another version"
+    assert live.select(["a"], store)[0].models == {"a": LiveModel("3.0")}
+
+
+def test_an_archive_that_is_gone_is_said_and_a_kept_one_is_forgotten(store: Path) -> None:
+    (store / "a-1.0.mar").unlink()
+    live = Live({"a": LiveModel("2.0", "1.0")})
+    assert live.select([], store)[0].models["a"] == LiveModel("2.0")
+    (store / "a-2.0.mar").unlink()
+    with pytest.raises(ArchiveError, match=r"no archive of a 2\.0"):
+        live.select([], store)
+
+
+def test_a_write_that_fails_leaves_the_old_text(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = store.parent
+    Live({"a": LiveModel("1.0")}).write(root)
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("serving.live.os.fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        Live({"a": LiveModel("2.0")}).write(root)
+    assert json.loads((store / FILE).read_text())["a"]["version"] == "1.0"
