@@ -12,6 +12,7 @@ FORMAT ?=
 AUGMENT ?= 0
 MINUTES ?= 10
 OFFLINE ?=
+KEEP ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
@@ -20,7 +21,7 @@ builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive serve stop status predict bench readme check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive serve stop status predict deploy rollback watch bench readme check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -59,6 +60,15 @@ status: setup ## show the server and what it serves
 
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
+
+deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before)
+	@$(py) -m serving.deploy "$(name)" $(if $(VERSION),"$(VERSION)") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
+
+rollback: setup ## back to the version before: NAME=
+	@$(py) -m serving.deploy "$(name)" --rollback
+
+watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
+	@$(py) -m serving.watch $(ARGS)
 
 bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
 	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done

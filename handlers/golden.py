@@ -9,12 +9,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from handlers import tolerances
-from handlers.classifier import Classifier
 from handlers.errors import RequestError
+
+if TYPE_CHECKING:  # who reads the file asks a server, and need not wait seconds for torch
+    from handlers.classifier import Classifier
 
 FILE = "golden.json"
 
@@ -63,12 +64,14 @@ def read(path: Path) -> list[Golden]:
         raise GoldenError(f"{path.name} is damaged ({error!r}); build the archive again") from error
 
 
-def answers(classifier: Classifier, images: Sequence[bytes]) -> list[tuple[float, ...]]:
+def answers(classifier: "Classifier", images: Sequence[bytes]) -> list[tuple[float, ...]]:
     """Return the probabilities of each class for encoded images.
 
     Raises:
         GoldenError: an image cannot be read.
     """
+    import torch
+
     decoded = classifier.decode(images)
     for number, image in enumerate(decoded):
         if isinstance(image, RequestError):
@@ -77,7 +80,7 @@ def answers(classifier: Classifier, images: Sequence[bytes]) -> list[tuple[float
     return [tuple(row) for row in rows.tolist()]
 
 
-def check(classifier: Classifier, golden: Sequence[Golden]) -> float:
+def check(classifier: "Classifier", golden: Sequence[Golden]) -> float:
     """Return by how much the worst answer differs from what was exported.
 
     In float32 that is the largest difference of a probability; in bf16 and int8 it is the total variation, half of what

@@ -57,11 +57,15 @@ class Live:
         folder = root / model_store.FOLDER
         text = json.dumps({name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}, indent=2)
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=".live-")
-        with open(descriptor, "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, folder / FILE)
+        try:
+            with open(descriptor, "w") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, folder / FILE)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def of(self, name: str, model: LiveModel) -> Self:
         """Return the same with another state of one model."""

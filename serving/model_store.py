@@ -12,6 +12,9 @@ from typing import Any
 
 import yaml
 
+from handlers import golden
+from handlers.golden import Golden
+
 FOLDER = Path("model_store")
 
 # The archiver's own rule for names, with an end that no file name trips over. A version holds no "-", so that the last
@@ -51,6 +54,44 @@ class Archive:
         if not isinstance(document, dict):
             raise ArchiveError(f"{self.path} has an empty model-config.yaml: build it again")
         return document
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec.json of the artifact inside: classes, preprocessing, provenance.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                name = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["serializedFile"]
+                with file.open(name) as inner, zipfile.ZipFile(inner) as artifact:
+                    (entry,) = [each for each in artifact.namelist() if each.endswith("extra/spec.json")]
+                    document: dict[str, Any] = json.loads(artifact.read(entry))
+                    return document
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+
+    def provenance(self) -> dict[str, Any]:
+        """Return its sidecar; nothing where that is gone or damaged."""
+        try:
+            document = json.loads(self.sidecar.read_text())
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def golden(self) -> list[Golden]:
+        """Return the golden images that travel in it; none in an archive without them.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file, tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+                if golden.FILE not in file.namelist():
+                    return []
+                return golden.read(Path(file.extract(golden.FILE, folder)))
+        except (OSError, zipfile.BadZipFile, golden.GoldenError) as error:
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
 
     @contextlib.contextmanager
     def unpacked(self) -> Iterator[Path]:

@@ -69,3 +69,4 @@ def test_a_write_that_fails_leaves_the_old_text(store: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="no space"):
         Live({"a": LiveModel("2.0")}).write(root)
     assert json.loads((store / FILE).read_text())["a"]["version"] == "1.0"
+    assert not list(store.glob(".live-*"))

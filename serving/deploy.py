@@ -1,0 +1,158 @@
+"""Make another version of a model the one that answers, with nothing lost, or leave everything as it was.
+
+    python -m serving.deploy fingers 2.0             the version before stays READY, for a rollback, until the next one
+    python -m serving.deploy fingers 2.0 --no-keep   it goes as soon as its last request is answered
+    python -m serving.deploy fingers                 the newest version of the store
+
+verify     the archive is whole and answers its golden images, in a process of its own
+changes    what is different from the version that is live
+register   without waiting inside the server, which would stall its other requests
+load       until every worker is READY; the first that dies ends it
+compare    golden images on /predictions/<name>/<version>: the answers, and the latency against the live version's
+switch     the default version, in one step
+watch      for a while: workers, and golden images through the default address
+commit     model_store/live.json, which the next start brings back
+drain      what is not needed any more, then its removal
+
+A step that fails undoes those before it and says which it was and why. Until `commit`, a server that is killed comes
+back with the version before, afterwards with the new one.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import filelock
+from rich.console import Console
+
+from serving import logs, model_store, state
+from serving.client import Client, ClientError, NotFound
+from serving.deployment import Deployed, DeployError, Deployment, Limits
+from serving.live import Live, LiveModel
+from serving.model_store import ArchiveError
+
+LOCK = "deploy.lock"
+LIMITS = Limits()
+
+
+def deploy(
+    name: str,
+    version: str | None = None,
+    *,
+    root: Path,
+    keep: bool = True,
+    limits: Limits = LIMITS,
+    verify: bool = True,
+    say: Callable[[str], None] = print,
+) -> Deployed:
+    """Make `version` (the newest where None) of `name` the default of the server in `root`; `say` gets each step.
+
+    `verify=False` leaves out the first step, for who has just made it.
+
+    Raises:
+        DeployError: a step failed, and what was done is undone; or there is nothing to do, or another deployment runs.
+        ArchiveError: there is no such archive.
+        ClientError: the server does not answer.
+    """
+    root = root.resolve()
+    archive = model_store.find(name, version, root / model_store.FOLDER)
+    with alone(root), _client(root) as client:
+        work = Deployment(root, client, archive, limits, say)
+        return work.run(keep=keep, verify=verify)
+
+
+def rollback(name: str, *, root: Path) -> Deployed:
+    """Make the version before the default one again, in one step; what was live stays READY in its place.
+
+    Raises:
+        DeployError: no version is kept, or it is not READY.
+        ClientError: the server does not answer.
+    """
+    root = root.resolve()
+    with alone(root), _client(root) as client:
+        live = Live.read(root)
+        known = live.models.get(name)
+        if known is None or known.before is None:
+            raise DeployError(
+                f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
+            )
+        began = time.perf_counter()
+        try:
+            ready = client.describe(name, known.before).ready
+        except NotFound:
+            ready = False
+        if not ready:
+            raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
+        client.set_default(name, known.before)
+        live.of(name, LiveModel(known.before, known.version)).write(root)
+        return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the lock that keeps two from changing what is live.
+
+    Raises:
+        DeployError: somebody else holds it.
+    """
+    (root / logs.FOLDER).mkdir(exist_ok=True)
+    try:
+        with filelock.FileLock(root / logs.FOLDER / LOCK, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise DeployError("another deployment runs here: wait for it") from error
+
+
+def _client(root: Path) -> Client:
+    running = state.running(root)
+    if running is None:
+        raise DeployError("no server runs here: start one (make serve)")
+    return Client.of_state(running)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Deploy or roll back; 0 is well, 1 an error, 130 an interrupt that was undone."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="the model")
+    parser.add_argument("version", nargs="?", help="the newest of the store where it is left out")
+    parser.add_argument("--rollback", action="store_true", help="back to the version before, which is still READY")
+    parser.add_argument("--no-keep", action="store_true", help="remove the version before")
+    parser.add_argument("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="after the switch")
+    parser.add_argument("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="that it may be")
+    parser.add_argument("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="of loading")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _terminate)
+    console = Console(soft_wrap=True, highlight=False)
+    root = Path.cwd()
+    try:
+        if arguments.rollback:
+            done = rollback(arguments.name, root=root)
+        else:
+            limits = Limits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
+            done = deploy(
+                arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
+                say=console.print,
+            )  # fmt: skip
+    except (DeployError, ArchiveError, ClientError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; what was begun is undone", file=sys.stderr)
+        return 130
+    console.print(f"{done.name} {done.version} is live; the switch took {done.steps['switch'] * 1e3:.0f} ms.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""One deployment: the steps that `serving.deploy` tells of, and what undoes them."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from serving import logs, model_store, proof, state
+from serving.changes import changes
+from serving.client import Client, ClientError, NotFound
+from serving.drain import remove
+from serving.live import Live, LiveModel
+from serving.model_store import Archive, ArchiveError
+from serving.proof import Exam, WrongAnswer
+from serving.readiness import NotReady, wait_ready
+
+
+class DeployError(Exception):
+    """A deployment failed and left everything as it was; the message says at which step, and why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What a new version is held to; all times in seconds."""
+
+    load: float = 120.0  # from the registration until every worker is READY
+    slower: float = 3.0  # its median by the live version's,
+    grace: float = 0.05  # and what it may take besides
+    rounds: int = 16  # golden images asked of each
+    watch: float = 5.0  # after the switch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment that went through: the version that was live before, and the seconds of each step."""
+
+    name: str
+    version: str
+    before: str | None
+    steps: dict[str, float]
+
+
+class Deployment:
+    """One deployment: its steps, in the order in which they stand here."""
+
+    def __init__(
+        self, root: Path, client: Client, archive: Archive, limits: Limits, say: Callable[[str], None]
+    ) -> None:
+        self.root, self.client, self.archive, self.limits, self.say = root, client, archive, limits, say
+        self.name, self.version = archive.name, archive.version
+        self.live = Live.read(root)
+        self.before = self.live.models.get(self.name)
+        self.mark = logs.Mark.now(root)
+        self.steps: dict[str, float] = {}
+
+    def run(self, *, keep: bool, verify: bool) -> Deployed:
+        self._tidy()
+        if self.before is not None and self.before.version == self.version:
+            raise DeployError(f"{self.name} {self.version} is live already")
+        with ExitStack() as undo:
+            if verify:
+                with self._step("verify"):
+                    self._verify()
+            with self._step("changes"):
+                self._changes()
+            if not self._there(self.version):
+                with self._step("register"):
+                    self.client.register(self.archive.path.name)
+                    undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
+            with self._step("load"):
+                wait_ready(self.client, [(self.name, self.version)], alive=self._alive, timeout=self.limits.load)
+            with self._step("compare"):
+                exam = self._compare()
+            with self._step("switch"):
+                if self.before is not None:
+                    back = self.before.version
+                    undo.callback(self._undo, f"{back} is live", self.client.set_default, self.name, back)
+                self.client.set_default(self.name, self.version)
+            with self._step("watch"):
+                self._watch(exam)
+            with self._step("commit"):
+                kept = self.before.version if self.before is not None and keep else None
+                self.live.of(self.name, LiveModel(self.version, kept)).write(self.root)
+            undo.pop_all()
+        with self._step("drain"):
+            self._drain(kept)
+        return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self.say(f"{name} ...")
+        began = time.perf_counter()
+        try:
+            yield
+        except (ArchiveError, NotReady, WrongAnswer, ClientError, DeployError, OSError) as error:
+            raised = self.mark.raised() if isinstance(error, NotReady) else ""
+            why = f"{error}: {raised}" if raised else str(error)
+            raise DeployError(f"{self.name} {self.version} is not deployed: {name} failed: {why}") from error
+        self.steps[name] = time.perf_counter() - began
+
+    def _undo(self, says: str, work: Callable[..., object], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+            self.say(f"undone: {says}")
+        except (ClientError, OSError) as error:  # the server is gone, and comes back as live.json says
+            self.say(f"not undone ({error}): {says} after the next start")
+
+    def _tidy(self) -> None:
+        """Finish what a deployment that was killed left behind: the default is what is recorded, nothing else stays."""
+        try:
+            default = self.client.describe(self.name).version
+            there = [each.version for each in self.client.versions(self.name)]
+        except NotFound:
+            self.before = None
+            return
+        if self.before is None:  # somebody registered it by hand
+            self.before = LiveModel(default)
+        if default != self.before.version and self.before.version in there:
+            self.say(f"an earlier deployment was cut short: {self.before.version} is live again")
+            self.client.set_default(self.name, self.before.version)
+        for version in there:
+            if version not in (self.before.version, self.before.before):
+                self.say(f"an earlier deployment was cut short: {version} is removed")
+                self._remove(version)
+
+    def _verify(self) -> None:
+        self.archive.check()
+
+    def _changes(self) -> None:
+        if self.before is None:
+            self.say(f"  {self.name} is new")
+            return
+        old = model_store.Archive(
+            self.name,
+            self.before.version,
+            model_store.path_of(self.name, self.before.version, self.archive.path.parent),
+        )
+        if not old.path.is_file():
+            self.say(f"  unknown: {old.path.name} is gone")
+            return
+        for line in changes(old, self.archive) or ["none in classes, preprocessing, network or metrics"]:
+            self.say(f"  {line}")
+
+    def _there(self, version: str) -> bool:
+        try:
+            return bool(self.client.describe(self.name, version))
+        except NotFound:
+            return False
+
+    def _alive(self) -> bool:
+        return state.running(self.root) is not None
+
+    def _exam(self, archive: Archive) -> Exam:
+        precision = self.client.description(self.name, archive.version)["precision"]
+        return Exam(archive.golden(), archive.spec()["classes"], precision)
+
+    def _compare(self) -> Exam:
+        """Hold the new version's answers and latency to what they should be; return its exam.
+
+        An archive without golden images has nothing to be held to.
+        """
+        exams = {self.version: self._exam(self.archive)}
+        if self.before is not None and self.client.describe(self.name, self.before.version).ready:
+            # The same images for both, whose answers are the new version's alone to get right.
+            exams[self.before.version] = dataclasses.replace(exams[self.version], judged=False)
+        if not exams[self.version].golden:
+            self.say("  no golden images in this archive: its answers are not checked")
+            return exams[self.version]
+        found = proof.seconds(self.client, exams, self.name, self.limits.rounds)
+        new, old = found[self.version], found.get(self.before.version) if self.before else None
+        self.say(f"  {new * 1e3:.1f} ms an answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
+        if old is not None and new > self.limits.slower * old + self.limits.grace:
+            raise DeployError(
+                f"it is too slow: {new * 1e3:.0f} ms an answer, the live version {old * 1e3:.0f} ms "
+                f"(allowed: {self.limits.slower:g} times and {self.limits.grace * 1e3:.0f} ms)"
+            )
+        return exams[self.version]
+
+    def _watch(self, exam: Exam) -> None:
+        deadline = time.monotonic() + self.limits.watch
+        first = [each.pid for each in self.client.describe(self.name, self.version).workers]
+        number = 0
+        while True:
+            status = self.client.describe(self.name, self.version)
+            if not status.ready or [each.pid for each in status.workers] != first:
+                raise DeployError("a worker died")
+            if exam.golden:
+                answer = exam.ask(self.client, self.name, number=number)
+                if answer.version not in (self.version, None):
+                    raise DeployError(f"version {answer.version} answers")
+            number += 1
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.25)
+
+    def _drain(self, kept: str | None) -> None:
+        """Remove what is neither live nor kept; the deployment stands whatever comes of that."""
+        gone = {self.before.version, self.before.before} - {kept, self.version, None} if self.before else set()
+        for version in sorted(filter(None, gone)):
+            try:
+                self._remove(version)
+            except ClientError as error:
+                self.say(f"  {version} is not removed ({error}): the next deployment tries again")
+
+    def _remove(self, version: str) -> None:
+        archive = Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))
+        image = next((each.image for each in archive.golden()), b"") if archive.path.is_file() else b""
+        with contextlib.suppress(NotFound):
+            remove(self.client, self.name, version, image)

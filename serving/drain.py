@@ -1,0 +1,45 @@
+"""Remove a version without losing a request that it was given.
+
+TorchServe removes a version at once and drops what waits for it; it does not say what is being computed. What can be
+known: how many requests wait, and, from an image sent to that version after them, when all that were sent before it
+have at least been begun, and how long a batch takes.
+"""
+
+import time
+
+from serving.client import Client, ClientError, NotFound
+
+LEAST = 0.5  # seconds that an answer is given to reach whoever asked
+MOST = 30.0  # seconds until a version that moves no more is given up
+
+
+def remove(client: Client, name: str, version: str, image: bytes, *, timeout: float = MOST) -> None:
+    """Drain a version that is not the default any more (or never was), and unregister it.
+
+    `image` is one that it can answer; without one, or where it does not answer, only its queue is waited for. After
+    `timeout` seconds it goes with whatever it holds.
+
+    Raises:
+        NotFound: the server has no such version.
+        ClientError: the server does not answer.
+    """
+    deadline = time.monotonic() + timeout
+    status = client.describe(name, version)
+    slowest = 0.0
+    if image and status.ready:
+        # One for each worker: while the first is held by its batch, the others take what waits.
+        for _ in status.workers:
+            began = time.monotonic()
+            try:
+                client.predict(image, name, version)
+            except NotFound:
+                raise
+            except ClientError:
+                break
+            slowest = max(slowest, time.monotonic() - began)
+    while status.ready and status.pending and time.monotonic() < deadline:
+        time.sleep(0.05)
+        status = client.describe(name, version)
+    if status.ready:
+        time.sleep(min(MOST, max(LEAST, 2 * slowest) + status.batch_delay))
+    client.unregister(name, version)

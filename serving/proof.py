@@ -1,0 +1,72 @@
+"""Ask a version that is served its golden images: whether it answers as it was exported, and how fast."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from handlers import tolerances
+from handlers.golden import Golden
+from serving.client import Client, ClientError, Prediction
+
+
+class WrongAnswer(Exception):
+    """A golden image is answered otherwise than when the network was exported, or not at all; says which and why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exam:
+    """Golden images, the classes that their probabilities belong to, and the precision that answers."""
+
+    golden: Sequence[Golden]
+    classes: Sequence[str]
+    precision: str
+    judged: bool = True  # otherwise any answer will do
+
+    def check(self, each: Golden, answer: Mapping[str, float]) -> None:
+        """Hold the best labels of one answer to what they should be.
+
+        Raises:
+            WrongAnswer: a probability is off by more than `handlers.tolerances` allows.
+        """
+        expected = dict(zip(self.classes, each.expected(self.precision), strict=True))
+        apart = [abs(probability - expected.get(label, -1.0)) for label, probability in answer.items()]
+        exact = self.precision == "fp32"
+        difference = max(apart, default=1.0) if exact else sum(apart) / 2 if apart else 1.0
+        if not difference <= (tolerances.FP32 if exact else tolerances.ROUNDED):
+            raise WrongAnswer(f"golden image {each.name} is answered {_best(answer)} instead of {_best(expected)}")
+
+    def ask(self, client: Client, name: str, version: str | None = None, *, number: int = 0) -> Prediction:
+        """Send one golden image (they take turns with `number`) and check the answer.
+
+        Raises:
+            WrongAnswer: it is wrong, or there is none.
+        """
+        each = self.golden[number % len(self.golden)]
+        try:
+            answer = client.predict(each.image, name, version)
+        except ClientError as error:
+            raise WrongAnswer(f"golden image {each.name} is not answered ({error})") from error
+        if self.judged:
+            self.check(each, answer.probabilities)
+        return answer
+
+
+def seconds(client: Client, exams: Mapping[str, Exam], name: str, rounds: int) -> dict[str, float]:
+    """Return the median time of an answer of each version in seconds, asked in turns.
+
+    Raises:
+        WrongAnswer: one is wrong, or there is none.
+    """
+    taken: dict[str, list[float]] = {version: [] for version in exams}
+    for number in range(rounds):
+        for version, exam in exams.items():
+            began = time.perf_counter()
+            exam.ask(client, name, version, number=number)
+            taken[version].append(time.perf_counter() - began)
+    return {version: statistics.median(each) for version, each in taken.items()}
+
+
+def _best(answer: Mapping[str, float]) -> str:
+    label = max(answer, key=lambda each: answer[each], default="nothing")
+    return f"{label} ({answer.get(label, 0.0):.4g})"
