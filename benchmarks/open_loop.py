@@ -17,6 +17,27 @@ LATE = 0.003  # seconds, of the 99th percentile
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one request; times in seconds of `time.perf_counter`, which processes of one machine share.
+
+    `status` is 0 where no answer came before the deadline or the connection broke; `number` is the body's.
+    """
+
+    number: int
+    due: float
+    sent: float
+    received: float
+    status: int
+    version: str
+    body: bytes
+
+    @property
+    def latency(self) -> float:
+        """Return the seconds from when it was to leave."""
+        return self.received - self.due
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Latencies:
     """What came of one run; times in milliseconds from the scheduled sending.
 
@@ -89,11 +110,18 @@ def run(
 
     An answer other than 200, or none within `timeout` seconds, is a failure.
     """
-    return asyncio.run(_Run(url, bodies, times, headers or {}, timeout).all(connections))
+    run = Run(url, bodies, times, headers or {}, timeout)
+    asyncio.run(run.all(connections))
+    latencies = [each.latency if each.status == 200 else float("nan") for each in run.answers]
+    rate = len(times) / times[-1] if times[-1] else 0.0
+    return summarize(latencies, run.lateness, rate=round(rate, 2), waited=run.waited)
 
 
-class _Run:
-    """One run: connections that take the next scheduled request as soon as they are free."""
+class Run:
+    """One run: connections that take the next scheduled request as soon as they are free, until `stopped`.
+
+    `answers` holds what came of each request that was sent, in the order in which they ended.
+    """
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float
@@ -107,19 +135,18 @@ class _Run:
         self.times, self.timeout = times, timeout
         self.next = 0
         self.waited = 0
-        self.latencies = [float("nan")] * len(times)
+        self.stopped = False
+        self.answers: list[Answer] = []
         self.lateness: list[float] = []
 
-    async def all(self, connections: int) -> Latencies:
-        # All connections stand before the first request leaves.
+    async def all(self, connections: int) -> None:
+        """Send everything over so many connections, which all stand before the first request leaves."""
         streams = [await asyncio.open_connection(self.host, self.port) for _ in range(connections)]
         self.began = time.perf_counter()
         await asyncio.gather(*(self._connection(*stream) for stream in streams))
-        rate = len(self.times) / self.times[-1] if self.times[-1] else 0.0
-        return summarize(self.latencies, self.lateness, rate=round(rate, 2), waited=self.waited)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while self.next < len(self.times):
+        while self.next < len(self.times) and not self.stopped:
             number = self.next
             self.next += 1
             due = self.began + self.times[number]
@@ -129,25 +156,46 @@ class _Run:
                 self.lateness.append(time.perf_counter() - due)
             else:
                 self.waited += 1
-            try:
-                async with asyncio.timeout(self.timeout):
-                    writer.write(self.requests[number % len(self.requests)])
-                    await writer.drain()
-                    if await _status(reader) == 200:
-                        self.latencies[number] = time.perf_counter() - due
-            except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):
+            answer = await self._ask(number % len(self.requests), due, reader, writer)
+            self.answers.append(answer)
+            if not answer.status:
                 writer.close()
-                try:
-                    reader, writer = await asyncio.open_connection(self.host, self.port)
-                except OSError:  # the server is gone: what is left to this connection fails
+                again = await self._connect()
+                if again is None:
                     return
+                reader, writer = again
         writer.close()
 
+    async def _ask(self, which: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+        sent, status, version, body = time.perf_counter(), 0, "", b""
+        try:
+            async with asyncio.timeout(self.timeout):
+                writer.write(self.requests[which])
+                await writer.drain()
+                status, version, body = await _answer(reader)
+        except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):
+            pass
+        return Answer(which, due, sent, time.perf_counter(), status, version, body)
 
-async def _status(reader: asyncio.StreamReader) -> int:
-    """Read one whole answer and return its status; ValueError where its length is not told."""
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Connect anew; while nobody listens, requests that are due fail, until there are none left."""
+        while self.next < len(self.times) and not self.stopped:
+            try:
+                return await asyncio.open_connection(self.host, self.port)
+            except OSError:
+                await asyncio.sleep(0.02)
+            now = time.perf_counter()
+            while self.next < len(self.times) and self.began + self.times[self.next] < now:
+                which, due = self.next % len(self.requests), self.began + self.times[self.next]
+                self.next += 1
+                self.answers.append(Answer(which, due, now, now, 0, "", b""))
+        return None
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
+    """Read one whole answer: its status, the model's version, and the body; ValueError where its length is not told."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     lines = head.split("\r\n")
     fields = dict(line.split(":", 1) for line in lines[1:] if ":" in line)
-    await reader.readexactly(int(fields.get("content-length", "")))
-    return int(lines[0].split(" ", 2)[1])
+    body = await reader.readexactly(int(fields.get("content-length", "")))
+    return int(lines[0].split(" ", 2)[1]), fields.get("model-version", "").strip(), body

@@ -238,14 +238,17 @@ class Client:
         found: dict[str, Any] = _json(self._request("management", "GET", path))[0]["customizedMetadata"]
         return found
 
-    def register(self, file: str) -> None:
+    def register(self, file: str, *, workers: int | None = None) -> None:
         """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
+
+        `workers` is how many it gets, unless its own model-config.yaml says that: as many as each model where None.
 
         Waiting is `describe` until `ready`: a registration that waits stalls every other request (TorchServe 0.12).
         The first version of a model becomes its default.
         """
         # Parameters, not a JSON body: that sets a batch delay of -10,000 ms where none is named.
-        self._request("management", "POST", f"/models?{urlencode({'url': file, 'synchronous': 'false'})}")
+        asked = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
+        self._request("management", "POST", f"/models?{urlencode(asked)}")
 
     def unregister(self, model: str, version: str) -> None:
         """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""

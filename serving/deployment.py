@@ -10,7 +10,7 @@ from typing import Any
 
 from serving import logs, model_store, proof, state
 from serving.changes import changes
-from serving.client import Client, ClientError, NotFound
+from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.drain import remove
 from serving.live import Live, LiveModel
 from serving.model_store import Archive, ArchiveError
@@ -68,12 +68,15 @@ class Deployment:
                 self._changes()
             if not self._there(self.version):
                 with self._step("register"):
-                    self.client.register(self.archive.path.name)
+                    # One worker to be judged: those that answer meanwhile keep the other cores.
+                    self.client.register(self.archive.path.name, workers=1)
                     undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
             with self._step("load"):
-                wait_ready(self.client, [(self.name, self.version)], alive=self._alive, timeout=self.limits.load)
+                self._ready()
             with self._step("compare"):
                 exam = self._compare()
+            with self._step("scale"):
+                self._scale()
             with self._step("switch"):
                 if self.before is not None:
                     back = self.before.version
@@ -152,6 +155,18 @@ class Deployment:
 
     def _alive(self) -> bool:
         return state.running(self.root) is not None
+
+    def _ready(self) -> ModelStatus:
+        wanted = [(self.name, self.version)]
+        return wait_ready(self.client, wanted, alive=self._alive, timeout=self.limits.load)[0]
+
+    def _scale(self) -> None:
+        """Give it the workers that it is to have, one after the other."""
+        running = state.running(self.root)
+        wanted = self.archive.model_config().get("minWorkers") or (running.workers if running else 1)
+        for count in range(self._ready().min_workers + 1, wanted + 1):
+            self.client.scale(self.name, self.version, count)
+            self._ready()
 
     def _exam(self, archive: Archive) -> Exam:
         precision = self.client.description(self.name, archive.version)["precision"]

@@ -68,6 +68,7 @@ def launch(
         metrics=listening.metrics.url,
         key_file=str(root / state.KEY_FILE),
         temporary=temporary,
+        workers=shares.workers_of(text),
         config=str(config),
         offset=offset,
         access_log=access_log,

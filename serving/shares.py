@@ -61,10 +61,13 @@ class Shares:
             gpus=gpus(),
         )
 
+    def workers_of(self, config: str) -> int:
+        """Return the workers of each model: what config.properties says, where somebody wrote that himself."""
+        return int(_pairs(config).get("default_workers_per_model", self.workers))
+
     def properties(self, config: str) -> str:
         """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
-        pairs = (line.partition("=") for line in config.splitlines() if not line.lstrip().startswith("#"))
-        known = {key.strip(): value.strip() for key, _, value in pairs}
+        known = _pairs(config)
         lines = []
         if "default_workers_per_model" not in known:
             lines.append(f"default_workers_per_model={self.workers}")
@@ -76,6 +79,11 @@ class Shares:
         """Return what workers are told, where the environment does not say it already."""
         wanted = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
         return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def _pairs(config: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in config.splitlines() if not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def gpus() -> int:

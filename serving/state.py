@@ -27,6 +27,7 @@ class ServerState:
     metrics: str
     key_file: str
     temporary: str  # the folder it unpacks archives in; removed when it is stopped
+    workers: int = 1  # of each model that does not say how many itself
     config: str | None = None  # what it was started with: another config.properties than that of its directory,
     offset: int = 0  # by how much its ports were moved,
     access_log: bool = False  # and whether it writes a line a request

@@ -1,0 +1,88 @@
+"""A server with versions of one small network, in a folder of its own: what benchmarks of operations swap and kill.
+
+ResNet-18 at 64 x 64, as the smaller data sets are served, with seeded random weights: another seed for each version, so
+that an answer tells which version gave it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import resnet, servers
+from handlers import artifact, golden
+from handlers.classifier import Classifier
+from handlers.golden import Golden
+from serving import archive, launch, ports, server
+from serving.state import ServerState
+from training.generate import places365
+
+MODEL, SIDE, IMAGES = "small", 64, 8
+ROOT = Path(archive.HANDLERS).parent
+TOLERANCE = 1e-3  # of a probability; two versions are further apart
+
+
+def images(count: int = IMAGES) -> list[bytes]:
+    """Return drawn JPEG files of 200 x 200."""
+    return [places365.image(0, number, 1, 0, 200) for number in range(count)]
+
+
+def prepare(root: Path, versions: Sequence[str] = ("1.0", "2.0"), overrides: Sequence[str] = ()) -> None:
+    """Write config.properties and the archives of `versions` into `root`, emptied, as `make archive` would."""
+    servers.empty(root)
+    shutil.copy(ROOT / launch.CONFIG, root)
+    spec = resnet.spec(side=SIDE)
+    for seed, version in enumerate(versions):
+        run = root / "runs" / f"{MODEL}-{version}"
+        run.mkdir(parents=True)
+        artifact.save(resnet.untrained(side=SIDE, seed=seed), spec, run / "model.pt")
+        pictures = images(4)
+        rows = golden.answers(Classifier(run / "model.pt"), pictures)
+        found = [
+            Golden(f"{number}.jpg", each, row) for number, (each, row) in enumerate(zip(pictures, rows, strict=True))
+        ]
+        golden.write(found, run / golden.FILE)
+        settings = ["handler.precision=fp32", *overrides]
+        archive.build(MODEL, version, run=run, store=root / "model_store", overrides=settings)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """What each version answers to each image."""
+
+    rows: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @classmethod
+    def of(cls, root: Path, versions: Sequence[str], pictures: Sequence[bytes]) -> "Expected":
+        """Return what the artifacts of `root` say in process."""
+        rows = {}
+        for version in versions:
+            found = Classifier(root / "runs" / f"{MODEL}-{version}" / "model.pt", top_k=5).classify(pictures)
+            rows[version] = [each for each in found if isinstance(each, dict)]
+        return cls(rows)
+
+    def version_of(self, number: int, body: bytes) -> str | None:
+        """Return the version whose answer to image `number` this is, or None where it is no version's."""
+        answer = json.loads(body)
+        for version, rows in self.rows.items():
+            row = rows[number]
+            if answer.keys() == row.keys() and all(abs(answer[key] - row[key]) < TOLERANCE for key in row):
+                return version
+        return None
+
+
+@contextlib.contextmanager
+def serving(root: Path, wanted: Sequence[str]) -> Iterator[ServerState]:
+    """Run the server of `root` with these models until the block ends."""
+    try:
+        yield server.start(wanted, root=root, offset=ports.offset_of_environment()).state
+    finally:
+        server.stop(root=root)
+
+
+def authorization(known: ServerState) -> dict[str, str]:
+    """Return the header that opens the inference address."""
+    key = json.loads(Path(known.key_file).read_text())["inference"]["key"]
+    return {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
