@@ -99,7 +99,7 @@ class Deployment:
         try:
             yield
         except (ArchiveError, NotReady, WrongAnswer, ClientError, DeployError, OSError) as error:
-            raised = self.mark.raised() if isinstance(error, NotReady) else ""
+            raised = self.mark.raised(self.name, self.version) if isinstance(error, NotReady) else ""
             why = f"{error}: {raised}" if raised else str(error)
             raise DeployError(f"{self.name} {self.version} is not deployed: {name} failed: {why}") from error
         self.steps[name] = time.perf_counter() - began

@@ -10,7 +10,10 @@ FOLDER = Path("logs")
 CONFIG = Path(__file__).parent / "log4j2.xml"
 CONSOLE = "console.log"
 FILES = (CONSOLE, "ts_log.log", "model_log.log")
-_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*|SystemExit.*|MemoryError.*")
+_LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
+_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+# What TorchServe's worker ends with, whatever the handler raised.
+_OWN = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,10 +46,16 @@ class Mark:
                 return "\n".join([f"--- last lines of {FOLDER}/{name}", *lines[-count:]])
         return ""
 
-    def raised(self) -> str:
-        """Return the last exception that a worker wrote down since, as one line; nothing where there is none."""
-        found = [_RAISED.search(line.split(" - ", 1)[-1]) for line in self.lines("model_log.log")]
-        return next((each.group() for each in reversed(found) if each is not None), "")
+    def raised(self, name: str, version: str) -> str:
+        """Return the last exception that a worker of a version wrote down since, as one line, or nothing."""
+        found = ""
+        for line in self.lines("model_log.log"):
+            parts = _LINE.fullmatch(line)
+            if parts is None or parts["model"] != f"{name}_{version}":
+                continue
+            if _RAISED.fullmatch(parts["text"]) and not _OWN.match(parts["text"]):
+                found = parts["text"]
+        return found
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,95 @@
+"""Archives whose handler does something wrong, once they are served: its code is changed after they were built."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from serving.model_store import Archive
+
+HANDLER = "sightline_handler.py"
+RAISES = """
+def _initialize(self, context):
+    raise RuntimeError("the weights are of another network")
+ImageHandler.initialize = _initialize
+"""
+SLOW = """
+import time
+_handle = ImageHandler.handle
+def _slowly(self, data, context):
+    time.sleep(0.5)
+    return _handle(self, data, context)
+ImageHandler.handle = _slowly
+"""
+# Wrong for requests alone: the golden images that a worker asks itself do not come through `handle`.
+WRONG = """
+import json
+_handle = ImageHandler.handle
+def _wrongly(self, data, context):
+    answers = []
+    for answer in _handle(self, data, context):
+        rows = json.loads(answer)
+        answers.append(json.dumps(dict(zip(rows, reversed(list(rows.values()))))).encode())
+    return answers
+ImageHandler.handle = _wrongly
+"""
+
+
+def raises_while(flag: Path) -> str:
+    """Return code that cannot load while a file is there."""
+    return f"""
+import os
+_initialize = ImageHandler.initialize
+def _unless(self, context):
+    if os.path.exists({str(flag)!r}):
+        raise RuntimeError("not now")
+    _initialize(self, context)
+ImageHandler.initialize = _unless
+"""
+
+
+def hangs_while(flag: Path) -> str:
+    """Return code that answers nothing while a file is there."""
+    return f"""
+import os, time
+_handle = ImageHandler.handle
+def _unless(self, data, context):
+    while os.path.exists({str(flag)!r}):
+        time.sleep(0.05)
+    return _handle(self, data, context)
+ImageHandler.handle = _unless
+"""
+
+
+def spoil(archive: Archive, code: str) -> Archive:
+    """Append code to the handler of an archive, in place; return the archive."""
+    with zipfile.ZipFile(archive.path) as file:
+        members = {each.filename: file.read(each) for each in file.infolist()}
+    members[HANDLER] += code.encode()
+    with zipfile.ZipFile(archive.path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return archive
+
+
+def without(archive: Archive, member: str) -> Archive:
+    """Take a file out of an archive, in place; return the archive."""
+    with zipfile.ZipFile(archive.path) as file:
+        members = {each.filename: file.read(each) for each in file.infolist() if each.filename != member}
+    with zipfile.ZipFile(archive.path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return archive
+
+
+def expects(archive: Archive, probability: float) -> Archive:
+    """Have an archive expect the same probability of every class for its golden images, in place; return it."""
+    with zipfile.ZipFile(archive.path) as file:
+        members = {each.filename: file.read(each) for each in file.infolist()}
+    rows = json.loads(members["golden.json"])
+    for row in rows:
+        row["probabilities"] = [probability] * len(row["probabilities"])
+    members["golden.json"] = json.dumps(rows).encode()
+    with zipfile.ZipFile(archive.path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return archive

@@ -1,0 +1,237 @@
+"""Deploying and rolling back on a real server: what goes live, what is undone, what callers notice of it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks import background_load
+from serving import archive, deploy
+from serving import server as server_module
+from serving.client import Client
+from serving.deployment import DeployError, Limits
+from serving.live import Live, LiveModel
+from serving.model_store import Archive
+from tests.server import faulty
+from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, export, free_offset, picture, run_cli
+
+NAME = "shapes"
+QUICK = Limits(watch=0.3, load=60.0)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the directory of a server that serves shapes 1.0, with 2.0 beside it in the store."""
+    root = tmp_path_factory.mktemp("deploy")
+    shutil.copy(CONFIG, root)
+    for seed, version in enumerate(("1.0", "2.0")):
+        build(root, version, seed)
+    server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(20_000))
+    yield root
+    server_module.stop(root=root)
+
+
+def build(root: Path, version: str, seed: int = 0, classes: tuple[str, ...] = CLASSES[NAME]) -> Archive:
+    """Build an archive of a network with other weights for each seed."""
+    export(root / "runs" / f"{NAME}-{version}", classes, seed)
+    overrides = ["handler.precision=fp32", "minWorkers=1"]
+    return archive.build(
+        NAME, version, run=root / "runs" / f"{NAME}-{version}", store=root / "model_store", overrides=overrides
+    )
+
+
+@pytest.fixture
+def one(home: Path) -> Iterator[Path]:
+    """Return the same with 1.0 live and nothing else, as it must be found after a deployment that failed."""
+    yield home
+    with Client(root=home) as client:
+        if client.describe(NAME).version != "1.0":
+            deploy.deploy(NAME, "1.0", root=home, keep=False, limits=QUICK, verify=False, say=lambda _: None)
+        elif (kept := Live.read(home).models[NAME].before) is not None:
+            client.unregister(NAME, kept)
+            Live({NAME: LiveModel("1.0")}).write(home)
+        assert [each.version for each in client.versions(NAME)] == ["1.0"]
+
+
+def go(root: Path, version: str | None = None, *, keep: bool = True, verify: bool = False) -> list[str]:
+    """Deploy quickly; return what was said."""
+    said: list[str] = []
+    deploy.deploy(NAME, version, root=root, keep=keep, limits=QUICK, verify=verify, say=said.append)
+    return said
+
+
+def versions(root: Path) -> tuple[str, list[str]]:
+    """Return the default version, and all versions that are READY."""
+    with Client(root=root) as client:
+        ready = [each.version for each in client.versions(NAME) if each.ready]
+        return client.describe(NAME).version, sorted(ready)
+
+
+def test_a_version_goes_live_and_back(one: Path) -> None:
+    deployed = run_cli("serving.deploy", NAME, "--watch", "0.3", root=one)
+    assert deployed.returncode == 0, deployed.stderr
+    assert "shapes 2.0 is live" in deployed.stdout
+    assert versions(one) == ("2.0", ["1.0", "2.0"])
+    assert Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
+    with Client(root=one) as client:
+        assert client.predict(picture(), NAME).version == "2.0"
+
+        began = time.monotonic()
+        back = deploy.rollback(NAME, root=one)
+        assert time.monotonic() - began < 1
+        assert (back.version, back.before) == ("1.0", "2.0")
+        assert client.predict(picture(), NAME).version == "1.0"
+    assert versions(one) == ("1.0", ["1.0", "2.0"])
+    assert Live.read(one).models[NAME] == LiveModel("1.0", "2.0")
+
+    again = run_cli("serving.deploy", NAME, "1.0", root=one)
+    assert again.returncode == 1 and again.stderr == "error: shapes 1.0 is live already\n"
+
+
+def test_without_keep_the_version_before_goes(one: Path) -> None:
+    go(one, "2.0", keep=False)
+    assert versions(one) == ("2.0", ["2.0"])
+    assert Live.read(one).models[NAME] == LiveModel("2.0")
+    with pytest.raises(DeployError, match="no version of shapes is kept to roll back to: deploy"):
+        deploy.rollback(NAME, root=one)
+
+
+def test_what_changes_is_said(one: Path) -> None:
+    build(one, "3.0", seed=4, classes=("circle", "star", "triangle"))
+    try:
+        said = "\n".join(go(one, "3.0"))
+    finally:
+        (one / "model_store" / f"{NAME}-3.0.mar").unlink()
+    assert "classes added: star" in said and "classes gone: square" in said
+    deploy.rollback(NAME, root=one)
+
+
+def truncated(found: Archive) -> Archive:
+    found.path.write_bytes(found.path.read_bytes()[:-2000])
+    return found
+
+
+def no_zip(found: Archive) -> Archive:
+    found.path.write_bytes(b"<html>404</html>")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda each: faulty.spoil(each, faulty.RAISES), r"load failed: .*the weights are of another network"),
+        (lambda each: faulty.expects(each, 1 / 3), r"load failed: .*golden image 7\.jpg is answered otherwise"),
+        (lambda each: faulty.spoil(each, faulty.WRONG), r"compare failed: golden image 7\.jpg is answered"),
+        (truncated, "is not a whole archive"),
+        (no_zip, "is not a whole archive"),
+        (lambda each: faulty.without(each, "model.pt"), "is not a whole archive"),
+        (lambda each: faulty.without(each, "handlers/decoding.py"), "load failed: .*decoding"),
+        (lambda each: faulty.spoil(each, faulty.SLOW), "compare failed: it is too slow: 5.. ms an answer"),
+    ],
+    ids=["raises", "golden", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
+)  # fmt: skip
+def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[[Archive], Archive], says: str) -> None:
+    broken = spoil(build(one, "4.0", seed=2))
+    known = server_module.state.running(one)
+    assert known is not None
+    token = RunningServer(one, known, Client(root=one), 0.0).token()
+    url = f"{known.inference}/predictions/{NAME}"
+    try:
+        with background_load.beside(url, [picture(n) for n in range(4)], token, rate=20, connections=8) as answers:
+            with pytest.raises(DeployError, match=says) as caught:
+                go(one, "4.0")
+            time.sleep(0.3)
+    finally:
+        broken.path.unlink()
+        broken.sidecar.unlink()
+    assert "\n" not in str(caught.value)
+    assert len(answers) >= 5
+    assert {(each.status, each.version) for each in answers} == {(200, "1.0")}
+    assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
+
+
+def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: Path) -> None:
+    def kill(line: str) -> None:
+        if line == "watch ...":
+            with Client(root=one) as client:
+                psutil.Process(client.describe(NAME, "2.0").workers[0].pid).kill()
+
+    limits = Limits(watch=10.0)
+    with pytest.raises(DeployError, match=r"watch failed: (a worker died|golden image)"):
+        deploy.deploy(NAME, "2.0", root=one, limits=limits, verify=False, say=kill)
+    assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
+
+
+def test_two_deployments_at_once_are_refused(one: Path) -> None:
+    with deploy.alone(one), pytest.raises(DeployError, match="another deployment runs here"):
+        go(one, "2.0")
+
+
+def test_without_a_server_nothing_is_deployed(one: Path, tmp_path: Path) -> None:
+    shutil.copytree(one / "model_store", tmp_path / "model_store")
+    done = run_cli("serving.deploy", NAME, root=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: no server runs here: start one (make serve)\n")
+
+
+def started(root: Path, step: str) -> subprocess.Popen[str]:
+    """Start a deployment of 2.0 and return its process once it is at a step."""
+    command = [sys.executable, "-u", "-m", "serving.deploy", NAME, "2.0", "--watch", "20"]
+    process = subprocess.Popen(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == f"{step} ...":
+            return process
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_undoes_what_was_begun(one: Path, number: int) -> None:
+    process = started(one, "watch")
+    time.sleep(0.5)
+    assert versions(one)[0] == "2.0"
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "error: interrupted; what was begun is undone\n")
+    assert "undone: 1.0 is live" in output and "undone: 2.0 is removed" in output
+    assert versions(one) == ("1.0", ["1.0"])
+
+
+def test_what_a_killed_deployment_left_behind_is_finished_by_the_next(one: Path) -> None:
+    process = started(one, "watch")
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
+    said = go(one, "2.0")
+    assert said[0] == "an earlier deployment was cut short: 1.0 is live again"
+    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
+
+
+def test_everything_killed_in_the_middle_comes_back_as_one_of_the_two(one: Path) -> None:
+    process = started(one, "switch")
+    known = server_module.state.running(one)
+    assert known is not None
+    front = known.process()
+    assert front is not None
+    tree = [psutil.Process(process.pid), front, *front.children(recursive=True)]
+    for each in tree:
+        each.kill()
+    process.communicate()
+    psutil.wait_procs(tree, timeout=10)
+    again = server_module.start(root=one, offset=free_offset(20_000))
+    assert [(each.version, each.ready) for each in again.models] == [("1.0", True)]
+    assert not Path(known.temporary).exists()
+    assert json.loads((one / "model_store" / "live.json").read_text()) == {NAME: {"version": "1.0", "before": None}}
+    with Client(root=one) as client:
+        assert client.predict(picture(), NAME).version == "1.0"
