@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from benchmarks import background_load
-from serving import archive, deploy
+from serving import archive, deploy, state
 from serving import server as server_module
 from serving.client import Client
 from serving.deployment import DeployError, Limits
@@ -140,7 +140,7 @@ def no_zip(found: Archive) -> Archive:
 )  # fmt: skip
 def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[[Archive], Archive], says: str) -> None:
     broken = spoil(build(one, "4.0", seed=2))
-    known = server_module.state.running(one)
+    known = state.running(one)
     assert known is not None
     token = RunningServer(one, known, Client(root=one), 0.0).token()
     url = f"{known.inference}/predictions/{NAME}"
@@ -220,7 +220,7 @@ def test_what_a_killed_deployment_left_behind_is_finished_by_the_next(one: Path)
 
 def test_everything_killed_in_the_middle_comes_back_as_one_of_the_two(one: Path) -> None:
     process = started(one, "switch")
-    known = server_module.state.running(one)
+    known = state.running(one)
     assert known is not None
     front = known.process()
     assert front is not None

@@ -1,0 +1,161 @@
+"""The watcher on a real server: what dies or hangs comes back by itself, and the watcher says so."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving import archive, deploy, model_store
+from serving import server as server_module
+from serving.client import Client, ClientError
+from serving.deployment import Limits
+from serving.state import ServerState
+from serving.watch import Watch
+from tests.server import faulty
+from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
+
+NAME = "shapes"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the directory of a server with shapes 2.0 live and 1.0 kept; 2.0 hangs, or cannot load, on demand."""
+    root = tmp_path_factory.mktemp("watch")
+    shutil.copy(CONFIG, root)
+    for seed, version in enumerate(("1.0", "2.0")):
+        run = root / "runs" / version
+        export(run, CLASSES[NAME], seed)
+        overrides = ["handler.precision=fp32", "minWorkers=1", "maxRetryTimeoutInSec=1"]
+        archive.build(NAME, version, run=run, store=root / "model_store", overrides=overrides)
+    code = faulty.hangs_while(root / "hang") + faulty.raises_while(root / "fail").replace("_unless", "_load_unless")
+    faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
+    server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))
+    deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
+    yield root
+    server_module.stop(root=root)
+
+
+@pytest.fixture
+def watched(home: Path) -> Iterator[Path]:
+    """Run the watcher as a command while a test runs."""
+    (home / "logs" / "watch.log").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "serving.watch"]
+    process = subprocess.Popen(
+        command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    until(lambda: (home / "logs" / "watch.log").exists(), 20)
+    yield home
+    process.terminate()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and "watching http://127.0.0.1" in output
+
+
+def until(done: Callable[[], object], seconds: float) -> float:
+    """Wait until something is so; return the seconds that it took."""
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < seconds, "not within the time that it may take"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def answers(root: Path, version: str = "2.0") -> bool:
+    """Return whether the version answers within a second."""
+    try:
+        with Client(root=root, deadline=1.0) as client:
+            return client.predict(picture(), NAME).version == version
+    except ClientError:
+        return False
+
+
+def told(root: Path) -> str:
+    """Return what the watcher wrote down."""
+    return (root / "logs" / "watch.log").read_text()
+
+
+def worker(root: Path) -> int:
+    """Return the process of the live version's worker."""
+    with Client(root=root) as client:
+        return client.describe(NAME).workers[0].pid
+
+
+def test_a_server_that_was_killed_comes_back_with_the_same_versions(watched: Path) -> None:
+    known = ServerState.read(watched)
+    front = known.process() if known else None
+    assert known is not None and front is not None
+    tree = [front, *front.children(recursive=True)]
+    for each in tree:
+        each.kill()
+    psutil.wait_procs(tree, timeout=10)
+    until(lambda: "the front end has ended" in told(watched), 3)
+    until(lambda: answers(watched), 17)
+    until(lambda: "the server is back" in told(watched), 10)
+    with Client(root=watched) as client:
+        assert client.describe(NAME).version == "2.0"
+        assert {each.version: each.ready for each in client.versions(NAME)} == {"1.0": True, "2.0": True}
+    assert not Path(known.temporary).exists()
+
+
+def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path) -> None:
+    known = ServerState.read(watched)
+    front = known.process() if known else None
+    assert front is not None
+    workers = front.children(recursive=True)
+    front.kill()
+    until(lambda: answers(watched), 20)
+    until(lambda: "the server is back" in told(watched), 10)
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
+
+
+def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None:
+    known = ServerState.read(watched)
+    front = known.process() if known else None
+    assert front is not None
+    front.suspend()
+    until(lambda: "does not answer" in told(watched), 8)
+    until(lambda: answers(watched), 40)
+    until(lambda: "the server is back" in told(watched), 10)
+
+
+def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
+    before = worker(watched)
+    (watched / "hang").touch()
+    with Client(root=watched, deadline=60) as client, ThreadPoolExecutor() as pool:
+        # The first is with the worker, the second waits; both are answered in the end, by another worker.
+        first = pool.submit(client.predict, picture(), NAME)
+        time.sleep(1)
+        second = pool.submit(client.predict, picture(), NAME)
+        try:
+            until(lambda: "does not move" in told(watched), 10)
+        finally:
+            (watched / "hang").unlink()
+        assert first.result().version == second.result().version == "2.0"
+    assert worker(watched) != before
+
+
+def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:
+    (watched / "fail").touch()
+    psutil.Process(worker(watched)).kill()
+    try:
+        until(lambda: "has lost a worker for good" in told(watched), 10)
+    finally:
+        (watched / "fail").unlink()
+    until(lambda: answers(watched), 25)
+
+
+def test_a_server_that_was_stopped_stays_stopped(home: Path) -> None:
+    known = ServerState.read(home)
+    assert known is not None
+    server_module.stop(root=home)
+    watch = Watch(home)
+    watch.look()
+    watch.look()
+    assert ServerState.read(home) is None
+    server_module.start(root=home, offset=known.offset)
