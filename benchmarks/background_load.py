@@ -19,16 +19,23 @@ class Load:
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int,
-        timeout: float,
+        timeout: float, count: int = CLOSED,
     ) -> None:  # fmt: skip
-        """Start it: `rate` requests/s, or one after the other on each connection where that is 0."""
+        """Start it: `rate` requests/s, or `count` one after the other on the connections where that is 0."""
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         self.pipe = ours
         self.process = multiprocessing.get_context("spawn").Process(
-            target=_send, args=(theirs, url, list(bodies), dict(headers), rate, connections, timeout), daemon=True
+            target=_send,
+            args=(theirs, url, list(bodies), dict(headers), rate, connections, timeout, count),
+            daemon=True,
         )
         self.process.start()
         ours.recv()  # it sends now
+
+    @property
+    def ended(self) -> bool:
+        """Return whether everything was sent."""
+        return self.pipe.poll()
 
     def stop(self) -> tuple[list[Answer], list[float]]:
         """End it; return the answers, and the seconds by which requests left late on free connections."""
@@ -40,9 +47,9 @@ class Load:
 
 def _send(
     pipe: Connection, url: str, bodies: list[bytes], headers: dict[str, str], rate: float, connections: int,
-    timeout: float,
+    timeout: float, count: int,
 ) -> None:  # fmt: skip
-    times = [number / rate for number in range(round(rate * LONGEST))] if rate else [0.0] * CLOSED
+    times = [number / rate for number in range(round(rate * LONGEST))] if rate else [0.0] * count
     run = Run(url, bodies, times, headers, timeout)
 
     def wait() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def prepare(root: Path, versions: Sequence[str] = ("1.0", "2.0"), overrides: Seq
         golden.write(found, run / golden.FILE)
         settings = ["handler.precision=fp32", *overrides]
         archive.build(MODEL, version, run=run, store=root / "model_store", overrides=settings)
+
+
+def spoil(path: Path, code: str) -> None:
+    """Append code to the handler of an archive, in place."""
+    with zipfile.ZipFile(path) as file:
+        members = {each.filename: file.read(each) for each in file.infolist()}
+    members[archive.HANDLER_FILE] += code.encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
