@@ -30,6 +30,7 @@ class Load:
             daemon=True,
         )
         self.process.start()
+        theirs.close()  # so that one that dies is an EOFError here
         ours.recv()  # it sends now
 
     @property
