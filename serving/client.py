@@ -1,75 +1,54 @@
-"""A client of the server: it finds the address and the tokens by itself.
+"""A client of the server: it finds the addresses and the tokens by itself.
+
+    from serving.client import Client, ClientError
 
     with Client() as client:
-        answer = client.predict(Path("photo.jpg").read_bytes(), "fingers")
+        answer = client.predict(Path("photo.jpg").read_bytes(), "fingers", deadline=5)
         print(answer.label, answer.probabilities)
 
-ClientError                  anything that goes wrong
-├── Unreachable              no server answers there, or not in time
-├── NoKey                    there is no key file, or the server refuses its tokens
-├── RequestRefused     4xx   the server says what is wrong with the request
-│   └── NotFound       404   no such model or version
-└── ServerFailed       5xx   the server could not answer a good request
+Every call ends within its deadline, and raises a `ClientError` (see `serving.errors`) where it has no answer by then.
+What only asks is repeated where the server loses it; what changes something never is.
 """
 
 import base64
 import dataclasses
-import datetime as dt
-import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx
 
 from serving import state
+from serving.connection import Connection, Repeat
+from serving.deadline import Deadline
+from serving.door import Answer
+from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
+from serving.keys import Keys
+from serving.model_status import ModelStatus, Worker
 from serving.state import ServerState
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "DeadlinePassed",
+    "ModelStatus",
+    "NoKey",
+    "NotFound",
+    "Prediction",
+    "RequestRefused",
+    "ServerFailed",
+    "Unreachable",
+    "Worker",
+]
 
 VERSION_HEADER = "model-version"
 DEFAULT_INFERENCE = "http://127.0.0.1:8080"
 DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)  # seconds
-
-_Api = Literal["inference", "management"]
-
-
-class ClientError(Exception):
-    """Anything that goes wrong between asking and having the answer."""
-
-
-class Unreachable(ClientError):
-    """No server answers there, or not in time."""
-
-
-class NoKey(ClientError):
-    """There is no key file, or the server refuses its tokens."""
-
-
-class RequestRefused(ClientError):
-    """The server says what is wrong with the request: `code` is the HTTP status, `kind` the type of error."""
-
-    def __init__(self, code: int, kind: str, message: str) -> None:
-        super().__init__(f"{code} {kind}: {message}")
-        self.code = code
-        self.kind = kind
-        self.message = message
-
-
-class NotFound(RequestRefused):
-    """No such model or version."""
-
-
-class ServerFailed(ClientError):
-    """The server could not answer a good request: `code` is the HTTP status."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
+DEADLINE = 60.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,42 +64,16 @@ class Prediction:
         return next(iter(self.probabilities))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Worker:
-    """One worker process as the management API tells of it; `pid` is -1 while it has none."""
-
-    id: str
-    status: str
-    pid: int
-    memory: int  # bytes
-    started: dt.datetime
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """One version of a model as the management API tells of it."""
-
-    name: str
-    version: str
-    min_workers: int
-    batch_size: int
-    batch_delay: float  # seconds
-    response_timeout: float  # seconds
-    pending: int  # requests in its queue
-    workers: tuple[Worker, ...]
-
-    @property
-    def ready(self) -> bool:
-        """Return whether all workers that it should have answer requests."""
-        return len(self.workers) >= max(1, self.min_workers) and all(each.status == "READY" for each in self.workers)
-
-
 class Client:
     """Asks a server that was started in `root` (the current directory).
 
-    Addresses and the key file are those that `serving.server start` wrote down; where that did not start the server,
-    TorchServe's default ports and `key_file.json` in `root`. Both can be given. The tokens are read again for each
-    request, since a renewed one replaces the old at once. Threads may share a client.
+    Addresses and the key file are those that `serving.server start` wrote down, also after that started it again; where
+    it did not, TorchServe's default ports and `key_file.json` in `root`. Each can be given; `management` may be
+    `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which each call can be given too. Threads may
+    share a client.
+
+    Raises:
+        ClientError: an address cannot be one.
     """
 
     def __init__(
@@ -130,25 +83,26 @@ class Client:
         inference: str | None = None,
         management: str | None = None,
         key_file: Path | None = None,
-        timeout: httpx.Timeout = TIMEOUT,
+        deadline: float = DEADLINE,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        root = root or Path.cwd()
+        root = (root or Path.cwd()).resolve()
+
+        def find() -> tuple[str, str] | None:
+            known = state.running(root)
+            return (inference or known.inference, management or known.management) if known else None
+
         known = state.running(root)
-        self.inference = inference or (known.inference if known else DEFAULT_INFERENCE)
-        self.management = management or (known.management if known else DEFAULT_MANAGEMENT)
-        self.key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
-        # A proxy of the environment is not meant for a server on this machine.
-        self._http = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
-        socket = self.management.removeprefix("unix:") if self.management.startswith("unix:") else None
-        if socket is not None:
-            transport = transport or httpx.HTTPTransport(uds=socket)
-        self._operator = httpx.Client(timeout=timeout, transport=transport, trust_env=False)
+        addresses = find() or (inference or DEFAULT_INFERENCE, management or DEFAULT_MANAGEMENT)
+        key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
+        self._connection = Connection(addresses, key_file, find=find, transport=transport)
+        self.deadline = deadline
 
     @classmethod
-    def of_state(cls, known: ServerState) -> Self:
+    def of_state(cls, known: ServerState, *, deadline: float = DEADLINE) -> Self:
         """Return a client of a server that is known already."""
-        return cls(inference=known.inference, management=known.management, key_file=Path(known.key_file))
+        key_file = Path(known.key_file)
+        return cls(inference=known.inference, management=known.management, key_file=key_file, deadline=deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -160,26 +114,54 @@ class Client:
 
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
-        self._operator.close()
+        self._connection.close()
 
-    def predict(self, image: bytes, model: str, version: str | None = None) -> Prediction:
+    @property
+    def inference(self) -> str:
+        """Return the address that answers predictions."""
+        return self._connection.address("inference")
+
+    @property
+    def management(self) -> str:
+        """Return the address that changes what is served."""
+        return self._connection.address("management")
+
+    @property
+    def keys(self) -> Keys:
+        """Return the tokens, for a program that sends its requests itself."""
+        return self._connection.keys
+
+    @property
+    def key_file(self) -> Path:
+        """Return where the tokens are."""
+        return self.keys.path
+
+    def predict(
+        self, image: bytes, model: str, version: str | None = None, *, deadline: float | None = None
+    ) -> Prediction:
         """Return the answer for one encoded image, by the default version or by the one named.
 
         Raises:
-            ClientError: see the top of this file.
+            ClientError: see `serving.errors`.
         """
         path = f"/predictions/{model}" + (f"/{version}" if version else "")
         headers = {"Content-Type": "application/octet-stream"}
-        response = self._request("inference", "POST", path, content=image, headers=headers)
-        return Prediction(_json(response), response.headers.get(VERSION_HEADER))
+        answer = self._infer(path, self._within(deadline), content=image, headers=headers)
+        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER))
 
     def predict_many(
-        self, images: Iterable[bytes], model: str, version: str | None = None, *, concurrency: int = 8
+        self,
+        images: Iterable[bytes],
+        model: str,
+        version: str | None = None,
+        *,
+        concurrency: int = 8,
+        deadline: float | None = None,
     ) -> Iterator[Prediction | RequestRefused]:
         """Yield one answer an image, in their order, with up to `concurrency` requests under way.
 
-        An image that the server refuses yields the refusal. `images` is read only as far ahead as is needed.
+        An image that the server refuses yields the refusal. `images` is read only as far ahead as is needed. The
+        deadline is that of each image.
 
         Raises:
             ClientError: anything else than a refusal.
@@ -187,7 +169,7 @@ class Client:
 
         def one(image: bytes) -> Prediction | RequestRefused:
             try:
-                return self.predict(image, model, version)
+                return self.predict(image, model, version, deadline=deadline)
             except NotFound:
                 raise
             except RequestRefused as refusal:
@@ -201,44 +183,47 @@ class Client:
                 pending += [pool.submit(one, image) for image in islice(waiting, 1)]
                 yield answer
 
-    def predict_instances(self, images: Sequence[bytes], model: str) -> list[dict[str, Any]]:
+    def predict_instances(
+        self, images: Sequence[bytes], model: str, *, deadline: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return the entries that one KServe v1 request with all images gets: an answer or an error each.
 
         Raises:
-            ClientError: see the top of this file.
+            ClientError: see `serving.errors`.
         """
         document = {"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}
-        response = self._request("inference", "POST", f"/v1/models/{model}:predict", json=document)
-        predictions: list[dict[str, Any]] = _json(response)["predictions"]
+        answer = self._infer(f"/v1/models/{model}:predict", self._within(deadline), json=document)
+        predictions: list[dict[str, Any]] = answer.json()["predictions"]
         return predictions
 
-    def models(self) -> list[str]:
+    def models(self, *, deadline: float | None = None) -> list[str]:
         """Return the names of the registered models."""
         names: list[str] = []
         token: str | None = None
+        within = self._within(deadline)
         while True:
-            page = _json(self._request("management", "GET", "/models" + (f"?next_page_token={token}" if token else "")))
+            page = self._look("/models" + (f"?next_page_token={token}" if token else ""), within)
             names += [entry["modelName"] for entry in page["models"]]
             token = page.get("nextPageToken")
             if token is None:
                 return names
 
-    def versions(self, model: str) -> list[ModelStatus]:
+    def versions(self, model: str, *, deadline: float | None = None) -> list[ModelStatus]:
         """Return the state of every version of a model."""
-        return [_status(entry) for entry in _json(self._request("management", "GET", f"/models/{model}/all"))]
+        return [ModelStatus.of_entry(entry) for entry in self._look(f"/models/{model}/all", self._within(deadline))]
 
-    def describe(self, model: str, version: str | None = None) -> ModelStatus:
+    def describe(self, model: str, version: str | None = None, *, deadline: float | None = None) -> ModelStatus:
         """Return the state of the default version, or of the one named."""
         path = f"/models/{model}" + (f"/{version}" if version else "")
-        return _status(_json(self._request("management", "GET", path))[0])
+        return ModelStatus.of_entry(self._look(path, self._within(deadline))[0])
 
-    def description(self, model: str, version: str | None = None) -> dict[str, Any]:
+    def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
         """Return what a model says of itself: its spec, version, top_k and precision. A worker answers this."""
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
-        found: dict[str, Any] = _json(self._request("management", "GET", path))[0]["customizedMetadata"]
+        found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
         return found
 
-    def register(self, file: str, *, workers: int | None = None) -> None:
+    def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:
         """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
 
         `workers` is how many it gets, unless its own model-config.yaml says that: as many as each model where None.
@@ -248,84 +233,29 @@ class Client:
         """
         # Parameters, not a JSON body: that sets a batch delay of -10,000 ms where none is named.
         asked = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
-        self._request("management", "POST", f"/models?{urlencode(asked)}")
+        self._change("POST", f"/models?{urlencode(asked)}", deadline)
 
-    def unregister(self, model: str, version: str) -> None:
+    def unregister(self, model: str, version: str, *, deadline: float | None = None) -> None:
         """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""
-        self._request("management", "DELETE", f"/models/{model}/{version}")
+        self._change("DELETE", f"/models/{model}/{version}", deadline)
 
-    def set_default(self, model: str, version: str) -> None:
+    def set_default(self, model: str, version: str, *, deadline: float | None = None) -> None:
         """Send requests that name no version to this one from now on: in one step, even to one without a worker."""
-        self._request("management", "PUT", f"/models/{model}/{version}/set-default")
+        self._change("PUT", f"/models/{model}/{version}/set-default", deadline)
 
-    def scale(self, model: str, version: str, workers: int) -> None:
+    def scale(self, model: str, version: str, workers: int, *, deadline: float | None = None) -> None:
         """Ask for so many workers of a version; do not wait for them."""
         asked = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "false"})
-        self._request("management", "PUT", f"/models/{model}/{version}?{asked}")
+        self._change("PUT", f"/models/{model}/{version}?{asked}", deadline)
 
-    def _request(self, api: _Api, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {self._token(api)}", **options.pop("headers", {})}
-        base = self.inference if api == "inference" else self.management
-        http = self._http if api == "inference" else self._operator
-        address = "http://localhost" if base.startswith("unix:") else base
-        if base.startswith("unix:") and not Path(base.removeprefix("unix:")).exists():  # httpcore would leak a socket
-            raise Unreachable(f"no server answers at {base}: start one (make serve)")
-        try:
-            response = http.request(method, address + path, headers=headers, **options)
-        except httpx.TimeoutException as error:
-            raise Unreachable(f"{base} did not answer in time") from error
-        except httpx.TransportError as error:
-            raise Unreachable(f"no server answers at {base} ({error}): start one (make serve)") from error
-        if response.is_success:
-            return response
-        raise self._error(response)
+    def _within(self, deadline: float | None) -> Deadline:
+        return Deadline(self.deadline if deadline is None else deadline)
 
-    def _token(self, api: _Api) -> str:
-        try:
-            token: str = json.loads(self.key_file.read_text())[api]["key"]
-        except (OSError, ValueError, KeyError) as error:
-            raise NoKey(
-                f"no server was started here ({self.key_file.name} cannot be read): start one (make serve)"
-            ) from error
-        return token
+    def _infer(self, path: str, deadline: Deadline, **options: Any) -> Answer:
+        return self._connection.request("inference", "POST", path, deadline=deadline, repeat=Repeat.WAITING, **options)
 
-    def _error(self, response: httpx.Response) -> ClientError:
-        code = response.status_code
-        try:
-            document = response.json()
-            kind, message = str(document["type"]), str(document["message"])
-        except (ValueError, KeyError, TypeError):
-            kind, message = response.reason_phrase, response.text[:200]
-        if kind == "InvalidKeyException":
-            return NoKey(
-                f"the server refuses the token in {os.path.relpath(self.key_file)}: it is of another server, or expired"
-            )
-        if code >= 500:
-            return ServerFailed(code, message)
-        return (NotFound if code == 404 else RequestRefused)(code, kind, message)
+    def _look(self, path: str, deadline: Deadline) -> Any:
+        return self._connection.request("management", "GET", path, deadline=deadline, repeat=Repeat.READING).json()
 
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError as error:
-        raise ServerFailed(response.status_code, "the answer is not JSON") from error
-
-
-def _status(entry: dict[str, Any]) -> ModelStatus:
-    workers = (
-        Worker(
-            each["id"], each["status"], each["pid"], each["memoryUsage"], dt.datetime.fromisoformat(each["startTime"])
-        )
-        for each in entry["workers"]
-    )
-    return ModelStatus(
-        name=entry["modelName"],
-        version=entry["modelVersion"],
-        min_workers=entry["minWorkers"],
-        batch_size=entry["batchSize"],
-        batch_delay=entry["maxBatchDelay"] / 1e3,
-        response_timeout=entry["responseTimeout"],
-        pending=entry["jobQueueStatus"]["pendingRequests"],
-        workers=tuple(workers),
-    )
+    def _change(self, method: str, path: str, deadline: float | None) -> None:
+        self._connection.request("management", method, path, deadline=self._within(deadline))

@@ -1,0 +1,115 @@
+"""One address of a server: a request goes there, its answer or an error of `serving.errors` comes back."""
+
+import dataclasses
+import json
+import socket
+from typing import Any
+
+import httpx
+
+from serving.deadline import Deadline
+from serving.errors import ClientError, DeadlinePassed, NotFound, RequestRefused, ServerFailed, Unreachable
+from serving.keys import Key
+
+UNIX = "unix:"
+LONGEST_PATH = 107  # bytes of a unix socket's path, of the system
+CONNECT = 5.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    code: int
+    headers: httpx.Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the document; ServerFailed where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise ServerFailed(self.code, "the answer is not JSON") from None
+
+    def error(self) -> ClientError:
+        """Return what an answer of 400 or more means."""
+        try:
+            document = json.loads(self.body)
+            kind, message = str(document["type"]), str(document["message"])
+        except (ValueError, KeyError, TypeError):
+            kind, message = httpx.codes.get_reason_phrase(self.code), self.body.decode(errors="replace")[:200]
+        if kind == "InvalidKeyException":
+            return InvalidKey(message)
+        if self.code >= 500:
+            return ServerFailed(self.code, message, kind)
+        return (NotFound if self.code == 404 else RequestRefused)(self.code, kind, message)
+
+
+class NobodyListens(Unreachable):
+    """Nothing has been sent."""
+
+
+class InvalidKey(ClientError):
+    """The server has not looked at the request."""
+
+
+class Door:
+    """One address, and the connections to it: an URL, or `unix:` and the path of a socket.
+
+    Raises:
+        ClientError: the path is longer than a socket's may be.
+    """
+
+    def __init__(self, address: str, transport: httpx.BaseTransport | None) -> None:
+        self.address = address
+        self._socket = address.removeprefix(UNIX) if address.startswith(UNIX) and transport is None else None
+        if self._socket is not None and len(self._socket.encode()) > LONGEST_PATH:
+            raise ClientError(
+                f"{address}: the path of a socket has at most {LONGEST_PATH} bytes; name it by a shorter one, "
+                "such as a link to its folder"
+            )
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        if transport is None:
+            # A proxy of the environment is not meant for a server on this machine.
+            transport = httpx.HTTPTransport(uds=self._socket, limits=limits, trust_env=False)
+        base = "http://localhost" if address.startswith(UNIX) else address
+        self._http = httpx.Client(base_url=base, transport=transport, trust_env=False)
+
+    def send(self, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]) -> Answer:
+        """Return the answer to one request, whatever it says.
+
+        Raises:
+            Unreachable: there is none.
+        """
+        timeout = httpx.Timeout(deadline.left, connect=min(CONNECT, deadline.left))
+        try:
+            self._knock(timeout.connect)
+            with self._http.stream(method, path, auth=key, timeout=timeout, **options) as response:
+                body = b""
+                for part in response.iter_bytes():
+                    body += part
+                    if not deadline.left:
+                        raise httpx.ReadTimeout("the answer is not whole")
+                return Answer(response.status_code, response.headers, body)
+        # Not chained: what httpx keeps of the request shows its token.
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise NobodyListens(f"no server answers at {self.address} ({error}): start one (make serve)") from None
+        except httpx.TimeoutException:
+            raise DeadlinePassed(f"{self.address} did not answer within {deadline.seconds:.3g} s") from None
+        except httpx.RequestError as error:
+            raise Unreachable(f"{self.address} did not answer: {error or type(error).__name__}") from None
+
+    def _knock(self, timeout: float | None) -> None:
+        """See that somebody listens at a socket: httpcore leaves one that nobody does to the garbage collector."""
+        if self._socket is None:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(timeout)
+                probe.connect(self._socket)
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from None
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()

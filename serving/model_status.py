@@ -1,0 +1,54 @@
+"""One version of a model, and its workers, as the management API tells of them."""
+
+import dataclasses
+import datetime as dt
+from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process; `pid` is -1 while it has none."""
+
+    id: str
+    status: str
+    pid: int
+    memory: int  # bytes
+    started: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One version of a model."""
+
+    name: str
+    version: str
+    min_workers: int
+    batch_size: int
+    batch_delay: float  # seconds
+    response_timeout: float  # seconds
+    pending: int  # requests in its queue
+    workers: tuple[Worker, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Return whether all workers that it should have answer requests."""
+        return len(self.workers) >= max(1, self.min_workers) and all(each.status == "READY" for each in self.workers)
+
+    @classmethod
+    def of_entry(cls, entry: dict[str, Any]) -> Self:
+        """Return what an entry of the API's answer says."""
+        return cls(
+            name=entry["modelName"],
+            version=entry["modelVersion"],
+            min_workers=entry["minWorkers"],
+            batch_size=entry["batchSize"],
+            batch_delay=entry["maxBatchDelay"] / 1e3,
+            response_timeout=entry["responseTimeout"],
+            pending=entry["jobQueueStatus"]["pendingRequests"],
+            workers=tuple(_worker(each) for each in entry["workers"]),
+        )
+
+
+def _worker(entry: dict[str, Any]) -> Worker:
+    started = dt.datetime.fromisoformat(entry["startTime"])
+    return Worker(entry["id"], entry["status"], entry["pid"], entry["memoryUsage"], started)
