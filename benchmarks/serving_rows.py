@@ -14,7 +14,7 @@ from benchmarks.bodies import Encoding
 from benchmarks.peers import environment, stock
 from benchmarks.servers import NotMeasured, Running
 from handlers.service import threads
-from serving import archive
+from serving import archive, model_config
 from serving.model_store import ArchiveError
 from serving.shares import Shares
 
@@ -43,7 +43,7 @@ class Bench:
     @property
     def model_config(self) -> dict[str, Any]:
         """Return model-config.yaml of our archives, but for the precision."""
-        return archive.configure(self.settings)
+        return model_config.configure(self.settings)
 
     @property
     def options(self) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import archive, model_store, ports, server, state
+from serving import archive, model_config, model_store, ports, server, state
 from serving.client import Client, ClientError
 from serving.java import JavaError
 from serving.live import Live
@@ -125,7 +125,7 @@ def is_current(found: Archive, run: Path) -> bool:
             sums = {member.filename: member.CRC for member in packed.infolist()}
         same = all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
         kept = json.loads(found.sidecar.read_text())
-        return same and bool(kept["model_config"] == archive.configure(kept["overrides"]))
+        return same and bool(kept["model_config"] == model_config.configure(kept["overrides"]))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, ArchiveError):
         return False
 

@@ -1,7 +1,7 @@
 """Build the archive that TorchServe loads from one trained run.
 
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
-python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than the defaults below
+python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.model_config's
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 
 Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten.
@@ -9,7 +9,6 @@ Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwri
 
 import argparse
 import contextlib
-import copy
 import datetime as dt
 import hashlib
 import importlib.metadata
@@ -29,37 +28,15 @@ from typing import Any
 import yaml
 
 import handlers
-from serving import model_store
+from handlers.formats import ARTIFACTS, INT8
+from serving import model_config, model_store
 from serving.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
 HANDLERS = Path(handlers.__file__).parent
 HANDLER_FILE = "sightline_handler.py"
-INT8 = "model.int8.pt"
 # Beside model.pt: images and answers that a worker is held to when it loads, and the network in int8.
 BESIDE = ("golden.json", INT8)
-
-ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
-
-# What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
-# time-outs, so all of them stand here.
-MODEL_CONFIG: dict[str, Any] = {
-    "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
-    "maxWorkers": None,
-    "batchSize": 8,  # of 16, one worker takes what two could share at 16 connections: a fifth slower there
-    "maxBatchDelay": 1,  # milliseconds that a lone request waits for company
-    "responseTimeout": 60,  # seconds
-    "startupTimeout": 120,
-    "maxRetryTimeoutInSec": 300,
-    "jobQueueSize": 100,
-    "handler": {
-        "top_k": 5,
-        "max_bytes": 20 * 2**20,  # of one encoded image
-        "max_pixels": 3 * 2**24,  # of one decoded image
-        "max_images": 16,  # of one request
-        "precision": "auto",  # auto: bf16 where the machine gains from it | fp32, as evaluated | bf16 | int8
-    },
-}
 
 # The archiver finds its temporary folder through a variable of the process.
 _ARCHIVER = threading.Lock()
@@ -78,7 +55,7 @@ def build(
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
     The archive appears in one step: a server that lists the store sees a whole one or none. `overrides` are
-    `configure`'s, `kind` is one of `ARTIFACTS`.
+    `model_config.configure`'s, `kind` is one of `ARTIFACTS`.
 
     Raises:
         ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, or there is
@@ -91,7 +68,7 @@ def build(
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
-    settings = configure(overrides)
+    settings = model_config.configure(overrides)
     if settings["handler"]["precision"] == "int8" and kind != "torchscript":
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
@@ -228,37 +205,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def configure(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `MODEL_CONFIG` with `key=value` and `handler.key=value` overrides.
-
-    Raises:
-        ArchiveError: a key that is not in `MODEL_CONFIG`, or a value that it cannot have.
-    """
-    settings = copy.deepcopy(MODEL_CONFIG)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        group = settings["handler"] if key.startswith("handler.") else settings
-        leaf = key.removeprefix("handler.")
-        if leaf == "handler" or leaf not in group:
-            known = [*(k for k in MODEL_CONFIG if k != "handler"), *(f"handler.{k}" for k in MODEL_CONFIG["handler"])]
-            raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
-        number = not isinstance(group[leaf], str)
-        if number and not text.isdecimal():
-            raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
-        group[leaf] = int(text) if number else text
-    if settings["minWorkers"]:  # TorchServe heeds it only with a maxWorkers
-        settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if any(override.startswith("handler.") for override in overrides):
-        from handlers.settings import Settings  # brings torch
-
-        try:
-            Settings.read(settings["handler"])
-        except ValueError as error:
-            raise ArchiveError(str(error)) from error
-    return settings
 
 
 def main() -> int:

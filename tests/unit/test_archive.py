@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from handlers.settings import Settings
-from serving import archive
+from serving import archive, model_config
 from serving.model_store import Archive, ArchiveError
 
 
@@ -43,7 +43,7 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
     assert package | {"sightline_handler.py", "model.pt", "model-config.yaml"} <= names
     assert not any("__pycache__" in name for name in names)
     assert manifest["handler"] == "sightline_handler.py" and manifest["configFile"] == "model-config.yaml"
-    assert built.model_config() == {key: value for key, value in archive.MODEL_CONFIG.items() if value is not None}
+    assert built.model_config() == {key: value for key, value in model_config.DEFAULTS.items() if value is not None}
     # Nothing is left of the building but the archive and its sidecar.
     assert {path.name for path in built.path.parent.iterdir()} == {"fingers-1.0.mar", "fingers-1.0.json"}
 
@@ -142,26 +142,26 @@ def test_int8_travels_beside_the_weights_and_not_with_compiled_ones(runs: Path, 
 
 
 def test_workers_that_are_asked_for_have_a_most(runs: Path, tmp_path: Path) -> None:
-    assert not {"minWorkers", "maxWorkers"} & set(archive.configure([]))
-    assert archive.configure(["minWorkers=3"])["maxWorkers"] == 3
-    assert archive.configure(["maxWorkers=4", "minWorkers=3"])["maxWorkers"] == 4
+    assert not {"minWorkers", "maxWorkers"} & set(model_config.configure([]))
+    assert model_config.configure(["minWorkers=3"])["maxWorkers"] == 3
+    assert model_config.configure(["maxWorkers=4", "minWorkers=3"])["maxWorkers"] == 4
 
 
 def test_settings_can_be_overridden_by_name() -> None:
-    settings = archive.configure(["batchSize=16", "handler.top_k=3"])
+    settings = model_config.configure(["batchSize=16", "handler.top_k=3"])
     assert settings["batchSize"] == 16 and settings["handler"]["top_k"] == 3
-    assert archive.MODEL_CONFIG["handler"]["top_k"] == 5
-    assert archive.configure(["handler.precision=fp32"])["handler"]["precision"] == "fp32"
+    assert model_config.DEFAULTS["handler"]["top_k"] == 5
+    assert model_config.configure(["handler.precision=fp32"])["handler"]["precision"] == "fp32"
     for wrong in ("handler.precision=bf17", "handler.top_k=0"):
         with pytest.raises(ArchiveError, match=r"must be"):
-            archive.configure([wrong])
+            model_config.configure([wrong])
     for wrong in ("batch=1", "handler=1", "handler.x=1", "top_k=1", "batchSize=-1", "batchSize=x", "batchSize"):
         with pytest.raises(ArchiveError, match=r"not a setting|whole number"):
-            archive.configure([wrong])
+            model_config.configure([wrong])
 
 
 def test_the_defaults_are_those_of_the_handler() -> None:
-    assert Settings.read(archive.MODEL_CONFIG["handler"]) == Settings()
+    assert Settings.read(model_config.DEFAULTS["handler"]) == Settings()
 
 
 def test_the_command_builds_in_the_current_directory(runs: Path) -> None:

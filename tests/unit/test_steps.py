@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
-from serving import archive
+from serving import archive, model_config
 from serving.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
@@ -132,7 +132,7 @@ def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
 
 def test_an_archive_of_older_settings_is_not_current(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = steps.build_archive("small", trained)
-    monkeypatch.setitem(archive.MODEL_CONFIG, "batchSize", 3)
+    monkeypatch.setitem(model_config.DEFAULTS, "batchSize", 3)
     assert not steps.is_current(found, trained / "runs" / "small")
 
 
