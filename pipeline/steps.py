@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import archive, model_config, model_store, ports, server, state
+from serving import archive, model_config, model_store, package, ports, server, state
 from serving.client import Client, ClientError
 from serving.java import JavaError
 from serving.live import Live
@@ -117,13 +117,12 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def is_current(found: Archive, run: Path) -> bool:
-    """Return whether an archive holds the weights of `run`, this code's handlers and settings, or those asked for."""
-    files = {"model.pt": run / "model.pt"}
-    files |= {f"handlers/{path.name}": path for path in archive.HANDLERS.glob("*.py")}
+    """Return whether an archive holds what `run` would give: its files, this code's handlers, settings as asked for."""
+    files = package.sources(run / "model.pt")
     try:
         with zipfile.ZipFile(found.path) as packed:
-            sums = {member.filename: member.CRC for member in packed.infolist()}
-        same = all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
+            sums = {member.filename: member.CRC for member in packed.infolist() if member.filename not in package.MADE}
+        same = sums == {name: zlib.crc32(path.read_bytes()) for name, path in files.items()}
         kept = json.loads(found.sidecar.read_text())
         return same and bool(kept["model_config"] == model_config.configure(kept["overrides"]))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, ArchiveError):

@@ -8,38 +8,24 @@ Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwri
 """
 
 import argparse
-import contextlib
-import datetime as dt
 import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import handlers
 from handlers.formats import ARTIFACTS, INT8
-from serving import model_config, model_store
+from serving import model_config, model_store, package, provenance
 from serving.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
-HANDLERS = Path(handlers.__file__).parent
-HANDLER_FILE = "sightline_handler.py"
-# Beside model.pt: images and answers that a worker is held to when it loads, and the network in int8.
-BESIDE = ("golden.json", INT8)
-
-# The archiver finds its temporary folder through a variable of the process.
-_ARCHIVER = threading.Lock()
 
 
 def build(
@@ -74,10 +60,13 @@ def build(
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
         why = ((_read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
+    date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
-        built = _pack(Path(folder), name, version, weights, settings)
+        built = Path(folder) / archive.path.name
+        with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
+            package.write(package.stage(Path(scratch), name, version, weights, settings, date), built)
         document = _sidecar(archive, built, run, spec, settings) | {"overrides": list(overrides)}
         sidecar = Path(folder) / "sidecar.json"
         sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
@@ -108,49 +97,6 @@ def read_spec(weights: Path) -> dict[str, Any]:
         raise ArchiveError(f"{weights} holds no spec.json: export the run again (make train)") from error
 
 
-def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any]) -> Path:
-    """Run torch-model-archiver inside `folder` and return the archive it wrote."""
-    temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
-    for each in (temporary, extra, exported):
-        each.mkdir()
-    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
-    shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for beside in map(weights.with_name, BESIDE):
-        if beside.is_file() and (beside.name != INT8 or weights.suffix == ".pt"):
-            shutil.copy(beside, extra)
-    config_file = folder / "model-config.yaml"
-    config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
-    with _archiver(temporary) as (configure_archiver, generate_model_archive):
-        config = configure_archiver(
-            model_name=name,
-            version=version,
-            handler=str(HANDLERS / HANDLER_FILE),
-            serialized_file=str(weights),
-            extra_files=str(extra),
-            config_file=str(config_file),
-            export_path=str(exported),
-            archive_format="zip-store",  # weights do not compress
-        )
-        generate_model_archive(config)
-    return exported / f"{name}.mar"
-
-
-@contextlib.contextmanager
-def _archiver(temporary: Path) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
-    """Give the archiver's configuration and its function, for one build at a time and with this temporary folder."""
-    # It empties and fills <temporary folder>/<name>: two builds of one name would take that from each other.
-    with _ARCHIVER:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its version file open while it is imported
-            from model_archiver.model_archiver_config import ModelArchiverConfig
-            from model_archiver.model_packaging import generate_model_archive
-        before, tempfile.tempdir = tempfile.tempdir, str(temporary)
-        try:
-            yield ModelArchiverConfig, generate_model_archive
-        finally:
-            tempfile.tempdir = before
-
-
 _EXISTS = "{} exists and is never overwritten: choose another VERSION"
 
 
@@ -175,8 +121,7 @@ def _sidecar(
         "file": archive.path.name,
         "sha256": digest,
         "bytes": built.stat().st_size,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
+        "commit": provenance.commit(),
         "dataset_fingerprint": trained.get("fingerprint") or spec["provenance"].get("fingerprint"),
         "network": spec["network"],
         "classes": spec["classes"],
@@ -192,19 +137,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     document: dict[str, Any] = json.loads(path.read_text())
     return document
-
-
-def _commit() -> str | None:
-    """Return the commit of this code, with "+" where files differ from it; None outside a git checkout."""
-    here = HANDLERS.parent
-    try:
-        head = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def main() -> int:

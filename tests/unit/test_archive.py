@@ -12,23 +12,15 @@ import pytest
 import yaml
 
 from handlers.settings import Settings
-from serving import archive, model_config
+from serving import archive, model_config, package
 from serving.model_store import Archive, ArchiveError
+from tests.unit.archived_run import write_run
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Return a runs/ folder with one run whose model.pt holds a spec and nothing else."""
-    run = tmp_path / "runs" / "fingers"
-    (run / "evaluation").mkdir(parents=True)
-    with zipfile.ZipFile(run / "model.pt", "w") as file:
-        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": {"fingerprint": "from-spec"}}
-        file.writestr("model/extra/spec.json", json.dumps(spec))
-        file.writestr("model/data.pkl", bytes(100_000))
-    (run / "train.json").write_text(json.dumps({"fingerprint": "from-train"}))
-    (run / "config.yaml").write_text("name: fingers\nseed: 0\n")
-    (run / "evaluation" / "metrics.json").write_text(json.dumps({"top1": 1.0}))
-    return run.parent
+    return write_run(tmp_path / "runs")
 
 
 def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, tmp_path: Path) -> None:
@@ -39,8 +31,8 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
         names = set(file.namelist())
         assert file.read("model.pt") == (runs / "fingers" / "model.pt").read_bytes()
         manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
-    package = {f"handlers/{path.name}" for path in archive.HANDLERS.glob("*.py")}
-    assert package | {"sightline_handler.py", "model.pt", "model-config.yaml"} <= names
+    code = {f"handlers/{path.name}" for path in package.HANDLERS.glob("*.py")}
+    assert code | {"sightline_handler.py", "model.pt", "model-config.yaml"} <= names
     assert not any("__pycache__" in name for name in names)
     assert manifest["handler"] == "sightline_handler.py" and manifest["configFile"] == "model-config.yaml"
     assert built.model_config() == {key: value for key, value in model_config.DEFAULTS.items() if value is not None}

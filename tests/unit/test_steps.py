@@ -136,6 +136,12 @@ def test_an_archive_of_older_settings_is_not_current(trained: Path, monkeypatch:
     assert not steps.is_current(found, trained / "runs" / "small")
 
 
+def test_an_archive_of_other_golden_images_is_not_current(trained: Path) -> None:
+    found, _ = steps.build_archive("small", trained)
+    (trained / "runs" / "small" / "golden.json").write_text("[]")
+    assert not steps.is_current(found, trained / "runs" / "small")
+
+
 def test_settings_that_somebody_asked_for_hold(trained: Path) -> None:
     asked = archive.build(
         "small", "1.1", runs=trained / "runs", store=trained / "model_store", overrides=["handler.top_k=2"]
