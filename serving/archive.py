@@ -8,18 +8,14 @@ Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwri
 """
 
 import argparse
-import hashlib
-import importlib.metadata
 import json
 import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from handlers.formats import ARTIFACTS, INT8
 from serving import model_config, model_store, package, provenance
@@ -58,18 +54,20 @@ def build(
     if settings["handler"]["precision"] == "int8" and kind != "torchscript":
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
-        why = ((_read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
+        why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
-        built = Path(folder) / archive.path.name
+        built, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name
         with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
-            package.write(package.stage(Path(scratch), name, version, weights, settings, date), built)
-        document = _sidecar(archive, built, run, spec, settings) | {"overrides": list(overrides)}
-        sidecar = Path(folder) / "sidecar.json"
-        sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+            staged = package.stage(Path(scratch), name, version, weights, settings, date)
+            document = provenance.document(run, spec, settings, overrides, date, staged)
+            (staged / provenance.FILE).write_text(provenance.text(document))
+            package.write(staged, built)
+        file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
+        sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
         try:
             os.link(built, archive.path)  # fails where another build was faster, which a rename would not
         except FileExistsError as error:
@@ -105,38 +103,6 @@ def _refuse_existing(archive: Archive) -> None:
         raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
     if archive.path.exists():
         raise ArchiveError(_EXISTS.format(archive.path))
-
-
-def _sidecar(
-    archive: Archive, built: Path, run: Path, spec: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what is known of an archive: where it came from and how good it is."""
-    trained = _read_json(run / "train.json") or {}
-    config = run / "config.yaml"
-    with open(built, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "name": archive.name,
-        "version": archive.version,
-        "file": archive.path.name,
-        "sha256": digest,
-        "bytes": built.stat().st_size,
-        "commit": provenance.commit(),
-        "dataset_fingerprint": trained.get("fingerprint") or spec["provenance"].get("fingerprint"),
-        "network": spec["network"],
-        "classes": spec["classes"],
-        "metrics": _read_json(run / "evaluation" / "metrics.json"),
-        "config": yaml.safe_load(config.read_text()) if config.is_file() else None,
-        "model_config": dict(settings),
-        "versions": {each: importlib.metadata.version(each) for each in ("torch", "kornia", "torchserve")},
-    }
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ import yaml
 
 import handlers
 from handlers.formats import INT8
+from serving import provenance
 from serving.model_store import ArchiveError
 
 HANDLERS = Path(handlers.__file__).parent
@@ -27,7 +28,7 @@ HANDLER_FILE = "sightline_handler.py"
 GOLDEN = "golden.json"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
-MADE = frozenset((MANIFEST, CONFIG))  # written for an archive; all else is copied
+MADE = frozenset((MANIFEST, CONFIG, provenance.FILE))  # written for an archive; all else is copied
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every member
 ZIP_MODE = stat.S_IFREG | 0o644
 ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as main; main()"

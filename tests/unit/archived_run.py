@@ -10,7 +10,8 @@ def write_run(runs: Path) -> Path:
     run = runs / "fingers"
     (run / "evaluation").mkdir(parents=True)
     with zipfile.ZipFile(run / "model.pt", "w") as file:
-        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": {"fingerprint": "from-spec"}}
+        origin = {"fingerprint": "from-spec", "commit": "abc", "versions": {"torch": "2.0"}}
+        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": origin}
         file.writestr(zipfile.ZipInfo("model/extra/spec.json"), json.dumps(spec))
         file.writestr(zipfile.ZipInfo("model/data.pkl"), bytes(100_000))
     (run / "train.json").write_text(json.dumps({"fingerprint": "from-train"}))

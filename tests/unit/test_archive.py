@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from handlers.settings import Settings
-from serving import archive, model_config, package
+from serving import archive, model_config, package, provenance
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run
 
@@ -41,7 +41,7 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
 
 
 def test_the_sidecar_says_where_it_came_from(runs: Path, tmp_path: Path) -> None:
-    built = archive.build("fingers", "1.0", runs=runs, store=tmp_path / "store")
+    built = archive.build("fingers", "1.0", runs=runs, store=tmp_path / "store", overrides=["batchSize=3"])
     sidecar = json.loads(built.sidecar.read_text())
     assert sidecar["sha256"] == hashlib.sha256(built.path.read_bytes()).hexdigest()
     assert sidecar["file"] == "fingers-1.0.mar" and sidecar["bytes"] == built.path.stat().st_size
@@ -49,7 +49,21 @@ def test_the_sidecar_says_where_it_came_from(runs: Path, tmp_path: Path) -> None
     assert sidecar["dataset_fingerprint"] == "from-train"
     assert sidecar["config"] == {"name": "fingers", "seed": 0}
     assert sidecar["classes"] == ["0L", "0R"] and sidecar["network"] == "small_cnn"
-    assert sidecar["versions"]["torchserve"] == "0.12.0"
+    assert sidecar["versions"]["torchserve"] == "0.12.0" and set(sidecar["versions"]) >= {"python", "torch", "pillow"}
+    assert sidecar["trained"] == {"commit": "abc", "versions": {"torch": "2.0"}}
+    assert sidecar["overrides"] == ["batchSize=3"] and sidecar["model_config"]["batchSize"] == 3
+
+
+def test_the_archive_holds_the_same_provenance_and_the_digest_of_each_file(runs: Path, tmp_path: Path) -> None:
+    built = archive.build("fingers", "1.0", runs=runs, store=tmp_path / "store")
+    sidecar = json.loads(built.sidecar.read_text())
+    with zipfile.ZipFile(built.path) as file:
+        inside = json.loads(file.read(provenance.FILE))
+        found = {name: hashlib.sha256(file.read(name)).hexdigest() for name in file.namelist()}
+    del found[provenance.FILE]
+    assert inside["members"] == found
+    assert inside == {key: value for key, value in sidecar.items() if key in inside}
+    assert set(sidecar) - set(inside) == {"name", "version", "file", "sha256", "bytes"}
 
 
 def test_a_run_without_evaluation_can_be_archived(runs: Path, tmp_path: Path) -> None:
