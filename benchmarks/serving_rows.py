@@ -173,7 +173,7 @@ def ours(precision: str, network: str = "") -> Start:
         try:
             run = bench.root / (trained.run(network, bench.root) if network else bench.run)
             overrides = (*bench.settings, f"handler.precision={precision}")
-            archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides)
+            archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
         except (ArchiveError, trained.TrainingFailed) as error:
             raise NotMeasured(str(error)) from error
         with torchserve(bench, folder, bench.config) as running:

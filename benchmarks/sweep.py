@@ -71,7 +71,7 @@ def measure(
     root = Path.cwd()
     folder = servers.empty(root / WORK)
     overrides = [*setting.archive, f"handler.precision={precision}"]
-    archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides)
+    archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
     found: dict[str, float] = {}
     with servers.torchserve(
         *(MODEL, folder, config_of((root / "config.properties").read_text(), setting), {"Content-Type": "image/jpeg"}),

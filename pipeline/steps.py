@@ -135,11 +135,11 @@ def next_version(name: str, store: Path) -> str:
     return f"{int(versions[-1].split('.')[0]) + 1}.0" if versions else "1.0"
 
 
-def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
+def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Archive, bool]:
     """Return the newest archive of `name` if it is what the run would give, else a new version; and whether it is new.
 
     Raises:
-        ArchiveError: the run is not complete.
+        ArchiveError: the run is not complete, or a worker could not serve it.
     """
     store, run = root / model_store.FOLDER, root / archive.RUNS / name
     there = [each for each in model_store.archives(store) if each.name == name]
@@ -148,7 +148,8 @@ def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
     # Settings that somebody asked for hold for what follows, too.
     asked = json.loads(there[-1].sidecar.read_text()).get("overrides", []) if there else []
     version = next_version(name, store)
-    return archive.build(name, version, runs=root / archive.RUNS, store=store, overrides=asked), True
+    runs = root / archive.RUNS
+    return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True
 
 
 def serve(found: Archive, root: Path) -> tuple[Served, bool]:

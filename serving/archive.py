@@ -4,7 +4,8 @@ python -m serving.archive fingers 1.0                             runs/fingers/ 
 python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.model_config's
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 
-Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten.
+Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten, and nothing is written that a
+worker could not serve.
 """
 
 import argparse
@@ -17,8 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from handlers.formats import ARTIFACTS, INT8
-from serving import model_config, model_store, package, provenance
+from serving import model_config, model_store, package, provenance, rehearsal
 from serving.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
@@ -33,15 +36,17 @@ def build(
     store: Path = model_store.FOLDER,
     overrides: Sequence[str] = (),
     kind: str = "torchscript",
+    rehearse: bool = True,
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
-    The archive appears in one step: a server that lists the store sees a whole one or none. `overrides` are
-    `model_config.configure`'s, `kind` is one of `ARTIFACTS`.
+    The archive appears in one step: a server that lists the store sees a whole one or none. Before that it is rehearsed
+    (`serving.rehearsal`), unless `rehearse` is off. `overrides` are `model_config.configure`'s, `kind` is one of
+    `ARTIFACTS`.
 
     Raises:
-        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, or there is
-            no such setting.
+        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, there is no
+            such setting, or a worker could not serve it.
     """
     model_store.check_name(name)
     model_store.check_version(version)
@@ -66,6 +71,8 @@ def build(
             document = provenance.document(run, spec, settings, overrides, date, staged)
             (staged / provenance.FILE).write_text(provenance.text(document))
             package.write(staged, built)
+        if rehearse:
+            rehearsal.rehearse(Archive(name, version, built))
         file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
         sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
         try:
@@ -114,7 +121,8 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_args()
     try:
-        archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
+        with Console(stderr=True).status("Packing, and rehearsing what a worker will do ..."):
+            archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

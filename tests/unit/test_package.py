@@ -10,6 +10,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from serving.model_store import ArchiveError
 from tests.unit.archived_run import write_run
 
 ROOT = Path(__file__).parents[2]
+# What is built here has no weights: there is nothing to rehearse.
+build = partial(archive.build, rehearse=False)
 # Builds in a process of its own, with another umask, from a copy of the handlers whose files were written in another
 # order and stand beside files that are no part of the package.
 ELSEWHERE = """
@@ -28,7 +31,7 @@ from serving import archive, package
 
 os.umask(0o077)
 package.HANDLERS = Path(sys.argv[1])
-archive.build("fingers", "1.0", runs=Path(sys.argv[2]), store=Path(sys.argv[3]))
+archive.build("fingers", "1.0", runs=Path(sys.argv[2]), store=Path(sys.argv[3]), rehearse=False)
 """
 
 
@@ -63,7 +66,7 @@ def digests(store: Path) -> dict[str, str]:
 
 
 def test_two_builds_in_two_folders_at_two_times_are_the_same(tmp_path: Path) -> None:
-    first = archive.build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store").path
+    first = build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store").path
     while time.time() < first.stat().st_mtime + 2:  # a zip's times have steps of two seconds
         time.sleep(0.1)
     other = build_elsewhere(tmp_path, PYTHONHASHSEED="7", TZ="Asia/Tokyo", LC_ALL="C")
@@ -73,16 +76,16 @@ def test_two_builds_in_two_folders_at_two_times_are_the_same(tmp_path: Path) -> 
 
 def test_another_input_is_another_archive(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs")
-    archive.build("fingers", "1.0", runs=runs, store=tmp_path / "store")
-    archive.build("fingers", "1.0", runs=runs, store=tmp_path / "settings", overrides=["batchSize=3"])
+    build("fingers", "1.0", runs=runs, store=tmp_path / "store")
+    build("fingers", "1.0", runs=runs, store=tmp_path / "settings", overrides=["batchSize=3"])
     (runs / "fingers" / "golden.json").write_text("[]")
-    archive.build("fingers", "1.0", runs=runs, store=tmp_path / "golden")
+    build("fingers", "1.0", runs=runs, store=tmp_path / "golden")
     found = {digests(tmp_path / each)["fingers-1.0.mar"] for each in ("store", "settings", "golden")}
     assert len(found) == 3
 
 
 def test_members_are_sorted_stored_and_of_one_time_and_permission(tmp_path: Path) -> None:
-    built = archive.build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
+    built = build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
     with zipfile.ZipFile(built.path) as file:
         members = file.infolist()
     assert [member.filename for member in members] == sorted(member.filename for member in members)
@@ -95,7 +98,7 @@ def test_the_manifest_is_of_the_commit_s_date_or_of_the_one_that_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def created_on(version: str) -> str:
-        built = archive.build("fingers", version, runs=tmp_path / "runs", store=tmp_path / "store")
+        built = build("fingers", version, runs=tmp_path / "runs", store=tmp_path / "store")
         with zipfile.ZipFile(built.path) as file:
             return str(json.loads(file.read(package.MANIFEST))["createdOn"])
 
@@ -116,12 +119,12 @@ def test_the_manifest_is_of_the_commit_s_date_or_of_the_one_that_is_given(
 def test_a_date_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv(provenance.DATE_VARIABLE, seconds)
     with pytest.raises(ArchiveError, match=rf"SOURCE_DATE_EPOCH={seconds} is no number of seconds"):
-        archive.build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
+        build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
     assert not model_store.archives(tmp_path / "store")
 
 
 def test_a_failing_archiver_says_so_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "ARCHIVER", "raise SystemExit('no space left on device')")
     with pytest.raises(ArchiveError, match="torch-model-archiver failed: no space left on device"):
-        archive.build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
+        build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
