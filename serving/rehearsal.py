@@ -104,7 +104,7 @@ def _difference(kept: Golden, reply: _Reply, classes: Sequence[str], precision: 
 
 def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Sequence[bytes]) -> list[_Reply]:
     """Return what the worker would answer: its description, and to each image."""
-    size = int(config.get("batchSize", 1))
+    size = max(1, int(config.get("batchSize", 1)))
     bodies = [{"headers": {}, "body": base64.b64encode(image).decode()} for image in images]
     batches = [bodies[first : first + size] for first in range(0, len(bodies), size)]
     with archive.opened() as file:
