@@ -21,7 +21,7 @@ builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive serve stop status predict deploy rollback watch bench readme check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch bench readme check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ evaluate: setup ## score a run on its test images, with pictures: NAME=
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor)
 	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
 	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
+
+verify: setup ## check an archive (hash, structure, provenance) and rehearse it as a worker: NAME= (VERSION=, else the newest)
+	@$(py) -m serving.verify "$(name)" "$(VERSION)" $(ARGS)
 
 serve: setup ## start TorchServe with what was live, and the newest version of every other model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)

@@ -34,7 +34,7 @@ from benchmarks.decoders import SIZES, pictures
 from benchmarks.numbered import LoadError, Sent
 from benchmarks.rounds import versions
 from handlers import artifact
-from serving import archive, launch, ports, server
+from serving import archive, launch, package, ports, server
 from serving.model_store import Archive
 from serving.state import ServerState
 from training.pictures import save
@@ -77,9 +77,11 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     (root / "runs" / MODEL).mkdir(parents=True)
     artifact.save(resnet.untrained(), spec, root / "runs" / MODEL / "model.pt")
     overrides = [f"handler.precision={precision}"]
-    built = archive.build(MODEL, "1.0", runs=root / "runs", store=root / "model_store", overrides=overrides)
+    built = archive.build(
+        MODEL, "1.0", runs=root / "runs", store=root / "model_store", overrides=overrides, rehearse=False
+    )
     profiled(built)
-    shutil.copy(Path(archive.HANDLERS).parent / launch.CONFIG, root)
+    shutil.copy(package.HANDLERS.parent / launch.CONFIG, root)
     (body, *_) = pictures(size, "JPEG")
     os.environ[profiled_handler.FOLDER_VARIABLE] = str(root)
     measured: list[tuple[int, list[Sent], float]] = []

@@ -126,12 +126,9 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         for run in runs:
             # The folds of one run are named alike in every other: their archives are named by both.
             name = "-".join(run.parts[1:])
-            # As evaluated: what other precisions change is measured elsewhere.
-            built.append(
-                archive.build(
-                    name, next_version(name, model_store.FOLDER), run=run, overrides=["handler.precision=fp32"]
-                )
-            )
+            # As evaluated: what other precisions change is measured elsewhere. Every answer is looked at below.
+            precision, version = ["handler.precision=fp32"], next_version(name, model_store.FOLDER)
+            built.append(archive.build(name, version, run=run, overrides=precision, rehearse=False))
         step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
         with Client() as client:
             for run, each in zip(runs, built, strict=True):

@@ -14,7 +14,7 @@ from benchmarks.bodies import Encoding
 from benchmarks.peers import environment, stock
 from benchmarks.servers import NotMeasured, Running
 from handlers.service import threads
-from serving import archive
+from serving import archive, model_config
 from serving.model_store import ArchiveError
 from serving.shares import Shares
 
@@ -43,7 +43,7 @@ class Bench:
     @property
     def model_config(self) -> dict[str, Any]:
         """Return model-config.yaml of our archives, but for the precision."""
-        return archive.configure(self.settings)
+        return model_config.configure(self.settings)
 
     @property
     def options(self) -> list[str]:
@@ -173,7 +173,7 @@ def ours(precision: str, network: str = "") -> Start:
         try:
             run = bench.root / (trained.run(network, bench.root) if network else bench.run)
             overrides = (*bench.settings, f"handler.precision={precision}")
-            archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides)
+            archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
         except (ArchiveError, trained.TrainingFailed) as error:
             raise NotMeasured(str(error)) from error
         with torchserve(bench, folder, bench.config) as running:

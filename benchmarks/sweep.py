@@ -5,7 +5,7 @@
 
 Batch size, batch delay, workers and threads, JVM options and the front end's threads, each measured with `wrk` at 1, 16
 and 64 connections of small images, against the same network as `benchmarks.serving`. Rounds go over all settings in
-turn. What `serving.archive.MODEL_CONFIG`, `serving.shares` and config.properties say was chosen from this table. The
+turn. What `serving.model_config.DEFAULTS`, `serving.shares` and config.properties say was chosen from this table. The
 last line is one JSON document.
 """
 
@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks import bodies, closed_loop, servers, trained
 from benchmarks.servers import NotMeasured
 from benchmarks.serving import DRAWN
-from serving import archive, ports
+from serving import archive, model_config, ports
 from serving.shares import Shares
 from training.train import machine, versions
 from training.whole import write_json
@@ -71,7 +71,7 @@ def measure(
     root = Path.cwd()
     folder = servers.empty(root / WORK)
     overrides = [*setting.archive, f"handler.precision={precision}"]
-    archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides)
+    archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
     found: dict[str, float] = {}
     with servers.torchserve(
         *(MODEL, folder, config_of((root / "config.properties").read_text(), setting), {"Content-Type": "image/jpeg"}),
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str]) -> int:
         "precision": options.precision,
         "seconds": options.seconds,
         "shares": dataclasses.asdict(Shares.of_this_machine(1)),
-        "archive": archive.configure(()),
+        "archive": model_config.configure(()),
         "rows": rows,
         "machine": machine("cpu"),
         "versions": versions(),

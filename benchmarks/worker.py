@@ -90,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     memory: list[dict[str, float]] = []
     for number in range(1, options.starts + 1):
         folder = servers.empty(root / WORK)
-        archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides)
+        archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
         serve = partial(servers.torchserve, python=servers.own_python(), root=root, offset=offset)
         with ThreadPoolExecutor(1) as watching:
             started = watching.submit(ready_after, folder)

@@ -7,7 +7,7 @@ the first request is answered.
 import base64
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,13 +70,11 @@ def answers(classifier: "Classifier", images: Sequence[bytes]) -> list[tuple[flo
     Raises:
         GoldenError: an image cannot be read.
     """
-    import torch
-
     decoded = classifier.decode(images)
     for number, image in enumerate(decoded):
         if isinstance(image, RequestError):
             raise GoldenError(f"golden image {number + 1} cannot be read: {image}")
-    rows = classifier.predict([image for image in decoded if isinstance(image, torch.Tensor)])
+    rows = classifier.predict([image for image in decoded if not isinstance(image, RequestError)])
     return [tuple(row) for row in rows.tolist()]
 
 
@@ -90,21 +88,44 @@ def check(classifier: "Classifier", golden: Sequence[Golden]) -> float:
         GoldenError: it is more than `handlers.tolerances` allows; says which image and how much.
     """
     precision = classifier.engine.precision
-    tolerance = tolerances.FP32 if precision == "fp32" else tolerances.ROUNDED
     largest = 0.0
     for each, found in zip(golden, answers(classifier, [each.image for each in golden]), strict=True):
         expected = each.expected(precision)
         if len(found) != len(expected):
             raise GoldenError(f"golden image {each.name} has {len(expected)} classes, the network {len(found)}")
         apart = [abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True)]
-        difference = max(apart) if precision == "fp32" else sum(apart) / 2
-        if not difference <= tolerance:
-            what = "a probability differs" if precision == "fp32" else "probabilities differ"
-            remedy = "" if precision == "fp32" else ", or set handler.precision to fp32"
-            raise GoldenError(
-                f"golden image {each.name} is answered otherwise than when the network was exported: {what} "
-                f"by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model again "
-                f"with the packages that serve it{remedy}"
-            )
-        largest = max(largest, difference)
+        largest = max(largest, _allowed(each, apart, precision))
     return largest
+
+
+def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
+    """Return by how much an answer, which has the most likely labels alone, differs at least from what was exported.
+
+    In the same terms as `check`; a label that it leaves out is at most as likely as the last one that it has.
+
+    Raises:
+        GoldenError: it is more than is allowed, or the labels are others.
+    """
+    expected = dict(zip(classes, kept.expected(precision), strict=False))
+    if len(classes) != len(kept.probabilities):
+        raise GoldenError(f"golden image {kept.name} has {len(kept.probabilities)} classes, the network {len(classes)}")
+    if not answer or not set(answer) <= set(expected) or not all(0 <= value <= 1 for value in answer.values()):
+        raise GoldenError(f"golden image {kept.name} is answered with what are no probabilities of its classes")
+    last = min(answer.values())
+    apart = [abs(answer[k] - p) if k in answer else max(0.0, p - last) for k, p in expected.items()]
+    return _allowed(kept, apart, precision)
+
+
+def _allowed(kept: Golden, apart: Sequence[float], precision: str) -> float:
+    """Return what differences of probabilities come to, if it is within the tolerance of the precision."""
+    tolerance = tolerances.FP32 if precision == "fp32" else tolerances.ROUNDED
+    difference = max(apart) if precision == "fp32" else sum(apart) / 2
+    if not difference <= tolerance:
+        what = "a probability differs" if precision == "fp32" else "probabilities differ"
+        remedy = "" if precision == "fp32" else ", or set handler.precision to fp32"
+        raise GoldenError(
+            f"golden image {kept.name} is answered otherwise than when the network was exported: {what} "
+            f"by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model again "
+            f"with the packages that serve it{remedy}"
+        )
+    return difference

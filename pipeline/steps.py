@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import archive, model_store, ports, server, state
+from serving import archive, model_config, model_store, package, ports, server, state
 from serving.client import Client, ClientError
 from serving.java import JavaError
 from serving.live import Live
@@ -117,15 +117,14 @@ def guarded(work: Callable[[], object]) -> int:
 
 
 def is_current(found: Archive, run: Path) -> bool:
-    """Return whether an archive holds the weights of `run`, this code's handlers and settings, or those asked for."""
-    files = {"model.pt": run / "model.pt"}
-    files |= {f"handlers/{path.name}": path for path in archive.HANDLERS.glob("*.py")}
+    """Return whether an archive holds what `run` would give: its files, this code's handlers, settings as asked for."""
+    files = package.sources(run / "model.pt")
     try:
         with zipfile.ZipFile(found.path) as packed:
-            sums = {member.filename: member.CRC for member in packed.infolist()}
-        same = all(sums.get(name) == zlib.crc32(path.read_bytes()) for name, path in files.items())
+            sums = {member.filename: member.CRC for member in packed.infolist() if member.filename not in package.MADE}
+        same = sums == {name: zlib.crc32(path.read_bytes()) for name, path in files.items()}
         kept = json.loads(found.sidecar.read_text())
-        return same and bool(kept["model_config"] == archive.configure(kept["overrides"]))
+        return same and bool(kept["model_config"] == model_config.configure(kept["overrides"]))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, ArchiveError):
         return False
 
@@ -136,11 +135,11 @@ def next_version(name: str, store: Path) -> str:
     return f"{int(versions[-1].split('.')[0]) + 1}.0" if versions else "1.0"
 
 
-def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
+def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Archive, bool]:
     """Return the newest archive of `name` if it is what the run would give, else a new version; and whether it is new.
 
     Raises:
-        ArchiveError: the run is not complete.
+        ArchiveError: the run is not complete, or a worker could not serve it.
     """
     store, run = root / model_store.FOLDER, root / archive.RUNS / name
     there = [each for each in model_store.archives(store) if each.name == name]
@@ -149,7 +148,8 @@ def build_archive(name: str, root: Path) -> tuple[Archive, bool]:
     # Settings that somebody asked for hold for what follows, too.
     asked = json.loads(there[-1].sidecar.read_text()).get("overrides", []) if there else []
     version = next_version(name, store)
-    return archive.build(name, version, runs=root / archive.RUNS, store=store, overrides=asked), True
+    runs = root / archive.RUNS
+    return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True
 
 
 def serve(found: Archive, root: Path) -> tuple[Served, bool]:

@@ -58,7 +58,7 @@ def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
 def serve_and_ask(run: Steps, name: str, count: int) -> None:
     """Build the archive of a run unless it stands, serve it unless it is served, and show `count` answers."""
     folder = run.root / RUNS / name
-    with run.step("archive", "building the archive"):
+    with run.step("archive", "building the archive, and rehearsing it as a worker"):
         found, new = steps.build_archive(name, run.root)
         run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
     with run.step("serve", "starting TorchServe"):

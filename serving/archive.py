@@ -1,68 +1,30 @@
 """Build the archive that TorchServe loads from one trained run.
 
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
-python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than the defaults below
+python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.model_config's
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 
-Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten.
+Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten, and nothing is written that a
+worker could not serve.
 """
 
 import argparse
-import contextlib
-import copy
-import datetime as dt
-import hashlib
-import importlib.metadata
 import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from rich.console import Console
 
-import handlers
-from serving import model_store
+from handlers.formats import ARTIFACTS, INT8
+from serving import model_config, model_store, package, provenance, rehearsal
 from serving.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
-HANDLERS = Path(handlers.__file__).parent
-HANDLER_FILE = "sightline_handler.py"
-INT8 = "model.int8.pt"
-# Beside model.pt: images and answers that a worker is held to when it loads, and the network in int8.
-BESIDE = ("golden.json", INT8)
-
-ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
-
-# What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
-# time-outs, so all of them stand here.
-MODEL_CONFIG: dict[str, Any] = {
-    "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
-    "maxWorkers": None,
-    "batchSize": 8,  # of 16, one worker takes what two could share at 16 connections: a fifth slower there
-    "maxBatchDelay": 1,  # milliseconds that a lone request waits for company
-    "responseTimeout": 60,  # seconds
-    "startupTimeout": 120,
-    "maxRetryTimeoutInSec": 300,
-    "jobQueueSize": 100,
-    "handler": {
-        "top_k": 5,
-        "max_bytes": 20 * 2**20,  # of one encoded image
-        "max_pixels": 3 * 2**24,  # of one decoded image
-        "max_images": 16,  # of one request
-        "precision": "auto",  # auto: bf16 where the machine gains from it | fp32, as evaluated | bf16 | int8
-    },
-}
-
-# The archiver finds its temporary folder through a variable of the process.
-_ARCHIVER = threading.Lock()
 
 
 def build(
@@ -74,15 +36,17 @@ def build(
     store: Path = model_store.FOLDER,
     overrides: Sequence[str] = (),
     kind: str = "torchscript",
+    rehearse: bool = True,
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
-    The archive appears in one step: a server that lists the store sees a whole one or none. `overrides` are
-    `configure`'s, `kind` is one of `ARTIFACTS`.
+    The archive appears in one step: a server that lists the store sees a whole one or none. Before that it is rehearsed
+    (`serving.rehearsal`), unless `rehearse` is off. `overrides` are `model_config.configure`'s, `kind` is one of
+    `ARTIFACTS`.
 
     Raises:
-        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, or there is
-            no such setting.
+        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, there is no
+            such setting, or a worker could not serve it.
     """
     model_store.check_name(name)
     model_store.check_version(version)
@@ -91,19 +55,26 @@ def build(
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
-    settings = configure(overrides)
+    settings = model_config.configure(overrides)
     if settings["handler"]["precision"] == "int8" and kind != "torchscript":
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
-        why = ((_read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
+        why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
+    date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
-        built = _pack(Path(folder), name, version, weights, settings)
-        document = _sidecar(archive, built, run, spec, settings) | {"overrides": list(overrides)}
-        sidecar = Path(folder) / "sidecar.json"
-        sidecar.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        built, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name
+        with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
+            staged = package.stage(Path(scratch), name, version, weights, settings, date)
+            document = provenance.document(run, spec, settings, overrides, date, staged)
+            (staged / provenance.FILE).write_text(provenance.text(document))
+            package.write(staged, built)
+        if rehearse:
+            rehearsal.rehearse(Archive(name, version, built))
+        file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
+        sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
         try:
             os.link(built, archive.path)  # fails where another build was faster, which a rename would not
         except FileExistsError as error:
@@ -131,49 +102,6 @@ def read_spec(weights: Path) -> dict[str, Any]:
         raise ArchiveError(f"{weights} holds no spec.json: export the run again (make train)") from error
 
 
-def _pack(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any]) -> Path:
-    """Run torch-model-archiver inside `folder` and return the archive it wrote."""
-    temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
-    for each in (temporary, extra, exported):
-        each.mkdir()
-    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
-    shutil.copytree(HANDLERS, extra / "handlers", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for beside in map(weights.with_name, BESIDE):
-        if beside.is_file() and (beside.name != INT8 or weights.suffix == ".pt"):
-            shutil.copy(beside, extra)
-    config_file = folder / "model-config.yaml"
-    config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
-    with _archiver(temporary) as (configure_archiver, generate_model_archive):
-        config = configure_archiver(
-            model_name=name,
-            version=version,
-            handler=str(HANDLERS / HANDLER_FILE),
-            serialized_file=str(weights),
-            extra_files=str(extra),
-            config_file=str(config_file),
-            export_path=str(exported),
-            archive_format="zip-store",  # weights do not compress
-        )
-        generate_model_archive(config)
-    return exported / f"{name}.mar"
-
-
-@contextlib.contextmanager
-def _archiver(temporary: Path) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
-    """Give the archiver's configuration and its function, for one build at a time and with this temporary folder."""
-    # It empties and fills <temporary folder>/<name>: two builds of one name would take that from each other.
-    with _ARCHIVER:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its version file open while it is imported
-            from model_archiver.model_archiver_config import ModelArchiverConfig
-            from model_archiver.model_packaging import generate_model_archive
-        before, tempfile.tempdir = tempfile.tempdir, str(temporary)
-        try:
-            yield ModelArchiverConfig, generate_model_archive
-        finally:
-            tempfile.tempdir = before
-
-
 _EXISTS = "{} exists and is never overwritten: choose another VERSION"
 
 
@@ -182,83 +110,6 @@ def _refuse_existing(archive: Archive) -> None:
         raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
     if archive.path.exists():
         raise ArchiveError(_EXISTS.format(archive.path))
-
-
-def _sidecar(
-    archive: Archive, built: Path, run: Path, spec: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what is known of an archive: where it came from and how good it is."""
-    trained = _read_json(run / "train.json") or {}
-    config = run / "config.yaml"
-    with open(built, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "name": archive.name,
-        "version": archive.version,
-        "file": archive.path.name,
-        "sha256": digest,
-        "bytes": built.stat().st_size,
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "dataset_fingerprint": trained.get("fingerprint") or spec["provenance"].get("fingerprint"),
-        "network": spec["network"],
-        "classes": spec["classes"],
-        "metrics": _read_json(run / "evaluation" / "metrics.json"),
-        "config": yaml.safe_load(config.read_text()) if config.is_file() else None,
-        "model_config": dict(settings),
-        "versions": {each: importlib.metadata.version(each) for each in ("torch", "kornia", "torchserve")},
-    }
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    document: dict[str, Any] = json.loads(path.read_text())
-    return document
-
-
-def _commit() -> str | None:
-    """Return the commit of this code, with "+" where files differ from it; None outside a git checkout."""
-    here = HANDLERS.parent
-    try:
-        head = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "-C", here, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def configure(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return `MODEL_CONFIG` with `key=value` and `handler.key=value` overrides.
-
-    Raises:
-        ArchiveError: a key that is not in `MODEL_CONFIG`, or a value that it cannot have.
-    """
-    settings = copy.deepcopy(MODEL_CONFIG)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        group = settings["handler"] if key.startswith("handler.") else settings
-        leaf = key.removeprefix("handler.")
-        if leaf == "handler" or leaf not in group:
-            known = [*(k for k in MODEL_CONFIG if k != "handler"), *(f"handler.{k}" for k in MODEL_CONFIG["handler"])]
-            raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
-        number = not isinstance(group[leaf], str)
-        if number and not text.isdecimal():
-            raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
-        group[leaf] = int(text) if number else text
-    if settings["minWorkers"]:  # TorchServe heeds it only with a maxWorkers
-        settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if any(override.startswith("handler.") for override in overrides):
-        from handlers.settings import Settings  # brings torch
-
-        try:
-            Settings.read(settings["handler"])
-        except ValueError as error:
-            raise ArchiveError(str(error)) from error
-    return settings
 
 
 def main() -> int:
@@ -270,7 +121,8 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_args()
     try:
-        archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
+        with Console(stderr=True).status("Packing, and rehearsing what a worker will do ..."):
+            archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
     except (ArchiveError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import yaml
 
 from handlers import golden
-from handlers.golden import Golden
+from handlers.golden import Golden, GoldenError
+from serving import members
 
 FOLDER = Path("model_store")
 
@@ -21,6 +23,8 @@ FOLDER = Path("model_store")
 # one in a file name stands between the two.
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 VERSION = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*")
+
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, GoldenError)
 
 
 class ArchiveError(Exception):
@@ -40,17 +44,34 @@ class Archive:
         """Return the JSON document beside the archive."""
         return self.path.with_suffix(".json")
 
-    def model_config(self) -> dict[str, Any]:
-        """Return its model-config.yaml.
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[zipfile.ZipFile]:
+        """Give the zip, once its members have been looked at, and say of the archive what is wrong with its content.
 
         Raises:
             ArchiveError: the file is not an archive of ours.
         """
         try:
             with zipfile.ZipFile(self.path) as file:
-                document = yaml.safe_load(file.read("model-config.yaml"))
-        except (OSError, zipfile.BadZipFile, KeyError, yaml.YAMLError) as error:
+                members.check(file, self.path)
+                yield file
+        except (*UNREADABLE, KeyError, ValueError, TypeError) as error:
             raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+
+    @staticmethod
+    def manifest(file: zipfile.ZipFile) -> dict[str, Any]:
+        """Return what an opened archive says of its model."""
+        model: dict[str, Any] = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
+        return model
+
+    def model_config(self) -> dict[str, Any]:
+        """Return its model-config.yaml.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with self.opened() as file:
+            document = yaml.safe_load(file.read("model-config.yaml"))
         if not isinstance(document, dict):
             raise ArchiveError(f"{self.path} has an empty model-config.yaml: build it again")
         return document
@@ -61,15 +82,14 @@ class Archive:
         Raises:
             ArchiveError: the file is not an archive of ours.
         """
-        try:
-            with zipfile.ZipFile(self.path) as file:
-                name = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["serializedFile"]
-                with file.open(name) as inner, zipfile.ZipFile(inner) as artifact:
-                    (entry,) = [each for each in artifact.namelist() if each.endswith("extra/spec.json")]
-                    document: dict[str, Any] = json.loads(artifact.read(entry))
-                    return document
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+        with (
+            self.opened() as file,
+            file.open(self.manifest(file)["serializedFile"]) as inner,
+            zipfile.ZipFile(inner) as artifact,
+        ):
+            (entry,) = [each for each in artifact.namelist() if each.endswith("extra/spec.json")]
+            document: dict[str, Any] = json.loads(artifact.read(entry))
+        return document
 
     def provenance(self) -> dict[str, Any]:
         """Return its sidecar; nothing where that is gone or damaged."""
@@ -85,13 +105,10 @@ class Archive:
         Raises:
             ArchiveError: the file is not an archive of ours.
         """
-        try:
-            with zipfile.ZipFile(self.path) as file, tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-                if golden.FILE not in file.namelist():
-                    return []
-                return golden.read(Path(file.extract(golden.FILE, folder)))
-        except (OSError, zipfile.BadZipFile, golden.GoldenError) as error:
-            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+        with self.opened() as file, tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            if golden.FILE not in file.namelist():
+                return []
+            return golden.read(Path(file.extract(golden.FILE, folder)))
 
     @contextlib.contextmanager
     def unpacked(self) -> Iterator[Path]:
@@ -101,12 +118,10 @@ class Archive:
             ArchiveError: the file is not an archive of ours.
         """
         with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-            try:
-                with zipfile.ZipFile(self.path) as file:
-                    file.extractall(folder)
-                    name = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]["serializedFile"]
-            except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-                raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+            with self.opened() as file:
+                name = self.manifest(file)["serializedFile"]
+                file.getinfo(name)  # a path elsewhere is none of its members
+                file.extractall(folder)
             yield Path(folder) / name
 
     def check(self) -> None:
@@ -117,12 +132,9 @@ class Archive:
         Raises:
             ArchiveError: it is not.
         """
-        try:
-            with zipfile.ZipFile(self.path) as file:
-                model = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
-                found = (model["modelName"], model["modelVersion"])
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+        with self.opened() as file:
+            model = self.manifest(file)
+            found = (model["modelName"], model["modelVersion"])
         if found != (self.name, self.version):
             raise ArchiveError(
                 f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"

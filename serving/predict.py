@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from serving import archive, model_store
+from serving import archive, model_config, model_store
 from serving.client import Client, ClientError, RequestRefused
 from serving.live import Live
 from serving.model_store import ArchiveError
@@ -96,7 +96,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     except ArchiveError:
         if version is not None or not weights.is_file():
             raise
-        return f"{weights}, offline", offline(weights, paths, archive.MODEL_CONFIG["handler"])
+        return f"{weights}, offline", offline(weights, paths, model_config.DEFAULTS["handler"])
     settings = found.model_config().get("handler")
     return f"{found.path}, offline", offline(unpacked.enter_context(found.unpacked()), paths, settings)
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from handlers import artifact, exported, golden, tolerances
 from handlers.classifier import Classifier
+from handlers.formats import ARTIFACTS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
@@ -39,7 +40,6 @@ from training.whole import write_json
 
 TOLERANCE = tolerances.FP32
 GOLDEN = 4  # images that travel with the artifact
-FORMATS = {"torchscript": "model.pt", "pt2": "model.pt2"}
 
 
 def export(
@@ -59,7 +59,7 @@ def export(
     Raises:
         TrainingError: the artifact answers otherwise than the network does, on any validation image.
     """
-    name = FORMATS[kind]
+    name = ARTIFACTS[kind]
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
@@ -92,7 +92,7 @@ def export(
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
             golden.write(_golden(made, data, split), run / golden.FILE)
-            for stale in (artifact.quantized(run / "model.pt"), run / FORMATS["pt2"]):
+            for stale in (artifact.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
             if document["int8"]["offered"]:
                 os.replace(artifact.quantized(made), artifact.quantized(run / "model.pt"))
@@ -201,8 +201,8 @@ def main(arguments: Sequence[str]) -> int:
     kind = asked[-1] if asked else "torchscript"
     arguments = [argument for argument in arguments if not argument.startswith("format=")]
     try:
-        if kind not in FORMATS:
-            raise ConfigurationError(f"format={kind}: use {' or '.join(FORMATS)}")
+        if kind not in ARTIFACTS:
+            raise ConfigurationError(f"format={kind}: use {' or '.join(ARTIFACTS)}")
         run = run_folder(compose(arguments))
         config = load(run)
         settings = plain(config)
@@ -229,7 +229,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{run}/{FORMATS[kind]}: largest difference {document['largest_difference']:.1e} on {document['images']} images"
+        f"{run / ARTIFACTS[kind]}: largest difference {document['largest_difference']:.1e} "
+        f"on {document['images']} images"
     )
     if "int8" in document:
         int8 = document["int8"]

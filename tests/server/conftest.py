@@ -156,8 +156,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "shapes": [f"handler.max_bytes={MAX_BYTES}", "handler.precision=fp32", "minWorkers=1"],
         "digits": ["batchSize=4", "maxBatchDelay=100", "handler.top_k=3", "handler.precision=fp32", "minWorkers=1"],
     }
-    archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"])
-    archive.build("digits", "2.0", runs=runs, store=store, overrides=settings["digits"])
+    archive.build("shapes", "1.0", runs=runs, store=store, overrides=settings["shapes"], rehearse=False)
+    archive.build("digits", "2.0", runs=runs, store=store, overrides=settings["digits"], rehearse=False)
     return root
 
 

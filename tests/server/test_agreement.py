@@ -76,7 +76,7 @@ def trained(server: RunningServer, root: Path, runs: dict[str, Path]) -> Iterato
     archives = [
         archive.build(
             f"{name}-{precision}", "1.0", run=run, store=root / "model_store",
-            overrides=[f"handler.precision={precision}", "handler.top_k=12"],
+            overrides=[f"handler.precision={precision}", "handler.top_k=12"], rehearse=False,
         )
         for name, run in runs.items()
         for precision in SERVED

@@ -43,9 +43,8 @@ def build(root: Path, version: str, seed: int = 0, classes: tuple[str, ...] = CL
     """Build an archive of a network with other weights for each seed."""
     export(root / "runs" / f"{NAME}-{version}", classes, seed)
     overrides = ["handler.precision=fp32", "minWorkers=1"]
-    return archive.build(
-        NAME, version, run=root / "runs" / f"{NAME}-{version}", store=root / "model_store", overrides=overrides
-    )
+    run, store = root / "runs" / f"{NAME}-{version}", root / "model_store"
+    return archive.build(NAME, version, run=run, store=store, overrides=overrides, rehearse=False)
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def full(server: RunningServer, root: Path) -> Iterator[RunningServer]:
     """Serve the network of `digits` once more, with full batches of sixteen."""
     overrides = [f"batchSize={SIZE}", f"maxBatchDelay={DELAY * 1000:.0f}", "handler.top_k=10"]
     overrides += ["minWorkers=1", "handler.precision=fp32"]
-    built = archive.build(MODEL, "1.0", run=root / "runs" / "digits", store=root / "model_store", overrides=overrides)
+    built = archive.build(
+        MODEL, "1.0", run=root / "runs" / "digits", store=root / "model_store", overrides=overrides, rehearse=False
+    )
     with server.also_serving([built]):
         yield server
 

@@ -97,7 +97,7 @@ def build(root: Path) -> Path:
         "minWorkers=1",
         "handler.precision=fp32",
     ]
-    archive.build("shapes", "1.0", runs=root / "runs", store=root / "model_store", overrides=settings)
+    archive.build("shapes", "1.0", runs=root / "runs", store=root / "model_store", overrides=settings, rehearse=False)
     return run
 
 
@@ -219,7 +219,7 @@ def test_a_wrong_golden_answer_stops_it(tmp_path: Path) -> None:
     document = json.loads((run / golden.FILE).read_text())
     document[0]["probabilities"] = [0.2, 0.3, 0.5]
     (run / golden.FILE).write_text(json.dumps(document))
-    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", rehearse=False)
     process, _ = start(tmp_path)
     try:
         said, _ = process.communicate(timeout=120)

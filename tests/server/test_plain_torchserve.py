@@ -28,7 +28,7 @@ def plain(tmp_path: Path) -> Iterator[tuple[Path, Ports]]:
     shutil.copy(ROOT / "serving" / "log4j2.xml", tmp_path / "serving")
     for name in CLASSES:
         export(tmp_path / "runs" / name, CLASSES[name])
-        archive.build(name, "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+        archive.build(name, "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", rehearse=False)
     shutil.copy(ROOT / "tests" / "server" / "conftest.py", tmp_path)  # anything that is no archive harms nothing
     temporary = tempfile.mkdtemp(prefix="plain-")
     home = java.find().home

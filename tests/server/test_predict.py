@@ -51,7 +51,7 @@ def test_a_table_shows_labels_and_probabilities(server: RunningServer, folder: P
 def test_an_archive_in_int8_answers_offline(server: RunningServer, folder: Path, tmp_path: Path) -> None:
     overrides = ["handler.precision=int8"]
     run, store = server.root / "runs" / "shapes", tmp_path / "model_store"
-    archive.build("rounded", "1.0", run=run, store=store, overrides=overrides)
+    archive.build("rounded", "1.0", run=run, store=store, overrides=overrides, rehearse=False)
     done = run_cli(PREDICT, "rounded", str(folder / "0.jpg"), "--offline", "--json", root=tmp_path)
     assert done.returncode == 0 and not done.stderr, done.stderr
     (answer,) = json.loads(done.stdout).values()

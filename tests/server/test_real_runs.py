@@ -39,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             lengths=np.full(len(names), -1),
             raw=tmp_path / "raw",
         ).save(tmp_path / run / "evaluation" / "predictions.npz")
-    archive.build("digits", "3.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+    archive.build("digits", "3.0", runs=tmp_path / "runs", store=tmp_path / "model_store", rehearse=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", str(free_offset(32_000)))

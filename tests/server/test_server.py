@@ -17,6 +17,7 @@ from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
+from serving.model_store import ArchiveError
 from serving.ports import Ports
 from serving.shares import Shares
 from serving.state import LOGS, ServerState
@@ -30,7 +31,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """Return a directory with one run, one archive and config.properties; a server that a failed test left is ended."""
     shutil.copy(CONFIG, tmp_path)
     export(tmp_path / "runs" / "shapes", CLASSES["shapes"])
-    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store")
+    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", rehearse=False)
     yield tmp_path
     server_module.stop(root=tmp_path)
 
@@ -97,7 +98,10 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
     spec = Spec(preprocess=PreprocessSpec(image_size=32), classes=("only one",), network="tiny")
     (home / "runs" / "broken").mkdir()
     artifact.save(Tiny(3), spec, home / "runs" / "broken" / "model.pt")
-    archive.build("broken", "1.0", runs=home / "runs", store=home / "model_store")
+    shutil.copy(home / "runs" / "shapes" / golden.FILE, home / "runs" / "broken")
+    with pytest.raises(ArchiveError, match=r"broken 1\.0 cannot be served: ArtifactError: .*1 classes"):
+        archive.build("broken", "1.0", runs=home / "runs", store=home / "model_store")
+    archive.build("broken", "1.0", runs=home / "runs", store=home / "model_store", rehearse=False)
     offset = str(free_offset(12_000))
     started = run_cli(SERVER, "start", "broken", root=home, SIGHTLINE_PORT_OFFSET=offset)
     assert started.returncode == 1
@@ -111,7 +115,9 @@ def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serv
     weights = export(home / "runs" / "changed", ("a", "b", "c"))
     (row,) = golden.answers(Classifier(weights), [picture(1)])
     golden.write([golden.Golden("1.jpg", picture(1), tuple(reversed(row)))], weights.with_name(golden.FILE))
-    archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
+    with pytest.raises(ArchiveError, match=r"changed 1\.0 cannot be served: GoldenError: golden image 1\.jpg"):
+        archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
+    archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store", rehearse=False)
     started = run_cli(SERVER, "start", "changed", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
     assert started.returncode == 1
     assert started.stderr.startswith("error: a worker of changed 1.0 does not load")

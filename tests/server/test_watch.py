@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run = root / "runs" / version
         export(run, CLASSES[NAME], seed)
         overrides = ["handler.precision=fp32", "minWorkers=1", "maxRetryTimeoutInSec=1"]
-        archive.build(NAME, version, run=run, store=root / "model_store", overrides=overrides)
+        archive.build(NAME, version, run=run, store=root / "model_store", overrides=overrides, rehearse=False)
     code = faulty.hangs_while(root / "hang") + faulty.raises_while(root / "fail").replace("_unless", "_load_unless")
     faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))

@@ -12,7 +12,7 @@ from handlers import artifact, exported, golden
 from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
-from serving import archive
+from serving import archive, rehearsal
 from serving.model_store import ArchiveError
 from tests.unit.tinted_store import TINY, tinted_store
 from training import export
@@ -219,6 +219,8 @@ def test_int8_that_loses_too_much_is_refused(
     monkeypatch.setattr(export, "quantize", quantize)
     assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
     assert (run / "model.int8.pt").exists() and "int8 is offered: yes, it loses" in capsys.readouterr().out
+    built = archive.build("exported", "2.0", overrides=["handler.precision=int8"], rehearse=False)
+    assert rehearsal.rehearse(built).precision == "int8"
 
 
 def test_int8_that_cannot_be_made_or_measured_costs_nothing_else(

@@ -13,7 +13,21 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
 MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving)\.\w+)", MAKEFILE)))
 VERBS = {
-    *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "serve", "stop", "status", "predict"),
+    *(
+        "help",
+        "setup",
+        "demo",
+        "up",
+        "data",
+        "train",
+        "evaluate",
+        "archive",
+        "verify",
+        "serve",
+        "stop",
+        "status",
+        "predict",
+    ),
     *("bench", "readme", "check", "test", "clean", "lock", "image"),
 }
 
@@ -76,6 +90,7 @@ def test_arguments_reach_the_commands() -> None:
     lines = make("--dry-run", "archive", "NAME=moths", "VERSION=1.0", "FORMAT=pt2").stdout
     assert 'training.export name="moths" format=pt2 &&' in lines and '"moths" "1.0" --format pt2' in lines
     assert "training.export" not in make("--dry-run", "archive", "NAME=moths", "VERSION=1.0").stdout
+    assert '-m serving.verify "moths" "1.0"' in make("--dry-run", "verify", "NAME=moths", "VERSION=1.0").stdout
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
     assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
     assert "--builds" not in make("--dry-run", "setup").stdout

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from rich.console import Console
 
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
-from serving import archive
+from serving import archive, model_config
 from serving.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
 from training.predictions import Predictions
+
+build_archive = partial(steps.build_archive, rehearse=False)  # which tests of its own look at
 
 
 @pytest.fixture
@@ -102,24 +105,24 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_an_archive_is_built_once_for_the_same_weights(trained: Path) -> None:
-    first, new = steps.build_archive("small", trained)
+    first, new = build_archive("small", trained)
     assert (first.version, new) == ("1.0", True)
-    assert steps.build_archive("small", trained) == (first, False)
+    assert build_archive("small", trained) == (first, False)
 
 
 def test_other_weights_become_the_next_version(trained: Path) -> None:
     from handlers import artifact
 
-    first, _ = steps.build_archive("small", trained)
+    first, _ = build_archive("small", trained)
     before = first.path.read_bytes()
     artifact.save(SmallNetwork().eval(), small_spec(size=24), trained / "runs" / "small" / "model.pt")
-    second, new = steps.build_archive("small", trained)
+    second, new = build_archive("small", trained)
     assert (second.version, new) == ("2.0", True)
     assert first.path.read_bytes() == before
 
 
 def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
-    found, _ = steps.build_archive("small", trained)
+    found, _ = build_archive("small", trained)
     older = found.path.with_name("older.mar")
     with zipfile.ZipFile(found.path) as source, zipfile.ZipFile(older, "w") as target:
         for member in source.infolist():
@@ -131,18 +134,29 @@ def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
 
 
 def test_an_archive_of_older_settings_is_not_current(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = steps.build_archive("small", trained)
-    monkeypatch.setitem(archive.MODEL_CONFIG, "batchSize", 3)
+    found, _ = build_archive("small", trained)
+    monkeypatch.setitem(model_config.DEFAULTS, "batchSize", 3)
+    assert not steps.is_current(found, trained / "runs" / "small")
+
+
+def test_an_archive_of_other_golden_images_is_not_current(trained: Path) -> None:
+    found, _ = build_archive("small", trained)
+    (trained / "runs" / "small" / "golden.json").write_text("[]")
     assert not steps.is_current(found, trained / "runs" / "small")
 
 
 def test_settings_that_somebody_asked_for_hold(trained: Path) -> None:
     asked = archive.build(
-        "small", "1.1", runs=trained / "runs", store=trained / "model_store", overrides=["handler.top_k=2"]
+        "small",
+        "1.1",
+        runs=trained / "runs",
+        store=trained / "model_store",
+        overrides=["handler.top_k=2"],
+        rehearse=False,
     )
-    assert steps.build_archive("small", trained) == (asked, False)
+    assert build_archive("small", trained) == (asked, False)
     (trained / "runs" / "small" / "model.pt").write_bytes((trained / "runs" / "small" / "model.pt").read_bytes() + b" ")
-    newer, new = steps.build_archive("small", trained)
+    newer, new = build_archive("small", trained)
     assert new and newer.version == "2.0"
     assert json.loads(newer.sidecar.read_text())["model_config"]["handler"]["top_k"] == 2
 
@@ -156,7 +170,7 @@ def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
 
 def test_a_run_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"model\.pt is not there"):
-        steps.build_archive("none", tmp_path)
+        build_archive("none", tmp_path)
 
 
 def test_the_images_shown_are_of_different_classes() -> None:

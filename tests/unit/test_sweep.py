@@ -2,7 +2,7 @@ from pathlib import Path
 
 from benchmarks import sweep
 from benchmarks.sweep import Setting
-from serving import archive
+from serving import model_config
 from serving.shares import Shares
 
 CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
@@ -18,7 +18,7 @@ def test_every_setting_changes_one_thing_and_is_one_that_archives_know() -> None
     assert compared[0] == Setting("as served") and len({each.title for each in compared}) == len(compared) > 10
     for each in compared[1:]:
         assert sum(map(bool, (each.archive, each.config, each.java))) == 1
-        archive.configure(each.archive)
+        model_config.configure(each.archive)
     assert any(each.archive == ("minWorkers=1",) and "4 threads" in each.title for each in compared)
     assert not any(each.archive == ("minWorkers=1",) for each in sweep.settings(1))
 

@@ -1,0 +1,166 @@
+"""Check an archive: is it the file that was built, is it whole, and does it answer as it did when it was exported?
+
+python -m serving.verify fingers        the newest version
+python -m serving.verify fingers 1.0
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from serving import model_store, package, provenance, rehearsal
+from serving.model_store import Archive, ArchiveError
+from serving.rehearsal import Rehearsed
+
+REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, package.GOLDEN, "handlers/__init__.py")
+OLDER = "{} was built by an older release, which wrote no provenance: build it again as another version"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, what was seen, and the seconds that it took."""
+
+    name: str
+    seen: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verified:
+    """An archive that is what it says; `sidecar` is that document, `rehearsed` None where it was not rehearsed."""
+
+    archive: Archive
+    sidecar: Mapping[str, Any]
+    checks: tuple[Check, ...]
+    rehearsed: Rehearsed | None
+
+
+class _Checks:
+    def __init__(self) -> None:
+        self.passed: list[Check] = []
+        self._began = time.monotonic()
+
+    def add(self, name: str, seen: str) -> None:
+        now = time.monotonic()
+        self.passed.append(Check(name, seen, now - self._began))
+        self._began = now
+
+
+def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
+    """Look at an archive's hash, structure, sizes and provenance, and rehearse it unless that is not wanted.
+
+    Raises:
+        ArchiveError: something is wrong with it; one line that says what, and what to do.
+    """
+    checks = _Checks()
+    sidecar = _check_file(archive)
+    checks.add("hash", f"sha256 {sidecar['sha256'][:16]}..., {sidecar['bytes']:,} bytes, as its sidecar says")
+    archive.check()
+    with archive.opened() as file:
+        total = _check_members(archive, file)
+        checks.add("structure", f"{len(file.infolist())} files of {total:,} bytes, none outside, none missing")
+        _check_provenance(archive, file, sidecar)
+    commit, data = (str(sidecar.get(key))[:12] for key in ("commit", "dataset_fingerprint"))
+    checks.add("provenance", f"every file's sha256, built at commit {commit}, of data {data}")
+    rehearsed = None
+    if rehearse:
+        rehearsed = rehearsal.rehearse(archive)
+        seen = f"{rehearsed.images} images in {rehearsed.precision}, largest difference {rehearsed.difference:.1e}"
+        checks.add("golden answers", seen)
+    return Verified(archive, sidecar, tuple(checks.passed), rehearsed)
+
+
+def _check_file(archive: Archive) -> dict[str, Any]:
+    """Return the sidecar, of the very file that stands beside it."""
+    again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
+    if not archive.path.is_file():
+        how = f"make archive NAME={archive.name} VERSION={archive.version}"
+        raise ArchiveError(f"{archive.path} is not there: {how} builds it")
+    if not archive.sidecar.is_file():
+        raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
+    try:
+        sidecar = json.loads(archive.sidecar.read_text())
+    except ValueError as error:
+        raise ArchiveError(f"{archive.sidecar} is damaged ({error}). {again}") from error
+    if not isinstance(sidecar, dict) or not {"sha256", "bytes", "name", "version"} <= set(sidecar):
+        raise ArchiveError(f"{archive.sidecar} is not complete. {again}")
+    if "members" not in sidecar:
+        raise ArchiveError(OLDER.format(archive.path))
+    if (sidecar["name"], sidecar["version"]) != (archive.name, archive.version):
+        raise ArchiveError(f"{archive.sidecar} is of {sidecar['name']} {sidecar['version']}. {again}")
+    if (size := archive.path.stat().st_size) != sidecar["bytes"]:
+        raise ArchiveError(f"{archive.path} has {size} bytes, not the {sidecar['bytes']} that were built. {again}")
+    if (digest := provenance.sha256(archive.path)) != sidecar["sha256"]:
+        raise ArchiveError(f"{archive.path} is not the file that was built (sha256 {digest}). {again}")
+    return sidecar
+
+
+def _check_members(archive: Archive, file: zipfile.ZipFile) -> int:
+    """Return the bytes of all members, of which none that a worker needs is missing."""
+    names = set(file.namelist())
+    if provenance.FILE not in names:
+        raise ArchiveError(OLDER.format(archive.path))
+    model = archive.manifest(file)
+    missing = sorted({*REQUIRED, model["handler"], model["serializedFile"], model["configFile"]} - names)
+    if missing:
+        raise ArchiveError(f"{archive.path} holds no {missing[0]}: build it again as another version")
+    return sum(member.file_size for member in file.infolist())
+
+
+def _check_provenance(archive: Archive, file: zipfile.ZipFile, sidecar: Mapping[str, Any]) -> None:
+    """See that every member is the one that was packed, and that archive and sidecar say the same of themselves."""
+    inside = json.loads(file.read(provenance.FILE))
+    if inside != {key: value for key, value in sidecar.items() if key in inside} or "members" not in inside:
+        raise ArchiveError(f"{archive.path} and its sidecar are of two builds: build it again as another version")
+    found = set(file.namelist()) - {provenance.FILE}
+    for name in sorted(found | set(inside["members"])):
+        if name not in inside["members"]:
+            raise ArchiveError(f"{archive.path} holds {name}, which its provenance does not know: build it again")
+        if name not in found:
+            raise ArchiveError(f"{archive.path} holds no {name}, which its provenance names: build it again")
+        with file.open(name) as member:
+            digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
+            if digest != inside["members"][name]:
+                raise ArchiveError(f"{archive.path} holds another {name} than was packed: build it again")
+
+
+def show(verified: Verified, console: Console) -> None:
+    """Print a table of what was looked at."""
+    table = Table(title=f"{verified.archive.path} can be served")
+    table.add_column("check")
+    table.add_column("seen", overflow="fold")
+    table.add_column("s", justify="right")
+    for check in verified.checks:
+        table.add_row(check.name, check.seen, f"{check.seconds:.1f}")
+    console.print(table)
+
+
+def main() -> int:
+    """Check one archive; 0 where it can be served."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="of the model")
+    parser.add_argument("version", nargs="?", help="the newest where none is named")
+    arguments = parser.parse_args()
+    try:
+        with Console(stderr=True).status("Checking, and rehearsing what a worker will do ..."):
+            verified = verify(model_store.find(arguments.name, arguments.version or None))
+    except (ArchiveError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    show(verified, Console(soft_wrap=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

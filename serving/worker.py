@@ -1,0 +1,74 @@
+"""In the place of TorchServe's worker where an archive is rehearsed: loads it, and answers batches of requests.
+
+python -P worker.py ASKED.json ANSWERED.json    in the unpacked archive, with that folder as PYTHONPATH
+
+Nothing of this repository can be imported there: it is a script of the standard library and TorchServe.
+"""
+
+import base64
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def load(asked: dict[str, Any]) -> Any:
+    """Return TorchServe's service of the archive in this directory, as its worker makes it."""
+    import ts
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.model_loader import ModelLoaderFactory
+
+    metrics = MetricsCacheYamlImpl(config_file_path=str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
+    metrics.initialize_cache()
+    metrics.model_name = asked["name"]
+    loader = ModelLoaderFactory.get_model_loader()
+    service = loader.load(
+        asked["name"], str(Path.cwd()), asked["handler"], asked["gpu"], asked["batch_size"], metrics_cache=metrics
+    )
+    service.set_cl_socket(None)
+    return service
+
+
+def batch(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return requests as the worker reads them from its socket."""
+    return [
+        {
+            "requestId": str(number).encode(),
+            "headers": [{"name": name.encode(), "value": value.encode()} for name, value in each["headers"].items()],
+            "parameters": [
+                {"name": "body", "contentType": "", "value": bytearray(base64.b64decode(each["body"]))},
+            ],
+        }
+        for number, each in enumerate(requests)
+    ]
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in one line."""
+    # What the handler fails to import, the loader takes for the name of a handler of TorchServe's own.
+    if isinstance(error, ImportError) and (error.name or "").startswith("ts.torch_handler") and error.__context__:
+        error = error.__context__
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def main() -> None:
+    """Write {"messages": [...]}, each what the worker would send for a batch, or {"error": "..."}."""
+    os.nice(10)  # what is being served comes first
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    source, target = map(Path, sys.argv[1:])
+    asked = json.loads(source.read_text())
+    try:
+        service = load(asked)
+    except Exception as error:
+        logging.exception("The archive cannot be loaded")
+        document: dict[str, Any] = {"error": reason(error)}
+    else:
+        messages = [service.predict(batch(requests)) for requests in asked["batches"]]
+        document = {"messages": [base64.b64encode(message).decode() for message in messages]}
+    target.write_text(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()

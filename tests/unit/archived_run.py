@@ -1,0 +1,37 @@
+"""Runs to build archives of."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from handlers import golden
+from handlers.classifier import Classifier
+from handlers.golden import Golden
+from tests.unit.small_network import save_small
+from tests.unit.test_classifier import png
+
+
+def write_run(runs: Path) -> Path:
+    """Write the run `fingers` below `runs`, which cannot be served: its model.pt holds a spec and nothing else."""
+    run = runs / "fingers"
+    (run / "evaluation").mkdir(parents=True)
+    with zipfile.ZipFile(run / "model.pt", "w") as file:
+        origin = {"fingerprint": "from-spec", "commit": "abc", "versions": {"torch": "2.0"}}
+        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": origin}
+        file.writestr(zipfile.ZipInfo("model/extra/spec.json"), json.dumps(spec))
+        file.writestr(zipfile.ZipInfo("model/data.pkl"), bytes(100_000))
+    (run / "train.json").write_text(json.dumps({"fingerprint": "from-train"}))
+    (run / "config.yaml").write_text("name: fingers\nseed: 0\n")
+    (run / "evaluation" / "metrics.json").write_text(json.dumps({"top1": 1.0}))
+    return runs
+
+
+def write_servable(folder: Path) -> Path:
+    """Write a run with the weights of a small network and three golden images."""
+    folder.mkdir(parents=True)
+    weights = save_small(folder / "model.pt")
+    images = [png(seed) for seed in range(3)]
+    rows = golden.answers(Classifier(weights), images)
+    made = [Golden(f"{n}.png", image, row) for n, (image, row) in enumerate(zip(images, rows, strict=True))]
+    golden.write(made, folder / golden.FILE)
+    return folder
