@@ -12,6 +12,7 @@ FORMAT ?=
 AUGMENT ?= 0
 MINUTES ?= 10
 OFFLINE ?=
+UI ?=
 KEEP ?=
 CPU ?=
 DEVICE ?= gpu
@@ -21,7 +22,7 @@ builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch bench readme check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench readme check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -72,6 +73,9 @@ rollback: setup ## back to the version before: NAME=
 
 watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 	@$(py) -m serving.watch $(ARGS)
+
+load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
+	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)
 
 bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
 	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done

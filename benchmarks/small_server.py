@@ -7,7 +7,6 @@ that an answer tells which version gave it.
 import contextlib
 import dataclasses
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,10 +29,19 @@ def images(count: int = IMAGES) -> list[bytes]:
     return [places365.image(0, number, 1, 0, 200) for number in range(count)]
 
 
-def prepare(root: Path, versions: Sequence[str] = ("1.0", "2.0"), overrides: Sequence[str] = ()) -> None:
-    """Write config.properties and the archives of `versions` into `root`, emptied, as `make archive` would."""
+def prepare(
+    root: Path,
+    versions: Sequence[str] = ("1.0", "2.0"),
+    overrides: Sequence[str] = (),
+    *,
+    properties: str = "token_expiration_min=525600",
+) -> None:
+    """Write config.properties and the archives of `versions` into `root`, emptied, as `make archive` would.
+
+    `properties` come last in config.properties: a token is read once by what loads the server without the client.
+    """
     servers.empty(root)
-    shutil.copy(ROOT / launch.CONFIG, root)
+    (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\n{properties}\n")
     spec = resnet.spec(side=SIDE)
     for seed, version in enumerate(versions):
         run = root / "runs" / f"{MODEL}-{version}"

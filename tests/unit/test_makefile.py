@@ -11,24 +11,10 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
-MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving)\.\w+)", MAKEFILE)))
+MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)\.\w+)", MAKEFILE)))
 VERBS = {
-    *(
-        "help",
-        "setup",
-        "demo",
-        "up",
-        "data",
-        "train",
-        "evaluate",
-        "archive",
-        "verify",
-        "serve",
-        "stop",
-        "status",
-        "predict",
-    ),
-    *("bench", "readme", "check", "test", "clean", "lock", "image"),
+    *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "verify", "serve", "stop", "status"),
+    *("predict", "deploy", "rollback", "watch", "load", "bench", "readme", "check", "test", "clean", "lock", "image"),
 }
 
 
@@ -94,6 +80,10 @@ def test_arguments_reach_the_commands() -> None:
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
     assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
     assert "--builds" not in make("--dry-run", "setup").stdout
+    assert "-m tests.load.run --ui --users 3" in make("--dry-run", "load", "UI=1", "ARGS=--users 3").stdout
+    assert "-m tests.load.run --users 3" in make("--dry-run", "load", "UI=0", "ARGS=--users 3").stdout.replace(
+        "  ", " "
+    )
     assert "--offline" in make("--dry-run", "predict", "IMAGE=x.png", "OFFLINE=1").stdout
 
 
