@@ -18,8 +18,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import archive, model_config, model_store, package, ports, server, state
+from serving import archive, deploy, model_config, model_store, package, ports, server, state
 from serving.client import Client, ClientError
+from serving.deployment import DeployError, Limits
 from serving.java import JavaError
 from serving.live import Live
 from serving.model_store import Archive, ArchiveError
@@ -36,7 +37,8 @@ class StepFailed(StepError):
     """A step's own command has failed, and has said so itself: there is nothing to add to that."""
 
 
-FAILURES = (StepError, ArchiveError, ServerError, PortError, JavaError, ClientError, DatasetError, OSError)
+FAILURES = (StepError, ArchiveError, DeployError, ServerError, PortError, JavaError, ClientError, DatasetError, OSError)
+WATCHED = Limits(watch=1.0)
 
 
 class Steps:
@@ -153,18 +155,22 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
 
 
 def serve(found: Archive, root: Path) -> tuple[Served, bool]:
-    """Serve an archive: by the server of `root` if it serves that already, else by one started anew.
+    """Serve an archive: deployed to the server of `root` where one runs, by one that is started where none does.
 
-    Other models that are live stay live. Returns where it is, and whether a server was started.
+    Other models that are live stay live. Returns where it is, and whether it was not served already.
 
     Raises:
-        ServerError, PortError, JavaError, ArchiveError: it cannot be started.
+        ServerError, PortError, JavaError, ArchiveError, DeployError: it cannot be started.
     """
     running = state.running(root)
     live = Live.read(root).models
     if running is not None:
         known = live.get(found.name)
-        if known is not None and known.version == found.version and _is_ready(running, found):
+        if known is None or known.version != found.version:
+            # It has been rehearsed when it was built.
+            deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, say=lambda _: None)
+            return Served(found, running.inference), True
+        if _is_ready(running, found):
             return Served(found, running.inference), False
         server.stop(root=root)
     wanted = {name: each.version for name, each in live.items()} | {found.name: found.version}

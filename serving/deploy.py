@@ -53,7 +53,7 @@ def deploy(
 ) -> Deployed:
     """Make `version` (the newest where None) of `name` the default of the server in `root`; `say` gets each step.
 
-    `verify=False` leaves out the first step, for who has just made it.
+    `verify=False` leaves out most of the first step, for who has just built the archive.
 
     Raises:
         DeployError: a step failed, and what was done is undone; or there is nothing to do, or another deployment runs.
@@ -64,7 +64,7 @@ def deploy(
     archive = model_store.find(name, version, root / model_store.FOLDER)
     with alone(root), _client(root) as client:
         work = Deployment(root, client, archive, limits, say)
-        return work.run(keep=keep, verify=verify)
+        return work.run(keep=keep, rehearse=verify)
 
 
 def rollback(name: str, *, root: Path) -> Deployed:

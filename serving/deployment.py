@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from serving import logs, model_store, proof, state
+from serving import logs, model_store, proof, state, verify
 from serving.changes import changes
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.drain import remove
@@ -56,14 +56,16 @@ class Deployment:
         self.mark = logs.Mark.now(root)
         self.steps: dict[str, float] = {}
 
-    def run(self, *, keep: bool, verify: bool) -> Deployed:
+    def run(self, *, keep: bool, rehearse: bool) -> Deployed:
         self._tidy()
         if self.before is not None and self.before.version == self.version:
             raise DeployError(f"{self.name} {self.version} is live already")
         with ExitStack() as undo:
-            if verify:
-                with self._step("verify"):
+            with self._step("verify"):
+                if rehearse:
                     self._verify()
+                else:
+                    self.archive.check()
             with self._step("changes"):
                 self._changes()
             if not self._there(self.version):
@@ -130,7 +132,8 @@ class Deployment:
                 self._remove(version)
 
     def _verify(self) -> None:
-        self.archive.check()
+        for each in verify.verify(self.archive).checks:
+            self.say(f"  {each.name}: {each.seen}")
 
     def _changes(self) -> None:
         if self.before is None:
