@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from training.whole import write_json
 
 RESULT, WORK = Path("benchmarks/results/keys.json"), Path("runs/bench-keys")
 DEADLINE, THREADS = 5.0, 32  # seconds of an answer; under way in a process
-STARTING = 5.0  # seconds that a process has until the first request
 PACKAGES = ("torchserve", "httpx", "filelock")
 
 
@@ -61,9 +61,14 @@ class _Log(logging.Handler):
         self.sent.refusals += " 400 " in line
 
 
-def send(root: Path, picture: bytes, times: Sequence[float], start: float) -> Sent:
-    """Send a request at each of `times`, seconds from `start` (since 1970), and return what came of them."""
-    sent = Sent()
+def wait(together: Barrier) -> None:
+    """Wait for the other processes, each of which takes seconds to import what it needs."""
+    together.wait()
+
+
+def send(root: Path, model: str, picture: bytes, times: Sequence[float]) -> Sent:
+    """Send a request at each of `times`, seconds from now, and return what came of them."""
+    sent, start = Sent(), time.time()
     logger = logging.getLogger("httpx")
     logger.setLevel(logging.INFO)
     logger.addHandler(_Log(sent))
@@ -72,7 +77,7 @@ def send(root: Path, picture: bytes, times: Sequence[float], start: float) -> Se
         def ask(due: float) -> float | ClientError:
             sent.lateness.append(time.time() - due)
             try:
-                client.predict(picture, MODEL)
+                client.predict(picture, model)
             except ClientError as error:
                 return error
             return time.time() - due
@@ -90,27 +95,27 @@ def send(root: Path, picture: bytes, times: Sequence[float], start: float) -> Se
 
 
 def measure(
-    root: Path, *, seconds: float, rate: float, processes: int, life: float, console: Console
+    root: Path, model: str, picture: bytes, *, seconds: float, rate: float, processes: int, console: Console
 ) -> dict[str, Any]:
-    """Load a server whose tokens live `life` seconds with `rate` requests/s; return the figures."""
-    small_server.prepare(root, ["1.0"], properties=f"token_expiration_min={life / 60}")
-    (picture,) = small_server.images(1)
+    """Load the server that runs in `root` with `rate` requests/s; return the figures, times in milliseconds."""
     times = open_loop.schedule(rate, seconds)
-    with small_server.serving(root, [MODEL]), Progress(console=console) as progress:
-        context = multiprocessing.get_context("spawn")
-        start = time.time() + STARTING
-        with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            parts = [pool.submit(send, root, picture, times[number::processes], start) for number in range(processes)]
-            task = progress.add_task("asking", total=times[-1] + STARTING)
-            while not all(part.done() for part in parts):
-                progress.update(task, completed=time.time() - start + STARTING)
-                time.sleep(0.5)
-            sent = [part.result() for part in parts]
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(processes + 1)
+    with (
+        Progress(console=console) as progress,
+        ProcessPoolExecutor(processes, mp_context=context, initializer=wait, initargs=(together,)) as pool,
+    ):
+        parts = [pool.submit(send, root, model, picture, times[number::processes]) for number in range(processes)]
+        together.wait()
+        task, start = progress.add_task("asking", total=times[-1]), time.time()
+        while not all(part.done() for part in parts):
+            progress.update(task, completed=time.time() - start)
+            time.sleep(0.5)
+        sent = [part.result() for part in parts]
     latencies = [each for part in sent for each in part.latencies]
     lateness = [each for part in sent for each in part.lateness]
-    found = open_loop.summarize(latencies, lateness, rate=rate, waited=0)
     return {
-        **dataclasses.asdict(found),
+        **dataclasses.asdict(open_loop.summarize(latencies, lateness, rate=rate, waited=0)),
         "errors": dict(sum((part.errors for part in sent), Counter())),
         "seconds": round(times[-1], 1),
         "renewals": [part.renewals for part in sent],
@@ -147,10 +152,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--life", type=float, default=60.0, metavar="SECONDS", help="of a token")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    found = measure(
-        Path.cwd() / WORK, seconds=options.seconds, rate=options.rate, processes=options.processes, life=options.life,
-        console=Console(stderr=True),
-    )  # fmt: skip
+    root = Path.cwd() / WORK
+    small_server.prepare(root, ["1.0"], properties=f"token_expiration_min={options.life / 60}")
+    (picture,) = small_server.images(1)
+    with small_server.serving(root, [MODEL]):
+        found = measure(
+            root, MODEL, picture, seconds=options.seconds, rate=options.rate, processes=options.processes,
+            console=Console(stderr=True),
+        )  # fmt: skip
     show(found, options.life, Console())
     document = {
         "benchmark": "keys",

@@ -1,0 +1,124 @@
+"""The client beside a server that loses requests, hangs, is killed, and changes its tokens every few seconds."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from benchmarks import keys
+from serving import archive
+from serving import server as server_module
+from serving.client import Client, DeadlinePassed
+from serving.readiness import wait_ready
+from serving.server import Started
+from tests.server.conftest import CLASSES, CONFIG, RunningServer, export, free_offset, picture
+
+LIFE = 6.0  # seconds of a token
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory with one archive, and tokens of a few seconds; a server that is left there is ended."""
+    (tmp_path / CONFIG.name).write_text(f"{CONFIG.read_text()}\ntoken_expiration_min={LIFE / 60}\n")
+    export(tmp_path / "runs" / "shapes", CLASSES["shapes"])
+    overrides = ["handler.precision=fp32", "minWorkers=1"]
+    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", overrides=overrides)
+    yield tmp_path
+    server_module.stop(root=tmp_path)
+
+
+@pytest.fixture
+def started(home: Path) -> Started:
+    """Start the server of `home`."""
+    return server_module.start(root=home, offset=free_offset(13_000))
+
+
+def test_what_dies_with_its_worker_is_answered(server: RunningServer) -> None:
+    # `digits` waits until four requests are together: with three, the kill comes while the batch is being gathered.
+    (pid,) = server.pids("digits")
+    right = [server.client.predict(picture(seed), "digits") for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=24) for seed in range(3)]
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
+        answers = [each.result() for each in asked]
+    for answer, expected in zip(answers, right, strict=True):
+        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    wait_ready(server.client, [("digits", "2.0")], alive=lambda: server.state.process() is not None, timeout=60)
+    assert server.pids("digits") != [pid]
+
+
+def test_a_worker_that_hangs_costs_no_more_than_the_deadline(server: RunningServer) -> None:
+    (pid,) = server.pids("shapes")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises(DeadlinePassed):
+            server.client.predict(picture(), "shapes", deadline=1)
+        with pytest.raises(DeadlinePassed):
+            server.client.description("shapes", deadline=1)
+        assert 1.8 < time.monotonic() - began < 3
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert server.client.predict(picture(), "shapes").label
+
+
+def test_tokens_change_under_load_and_are_shown_nowhere(
+    started: Started, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    seen: set[str] = set()
+    done = threading.Event()
+    table = io.StringIO()
+    console = Console(file=table)
+
+    def look() -> None:
+        with Client(root=home, deadline=5) as client:
+            while not done.wait(0.02):
+                assert client.models() == ["shapes"] and client.predict(picture(), "shapes").label
+                with contextlib.suppress(ValueError):  # it is being written
+                    seen.update(entry["key"] for entry in json.loads((home / "key_file.json").read_text()).values())
+            shown.append(repr(vars(client)) + repr(vars(client.keys)))
+
+    shown: list[str] = []
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        found = keys.measure(home, "shapes", picture(), seconds=13, rate=20, processes=2, console=console)
+        done.set()
+        looking.result()
+    seconds = time.monotonic() - began
+    assert found["requests"] == 260 and found["failures"] == 0 and not found["errors"]
+    # The one that renews, and of both addresses the first and those that came after three quarters of a life each.
+    renewals = (len(seen) - 3) / 2  # by whichever process came first
+    assert seconds / LIFE - 1 < renewals < seconds / (0.75 * LIFE) + 1
+    keys.show(found, LIFE, console)
+    shown += [caplog.text, table.getvalue(), *(each.read_text() for each in (home / "logs").glob("*.log"))]
+    assert "HTTP Request" in caplog.text and "tokens of 6 s" in shown[2] and len(shown) >= 5
+    assert not [token for token in seen if any(token in text for text in shown)]
+
+
+def test_a_server_that_is_killed_and_started_again_goes_on(started: Started, home: Path) -> None:
+    with Client(root=home, deadline=60) as client, ThreadPoolExecutor(1) as pool:
+        client.predict(picture(), "shapes")
+        assert client.models() == ["shapes"]
+        before = client.management
+        psutil.Process(started.state.pid).kill()
+        asked = pool.submit(client.predict, picture(), "shapes")
+        while started.state.process() is not None:
+            time.sleep(0.01)
+        again = server_module.start(root=home, offset=started.state.offset)
+        assert asked.result().label
+        assert client.models() == ["shapes"]
+        assert client.management == again.state.management != before
