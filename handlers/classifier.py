@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from handlers import artifact, exported
-from handlers.decoding import DEFAULT_LIMITS, Buffer, Limits, decode, is_heavy
+from handlers.decoding import Buffer, decode, is_heavy
 from handlers.engine import Engine
 from handlers.errors import RequestError
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.precision import choose
 from handlers.preprocessing import Preprocess
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.decoding import DEFAULT_LIMITS, Limits
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.precision import PRECISIONS
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from handlers.decoding import DEFAULT_LIMITS
+from handlers.limits import DEFAULT_LIMITS
 from tests.server import bombs
 from tests.server.conftest import RunningServer
 from tests.server.connections import Connections, Reply

@@ -8,8 +8,9 @@ from PIL import Image
 
 from handlers import artifact
 from handlers.classifier import Classifier
-from handlers.decoding import Limits, decode
+from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError, TooLarge
+from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
 from tests.unit.small_network import CLASSES, SmallNetwork, save_small, small_spec
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from handlers.decoding import SERVED, Limits, _has_dct, decode, upright
+from handlers.decoding import SERVED, decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from handlers.jpeg import _has_dct
+from handlers.limits import Limits
+from handlers.orientation import upright
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.generate.photograph import photograph

@@ -1,0 +1,35 @@
+"""What one image may cost: its bytes and its pixels, known before anything of it is decoded."""
+
+import dataclasses
+
+from handlers.errors import TooLarge
+
+LONGEST_SIDE = 65_535  # pixels
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one encoded image may cost: its size in bytes, and its width times height in pixels.
+
+    8192 x 6144 pixels hold what the camera of a telephone takes at its largest. To decode that many takes up to 0.8 GB
+    (measured: WebP), for as long as it lasts. No side may be longer than JPEG's own longest: to resize a line of 50
+    million pixels would take a gigabyte of filter weights.
+    """
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 8192 * 6144
+
+    def check_bytes(self, size: int) -> None:
+        """Raise TooLarge for an image of more encoded bytes than the limit."""
+        if size > self.max_bytes:
+            raise TooLarge(f"the image has {size} bytes, more than the limit of {self.max_bytes}")
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Raise TooLarge for an image of more pixels than the limit, or with a side longer than `LONGEST_SIDE`."""
+        if max(width, height) > LONGEST_SIDE:
+            raise TooLarge(f"the image has {width} x {height} pixels, a side longer than the limit of {LONGEST_SIDE}")
+        if width * height > self.max_pixels:
+            raise TooLarge(f"the image has {width} x {height} pixels, more than the limit of {self.max_pixels}")
+
+
+DEFAULT_LIMITS = Limits()
