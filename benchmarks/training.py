@@ -120,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     shares = [1 - b / a for a, b in zip(seconds["resident"], seconds["not augmented"], strict=True)]
     document = {
         "benchmark": "training",
+        "command": " ".join(["python -m benchmarks.training", *arguments]),
         "network": network_name(settings),
         "dataset": settings["dataset"]["name"] if named else "generated",
         "image_size": spec.image_size,
