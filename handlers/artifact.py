@@ -14,7 +14,7 @@ from torch import nn
 
 from handlers.spec import Spec
 
-SPEC_FILE = "spec.json"
+SPEC_FILE, QUANTIZED = "spec.json", ".int8.pt"
 METHODS = ("forward", "features", "embedding")
 ATTENTION = ("aten::scaled_dot_product_attention", "aten::matmul", "aten::bmm")
 TRACED_BATCH, CHECKED_BATCHES, TOLERANCE = 2, (1, 3), 1e-4
@@ -95,11 +95,15 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     """
     path = Path(path)
     if not path.is_file():
-        remedy = "choose another handler.precision, or export" if path.name.endswith(".int8.pt") else "export"
+        remedy = "choose another handler.precision, or export" if path.name.endswith(QUANTIZED) else "export"
         raise ArtifactError(f"{path} does not exist; {remedy} a trained model first")
     files = {SPEC_FILE: ""}
     try:
         with quiet():
+            if path.name.endswith(QUANTIZED):
+                # Once a process torch says that int8 tensors are deprecated. Here it says so to Python, which filters;
+                # while it reads the file, C++ would print it.
+                torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
             module = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(path), map_location=torch.device(device), _extra_files=files
             )
@@ -117,7 +121,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
 
 def quantized(path: str | Path) -> Path:
     """Return where the int8 network of an artifact lies, if it has one: model.int8.pt beside model.pt."""
-    return Path(path).with_suffix(".int8.pt")
+    return Path(path).with_suffix(QUANTIZED)
 
 
 def fused(module: nn.Module, device: torch.device) -> nn.Module:
@@ -166,10 +170,7 @@ def _check_batches(network: nn.Module, traced: nn.Module, spec: Spec, path: Path
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop TorchScript's notices of deprecation, and of constants in a trace, which `_check_batches` looks at.
-
-    The notice that int8 tensors are deprecated comes once a process, when the first is made.
-    """
+    """Drop torch's notices of deprecation, and of constants in a trace, which `_check_batches` looks at."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor, .* are deprecated")
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated")

@@ -25,8 +25,6 @@ class Engine:
         self.module = module
         if precision == "int8":
             self.module = artifact.frozen(module)
-            with artifact.quiet():
-                self(self.inputs(1).zero_())
         else:
             module = module.eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
             self.module = artifact.fused(module, device)

@@ -53,7 +53,7 @@ def test_an_archive_in_int8_answers_offline(server: RunningServer, folder: Path,
     run, store = server.root / "runs" / "shapes", tmp_path / "model_store"
     archive.build("rounded", "1.0", run=run, store=store, overrides=overrides)
     done = run_cli(PREDICT, "rounded", str(folder / "0.jpg"), "--offline", "--json", root=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and not done.stderr, done.stderr
     (answer,) = json.loads(done.stdout).values()
     exact = server.client.predict(picture(0), "shapes").probabilities
     assert answer != pytest.approx(exact, abs=1e-5) and answer == pytest.approx(exact, abs=0.15)

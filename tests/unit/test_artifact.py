@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 from handlers import artifact
 from handlers.artifact import ArtifactError
 from tests.unit.small_network import SmallNetwork, small_spec
+from training.quantization import quantize
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 16])
@@ -84,3 +87,15 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     _save_with(tmp_path / "model.pt", {"spec.json": '{"schema_version": 99}'})
     with pytest.raises(ArtifactError, match=r"model\.pt: .*schema version 99.*update Sightline"):
         artifact.load(tmp_path / "model.pt")
+
+
+def test_an_int8_network_is_loaded_and_asked_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    artifact.save_quantized(quantize(SmallNetwork().eval(), [torch.randn(8, 3, 16, 16)]), small_spec(), path)
+    code = (
+        "import sys; from handlers.classifier import Classifier\n"
+        "Classifier(sys.argv[1], precision='int8').warm_up(2)"
+    )  # torch's C++ says it once a process, past Python's filters: so in a fresh one
+    command = [sys.executable, "-W", "error", "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
