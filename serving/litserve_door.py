@@ -2,7 +2,6 @@
 python -m serving.litserve_door birds[=1.0] --port 8000     POST or PUT /predictions/birds, /v1/models/birds:predict"""
 
 import argparse
-import signal
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from litserve import LitAPI, LitServer
 from starlette.exceptions import HTTPException
 
 from handlers.service import Asked, Reply, Service
-from serving.model_store import ArchiveError, select
+from serving import foreground, model_store
 from serving.shares import Shares
 
 
@@ -39,22 +38,23 @@ class Door(LitAPI):  # type: ignore[misc]
         return [Response(reply.body, reply.code, self.service.headers) for reply in self.service.answer(batch)]
 
 
+def serve(model: str, port: int) -> None:
+    (archive,) = model_store.select([model])
+    with archive.unpacked() as weights:
+        config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()
+        size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
+        door = Door(size, delay, f"/predictions/{archive.name}")
+        door.load = partial(Service, weights, config, version=archive.version)
+        lit = LitServer(door, "auto", 1, config["minWorkers"], max_payload_size=25 << 20, disable_openapi_url=True)
+        lit.app.add_exception_handler(HTTPException, refuse)
+        for path in (door.api_path, f"/v1/models/{archive.name}:predict"):
+            lit.app.add_api_route(path, lit.app.routes[-1].endpoint, methods=["POST", "PUT"])
+        lit.run("127.0.0.1", port, 1, "warning", generate_client_file=False)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="NAME[=VERSION]")
     parser.add_argument("--port", type=int, default=8000)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        (archive,) = select([parser.parse_args().model])
-        with archive.unpacked() as weights:
-            config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()
-            size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
-            door = Door(size, delay, f"/predictions/{archive.name}")
-            door.load = partial(Service, weights, config, version=archive.version)
-            lit = LitServer(door, "auto", 1, config["minWorkers"], max_payload_size=25 << 20, disable_openapi_url=True)
-            lit.app.add_exception_handler(HTTPException, refuse)
-            for path in (door.api_path, f"/v1/models/{archive.name}:predict"):
-                lit.app.add_api_route(path, lit.app.routes[-1].endpoint, methods=["POST", "PUT"])
-            lit.run("127.0.0.1", parser.parse_args().port, 1, "warning", generate_client_file=False)
-    except (ArchiveError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from error
+    options = parser.parse_args()
+    raise SystemExit(foreground.run(partial(serve, options.model, options.port), options.port, health="/health"))

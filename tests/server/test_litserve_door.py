@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ import pytest
 from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive
-from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture
+from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture, run_cli
 
 JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50
 TOP_K = 2
@@ -41,22 +42,39 @@ class Running:
 
 
 def start(root: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start the door as a person would; return the process and its port."""
+    """Start the door as a person would in a terminal of its own; return the process and its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serving.litserve_door", "shapes", "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     return process, port
 
 
-def end(process: subprocess.Popen[str]) -> str:
-    """End the door and see that nothing of it is left; return what it said."""
+def await_ready(process: subprocess.Popen[str]) -> str:
+    """Return the address that it says it is ready at."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready at http://127.0.0.1:"), line + process.stdout.read()
+    return line.split()[-1]
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM) -> str:
+    """End the door by SIGTERM, or as Ctrl-C does, and see that nothing of it is left; return what it said."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGTERM)
+    if number == signal.SIGINT:  # which a terminal sends to all of a group
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     try:
         said, _ = process.communicate(timeout=60)
         _, alive = psutil.wait_procs(family, timeout=30)
@@ -89,14 +107,14 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     run = build(root)
     process, port = start(root)
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait = ["curl", "-sSf", "--noproxy", "*", "--retry", "90", "--retry-delay", "1", "--retry-connrefused"]
-        subprocess.run([*wait, f"{url}/health"], check=True, capture_output=True, timeout=120)
+        url = await_ready(process)
+        assert url == f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
         yield Running(process, url, run)
     finally:
         said = end(process)
+    assert (process.returncode, said) == (0, "")
     assert not list(root.glob("client.py"))
-    assert "Error" not in said.replace("KeyboardInterrupt", ""), said
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +234,34 @@ def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
     process, _ = start(tmp_path)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and said.startswith("error: no archive of shapes")
+
+
+def test_an_interrupt_ends_it_without_a_word(door: Running) -> None:
+    process, _ = start(door.run.parents[1])
+    url = await_ready(process)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.post, f"{url}/predictions/shapes", content=picture(1), trust_env=False)
+        time.sleep(0.05)  # it waits 200 ms for company, and is answered before the door ends
+        assert (end(process, signal.SIGINT), process.returncode) == ("", 0)
+        assert asked.result().status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_ended_before_it_is_ready(door: Running, number: signal.Signals) -> None:
+    process, _ = start(door.run.parents[1])
+    while not has_worker(process.pid):  # which then loads for seconds
+        assert process.poll() is None
+    assert (end(process, number), process.returncode) == ("", 0)
+
+
+def has_worker(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any("spawn_main" in " ".join(e.cmdline()) for e in psutil.Process(pid).children(recursive=True))
+    return False
+
+
+def test_a_taken_port_is_one_line(door: Running, tmp_path: Path) -> None:
+    port = door.url.rpartition(":")[2]
+    done = run_cli("serving.litserve_door", "shapes", "--port", port, root=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: port {port} is taken: stop what listens there, or choose another with --port\n"

@@ -1,0 +1,78 @@
+"""A server of several processes in the foreground: it says when it is ready, and ends whole when it is interrupted."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from serving.model_store import ArchiveError
+from serving.ports import Address, is_free
+
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+INTERVAL, GRACE = 0.1, 5.0  # seconds: between two looks whether it is ready, and until a process is killed
+
+
+def run(serve: Callable[[], None], port: int, *, health: str) -> int:
+    """Run `serve` until it ends, or a signal asks for its end; return the exit status.
+
+    Ctrl-C reaches every process of a terminal, and each would tell of it in its own way: so `serve` and all that it
+    starts is a session of its own, and this process alone hears signals.
+
+    Args:
+        serve: listens on the loopback until a KeyboardInterrupt; an ArchiveError or RuntimeError is told in one line.
+        port: where it listens.
+        health: a path there that is answered with 200 once it is ready.
+    """
+    address = Address("127.0.0.1", port)
+    if not is_free(address):
+        print(f"error: port {port} is taken: stop what listens there, or choose another with --port", file=sys.stderr)
+        return 1
+    server = multiprocessing.get_context("fork").Process(target=_serve, args=(serve,))
+    server.start()
+    for each in SIGNALS:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
+            signal.signal(each, lambda *_: server.terminate())
+    while server.is_alive() and not _is_healthy(address.url + health):
+        server.join(INTERVAL)
+    if server.is_alive():
+        print(f"ready at {address.url}", flush=True)
+    server.join()
+    code = server.exitcode or 0
+    return code if code >= 0 else 128 - code
+
+
+def _is_healthy(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, trust_env=False).is_success
+    return False
+
+
+def _serve(serve: Callable[[], None]) -> None:
+    os.setsid()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        serve()
+    except KeyboardInterrupt:
+        pass
+    except (ArchiveError, RuntimeError) as error:
+        raise SystemExit(f"error: {error}") from error
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        left = multiprocessing.active_children()  # where it was interrupted before it was ready, or twice
+        for child in left:  # all at once: one that misses another would tell of it
+            child.terminate()
+        for child in left:
+            child.join(GRACE)
+            child.kill()
+
+
+def _leave(*_: Any) -> None:
+    """End the first process of the session as Ctrl-C does, and those forked from it, which inherit this, in silence."""
+    logging.disable()  # whoever watches over the others would tell that they end
+    raise KeyboardInterrupt if os.getpid() == os.getsid(0) else SystemExit
