@@ -27,8 +27,9 @@ def _load(path: Path) -> Any | None:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; a row that ends early, as that of something missing does, is filled up."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows)])
 
 
 def _percent(score: dict[str, float]) -> str:
@@ -52,7 +53,7 @@ def real(results: Path) -> str:
     rows = []
     for title, document in documents:
         if document is None:
-            rows.append([title, *["not measured"] + [""] * 7])
+            rows.append([title, "not measured"])
             continue
         images, served = document["images"], document.get("served")
         cores = document["machine"]["cores"]
@@ -237,7 +238,7 @@ def decoders(results: Path) -> str:
 
     names = dict.fromkeys(row["decoder"] for row in document["rows"])
     rows = [[name, *(cell(name, *column) for column in columns)] for name in names]
-    rows += [[name, why, *[""] * (len(columns) - 1)] for name, why in document["missing"].items()]
+    rows += map(list, document["missing"].items())
     head = ["decoder", *(f"{'WebP' if kind == 'WEBP' else kind} {size}" for kind, size in columns)]
     side, far = document["side"], document["faithful"]
     note = (
@@ -265,7 +266,7 @@ def int8(results: Path) -> str:
         ]
         for name, answers in document["answers"].items()
     ]
-    rows += [[name, why, *[""] * (len(batches) + 2)] for name, why in document["missing"].items()]
+    rows += map(list, document["missing"].items())
     size = document["image_size"]
     head = [
         f"{document['network']}, {size} x {size}",
