@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables import RESULTS, TABLES
+from benchmarks.markdown import RESULTS
+from benchmarks.tables import TABLES
 
 README = Path("README.md")
 BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks import servers, serving, serving_rows, tables
+from benchmarks import servers, serving, serving_rows, serving_tables
 from benchmarks.servers import NotMeasured, Running, top_1
 from benchmarks.serving import Session
 from benchmarks.serving_rows import Bench, Row
@@ -75,7 +75,7 @@ def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(session: 
     assert session.agreement == {"ours-fp32": 1.0}
     write_json(tmp_path / "serving.json", found)
     assert json.loads((tmp_path / "serving.json").read_text()) == found
-    table = tables.serving(tmp_path)
+    table = serving_tables.serving(tmp_path)
     assert "| **Sightline, fp32** | fp32 |" in table and "away: not measured (it cannot be had)." in table
     shown = io.StringIO()
     serving.show(found, Console(file=shown, width=200))

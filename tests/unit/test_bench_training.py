@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import tables, training
+from benchmarks import training, training_tables
 
 
 def test_the_result_says_how_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,4 +19,4 @@ def test_the_result_says_how_it_was_measured(tmp_path: Path, monkeypatch: pytest
         torch.set_num_threads(threads)
     document = json.loads(training.RESULT.read_text())
     assert document["command"] == "python -m benchmarks.training " + " ".join(arguments)
-    assert "batches of 8 | value |" in tables.training(training.RESULT.parent)
+    assert "batches of 8 | value |" in training_tables.training(training.RESULT.parent)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme, tables
+from benchmarks import markdown, readme, tables
 
 SCORE = {"value": 0.995, "low": 0.99, "high": 0.998}
 RUN = {
@@ -42,7 +42,7 @@ def test_a_table_is_made_of_its_results(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(tables.TABLES))
 def test_what_has_no_result_is_not_claimed(name: str, tmp_path: Path) -> None:
-    assert f"\n\n{tables.NOT_MEASURED}\n\n" in readme.render(block(name), tmp_path)
+    assert f"\n\n{markdown.NOT_MEASURED}\n\n" in readme.render(block(name), tmp_path)
 
 
 def test_a_row_without_a_result_is_not_measured(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import real, tables
+from benchmarks import real, training_tables
 from training.configuration import compose
 from training.crossvalidate import folds
 
@@ -19,7 +19,7 @@ def test_each_run_can_be_configured(name: str) -> None:
 
 
 def test_each_run_has_its_row() -> None:
-    assert set(real.RUNS) == set(tables.TITLES)
+    assert set(real.RUNS) == set(training_tables.TITLES)
 
 
 def test_an_unknown_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

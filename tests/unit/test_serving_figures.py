@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import serving_chart, serving_figures, tables
+from benchmarks import serving_chart, serving_figures, serving_tables
 from benchmarks.serving_figures import Figures
 
 
@@ -122,7 +122,7 @@ def result() -> dict[str, Any]:
 
 def test_the_readme_shows_rates_targets_and_what_was_not_measured(tmp_path: Path) -> None:
     (tmp_path / "serving.json").write_text(json.dumps(result()))
-    text = tables.serving(tmp_path)
+    text = serving_tables.serving(tmp_path)
     assert "| **Sightline, bf16** | bf16 | 100 / - / 430 |" in text
     assert "| in process | bf16 | 500 |" in text
     assert "Sightline, int8: not measured (precision is 'int8')." in text and "nothing, 200x200: - / - / 2,000." in text

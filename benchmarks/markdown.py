@@ -1,0 +1,33 @@
+"""What every table of README.md is made with: a result, rows of cells, and the words for figures and machines."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("benchmarks/results")
+NOT_MEASURED = "*Not measured.*"
+
+
+def load(path: Path) -> Any | None:
+    """Return a result, or None where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; a row that ends early, as that of something missing does, is filled up."""
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join([*row, *[''] * (len(head) - len(row))])} |" for row in rows)])
+
+
+def percent(score: dict[str, float]) -> str:
+    """Return a share with its interval."""
+    return f"**{100 * score['value']:.2f} %** ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def machine(document: dict[str, Any], *, cores: bool = True) -> str:
+    """Return what a result was measured on, and with."""
+    about, versions = document["machine"], document["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    of = f"{about['cores']} cores of " if cores else ""
+    return f"{of}{about['processor']}, {about.get('device', 'cpu')}; {named}"

@@ -1,0 +1,179 @@
+"""The tables of README.md on serving: against others, and what its parts cost."""
+
+from pathlib import Path
+
+from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
+from benchmarks.serving_figures import WORDS, rates, words
+
+
+def serving(results: Path) -> str:
+    """Make the tables of serving: rates of ours and of every peer, the chart, and the targets."""
+    path = results / "serving.json"
+    document = load(path)
+    if document is None:
+        return NOT_MEASURED
+    bodies, connections = document["bodies"], document["connections"]
+    rows, notes = [], []
+    for row in document["rows"]:
+        cells = document["cells"].get(row["name"], {})
+        if row["reason"] is not None:
+            notes.append(f"{row['title']}: not measured ({row['reason']}).")
+        elif row["full"]:
+            title = f"**{row['title']}**" if row["ours"] else row["title"]
+            rows.append([title, row["precision"], *(rates(cells.get(body, {}), connections) for body in bodies)])
+        else:
+            notes.extend(f"{row['title']}, {body}: {rates(loads, connections)}." for body, loads in cells.items())
+    numbers = " / ".join(map(str, connections))
+    head = [f"requests/s at {numbers} connections", "precision"]
+    head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
+    spread = max(cell["spread"] for row in document["cells"].values() for of in row.values() for cell in of.values())
+    notes.append(
+        f"One figure: in process, no server. Medians of {document['rounds']} rounds over all rows, of "
+        f"{document['seconds']:g} s each; they differ by at most {100 * spread:.0f} %. The generator, wrk, took at "
+        f"most {document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}. "
+        f"{machine(document)}. `{document['command']}`"
+    )
+    chart = f"\n\n![Requests per second]({RESULTS / 'serving.svg'})" if path.with_suffix(".svg").is_file() else ""
+    goals = table(WORDS, [words(target) for target in document["targets"]])
+    return table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
+
+
+def worker(results: Path) -> str:
+    """Make the table of a worker's start and memory."""
+    document = load(results / "worker.json")
+    if document is None:
+        return NOT_MEASURED
+    goals = document["goals"]
+    started = f"{document['start_seconds']:.1f} s ({min(document['starts']):.1f} to {max(document['starts']):.1f})"
+    most = f"{goals['anonymous_mb']:.0f} MB"
+    held = f"{document['memory'][0]['anonymous_mb']:.0f} MB, then {document['anonymous_mb']:.0f} MB"
+    rows = [
+        ["from the start of the process to READY, golden images included", started, f"{goals['start_seconds']} s"],
+        [f"anonymous memory, before and after {document['requests']:,.0f} requests", held, most],
+    ]
+    note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts. {machine(document)}."
+    return table(["a worker", "measured", "at most"], rows) + note
+
+
+def sweep(results: Path) -> str:
+    """Make the table of settings that were compared."""
+    document = load(results / "sweep.json")
+    if document is None:
+        return NOT_MEASURED
+    keys = [key for key in document["rows"][0]["median"] if key != "p50"]
+    rows = [
+        [row["title"], *(f"{row['median'][key]:,.0f}" for key in keys), f"{row['median']['p50']:.1f}"]
+        for row in document["rows"]
+    ]
+    head = ["setting", *(f"{key} connection{'s' if key != '1' else ''}" for key in keys), "median of 1, ms"]
+    rounds = len(document["rows"][0]["rounds"])
+    note = (
+        f"\n\nRequests/s with small images in {document['precision']}, medians of {rounds} rounds in turns. "
+        f"{machine(document)}. `{document['command']}`"
+    )
+    return table(head, rows) + note
+
+
+def profile(results: Path) -> str:
+    """Make the table of where a request's time goes."""
+    document = load(results / "profile.json")
+    if document is None:
+        return NOT_MEASURED
+    states = document["rows"]
+    rows = [[stage, *(f"{state['stages'][stage]:.2f}" for state in states)] for stage in states[0]["stages"]]
+    rows.append(["**the request**", *(f"**{state['milliseconds']:.2f}**" for state in states)])
+    rows.append(["requests/s", *(f"{state['requests_per_second']:.0f}" for state in states)])
+    rows.append(["images a batch", *(f"{state['images_per_batch']:.1f}" for state in states)])
+    head = ["stage, ms", *(_connections(state["connections"]) for state in states)]
+    note = (
+        f"\n\nMeans; a request waits for its whole batch. JPEG of {document['size']}, the client on the same machine: "
+        f"its own work is in the front end's stages. {machine(document)}."
+    )
+    return table(head, rows) + note
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' if number > 1 else ''}"
+
+
+def formats(results: Path) -> str:
+    """Make the table of the artifact's formats: images/s in process by precision and batch size."""
+    document = load(results / "formats.json")
+    if document is None:
+        return NOT_MEASURED
+    pace = {(row["format"], row["precision"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    batches = sorted({batch for _, _, batch in pace})
+    rows = [
+        [name, precision, *(f"{pace[name, precision, batch]:,.0f}" for batch in batches)]
+        for name, precision in dict.fromkeys((name, precision) for name, precision, _ in pace)
+    ]
+    head = ["artifact, images/s in process", "precision", *(f"batch {batch}" for batch in batches)]
+    size = document["image_size"]
+    note = (
+        f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of rounds in turns, "
+        f"{document['threads']} thread. {machine(document)}. `{document['command']}`"
+    )
+    return table(head, rows) + note
+
+
+def decoders(results: Path) -> str:
+    """Make the table of decoders: a row each, a column for each format and size."""
+    document = load(results / "decoders.json")
+    if document is None:
+        return NOT_MEASURED
+    columns = list(dict.fromkeys((row["format"], row["size"]) for row in document["rows"]))
+    cells = {(row["decoder"], row["format"], row["size"]): row for row in document["rows"]}
+
+    def cell(decoder: str, kind: str, size: str) -> str:
+        row = cells.get((decoder, kind, size))
+        if row is None:
+            return ""
+        text = f"{row['milliseconds']:.2f}"
+        chosen = document["best"].get(f"{kind} {size}") == decoder
+        return f"{f'**{text}**' if chosen else text} ({row['largest_difference']})"
+
+    names = dict.fromkeys(row["decoder"] for row in document["rows"])
+    rows = [[name, *(cell(name, *column) for column in columns)] for name in names]
+    rows += map(list, document["missing"].items())
+    head = ["decoder", *(f"{'WebP' if kind == 'WEBP' else kind} {size}" for kind, size in columns)]
+    side, far = document["side"], document["faithful"]
+    note = (
+        f"\n\nMilliseconds an image to uint8 of {side} x {side}, median of {document['number_of_rounds']} rounds in "
+        "turns on one core, and in brackets by how many of 255 levels a pixel is off from decoding in full at most; "
+        f"bold: the fastest that is off by {far} or less. {machine(document)}."
+    )
+    return table(head, rows) + note
+
+
+def int8(results: Path) -> str:
+    """Make the table of what int8 gains and costs."""
+    document = load(results / "int8.json")
+    if document is None:
+        return NOT_MEASURED
+    batches = list(dict.fromkeys(row["batch"] for row in document["rows"]))
+    paces = {(row["kind"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    rows = [
+        [
+            name,
+            *(f"{paces[name, batch]:.0f}" for batch in batches),
+            f"{answers['same_top1']} of {answers['images']}",
+            f"{answers['largest_difference']:.4f}",
+            f"{100 * answers['top1']:.1f} %",
+        ]
+        for name, answers in document["answers"].items()
+    ]
+    rows += map(list, document["missing"].items())
+    size = document["image_size"]
+    head = [
+        f"{document['network']}, {size} x {size}",
+        *(f"images/s, batch {batch}" for batch in batches),
+        "same top-1 as fp32",
+        "largest difference of a probability",
+        "right",
+    ]
+    note = (
+        f"\n\nMedian of {document['number_of_rounds']} rounds in turns on one core; answers on drawn scenes that the "
+        "network, trained for four epochs, did not learn from. What int8 costs a run of yours is in its `export.json`. "
+        f"{machine(document)}."
+    )
+    return table(head, rows) + note
