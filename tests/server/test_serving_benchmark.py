@@ -14,8 +14,8 @@ from rich.console import Console
 
 from benchmarks import servers, serving, serving_rows, serving_tables
 from benchmarks.servers import NotMeasured, Running, top_1
-from benchmarks.serving import Session
 from benchmarks.serving_rows import Bench, Row
+from benchmarks.serving_session import Session
 from serving.state import ServerState
 from tests.server.conftest import CLASSES, ROOT, export, free_offset, picture
 from training.whole import write_json
