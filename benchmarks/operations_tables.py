@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import load, machine, table
+from benchmarks.markdown import NOT_MEASURED, load, machine, table
 
 FILES = ("swaps", "crashes", "soak", "keys", "load")
 Row = tuple[str, str, str, str]
@@ -13,11 +13,13 @@ Row = tuple[str, str, str, str]
 def operations(results: Path) -> str:
     """Make the table; what was not measured is said in its row."""
     documents = {name: load(results / f"{name}.json") for name in FILES}
+    if not any(documents.values()):
+        return NOT_MEASURED
     rows: list[Row] = []
     for name, made in (("swaps", _swaps), ("crashes", _crashes), ("soak", _soak), ("keys", _keys), ("load", _load)):
         document = documents[name]
         if document is None:
-            rows.append((name, "*Not measured.*", "", f"`python -m benchmarks.{name}`"))
+            rows.append((name, NOT_MEASURED, "", f"`python -m benchmarks.{name}`"))
             continue
         command = f"`{document['command']}`"
         rows += [(*each, command if number == 0 else "") for number, each in enumerate(made(document))]
