@@ -46,7 +46,7 @@ train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 
 evaluate: setup ## score a run on its test images, with pictures: NAME=
 	@$(py) -m training.evaluate name=$(name) $(ARGS)
 
-archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor)
+archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
 	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
 	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
 

@@ -3,6 +3,7 @@
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
 python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.model_config's
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
+python -m serving.archive fingers 1.3 --prune 3                   then remove all but the newest three, and what is live
 
 Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten, and nothing is written that a
 worker could not serve.
@@ -22,7 +23,9 @@ from rich.console import Console
 
 from handlers.formats import ARTIFACTS, INT8
 from serving import model_config, model_store, package, provenance, rehearsal
+from serving.deployment import DeployError
 from serving.model_store import Archive, ArchiveError
+from serving.prune import prune
 
 RUNS = Path("runs")
 
@@ -112,21 +115,31 @@ def _refuse_existing(archive: Archive) -> None:
         raise ArchiveError(_EXISTS.format(archive.path))
 
 
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} archives cannot be kept: keep 1 or more")
+    return number
+
+
 def main() -> int:
-    """Build one archive; print where it is."""
+    """Build one archive; print where it is, and which old ones went."""
     parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the run: runs/<name>/ is read")
     parser.add_argument("version", help="such as 1.0")
     parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="of the artifact")
+    parser.add_argument("--prune", type=_at_least_one, metavar="N", help="then keep the newest N, and what is live")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         with Console(stderr=True).status("Packing, and rehearsing what a worker will do ..."):
             archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
-    except (ArchiveError, OSError) as error:
+        print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
+        if arguments.prune:
+            for old in prune(arguments.name, arguments.prune, root=Path.cwd()):
+                print(f"removed {old.path.name}")
+    except (ArchiveError, DeployError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

@@ -5,8 +5,8 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
-from handlers import tolerances
-from handlers.golden import Golden
+from handlers import golden
+from handlers.golden import Golden, GoldenError
 from serving.client import Client, ClientError, Prediction
 
 
@@ -29,12 +29,10 @@ class Exam:
         Raises:
             WrongAnswer: a probability is off by more than `handlers.tolerances` allows.
         """
-        expected = dict(zip(self.classes, each.expected(self.precision), strict=True))
-        apart = [abs(probability - expected.get(label, -1.0)) for label, probability in answer.items()]
-        exact = self.precision == "fp32"
-        difference = max(apart, default=1.0) if exact else sum(apart) / 2 if apart else 1.0
-        if not difference <= (tolerances.FP32 if exact else tolerances.ROUNDED):
-            raise WrongAnswer(f"golden image {each.name} is answered {_best(answer)} instead of {_best(expected)}")
+        try:
+            golden.compare(each, answer, self.classes, self.precision)
+        except GoldenError as error:
+            raise WrongAnswer(str(error)) from error
 
     def ask(self, client: Client, name: str, version: str | None = None, *, number: int = 0) -> Prediction:
         """Send one golden image (they take turns with `number`) and check the answer.
@@ -65,8 +63,3 @@ def seconds(client: Client, exams: Mapping[str, Exam], name: str, rounds: int) -
             exam.ask(client, name, version, number=number)
             taken[version].append(time.perf_counter() - began)
     return {version: statistics.median(each) for version, each in taken.items()}
-
-
-def _best(answer: Mapping[str, float]) -> str:
-    label = max(answer, key=lambda each: answer[each], default="nothing")
-    return f"{label} ({answer.get(label, 0.0):.4g})"

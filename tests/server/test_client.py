@@ -33,7 +33,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / CONFIG.name).write_text(f"{CONFIG.read_text()}\ntoken_expiration_min={LIFE / 60}\n")
     export(tmp_path / "runs" / "shapes", CLASSES["shapes"])
     overrides = ["handler.precision=fp32", "minWorkers=1"]
-    archive.build("shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", overrides=overrides)
+    archive.build(
+        "shapes", "1.0", runs=tmp_path / "runs", store=tmp_path / "model_store", overrides=overrides, rehearse=False
+    )
     yield tmp_path
     server_module.stop(root=tmp_path)
 

@@ -78,6 +78,19 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert server.client.predict(picture(), "shapes").probabilities
 
 
+def test_what_was_rehearsed_and_verified_is_served(home: Path) -> None:
+    built = run_cli("serving.archive", "shapes", "1.1", "--prune", "1", root=home)
+    assert built.returncode == 0, built.stderr
+    assert "removed shapes-1.0.mar" in built.stdout
+    verified = run_cli("serving.verify", "shapes", root=home)
+    assert verified.returncode == 0, verified.stderr
+    assert "shapes-1.1.mar can be served" in verified.stdout and "golden answers" in verified.stdout
+    started = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
+    assert started.returncode == 0, started.stderr
+    with Client(root=home) as client:
+        assert client.predict(picture(7), "shapes").version == "1.1"
+
+
 def test_a_stale_state_ends_nobody_s_process(home: Path) -> None:
     me = psutil.Process()
     state = ServerState(

@@ -1,0 +1,67 @@
+"""Remove old archives of a model, but never one that is live, nor the one before it."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from serving import model_store
+from serving.deploy import alone
+from serving.live import Live
+from serving.model_store import Archive
+
+
+def prune(name: str, keep: int, *, root: Path) -> list[Archive]:
+    """Remove all but the newest `keep` archives of a name from the store of `root`, and return those that went.
+
+    What is live stays, and the version before it, a rollback's aim, in addition to those.
+
+    Raises:
+        ArchiveError: model_store/live.json is damaged, so that nobody knows what is live.
+        DeployError: a deployment runs, which may need any of them.
+        ValueError: `keep` is below 1.
+    """
+    with alone(root):
+        return remove(name, keep, store=root / model_store.FOLDER, protected=protected(name, root))
+
+
+def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> list[Archive]:
+    """Remove all but the newest `keep` archives of a name and the `protected` versions; return those that went.
+
+    Raises:
+        ValueError: `keep` is below 1.
+    """
+    if keep < 1:
+        raise ValueError(f"{keep} archives cannot be kept: keep 1 or more")
+    found = _of(name, store)
+    old = [archive for archive in found[:-keep] if archive.version not in protected]
+    for archive in old:
+        # In this order: an archive without its sidecar counts as one whose build was cut short.
+        archive.path.unlink(missing_ok=True)
+        archive.sidecar.unlink(missing_ok=True)
+    for sidecar in store.glob(f"{name}-*.json"):  # of a removal that was cut short
+        if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
+            sidecar.unlink(missing_ok=True)
+    return old
+
+
+def protected(name: str, root: Path) -> set[str]:
+    """Return the versions of a name that must stay: the one that is live, and the one before it.
+
+    Where none is kept for a rollback, that is the next older one of the store.
+
+    Raises:
+        ArchiveError: model_store/live.json is damaged.
+    """
+    live = Live.read(root).models.get(name)
+    if live is None:
+        return set()
+    older = [
+        archive.version
+        for archive in _of(name, root / model_store.FOLDER)
+        if model_store.order(archive.version) < model_store.order(live.version)
+    ]
+    before = live.before or (older[-1] if older else None)
+    return {live.version} | ({before} if before else set())
+
+
+def _of(name: str, store: Path) -> list[Archive]:
+    return [archive for archive in model_store.archives(store) if archive.name == name]
