@@ -13,6 +13,7 @@ was wrong, or more failed or took longer than is allowed.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -58,12 +59,9 @@ def main(given: Sequence[str] | None = None) -> int:
         print("http://127.0.0.1:8089, until it is interrupted (Ctrl-C)")
     environment = {**os.environ, "PYTHONPATH": str(LOCUSTFILE.parents[2])}
     process = subprocess.Popen(command(arguments, others, OUTPUT), env=environment)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:  # locust has it too, and ends well
-            continue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # locust gets it too, ends a deployment and writes its report
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    code = process.wait()
     if written.is_file():
         history.draw(json.loads(written.read_text()), OUTPUT / "latency.png")
         print(f"{OUTPUT}/report.html, {OUTPUT}/latency.png")
