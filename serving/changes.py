@@ -32,7 +32,8 @@ def changes(before: Archive, after: Archive) -> list[str]:
 
 def _top_1(archive: Archive) -> float | None:
     metrics = archive.provenance().get("metrics") or {}
-    return metrics.get("top_1")
+    score = metrics.get("top_1") or {}  # with its interval
+    return score.get("value")
 
 
 def _percent(value: float | None) -> str:
