@@ -24,7 +24,7 @@ def operations(results: Path) -> str:
         command = f"`{document['command']}`"
         rows += [(*each, command if number == 0 else "") for number, each in enumerate(made(document))]
     measured = [machine(each) for each in documents.values() if each is not None]
-    note = f"\n\nResNet-18 at 64 x 64, fp32. {measured[0]}." if measured else ""
+    note = f"\n\nA narrow ResNet-18-D at 64 x 64, fp32. {measured[0]}." if measured else ""
     return table(["what was done", "what came of it", "goal", "command"], rows) + note
 
 

@@ -40,10 +40,10 @@ def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, to
     return preprocess([decode(each) for each in encoded]), torch.tensor(labels)
 
 
-def untrained(classes: int = CLASSES, *, side: int = SIDE, seed: int = 0) -> Network:
+def untrained(classes: int = CLASSES) -> Network:
     """Return the network with seeded random weights."""
-    torch.manual_seed(seed)
-    return build({"kind": "resnet18", "zero_init_residual": False}, classes, 3, side).eval()
+    torch.manual_seed(0)
+    return build({"kind": "resnet18", "zero_init_residual": False}, classes, 3, SIDE).eval()
 
 
 def learnt(run: Path) -> Network:

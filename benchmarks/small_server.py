@@ -1,7 +1,7 @@
 """A server with versions of one small network, in a folder of its own: what benchmarks of operations swap and kill.
 
-ResNet-18 at 64 x 64, as the smaller data sets are served, with seeded random weights: another seed for each version, so
-that an answer tells which version gave it.
+The network that `make up` trains, a narrow ResNet-18-D, at 64 x 64, with seeded random weights: another seed for each
+version, so that an answer tells which version gave it.
 """
 
 import contextlib
@@ -10,6 +10,10 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
 
 from benchmarks import resnet, servers
 from handlers import artifact, golden
@@ -18,10 +22,20 @@ from handlers.golden import Golden
 from serving import archive, launch, package, ports, server
 from serving.state import ServerState
 from training.generate import places365
+from training.networks import Network, build
 
 MODEL, SIDE, IMAGES = "small", 64, 8
 ROOT = package.HANDLERS.parent
 TOLERANCE = 1e-3  # of a probability; two versions are further apart
+
+
+def network(classes: int, seed: int) -> Network:
+    """Return the network."""
+    config = OmegaConf.load(ROOT / "training" / "configs" / "network" / "resnet18d_half.yaml")
+    settings: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
+    settings["options"]["zero_init_last"] = False  # as training leaves it: blocks that do something
+    torch.manual_seed(seed)
+    return build(settings, classes, 3, SIDE).eval()
 
 
 def images(count: int = IMAGES) -> list[bytes]:
@@ -46,7 +60,7 @@ def prepare(
     for seed, version in enumerate(versions):
         run = root / "runs" / f"{MODEL}-{version}"
         run.mkdir(parents=True)
-        artifact.save(resnet.untrained(side=SIDE, seed=seed), spec, run / "model.pt")
+        artifact.save(network(len(spec.classes), seed), spec, run / "model.pt")
         pictures = images(4)
         rows = golden.answers(Classifier(run / "model.pt"), pictures)
         found = [
