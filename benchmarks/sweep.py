@@ -53,7 +53,7 @@ def settings(cores: int) -> list[Setting]:
     found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 2, 5, 10)]
     found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseParallelGC")]
     found.append(Setting("both of Java's compilers", java="-XX:TieredStopAtLevel=4"))
-    found += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=1", "netty_client_threads=1")]
+    found += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=2", "netty_client_threads=1")]
     return found
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from serving import logs, model_store, proof, state, verify
+from serving import affinity, logs, model_store, proof, state, verify
 from serving.changes import changes
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.drain import remove
@@ -160,8 +160,14 @@ class Deployment:
         return state.running(self.root) is not None
 
     def _ready(self) -> ModelStatus:
-        wanted = [(self.name, self.version)]
-        return wait_ready(self.client, wanted, alive=self._alive, timeout=self.limits.load)[0]
+        running = state.running(self.root)
+        with affinity.loading(running) as keep:
+
+            def alive() -> bool:
+                keep()
+                return self._alive()
+
+            return wait_ready(self.client, [(self.name, self.version)], alive=alive, timeout=self.limits.load)[0]
 
     def _scale(self) -> None:
         """Give it the workers that it is to have, one after the other."""

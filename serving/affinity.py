@@ -1,0 +1,47 @@
+"""Keep a worker that loads on one core, so that those that answer meanwhile have the others to themselves.
+
+Its priority could not be raised again by an ordinary user; where it may run can.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+import psutil
+
+from serving.state import ServerState
+
+
+@contextlib.contextmanager
+def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
+    """Give a function that keeps what the server has started since on its last core; all cores are theirs afterwards.
+
+    Call it again and again while workers load: a process is seen when it is there.
+    """
+    front = known.process() if known is not None else None
+    cores = sorted(os.sched_getaffinity(0))
+    if front is None or len(cores) < 2:
+        yield lambda: None
+        return
+    before = {each.pid for each in front.children()}
+    kept: set[int] = set()
+
+    def keep() -> None:
+        with contextlib.suppress(psutil.Error):
+            for each in front.children():
+                if each.pid not in before | kept:
+                    _run_on(each.pid, cores[-1:])
+                    kept.add(each.pid)
+
+    try:
+        yield keep
+    finally:
+        for pid in kept:
+            _run_on(pid, cores)
+
+
+def _run_on(pid: int, cores: list[int]) -> None:
+    """Move a process, each of its threads, unless it has ended."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for thread in psutil.Process(pid).threads():
+            os.sched_setaffinity(thread.id, cores)

@@ -1,0 +1,40 @@
+"""Processes that load are kept on one core, and given all of them afterwards."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from serving import affinity
+from serving.state import ServerState
+
+
+def test_what_starts_meanwhile_is_kept_on_the_last_core(tmp_path: Path) -> None:
+    me = psutil.Process()
+    known = ServerState(
+        pid=me.pid, created=me.create_time(), inference="", management="", metrics="",
+        key_file=str(tmp_path), temporary=str(tmp_path),
+    )  # fmt: skip
+    cores = os.sched_getaffinity(0)
+    command = [sys.executable, "-c", "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"]
+    with subprocess.Popen(command) as older, affinity.loading(known) as keep, subprocess.Popen(command) as newer:
+        try:
+            keep()
+            keep()
+            assert os.sched_getaffinity(newer.pid) == {max(cores)}
+            assert os.sched_getaffinity(older.pid) == cores
+            while psutil.Process(newer.pid).num_threads() < 2:
+                pass
+        finally:
+            older.kill()
+        affinity._run_on(newer.pid, sorted(cores))
+        assert {tuple(os.sched_getaffinity(each.id)) for each in psutil.Process(newer.pid).threads()} == {tuple(cores)}
+        newer.kill()
+    assert os.sched_getaffinity(0) == cores
+
+
+def test_a_server_that_is_gone_keeps_nothing() -> None:
+    with affinity.loading(None) as keep:
+        keep()
