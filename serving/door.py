@@ -91,7 +91,7 @@ class Door:
                     if not deadline.left:
                         raise httpx.ReadTimeout("the answer is not whole")
                 return Answer(response.status_code, response.headers, body)
-        # Not chained: what httpx keeps of the request shows its token.
+        # Not chained: the frames below hold the header, and a traceback with its locals would show the token.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NobodyListens(f"no server answers at {self.address} ({error}): start one (make serve)") from None
         except httpx.TimeoutException:

@@ -110,6 +110,22 @@ def test_many_clients_renew_once(start: Callable[[float], Server]) -> None:
     assert len(server.renewals) <= 8
 
 
+def test_many_clients_that_find_an_expired_token_renew_it_once(start: Callable[[float], Server]) -> None:
+    server = start(0.01)
+    server.life = 60
+    time.sleep(0.02)
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> str:
+        with server.client() as client:
+            together.wait()
+            return client.predict(b"x", "m").label
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == ["a"] * 8
+    assert sorted(server.renewals) == ["inference", "management"]
+
+
 @pytest.mark.parametrize(
     "call", [lambda client: client.predict(b"x", "m"), lambda client: client.set_default("m", "1")]
 )
