@@ -23,21 +23,26 @@ def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
     if front is None or len(cores) < 2:
         yield lambda: None
         return
-    before = {each.pid for each in front.children()}
+    before = _children(front)
     kept: set[int] = set()
 
     def keep() -> None:
-        with contextlib.suppress(psutil.Error):
-            for each in front.children():
-                if each.pid not in before | kept:
-                    _run_on(each.pid, cores[-1:])
-                    kept.add(each.pid)
+        for pid in _children(front) - before - kept:
+            _run_on(pid, cores[-1:])
+            kept.add(pid)
 
     try:
         yield keep
     finally:
         for pid in kept:
             _run_on(pid, cores)
+
+
+def _children(front: psutil.Process) -> set[int]:
+    try:
+        return {each.pid for each in front.children()}
+    except psutil.Error:
+        return set()
 
 
 def _run_on(pid: int, cores: list[int]) -> None:

@@ -220,7 +220,11 @@ class Client:
     def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
         """Return what a model says of itself: its spec, version, top_k and precision. A worker answers this."""
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
-        found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
+        try:
+            found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
+            found["precision"], found["classes"]
+        except (KeyError, TypeError, IndexError):
+            raise ServerFailed(200, f"{model} does not describe itself: is it an archive of Sightline's?") from None
         return found
 
     def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:

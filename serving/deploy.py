@@ -20,24 +20,21 @@ back with the version before, afterwards with the new one.
 """
 
 import argparse
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-import filelock
 from rich.console import Console
 
-from serving import logs, model_store, state
+from serving import lock, model_store, state
 from serving.client import Client, ClientError, NotFound
 from serving.deployment import Deployed, DeployError, Deployment, Limits
 from serving.live import Live, LiveModel
 from serving.model_store import ArchiveError
 
-LOCK = "deploy.lock"
 LIMITS = Limits()
 
 
@@ -62,7 +59,7 @@ def deploy(
     """
     root = root.resolve()
     archive = model_store.find(name, version, root / model_store.FOLDER)
-    with alone(root), _client(root) as client:
+    with lock.alone(root), _client(root) as client:
         work = Deployment(root, client, archive, limits, say)
         return work.run(keep=keep, rehearse=verify)
 
@@ -75,9 +72,12 @@ def rollback(name: str, *, root: Path) -> Deployed:
         ClientError: the server does not answer.
     """
     root = root.resolve()
-    with alone(root), _client(root) as client:
+    with lock.alone(root), _client(root) as client:
         live = Live.read(root)
         known = live.models.get(name)
+        default = client.describe(name).version
+        if known is not None and known.version != default:  # of a deployment that was cut short
+            known = LiveModel(default, known.version)
         if known is None or known.before is None:
             raise DeployError(
                 f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
@@ -92,21 +92,6 @@ def rollback(name: str, *, root: Path) -> Deployed:
         client.set_default(name, known.before)
         live.of(name, LiveModel(known.before, known.version)).write(root)
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
-
-
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Hold the lock that keeps two from changing what is live.
-
-    Raises:
-        DeployError: somebody else holds it.
-    """
-    (root / logs.FOLDER).mkdir(exist_ok=True)
-    try:
-        with filelock.FileLock(root / logs.FOLDER / LOCK, timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise DeployError("another deployment runs here: wait for it") from error
 
 
 def _client(root: Path) -> Client:

@@ -70,9 +70,10 @@ class Deployment:
                 self._changes()
             if not self._there(self.version):
                 with self._step("register"):
+                    # Before the call: also one that is cut short may have registered it.
+                    undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
                     # One worker to be judged: those that answer meanwhile keep the other cores.
                     self.client.register(self.archive.path.name, workers=1)
-                    undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
             with self._step("load"):
                 self._ready()
             with self._step("compare"):
@@ -89,9 +90,12 @@ class Deployment:
             with self._step("commit"):
                 kept = self.before.version if self.before is not None and keep else None
                 self.live.of(self.name, LiveModel(self.version, kept)).write(self.root)
-            undo.pop_all()
-        with self._step("drain"):
-            self._drain(kept)
+                undo.pop_all()
+        try:
+            with self._step("drain"):
+                self._drain(kept)
+        except KeyboardInterrupt:
+            self.say(f"interrupted: {self.version} is live, and the next deployment removes what is left")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
 
     @contextlib.contextmanager
@@ -121,14 +125,14 @@ class Deployment:
         except NotFound:
             self.before = None
             return
-        if self.before is None:  # somebody registered it by hand
+        if self.before is None or self.before.version not in there:  # somebody changed it by hand
             self.before = LiveModel(default)
-        if default != self.before.version and self.before.version in there:
+        if default != self.before.version:
             self.say(f"an earlier deployment was cut short: {self.before.version} is live again")
             self.client.set_default(self.name, self.before.version)
         for version in there:
             if version not in (self.before.version, self.before.before):
-                self.say(f"an earlier deployment was cut short: {version} is removed")
+                self.say(f"{version} is removed: it is neither live nor kept")
                 self._remove(version)
 
     def _verify(self) -> None:
@@ -226,11 +230,14 @@ class Deployment:
         for version in sorted(filter(None, gone)):
             try:
                 self._remove(version)
-            except ClientError as error:
+            except (ClientError, OSError) as error:
                 self.say(f"  {version} is not removed ({error}): the next deployment tries again")
 
     def _remove(self, version: str) -> None:
         archive = Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))
-        image = next((each.image for each in archive.golden()), b"") if archive.path.is_file() else b""
+        try:
+            image = next((each.image for each in archive.golden()), b"")
+        except ArchiveError:  # it may be why this version goes
+            image = b""
         with contextlib.suppress(NotFound):
             remove(self.client, self.name, version, image)

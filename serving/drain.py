@@ -7,7 +7,7 @@ have at least been begun, and how long a batch takes.
 
 import time
 
-from serving.client import Client, ClientError, NotFound
+from serving.client import Client, ClientError, ModelStatus, NotFound
 
 LEAST = 0.5  # seconds that an answer is given to reach whoever asked
 MOST = 30.0  # seconds until a version that moves no more is given up
@@ -26,20 +26,25 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
     deadline = time.monotonic() + timeout
     status = client.describe(name, version)
     slowest = 0.0
-    if image and status.ready:
+    if image and _answers(status):
         # One for each worker: while the first is held by its batch, the others take what waits.
         for _ in status.workers:
             began = time.monotonic()
             try:
-                client.predict(image, name, version)
+                client.predict(image, name, version, deadline=max(0.1, deadline - began))
             except NotFound:
                 raise
             except ClientError:
                 break
             slowest = max(slowest, time.monotonic() - began)
-    while status.ready and status.pending and time.monotonic() < deadline:
+    while _answers(status) and status.pending and time.monotonic() < deadline:
         time.sleep(0.05)
         status = client.describe(name, version)
-    if status.ready:
-        time.sleep(min(MOST, max(LEAST, 2 * slowest) + status.batch_delay))
+    if _answers(status):
+        time.sleep(max(LEAST, min(2 * slowest, deadline - time.monotonic())) + status.batch_delay)
     client.unregister(name, version)
+
+
+def _answers(status: ModelStatus) -> bool:
+    """Return whether it has a worker left that may be answering."""
+    return any(each.status == "READY" for each in status.workers)

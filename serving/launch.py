@@ -26,12 +26,19 @@ class LaunchError(Exception):
 
 
 def launch(
-    archives: Sequence[Archive], *, root: Path, config: Path, listening: Ports, offset: int, access_log: bool
+    archives: Sequence[Archive],
+    models: int,
+    *,
+    root: Path,
+    config: Path,
+    listening: Ports,
+    offset: int,
+    access_log: bool,
 ) -> ServerState:
     """Start TorchServe in `root` with these archives; return at once, when its front end's process is known.
 
     `listening` has been moved by `offset` already; management goes behind a unix socket. Workers, threads and heap that
-    `config` does not name follow from the machine (`serving.shares`).
+    `config` does not name follow from the machine and from how many `models` it is to serve (`serving.shares`).
 
     Raises:
         LaunchError: there is no such process.
@@ -42,7 +49,7 @@ def launch(
     # (mkdtemp), and not inside `root`: the path of a socket may have about 100 characters.
     temporary = tempfile.mkdtemp(prefix="sightline-")
     listening = listening.behind(f"{temporary}/{SOCKET}")
-    shares = Shares.of_this_machine(len(archives))
+    shares = Shares.of_this_machine(models)
     effective = root / logs.FOLDER / CONFIG.name
     text = config.read_text()
     effective.write_text(
@@ -68,6 +75,7 @@ def launch(
         metrics=listening.metrics.url,
         key_file=str(root / state.KEY_FILE),
         temporary=temporary,
+        busy=os.getpid(),
         workers=shares.workers_of(text),
         config=str(config),
         offset=offset,

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -70,6 +70,20 @@ class Live:
     def of(self, name: str, model: LiveModel) -> Self:
         """Return the same with another state of one model."""
         return type(self)({**self.models, name: model})
+
+    def kept(self) -> list[tuple[str, str]]:
+        """Return name and version of those that are kept for a rollback."""
+        return [(name, each.before) for name, each in self.models.items() if each.before is not None]
+
+    def without(self, gone: Collection[tuple[str, str]]) -> Self:
+        """Return the same without some versions, kept ones or whole models."""
+        return type(self)(
+            {
+                name: dataclasses.replace(each, before=None) if (name, each.before) in gone else each
+                for name, each in self.models.items()
+                if (name, each.version) not in gone
+            }
+        )
 
     def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
         """Return what a server that is asked for `wanted` (`NAME` or `NAME=VERSION`) serves, and the default archives.

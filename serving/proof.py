@@ -31,7 +31,7 @@ class Exam:
         """
         try:
             golden.compare(each, answer, self.classes, self.precision)
-        except GoldenError as error:
+        except (GoldenError, AttributeError, TypeError) as error:  # also an answer of another shape
             raise WrongAnswer(str(error)) from error
 
     def ask(self, client: Client, name: str, version: str | None = None, *, number: int = 0) -> Prediction:

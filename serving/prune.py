@@ -3,8 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from serving import model_store
-from serving.deploy import alone
+from serving import lock, model_store
 from serving.live import Live
 from serving.model_store import Archive
 
@@ -19,7 +18,7 @@ def prune(name: str, keep: int, *, root: Path) -> list[Archive]:
         DeployError: a deployment runs, which may need any of them.
         ValueError: `keep` is below 1.
     """
-    with alone(root):
+    with lock.alone(root):
         return remove(name, keep, store=root / model_store.FOLDER, protected=protected(name, root))
 
 

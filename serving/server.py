@@ -11,7 +11,10 @@ change, and comes back at the next start.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import errno
+import os
 import shutil
 import sys
 import time
@@ -25,9 +28,9 @@ from serving.client import Client, ClientError, ModelStatus
 from serving.java import JavaError
 from serving.launch import CONFIG, LaunchError
 from serving.live import Live
-from serving.model_store import ArchiveError
+from serving.model_store import Archive, ArchiveError
 from serving.ports import PortError, Ports
-from serving.readiness import NotReady, wait_ready
+from serving.readiness import NotReady, Version, wait_ready
 from serving.state import ServerState
 
 LINK = Path("management.sock")  # in logs/: the same name whatever the temporary folder is
@@ -44,6 +47,7 @@ class Started:
     state: ServerState
     models: list[ModelStatus]
     seconds: float
+    left_out: list[str]  # what was to be served besides and is not, each with the reason
 
 
 def start(
@@ -60,7 +64,7 @@ def start(
     `wanted` holds `NAME` or `NAME=VERSION`; nothing means what was live before, with the versions kept for a rollback,
     and the newest version of every other model in the store. `config` is the config.properties (that of `root` where
     None), whose ports are moved by `offset`. `timeout` is in seconds. `access_log` writes a line a request to
-    logs/access_log.log.
+    logs/access_log.log. A version that was not live (kept, or new) and does not load is left out and said.
 
     Raises:
         ServerError: one runs there already, or a worker does not load; the message ends with the log's last lines.
@@ -70,8 +74,11 @@ def start(
     began = time.monotonic()
     if (running := state.running(root)) is not None:
         raise ServerError(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
-    live, archives = Live.read(root).select(wanted, root / model_store.FOLDER)
-    for archive in archives:
+    known = Live.read(root)
+    live, archives = known.select(wanted, root / model_store.FOLDER)
+    # What was live comes first; what has never been must not keep that from coming back.
+    first = [each for each in archives if wanted or not known.models or each.name in known.models]
+    for archive in first:
         archive.check()
     config = config or root / CONFIG
     if not config.is_file():
@@ -83,35 +90,63 @@ def start(
     mark = logs.Mark.now(root)
     try:
         started = launch.launch(
-            archives, root=root, config=config, listening=listening, offset=offset, access_log=access_log
+            first, len(archives), root=root, config=config, listening=listening, offset=offset, access_log=access_log
         )
         _link(started, root)
-        models = _load(started, live, timeout)
-        live.write(root)
+        with Client.of_state(started) as client:
+            versions = [(each.name, each.version) for each in first]
+            models = wait_ready(client, versions, alive=lambda: started.process() is not None, timeout=timeout)
+            served = Live({each.name: live.models[each.name] for each in first})
+            _remember(served, root)
+            others = [*live.kept(), *((each.name, each.version) for each in archives if each not in first)]
+            more, left_out = _load_others(client, started, others, timeout - (time.monotonic() - began))
+            _remember(live.without({version for version, _ in left_out}), root)
+        started = dataclasses.replace(started, busy=0)
+        started.write(root)
     except BaseException as error:  # an interrupt too leaves no server behind
         stop(root=root)
         if isinstance(error, NotReady | LaunchError):
             raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
         raise
-    return Started(started, models, time.monotonic() - began)
+    told = [f"{name} {version} is not served: {why}" for (name, version), why in left_out]
+    return Started(started, [*models, *more], time.monotonic() - began, told)
 
 
-def _load(started: ServerState, live: Live, timeout: float) -> list[ModelStatus]:
-    """Return the states of all versions that should be served, once they are READY: first those that are live."""
-    store = Path(started.key_file).parent / model_store.FOLDER
-    versions = [(name, each.version) for name, each in live.models.items()]
-    kept = [(name, each.before) for name, each in live.models.items() if each.before is not None]
-    deadline = time.monotonic() + timeout
-    with Client.of_state(started) as client:
+def _remember(live: Live, root: Path) -> None:
+    """Write down what is live, unless that stands there already or the store is mounted for reading alone."""
+    if live == Live.read(root):
+        return
+    try:
+        live.write(root)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
 
-        def wait(which: Sequence[tuple[str, str]]) -> list[ModelStatus]:
+
+def _load_others(
+    client: Client, started: ServerState, wanted: Sequence[Version], timeout: float
+) -> tuple[list[ModelStatus], list[tuple[Version, str]]]:
+    """Load versions beside those that are live; return the states of those that answer, and why the others do not."""
+    root, deadline = Path(started.key_file).parent, time.monotonic() + timeout
+    mark, models, left_out = logs.Mark.now(root), [], []
+    for name, version in wanted:
+        try:
+            path = model_store.path_of(name, version, root / model_store.FOLDER)
+            Archive(name, version, path).check()
+            client.register(path.name)
+        except (ArchiveError, ClientError) as error:
+            left_out.append(((name, version), str(error)))
+    for each in [each for each in wanted if each not in dict(left_out)]:
+        try:
             remaining = deadline - time.monotonic()
-            return wait_ready(client, which, alive=lambda: started.process() is not None, timeout=remaining)
-
-        models = wait(versions)
-        for name, version in kept:
-            client.register(model_store.path_of(name, version, store).name)
-        return [*models, *(wait(kept) if kept else [])]
+            models += wait_ready(client, [each], alive=lambda: started.process() is not None, timeout=remaining)
+        except NotReady as error:
+            if started.process() is None:
+                raise
+            left_out.append((each, mark.raised(*each) or str(error)))
+            with contextlib.suppress(ClientError):
+                client.unregister(*each)
+    return models, left_out
 
 
 def _link(started: ServerState, root: Path) -> None:
@@ -130,6 +165,7 @@ def stop(*, root: Path) -> bool:
         return False
     process = known.process()
     if process is not None:
+        dataclasses.replace(known, busy=os.getpid()).write(root)  # so that a watcher leaves it alone
         state.end_tree(process)
         Path(known.key_file).unlink(missing_ok=True)  # its tokens open nothing any more
     state.end_orphans(known)
@@ -157,6 +193,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     found = status.read(root)
     if found is not None:
         status.show(found, console)
+    for each in started.left_out:
+        print(f"warning: {each}", file=sys.stderr)
     console.print(f"Ready after {started.seconds:.1f} s. Stop it with: make stop")
     return 0
 

@@ -1,8 +1,9 @@
 """How a machine is shared out among the workers that it serves with, and TorchServe's front end.
 
 The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
-workers as its part of the cores, and of half of the memory; cores that are left go to the workers' threads. A GPU gets
-one worker of each model. It counts the models that a server is started with: one that is registered later gets as many
+workers as its part of the cores, and of a third of the memory, since a version that is kept for a rollback and one that
+is being deployed have workers besides; cores that are left go to the workers' threads. A GPU gets one worker of each
+model. It counts the models that a server is started with: one that is registered later gets as many
 workers as each of those. `benchmarks/results/sweep.json` holds what this rule was measured against.
 """
 
@@ -46,7 +47,7 @@ class Shares:
     @classmethod
     def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
         """Return the shares on a machine with so many cores, bytes of memory, and GPUs."""
-        fitting = int(memory / 2 / WORKER_MEMORY)
+        fitting = int(memory / 3 / WORKER_MEMORY)
         workers = gpus or max(1, min(cores, fitting) // models)
         heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
         return cls(workers, max(1, cores // (workers * models)), heap, thorough=gpus > 0)

@@ -27,6 +27,7 @@ class ServerState:
     metrics: str
     key_file: str
     temporary: str  # the folder it unpacks archives in; removed when it is stopped
+    busy: int = 0  # the process that starts or stops it at present, 0 where none does
     workers: int = 1  # of each model that does not say how many itself
     config: str | None = None  # what it was started with: another config.properties than that of its directory,
     offset: int = 0  # by how much its ports were moved,
@@ -53,6 +54,11 @@ class ServerState:
     def remove(root: Path) -> None:
         """Forget the server of `root`."""
         (root / LOGS / FILE).unlink(missing_ok=True)
+
+    @property
+    def in_hand(self) -> bool:
+        """Return whether another process starts or stops it just now."""
+        return self.busy not in (0, os.getpid()) and psutil.pid_exists(self.busy)
 
     def process(self) -> psutil.Process | None:
         """Return the front end's process, or None where it has ended, even if another one has its pid now."""

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from benchmarks import background_load
-from serving import archive, deploy, state
+from serving import archive, deploy, lock, state
 from serving import server as server_module
 from serving.client import Client
 from serving.deployment import DeployError, Limits
@@ -170,7 +170,7 @@ def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: P
 
 
 def test_two_deployments_at_once_are_refused(one: Path) -> None:
-    with deploy.alone(one), pytest.raises(DeployError, match="another deployment runs here"):
+    with lock.alone(one), pytest.raises(DeployError, match="another deployment runs here"):
         go(one, "2.0")
 
 
@@ -234,3 +234,52 @@ def test_everything_killed_in_the_middle_comes_back_as_one_of_the_two(one: Path)
     assert json.loads((one / "model_store" / "live.json").read_text()) == {NAME: {"version": "1.0", "before": None}}
     with Client(root=one) as client:
         assert client.predict(picture(), NAME).version == "1.0"
+
+
+def test_what_does_not_load_besides_is_left_out_and_what_was_live_comes_back(one: Path) -> None:
+    """An archive that was never live, and a kept one that is damaged, keep nothing from coming back."""
+    known = state.running(one)
+    assert known is not None
+    export(one / "runs" / "other", CLASSES[NAME])
+    faulty.spoil(
+        archive.build("other", "1.0", runs=one / "runs", store=one / "model_store", rehearse=False), faulty.RAISES
+    )
+    go(one, "2.0")
+    deploy.rollback(NAME, root=one)
+    kept = one / "model_store" / f"{NAME}-2.0.mar"
+    whole = kept.read_bytes()
+    server_module.stop(root=one)
+    kept.write_bytes(whole[:-2000])
+    try:
+        again = run_cli("serving.server", "start", "--port-offset", str(known.offset), root=one)
+    finally:
+        kept.write_bytes(whole)
+        for each in (one / "model_store").glob("other-1.0.*"):
+            each.unlink()
+    assert again.returncode == 0, again.stderr
+    assert "other 1.0 is not served: RuntimeError: the weights are of another network" in again.stderr
+    assert "shapes 2.0 is not served: " in again.stderr and "is not a whole archive" in again.stderr
+    assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models == {NAME: LiveModel("1.0")}
+
+
+def test_models_of_five_data_sets_share_one_server(one: Path) -> None:
+    names = ("asl", "fingers", "moths", "petals", "places365")
+    try:
+        for seed, name in enumerate(names):
+            export(one / "runs" / name, CLASSES[NAME], seed)
+            overrides = ["handler.precision=fp32", "minWorkers=1"]
+            archive.build(
+                name, "1.0", runs=one / "runs", store=one / "model_store", overrides=overrides, rehearse=False
+            )
+            deploy.deploy(name, root=one, limits=QUICK, verify=False, say=lambda _: None)
+        assert set(Live.read(one).models) == {NAME, *names}
+        with Client(root=one) as client:
+            answers = [client.predict(picture(), name).probabilities for name in names]
+            assert len({tuple(each.values()) for each in answers}) == len(names), "each answers with its own weights"
+            for name in names:
+                client.unregister(name, "1.0")
+    finally:
+        Live({NAME: Live.read(one).models[NAME]}).write(one)
+        for name in names:
+            for each in (one / "model_store").glob(f"{name}-1.0.*"):
+                each.unlink()

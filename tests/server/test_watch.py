@@ -1,5 +1,6 @@
 """The watcher on a real server: what dies or hangs comes back by itself, and the watcher says so."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,9 +18,8 @@ from serving import server as server_module
 from serving.client import Client, ClientError
 from serving.deployment import Limits
 from serving.state import ServerState
-from serving.watch import Watch
 from tests.server import faulty
-from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
+from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli
 
 NAME = "shapes"
 
@@ -119,7 +119,7 @@ def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None
     front = known.process() if known else None
     assert front is not None
     front.suspend()
-    until(lambda: "does not answer" in told(watched), 8)
+    until(lambda: "does not answer" in told(watched), 12)
     until(lambda: answers(watched), 40)
     until(lambda: "the server is back" in told(watched), 10)
 
@@ -150,12 +150,30 @@ def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:
     until(lambda: answers(watched), 25)
 
 
-def test_a_server_that_was_stopped_stays_stopped(home: Path) -> None:
-    known = ServerState.read(home)
+def test_a_server_that_is_stopped_and_started_by_hand_is_left_alone(watched: Path) -> None:
+    known = ServerState.read(watched)
     assert known is not None
-    server_module.stop(root=home)
-    watch = Watch(home)
-    watch.look()
-    watch.look()
-    assert ServerState.read(home) is None
-    server_module.start(root=home, offset=known.offset)
+    assert run_cli("serving.server", "stop", root=watched).returncode == 0
+    time.sleep(2)
+    assert ServerState.read(watched) is None
+    started = run_cli("serving.server", "start", "--port-offset", str(known.offset), root=watched)
+    assert started.returncode == 0, started.stderr
+    time.sleep(1)
+    assert answers(watched) and "again" not in told(watched)
+
+
+def test_what_a_killed_deployment_made_the_default_is_set_back(watched: Path) -> None:
+    with Client(root=watched) as client:
+        client.set_default(NAME, "1.0")
+        until(lambda: client.describe(NAME).version == "2.0", 5)
+    until(lambda: "a deployment was cut short: shapes 2.0 is the default again" in told(watched), 2)
+
+
+def test_whoever_starts_a_server_has_it_in_hand_until_he_is_gone(home: Path) -> None:
+    known = ServerState.read(home)
+    assert known is not None and not known.in_hand
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as starter:
+        assert dataclasses.replace(known, busy=starter.pid).in_hand
+        starter.communicate()
+    assert not dataclasses.replace(known, busy=starter.pid).in_hand
+    assert not dataclasses.replace(known, busy=os.getpid()).in_hand

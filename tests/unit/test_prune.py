@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from serving import model_store, prune
-from serving.deploy import alone
 from serving.deployment import DeployError
 from serving.live import FILE, Live, LiveModel
+from serving.lock import alone
 from serving.model_store import ArchiveError
 from tests.unit.archived_run import write_servable
 

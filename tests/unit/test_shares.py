@@ -15,7 +15,7 @@ GB = 10**9
     [
         (1, 2, 24 * GB, 0, (2, 1)),
         (1, 16, 128 * GB, 0, (16, 1)),
-        (1, 16, 8 * GB, 0, (5, 3)),  # half of the memory holds five
+        (1, 16, 8 * GB, 0, (3, 5)),  # a third of the memory holds three
         (2, 8, 64 * GB, 0, (4, 1)),
         (3, 8, 64 * GB, 0, (2, 1)),
         (5, 2, 24 * GB, 0, (1, 1)),
