@@ -26,6 +26,7 @@ from pipeline.steps import next_version, override
 from serving import agreement, archive, model_store, server
 from serving.agreement import EvaluationError
 from serving.client import Client, ClientError
+from serving.live import Live
 from serving.model_store import Archive, ArchiveError
 from training.whole import write_json
 
@@ -122,6 +123,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
     """
     built: list[Archive] = []
     parts = []
+    before = Live.read(Path.cwd())
     try:
         for run in runs:
             # The folds of one run are named alike in every other: their archives are named by both.
@@ -140,6 +142,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         for each in built:
             each.path.unlink(missing_ok=True)
             each.sidecar.unlink(missing_ok=True)
+        before.write(Path.cwd())
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),

@@ -38,7 +38,9 @@ def config_of(root: Path) -> Path:
     text = (root / CONFIG).read_text()
     path = root / logs.FOLDER / "container.properties"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{text}\ninference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}\n")
+    opened = f"inference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}"
+    # Those who ask from outside reach no address that renews a token: it lasts for a year.
+    path.write_text(f"{text}\n{opened}\ntoken_expiration_min=525600\n")
     return path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -118,6 +119,11 @@ def test_bombs_that_come_together_leave_nothing_behind(
 
 
 def test_growth_is_seen() -> None:
+    def hold() -> int:
+        held = b"x" * (2 * MOST_GROWTH)
+        time.sleep(0.2)
+        return len(held)
+
     with Growth(psutil.Process().pid) as growth, ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: b"x" * (2 * MOST_GROWTH)).result()
+        pool.submit(hold).result()
     assert growth.most > MOST_GROWTH

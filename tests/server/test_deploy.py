@@ -236,6 +236,7 @@ def test_everything_killed_in_the_middle_comes_back_as_one_of_the_two(one: Path)
         assert client.predict(picture(), NAME).version == "1.0"
 
 
+@pytest.mark.slow
 def test_what_does_not_load_besides_is_left_out_and_what_was_live_comes_back(one: Path) -> None:
     """An archive that was never live, and a kept one that is damaged, keep nothing from coming back."""
     known = state.running(one)
@@ -262,6 +263,7 @@ def test_what_does_not_load_besides_is_left_out_and_what_was_live_comes_back(one
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models == {NAME: LiveModel("1.0")}
 
 
+@pytest.mark.slow
 def test_models_of_five_data_sets_share_one_server(one: Path) -> None:
     names = ("asl", "fingers", "moths", "petals", "places365")
     try:

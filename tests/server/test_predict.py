@@ -75,7 +75,7 @@ def test_a_run_without_an_archive_answers_offline(server: RunningServer, folder:
     ("arguments", "message"),
     [
         (("shapes", "nowhere.jpg"), "nowhere.jpg is not there"),
-        (("shapes", "logs"), "logs holds no image"),
+        (("shapes", "model_store"), "model_store holds no image"),
         (("nothing", "photos/0.jpg"), "404"),
         (("nothing", "photos/0.jpg", "--offline"), "no archive of nothing"),
     ],

@@ -10,6 +10,7 @@ from benchmarks import real
 from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive, state
+from serving.live import Live
 from serving.model_store import ArchiveError
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
 from training.predictions import Predictions
@@ -47,7 +48,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def in_store(home: Path) -> set[str]:
-    return {path.name for path in (home / "model_store").iterdir()}
+    assert Live.read(home).models == {}
+    return {path.name for path in (home / "model_store").iterdir()} - {"live.json"}
 
 
 def test_compared_archives_leave_the_store(home: Path) -> None:

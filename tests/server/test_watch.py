@@ -114,6 +114,7 @@ def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
 
 
+@pytest.mark.slow
 def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None:
     known = ServerState.read(watched)
     front = known.process() if known else None
@@ -144,12 +145,13 @@ def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:
     (watched / "fail").touch()
     psutil.Process(worker(watched)).kill()
     try:
-        until(lambda: "has lost a worker for good" in told(watched), 10)
+        until(lambda: "has lost a worker for good" in told(watched), 20)
     finally:
         (watched / "fail").unlink()
     until(lambda: answers(watched), 25)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_stopped_and_started_by_hand_is_left_alone(watched: Path) -> None:
     known = ServerState.read(watched)
     assert known is not None
