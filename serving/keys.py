@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import httpx
 from filelock import FileLock
@@ -32,6 +32,7 @@ RENEWING = "API"
 MARGIN = 20.0  # seconds before its end that a token is renewed, or a quarter of its life where that is less
 RENEWAL = 2.0  # seconds that a renewal which can wait may take, and that one client waits for another's
 PAUSE = 1.0  # seconds between renewals that fail
+WRITING = 0.25  # seconds that the server may take to write the file
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,11 +169,22 @@ class Keys:
             stat = self.path.stat()
             signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if again or signature != self._signature:
-                document = json.loads(self.path.read_text())
-                self._keys = {name: Key.of_entry(entry, self._keys.get(name)) for name, entry in document.items()}
+                entries = self._entries()
+                self._keys = {name: Key.of_entry(entry, self._keys.get(name)) for name, entry in entries.items()}
                 self._signature = signature
         except (OSError, ValueError):
             self._signature = None
         except (KeyError, TypeError, AttributeError):  # no key file of TorchServe's
             self._keys, self._signature = {}, None
         return self._keys
+
+    def _entries(self) -> Any:
+        """Return the document in the file; TorchServe empties it and then writes it, which a first reader waits for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return json.loads(self.path.read_text())
+            except ValueError:
+                if self._keys or time.monotonic() > began + WRITING:
+                    raise
+            time.sleep(0.005)

@@ -214,6 +214,14 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, text: str) -> None:
         client.predict(b"x", "m")
 
 
+def test_a_file_that_is_being_written_is_waited_for(start: Callable[[float], Server]) -> None:
+    server = start(60)
+    server.path.write_text("")
+    threading.Timer(0.05, server.write).start()
+    with server.client() as client:
+        assert client.predict(b"x", "m").label == "a"
+
+
 def test_a_file_that_goes_away_is_forgotten_only_with_its_server(start: Callable[[float], Server]) -> None:
     server = start(60)
     with server.client() as client:
