@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from benchmarks import keys
 from serving import archive
 from serving import server as server_module
 from serving.client import Client, DeadlinePassed
+from serving.ports import Address, is_free
 from serving.readiness import wait_ready
 from serving.server import Started
 from tests.server.conftest import CLASSES, CONFIG, RunningServer, export, free_offset, picture
@@ -118,7 +120,9 @@ def test_a_server_that_is_killed_and_started_again_goes_on(started: Started, hom
         before = client.management
         psutil.Process(started.state.pid).kill()
         asked = pool.submit(client.predict, picture(), "shapes")
-        while started.state.process() is not None:
+        port = urlsplit(started.state.inference).port or 0
+        # Its first thread ends before those that hold the ports.
+        while started.state.process() is not None or not is_free(Address("127.0.0.1", port)):
             time.sleep(0.01)
         again = server_module.start(root=home, offset=started.state.offset)
         assert asked.result().label
