@@ -147,8 +147,10 @@ def check_name(name: str) -> None:
         raise ArchiveError(
             f"{name!r} cannot name a model: use 1 to 64 letters, digits, '_', '-' and '.', first a letter or digit"
         )
-    if name.startswith("token"):  # TorchServe takes every management request with "/token" for one to renew a token
-        raise ArchiveError(f"{name!r} cannot name a model, since TorchServe could not manage it: do not begin with 'token'")
+    if name.startswith("token"):  # TorchServe takes management requests with "/token" for renewals of a token
+        raise ArchiveError(
+            f"{name!r} cannot name a model, since TorchServe could not manage it: do not begin with 'token'"
+        )
 
 
 def check_version(version: str) -> None:

@@ -26,7 +26,9 @@ def test_a_name_that_urls_and_files_can_hold_is_taken(name: str) -> None:
     model_store.check_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "-a", ".a", "a.", "a-", "a/b", "a b", "ä", "../a", "a=b", "a\n", "a" * 65, "tokens"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", ".a", "a.", "a-", "a/b", "a b", "ä", "../a", "a=b", "a\n", "a" * 65, "tokens"]
+)
 def test_another_name_is_refused(name: str) -> None:
     with pytest.raises(ArchiveError, match="cannot name a model"):
         model_store.check_name(name)
