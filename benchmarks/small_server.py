@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,19 @@ def prepare(
         archive.build(MODEL, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
 
 
-def spoil(path: Path, code: str) -> None:
-    """Append code to the handler of an archive, in place."""
+def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
+    """Change the members of an archive, by their names, in place."""
     with zipfile.ZipFile(path) as file:
         members = {each.filename: file.read(each) for each in file.infolist()}
-    members[package.HANDLER_FILE] += code.encode()
+    change(members)
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
             file.writestr(name, content)
+
+
+def spoil(path: Path, code: str, member: str = package.HANDLER_FILE) -> None:
+    """Append code to a module of an archive, its handler where none is named, in place."""
+    edit(path, lambda members: members.update({member: members[member] + code.encode()}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,13 +8,11 @@ says has been proven, so that a deployment that was cut short leaves the version
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from serving import model_store
+from serving import model_store, whole
 from serving.model_store import Archive, ArchiveError
 
 FILE = "live.json"
@@ -53,19 +51,9 @@ class Live:
             ) from error
 
     def write(self, root: Path) -> None:
-        """Write it in one step: a reader, or a machine that loses power, has the old text or the new one."""
-        folder = root / model_store.FOLDER
+        """Write it in one step."""
         text = json.dumps({name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}, indent=2)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".live-")
-        try:
-            with open(descriptor, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, folder / FILE)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        whole.write(root / model_store.FOLDER / FILE, text + "\n")
 
     def of(self, name: str, model: LiveModel) -> Self:
         """Return the same with another state of one model."""

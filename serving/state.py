@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Self
 
 import psutil
+
+from serving import whole
 
 LOGS = Path("logs")
 FILE = "server.json"
@@ -45,10 +46,7 @@ class ServerState:
         """Write it in one step."""
         folder = root / LOGS
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix=".server-")
-        with open(descriptor, "w") as file:
-            json.dump(dataclasses.asdict(self), file, indent=2)
-        os.replace(name, folder / FILE)
+        whole.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2))
 
     @staticmethod
     def remove(root: Path) -> None:

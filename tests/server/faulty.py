@@ -1,12 +1,11 @@
 """Archives whose handler does something wrong, once they are served: its code is changed after they were built."""
 
 import json
-import zipfile
 from pathlib import Path
 
+from benchmarks import small_server
 from serving.model_store import Archive
 
-HANDLER = "sightline_handler.py"
 RAISES = """
 def _initialize(self, context):
     raise RuntimeError("the weights are of another network")
@@ -62,34 +61,24 @@ ImageHandler.handle = _unless
 
 def spoil(archive: Archive, code: str) -> Archive:
     """Append code to the handler of an archive, in place; return the archive."""
-    with zipfile.ZipFile(archive.path) as file:
-        members = {each.filename: file.read(each) for each in file.infolist()}
-    members[HANDLER] += code.encode()
-    with zipfile.ZipFile(archive.path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
+    small_server.spoil(archive.path, code)
     return archive
 
 
 def without(archive: Archive, member: str) -> Archive:
     """Take a file out of an archive, in place; return the archive."""
-    with zipfile.ZipFile(archive.path) as file:
-        members = {each.filename: file.read(each) for each in file.infolist() if each.filename != member}
-    with zipfile.ZipFile(archive.path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
+    small_server.edit(archive.path, lambda members: members.pop(member))
     return archive
 
 
 def expects(archive: Archive, probability: float) -> Archive:
     """Have an archive expect the same probability of every class for its golden images, in place; return it."""
-    with zipfile.ZipFile(archive.path) as file:
-        members = {each.filename: file.read(each) for each in file.infolist()}
-    rows = json.loads(members["golden.json"])
-    for row in rows:
-        row["probabilities"] = [probability] * len(row["probabilities"])
-    members["golden.json"] = json.dumps(rows).encode()
-    with zipfile.ZipFile(archive.path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
+
+    def change(members: dict[str, bytes]) -> None:
+        rows = json.loads(members["golden.json"])
+        for row in rows:
+            row["probabilities"] = [probability] * len(row["probabilities"])
+        members["golden.json"] = json.dumps(rows).encode()
+
+    small_server.edit(archive.path, change)
     return archive

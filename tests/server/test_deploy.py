@@ -197,7 +197,6 @@ def started(root: Path, step: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_undoes_what_was_begun(one: Path, number: int) -> None:
     process = started(one, "watch")
-    time.sleep(0.5)
     assert versions(one)[0] == "2.0"
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
@@ -208,7 +207,6 @@ def test_an_interrupt_undoes_what_was_begun(one: Path, number: int) -> None:
 
 def test_what_a_killed_deployment_left_behind_is_finished_by_the_next(one: Path) -> None:
     process = started(one, "watch")
-    time.sleep(0.5)
     process.kill()
     process.communicate()
     assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")

@@ -2,13 +2,12 @@
 
 import json
 import re
-import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 
+from benchmarks import small_server
 from serving import archive
 from serving.model_store import Archive
 from tests.server.conftest import RunningServer, run_cli
@@ -39,15 +38,7 @@ def load(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[
 
 def plant(built: Archive, every: int) -> None:
     """Have a handler in an archive answer wrongly once in `every` requests."""
-    whole = built.path.with_suffix(".whole")
-    shutil.move(built.path, whole)
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(built.path, "w") as new:
-        for member in old.infolist():
-            content = old.read(member)
-            if member.filename == "handlers/service.py":
-                content += WRONG.format(every=every).encode()
-            new.writestr(member, content)
-    whole.unlink()
+    small_server.spoil(built.path, WRONG.format(every=every), "handlers/service.py")
 
 
 def test_every_kind_of_request_gets_what_it_should(server: RunningServer) -> None:

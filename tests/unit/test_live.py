@@ -65,7 +65,7 @@ def test_a_write_that_fails_leaves_the_old_text(store: Path, monkeypatch: pytest
     def fail(*_: object, **__: object) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("serving.live.os.fsync", fail)
+    monkeypatch.setattr("serving.whole.os.fsync", fail)
     with pytest.raises(OSError, match="no space"):
         Live({"a": LiveModel("2.0")}).write(root)
     assert json.loads((store / FILE).read_text())["a"]["version"] == "1.0"
