@@ -75,7 +75,10 @@ def rollback(name: str, *, root: Path) -> Deployed:
     with lock.alone(root), _client(root) as client:
         live = Live.read(root)
         known = live.models.get(name)
-        default = client.describe(name).version
+        try:
+            default = client.describe(name).version
+        except NotFound:
+            raise DeployError(f"{name} is not served: deploy it (make deploy NAME={name})") from None
         if known is not None and known.version != default:  # of a deployment that was cut short
             known = LiveModel(default, known.version)
         if known is None or known.before is None:

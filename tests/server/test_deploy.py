@@ -101,6 +101,8 @@ def test_without_keep_the_version_before_goes(one: Path) -> None:
     assert Live.read(one).models[NAME] == LiveModel("2.0")
     with pytest.raises(DeployError, match="no version of shapes is kept to roll back to: deploy"):
         deploy.rollback(NAME, root=one)
+    with pytest.raises(DeployError, match="nothing is not served: deploy it"):
+        deploy.rollback("nothing", root=one)
 
 
 def test_what_changes_is_said(one: Path) -> None:
