@@ -1,8 +1,10 @@
 """Where a request's time goes: stages add up to the request, and clocks that do not fit are refused."""
 
 import asyncio
+import importlib
 import json
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +153,9 @@ def test_the_profiled_handler_answers_and_writes_its_stages_down(
     monkeypatch.setattr("handlers.classifier.decode", decode)
     worker = sys.modules["__main__"]
     monkeypatch.setattr(worker, "retrieve_msg", lambda connection: None, raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves its version.txt open
+        importlib.import_module("ts.protocol.otf_message_handler")
     monkeypatch.setattr("ts.protocol.otf_message_handler._retrieve_buffer", lambda connection, length: b"")
     context = SimpleNamespace(
         model_yaml_config={"handler": {"precision": "fp32"}},
