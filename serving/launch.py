@@ -1,5 +1,6 @@
 """Run TorchServe's launcher, which leaves the front end behind, and write down whose process that is."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -62,14 +63,9 @@ def launch(
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
     if found.home is not None:
         environment["JAVA_HOME"] = str(found.home)
-    try:
-        process = _front_end(archives, root, effective, environment, Path(temporary))
-    except (OSError, ValueError, subprocess.CalledProcessError, psutil.Error) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise LaunchError(f"TorchServe did not start ({error}): see {logs.FOLDER}/{logs.CONSOLE}") from error
-    started = ServerState(
-        pid=process.pid,
-        created=process.create_time(),
+    starting = ServerState(
+        pid=0,
+        created=0.0,
         inference=listening.inference.url,
         management=listening.management.url,
         metrics=listening.metrics.url,
@@ -81,6 +77,14 @@ def launch(
         offset=offset,
         access_log=access_log,
     )
+    # Before there is a process: whoever comes after a launch that was killed finds what it left by its folder.
+    starting.write(root)
+    try:
+        process = _front_end(archives, root, effective, environment, Path(temporary))
+    except (OSError, ValueError, subprocess.CalledProcessError, psutil.Error) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise LaunchError(f"TorchServe did not start ({error}): see {logs.FOLDER}/{logs.CONSOLE}") from error
+    started = dataclasses.replace(starting, pid=process.pid, created=process.create_time())
     started.write(root)
     return started
 

@@ -21,7 +21,7 @@ KEY_FILE = "key_file.json"  # TorchServe writes it to the directory it runs in
 class ServerState:
     """One started server: its front end's process, where it listens, and what it was started with."""
 
-    pid: int
+    pid: int  # 0 while there is none yet
     created: float  # the process's own start time in seconds since 1970: a reused pid has another
     inference: str
     management: str

@@ -1,7 +1,9 @@
 """Starting, looking at and stopping servers, as commands in a directory of their own."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -104,6 +106,37 @@ def test_a_stale_state_ends_nobody_s_process(home: Path) -> None:
     stopped = run_cli(SERVER, "stop", root=home)
     assert stopped.returncode == 0 and "No server was started here" in stopped.stdout
     assert me.is_running() and ServerState.read(home) is None
+
+
+def test_what_a_killed_start_left_is_ended(home: Path) -> None:
+    code = """
+import os, signal
+from pathlib import Path
+from serving import launch, server
+real = launch._front_end
+launch._front_end = lambda *arguments: (real(*arguments), os.kill(os.getpid(), signal.SIGKILL))
+server.start(root=Path.cwd(), offset={offset})
+"""
+    offset = free_offset(12_000)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", code.format(offset=offset)], cwd=home, env=environment, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    known = ServerState.read(home)
+    assert known is not None and known.process() is None  # the front end runs, and nobody has written down which
+    assert left_of(known)
+    server_module.stop(root=home)
+    assert not left_of(known) and not Path(known.temporary).exists()
+    Ports.of_config(CONFIG.read_text()).moved(offset).check_free()
+
+
+def left_of(known: ServerState) -> list[psutil.Process]:
+    """Return the processes that run with a server's temporary folder."""
+    found = []
+    for each in psutil.process_iter(["cmdline", "status"]):
+        words = each.info["cmdline"] or ()
+        if each.info["status"] != psutil.STATUS_ZOMBIE and any(known.temporary in word for word in words):
+            found.append(each)
+    return found
 
 
 def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
