@@ -10,7 +10,6 @@ worker could not serve.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from typing import Any
 from rich.console import Console
 
 from handlers.formats import ARTIFACTS, INT8
-from serving import model_config, model_store, package, provenance, rehearsal
+from serving import model_config, model_store, package, provenance, prune, rehearsal
 from serving.deployment import DeployError
 from serving.model_store import Archive, ArchiveError
-from serving.prune import prune
 
 RUNS = Path("runs")
 
@@ -66,8 +64,9 @@ def build(
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
+    prune.unfinished(store)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as folder:
+    with tempfile.TemporaryDirectory(prefix=prune.BUILDING, dir=store) as folder:
         built, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name
         with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
             staged = package.stage(Path(scratch), name, version, weights, settings, date)
@@ -98,9 +97,7 @@ def read_spec(weights: Path) -> dict[str, Any]:
         raise ArchiveError(f"{weights} is not there: {how} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
-            (entry,) = [member for member in file.namelist() if member.endswith("extra/spec.json")]
-            document: dict[str, Any] = json.loads(file.read(entry))
-            return document
+            return model_store.spec_inside(file)
     except (zipfile.BadZipFile, ValueError) as error:
         raise ArchiveError(f"{weights} holds no spec.json: export the run again (make train)") from error
 
@@ -135,7 +132,7 @@ def main() -> int:
             archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
         print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
         if arguments.prune:
-            for old in prune(arguments.name, arguments.prune, root=Path.cwd()):
+            for old in prune.prune(arguments.name, arguments.prune, root=Path.cwd()):
                 print(f"removed {old.path.name}")
     except (ArchiveError, DeployError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,8 @@ FOLDER = Path("model_store")
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 VERSION = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*")
 
+LARGEST_SPEC = 2**24  # bytes; a thousand classes take 30,000
+
 UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, GoldenError)
 
 
@@ -87,9 +89,7 @@ class Archive:
             file.open(self.manifest(file)["serializedFile"]) as inner,
             zipfile.ZipFile(inner) as artifact,
         ):
-            (entry,) = [each for each in artifact.namelist() if each.endswith("extra/spec.json")]
-            document: dict[str, Any] = json.loads(artifact.read(entry))
-        return document
+            return spec_inside(artifact)
 
     def provenance(self) -> dict[str, Any]:
         """Return its sidecar; nothing where that is gone or damaged."""
@@ -139,6 +139,19 @@ class Archive:
             raise ArchiveError(
                 f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
             )
+
+
+def spec_inside(artifact: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the spec.json of an artifact, without importing torch: the file is a zip.
+
+    Raises:
+        ValueError: there is none, or one of more than `LARGEST_SPEC` bytes.
+    """
+    (entry,) = [each for each in artifact.infolist() if each.filename.endswith("extra/spec.json")]
+    if entry.file_size > LARGEST_SPEC:
+        raise ValueError(f"its spec.json has {entry.file_size} bytes, at most {LARGEST_SPEC} are read")
+    document: dict[str, Any] = json.loads(artifact.read(entry))
+    return document
 
 
 def check_name(name: str) -> None:

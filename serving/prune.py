@@ -1,11 +1,16 @@
 """Remove old archives of a model, but never one that is live, nor the one before it."""
 
+import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 
 from serving import lock, model_store
 from serving.live import Live
 from serving.model_store import Archive
+
+BUILDING = ".building-"  # begins the folder in which an archive is built
+LONGEST_BUILD = 86_400.0  # seconds
 
 
 def prune(name: str, keep: int, *, root: Path) -> list[Archive]:
@@ -40,6 +45,13 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
         if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
             sidecar.unlink(missing_ok=True)
     return old
+
+
+def unfinished(store: Path) -> None:
+    """Remove the folders that builds left in a store when they were killed, a day ago or more."""
+    for folder in store.glob(f"{BUILDING}*"):
+        if time.time() - folder.stat().st_mtime > LONGEST_BUILD:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def protected(name: str, root: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from handlers.settings import Settings
-from serving import archive, model_config, package, provenance
+from serving import archive, model_config, model_store, package, provenance, prune
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run, write_servable
 
@@ -93,6 +94,16 @@ def test_a_build_that_was_cut_short_says_so(runs: Path, tmp_path: Path) -> None:
         build("fingers", "1.0", runs=runs, store=tmp_path)
 
 
+def test_what_a_killed_build_left_goes_with_a_later_one(runs: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / f"{prune.BUILDING}old", tmp_path / f"{prune.BUILDING}new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "fingers-1.0.mar").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    build("fingers", "1.0", runs=runs, store=tmp_path)
+    assert not old.exists() and new.exists()
+
+
 def test_builds_of_one_name_at_once_do_not_collide(runs: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with ThreadPoolExecutor(4) as pool:
@@ -129,6 +140,13 @@ def test_what_cannot_be_built_says_why(runs: Path, tmp_path: Path, name: str, ve
     with pytest.raises(ArchiveError, match=message):
         build(name, version, runs=runs, store=tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_spec_that_unpacks_to_too_much_is_not_read(runs: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(runs / "fingers" / "model.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/extra/spec.json", b" " * (model_store.LARGEST_SPEC + 1))
+    with pytest.raises(ArchiveError, match=r"model.pt holds no spec.json"):
+        build("fingers", "1.0", runs=runs, store=tmp_path / "store")
 
 
 @pytest.mark.parametrize("content", [b"not a zip", b""])

@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks import small_server
 from serving import archive, package, provenance, verify
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_servable
@@ -37,12 +37,7 @@ def copied(built: Archive, tmp_path: Path) -> Archive:
 
 def repack(damaged: Archive, change: Change) -> None:
     """Change the members of an archive, and let its sidecar say so."""
-    with zipfile.ZipFile(damaged.path) as file:
-        members = {name: file.read(name) for name in file.namelist()}
-    change(members)
-    with zipfile.ZipFile(damaged.path, "w") as file:
-        for name, content in members.items():
-            file.writestr(name, content)
+    small_server.edit(damaged.path, change)
     said = {"sha256": provenance.sha256(damaged.path), "bytes": damaged.path.stat().st_size}
     edit(damaged, **said)
 
