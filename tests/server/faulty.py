@@ -33,6 +33,18 @@ ImageHandler.handle = _wrongly
 """
 
 
+def wrong_in_the_second(flag: Path) -> str:
+    """Return code that answers as `WRONG` in each worker but the first, which writes its process into a file."""
+    return f"""
+import os
+from pathlib import Path
+if not Path({str(flag)!r}).exists():
+    Path({str(flag)!r}).write_text(str(os.getpid()))
+if Path({str(flag)!r}).read_text() != str(os.getpid()):
+    exec({WRONG!r})
+"""
+
+
 def raises_while(flag: Path) -> str:
     """Return code that cannot load while a file is there."""
     return f"""

@@ -31,7 +31,7 @@ QUICK = Limits(watch=0.3, load=60.0)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the directory of a server that serves shapes 1.0, with 2.0 beside it in the store."""
     root = tmp_path_factory.mktemp("deploy")
-    shutil.copy(CONFIG, root)
+    (root / CONFIG.name).write_text(f"{CONFIG.read_text()}\ndefault_workers_per_model=2\n")
     for seed, version in enumerate(("1.0", "2.0")):
         build(root, version, seed)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(20_000))
@@ -39,10 +39,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     server_module.stop(root=root)
 
 
-def build(root: Path, version: str, seed: int = 0, classes: tuple[str, ...] = CLASSES[NAME]) -> Archive:
-    """Build an archive of a network with other weights for each seed."""
+def build(
+    root: Path, version: str, seed: int = 0, classes: tuple[str, ...] = CLASSES[NAME], *, workers: int | None = 1
+) -> Archive:
+    """Build an archive of a network with other weights for each seed; with None it gets the workers of the server."""
     export(root / "runs" / f"{NAME}-{version}", classes, seed)
-    overrides = ["handler.precision=fp32", "minWorkers=1"]
+    overrides = ["handler.precision=fp32", *([f"minWorkers={workers}"] if workers else [])]
     run, store = root / "runs" / f"{NAME}-{version}", root / "model_store"
     return archive.build(NAME, version, run=run, store=store, overrides=overrides, rehearse=False)
 
@@ -157,6 +159,17 @@ def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[
     assert len(answers) >= 5
     assert {(each.status, each.version) for each in answers} == {(200, "1.0")}
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
+
+
+def test_each_worker_answers_before_the_switch(one: Path, tmp_path: Path) -> None:
+    broken = faulty.spoil(build(one, "4.0", seed=2, workers=None), faulty.wrong_in_the_second(tmp_path / "first"))
+    try:
+        with pytest.raises(DeployError, match=r"scale failed: golden image \d\.jpg is answered"):
+            go(one, "4.0")
+    finally:
+        broken.path.unlink()
+        broken.sidecar.unlink()
+    assert versions(one) == ("1.0", ["1.0"])
 
 
 def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: Path) -> None:
