@@ -30,6 +30,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let pytest-xdist, where it is asked for, share out unit tests by file, and run all others after them, one by one.
+
+    What starts servers counts seconds, and needs the machine for itself.
+    """
+    for item in items:
+        unit = "unit" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group(item.path.name if unit else "servers"))
+    items.sort(key=lambda item: "unit" not in item.path.parts)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
