@@ -2,6 +2,7 @@
 
     python -m benchmarks.crashes                                    300 workers, 5 servers, each step once; 45 minutes
     python -m benchmarks.crashes --workers 10 --servers 1 --steps register switch
+    python -m benchmarks.crashes --workers 0 --steps                servers alone: what else was measured stays
 
 Callers ask through `serving.client` at 20 requests/s with a deadline of 5 s. Everything is ended by kill -9. A third of
 the workers die within milliseconds after a request has left, while a batch is being gathered (for 50 ms here): what is
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,20 @@ def show(document: dict[str, Any], console: Console) -> None:
         console.print(f"everything, at {each['step']}: {each['live']} is live", "" if each["whole"] else "(a half!)")
 
 
+def completed(found: Mapping[str, Any], command: str, path: Path) -> dict[str, Any]:
+    """Return the document of a run, with what an earlier one on such a machine found where this one did not look."""
+    here = {"machine": machine("cpu"), "versions": versions()}
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if any(kept.get(name) != value for name, value in here.items()):
+        kept = {}
+    sections = {name: kept[name] for name in ("steps", "servers", "workers") if name in kept} | found
+    commands = {name: kept.get("commands", {}).get(name, kept.get("command")) for name in sections}
+    commands |= dict.fromkeys(found, command)
+    told = "`, `".join(dict.fromkeys(filter(None, commands.values())))
+    about = {"benchmark": "crashes", "command": told, "commands": commands, "goals": GOALS, "rate": RATE}
+    return {**about, "steps": [], **sections, **here}
+
+
 def main() -> int:
     """Measure, print and keep it; 1 where something was lost."""
     parser = argparse.ArgumentParser(
@@ -212,18 +227,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     console, root = Console(stderr=True), Path.cwd() / WORK
-    document: dict[str, Any] = {
-        "benchmark": "crashes",
-        "command": " ".join(["python -m benchmarks.crashes", *sys.argv[1:]]),
-        "goals": GOALS,
-        "rate": RATE,
-        "steps": [step(root, each) for each in arguments.steps],
-    }
+    found: dict[str, Any] = {}
+    if arguments.steps:
+        found["steps"] = [step(root, each) for each in arguments.steps]
     if arguments.servers:
-        document["servers"] = servers(root, arguments.servers, console)
+        found["servers"] = servers(root, arguments.servers, console)
     if arguments.workers:
-        document["workers"] = workers(root, arguments.workers, console)
-    document |= {"machine": machine("cpu"), "versions": versions()}
+        found["workers"] = workers(root, arguments.workers, console)
+    document = completed(found, " ".join(["python -m benchmarks.crashes", *sys.argv[1:]]), arguments.output)
     show(document, Console())
     write_json(arguments.output, document)
     print(json.dumps(document))
