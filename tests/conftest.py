@@ -30,15 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let pytest-xdist, where it is asked for, share out unit tests by file, and run all others after them, one by one.
+    """Let pytest-xdist, where it is asked for, share out unit tests by file, and leave all others to one process.
 
-    What starts servers counts seconds, and needs the machine for itself.
+    What starts servers counts seconds: no two of those tests run at once. They come first, since they take longest.
     """
     for item in items:
         unit = "unit" in item.path.parts
         item.add_marker(pytest.mark.xdist_group(item.path.name if unit else "servers"))
-    items.sort(key=lambda item: "unit" not in item.path.parts)
+    items.sort(key=lambda item: "unit" in item.path.parts)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
