@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def show(document: dict[str, Any], console: Console) -> None:
         console.print(f"everything, at {each['step']}: {each['live']} is live", "" if each["whole"] else "(a half!)")
 
 
-def completed(found: Mapping[str, Any], command: str, path: Path) -> dict[str, Any]:
+def completed(found: dict[str, Any], command: str, path: Path) -> dict[str, Any]:
     """Return the document of a run, with what an earlier one on such a machine found where this one did not look."""
     here = {"machine": machine("cpu"), "versions": versions()}
     kept = json.loads(path.read_text()) if path.is_file() else {}
