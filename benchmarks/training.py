@@ -8,8 +8,8 @@ Both kinds take turns in one run, so that whatever else the machine does meets b
 A third kind, without augmentation, shows the share that augmentation takes. The same step as in training: augment,
 normalize, network, loss, backward, optimizer, in the precision that training would choose.
 
-Writes benchmarks/results/training.json; the last line is the same JSON document. Exits with 1 where the loader reaches
-less than 95 % of the resident batch.
+Writes benchmarks/results/training.json (--output: another file); the last line is the same JSON document. Exits with 1
+where the loader reaches less than 95 % of the resident batch.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches, Joined
 from training.configuration import compose, plain, store_folder
+from training.loop import training_batches
 from training.pace import Stepper
 from training.precision import use_all_cores
 from training.splits import SplitSpec
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=20_000, help="generated, where no data set is named")
+    parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args(arguments)
     named = any(override.startswith(("dataset=", "store=", "name=")) for override in options.overrides)
@@ -111,8 +113,7 @@ def main(arguments: Sequence[str]) -> int:
             data, classes, spec = generated(Path(folder), options.images, settings["dataset"]["image_size"])
         stepper = Stepper(settings, classes, spec)
         trainer = settings["trainer"]
-        pin = stepper.device.type == "cuda"
-        batches = Batches(data, trainer["batch_size"], seed=0, prefetch=trainer["prefetch"], pin=pin)
+        batches = training_batches(data, trainer, stepper.device, seed=0, epoch=lambda: 0)
         seconds = measure(stepper, batches, options.rounds, options.steps)
     images = options.steps * trainer["batch_size"]
     pace = {kind: images / statistics.median(times) for kind, times in seconds.items()}
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{kind:>14}  {value:8.1f} images/s")
     print(f"{'ratio':>14}  {document['ratio']:8.3f}  (goal {GOAL})")
     print(f"{'augmentation':>14}  {100 * statistics.median(shares):8.1f} % of the time")
-    write_json(RESULT, document)
+    write_json(options.output, document)
     print(json.dumps(document))
     return 0 if statistics.median(ratios) >= GOAL else 1
 

@@ -11,6 +11,7 @@ import torch
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Rows = npt.NDArray[np.int64]
+SENT = 4096  # images that are sent to a GPU at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,37 @@ class Batches:
         pixels, classes = self.data.take(np.sort(rows))
         images, labels = torch.from_numpy(pixels), torch.from_numpy(classes)
         return (images.pin_memory(), labels.pin_memory()) if self.pin else (images, labels)
+
+
+class Resident(Batches):
+    """The same batches in the same order, of images that all lie in a GPU's memory: nothing is sent while training."""
+
+    def __init__(
+        self, data: Joined, batch_size: int, device: torch.device, *, seed: int, epoch: Callable[[], int]
+    ) -> None:
+        super().__init__(data, batch_size, seed=seed, epoch=epoch)
+        first, _ = data.take(np.arange(min(1, len(data))))
+        self._images = torch.empty((len(data), *first.shape[1:]), dtype=torch.uint8, device=device)
+        self._labels = torch.empty(len(data), dtype=torch.int64, device=device)
+        for start in range(0, len(data), SENT):
+            part = slice(start, min(start + SENT, len(data)))
+            pixels, classes = data.take(np.arange(part.start, part.stop))
+            self._images[part] = torch.from_numpy(pixels).to(device)
+            self._labels[part] = torch.from_numpy(classes).to(device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, size = self._order(), self.batch_size
+        batches = [np.sort(order[number * size : (number + 1) * size]) for number in range(len(self))]
+        # All at once: to send anything between two steps is to wait for the first.
+        rows = torch.from_numpy(np.concatenate(batches)).to(self._images.device)
+        for chosen in torch.split(rows, [len(each) for each in batches]):
+            yield self._images[chosen], self._labels[chosen]
+
+    @staticmethod
+    def fits(data: Joined, free: int) -> bool:
+        """Return whether the images take at most half of so many bytes: the rest is the network's."""
+        first, _ = data.take(np.arange(min(1, len(data))))
+        return 2 * len(data) * first.nbytes <= free
 
 
 def ahead(make: Callable[[], Iterator[Batch]], depth: int) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from handlers.spec import PreprocessSpec
-from training.batches import Batches, Joined
+from training.batches import Batches, Joined, Resident
 from training.configuration import ConfigurationError
 from training.journal import Journal
 from training.module import Classification
@@ -119,15 +119,19 @@ def _batches(
             (data.transformed_images, data.transformed_labels, split.transformed),
         )
     )
-    train = Batches(
-        chosen,
-        trainer["batch_size"],
-        seed=config["seed"],
-        epoch=lambda: module.current_epoch,
-        prefetch=trainer["prefetch"],
-        pin=pin,
-    )
+    train = training_batches(chosen, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch)
     return train, validation_batches(data, split, trainer["batch_size"], pin=pin)
+
+
+def training_batches(
+    data: Joined, trainer: Mapping[str, Any], device: torch.device, *, seed: int, epoch: Callable[[], int]
+) -> Batches:
+    """Return the loader of training images: on a GPU they lie in its memory, where they fit."""
+    size = trainer["batch_size"]
+    pin = device.type == "cuda"
+    if pin and Resident.fits(data, torch.cuda.mem_get_info(device)[0]):
+        return Resident(data, size, device, seed=seed, epoch=epoch)
+    return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch)
 
 
 def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:

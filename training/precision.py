@@ -29,8 +29,11 @@ def choose_bf16(wanted: str, device: torch.device) -> bool:
     Raises:
         ConfigurationError: an unknown precision, or one that nothing is trained in.
     """
-    if wanted == "int8":
-        raise ConfigurationError("trainer.precision is 'int8', which is made of a trained network: write auto")
+    if wanted in ("int8", "fp16"):
+        why = "which is made of a trained network" if wanted == "int8" else "whose gradients would need to be scaled"
+        raise ConfigurationError(f"trainer.precision is {wanted!r}, {why}: write auto")
+    if wanted == "auto":
+        return precision.gains_from_bf16(device)
     try:
         return precision.choose(wanted, device) == "bf16"
     except ValueError as error:

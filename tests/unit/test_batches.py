@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Batch, Batches, Joined, ahead
+from training import batches as batches_module
+from training.batches import Batch, Batches, Joined, Resident, ahead
 
 
 def data(rows: list[int], copies: int = 0) -> Joined:
@@ -44,6 +45,28 @@ def test_each_epoch_has_an_order_of_its_own_that_comes_again() -> None:
     assert first == again != other
     assert sorted(chain(*first)) == sorted(chain(*other)) == list(range(40))
     assert pixels(Batches(data(list(range(40))), 8, seed=4)) != first
+
+
+@pytest.mark.parametrize(("rows", "copies", "size"), [(range(0, 50, 3), 7, 4), (range(3), 0, 8), (range(40), 10, 5)])
+def test_what_lies_on_the_device_comes_as_what_is_sent_there(
+    rows: range, copies: int, size: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "SENT", 6)
+    epoch = 0
+    chosen = data(list(rows), copies)
+    sent = Batches(chosen, size, seed=2, epoch=lambda: epoch)
+    resident = Resident(chosen, size, device, seed=2, epoch=lambda: epoch)
+    while epoch < 2:
+        for (ours, labels), (theirs, others) in zip(resident, sent, strict=True):
+            assert ours.device.type == labels.device.type == device.type and ours.dtype == torch.uint8
+            assert torch.equal(ours.cpu(), theirs) and torch.equal(labels.cpu(), others)
+        epoch += 1
+    assert len(resident) == len(sent)
+
+
+def test_images_lie_on_the_device_where_they_leave_half_of_its_memory() -> None:
+    chosen = data(list(range(10)))  # of 3 bytes each
+    assert Resident.fits(chosen, 60) and not Resident.fits(chosen, 59)
 
 
 def test_a_last_batch_that_is_not_full_is_left_out_of_training() -> None:
