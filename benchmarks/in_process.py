@@ -49,7 +49,7 @@ def pipelined(classifier: Classifier, source: Iterator[list[bytes]]) -> Iterator
             decoded = ahead.result()
             ahead = pool.submit(classifier.decode, next(source))
             rows = classifier.predict([image for image in decoded if not isinstance(image, Exception)])
-            yield len([classifier.encode(row) for row in rows])
+            yield len(classifier.encode(rows))
 
 
 def rate(loop: Iterator[int], seconds: float) -> float:

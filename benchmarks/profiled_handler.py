@@ -30,9 +30,10 @@ class ProfiledHandler(ImageHandler):
         self._file = open(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.jsonl", "a", buffering=1)  # noqa: SIM115
         asked = self.service.classifier
         asked.decode = self._timed("decode and resize", asked.decode)  # type: ignore[method-assign]
-        used: Any = sys.modules[type(asked).__module__]
+        reader: Any = getattr(asked.decoder, "others", asked.decoder)  # of a GPU's: the one on the CPU
+        used: Any = sys.modules[type(reader).__module__]
         used.decode = self._timed("decode", used.decode)
-        asked.preprocess.resize = self._timed("resize", asked.preprocess.resize)  # type: ignore[method-assign]
+        reader.preprocess.resize = self._timed("resize", reader.preprocess.resize)
         asked.preprocess.write = self._timed("normalize", asked.preprocess.write)  # type: ignore[method-assign]
         asked.preprocess.normalize = self._timed("normalize", asked.preprocess.normalize)  # type: ignore[method-assign]
         engine = type(asked.engine)

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,11 @@ from handlers.spec import Spec
 SPEC_FILE, QUANTIZED = "spec.json", ".int8.pt"
 METHODS = ("forward", "features", "embedding")
 ATTENTION = ("aten::scaled_dot_product_attention", "aten::matmul", "aten::bmm")
+# The arguments of aten::_convolution (native_functions.yaml).
+CONVOLUTION = (
+    "input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups", "benchmark",
+    "deterministic", "cudnn_enabled", "allow_tf32",
+)  # fmt: skip
 TRACED_BATCH, CHECKED_BATCHES, TOLERANCE = 2, (1, 3), 1e-4
 
 
@@ -136,6 +142,19 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
     with quiet():
         torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
     return made
+
+
+def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
+    """Have a frozen module that has not run yet search cuDNN's algorithms, and leave out TF32 where it is to be exact.
+
+    Tracing made constants of both switches: `torch.backends.cudnn` does not reach them any more. TF32 keeps ten bits of
+    a factor. The module runs on a GPU.
+    """
+    graph: Any = module.graph
+    for node in graph.findAllNodes("aten::_convolution", recurse=True):
+        for name, value in (("benchmark", True), ("allow_tf32", not exact)):
+            with graph.insert_point_guard(node):
+                node.replaceInput(CONVOLUTION.index(name), graph.insertConstant(value))
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -8,17 +8,17 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
 
 import contextlib
 import ctypes
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from handlers import artifact, exported
-from handlers.decoding import Buffer, decode, is_heavy
+from handlers.decoder import Decoded, Decoder
+from handlers.decoding import Buffer
+from handlers.device_decoder import DeviceDecoder
 from handlers.engine import Engine
-from handlers.errors import RequestError
+from handlers.errors import NoAnswer, RequestError
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.precision import choose
 from handlers.preprocessing import Preprocess
@@ -29,7 +29,7 @@ class Classifier:
 
     Args:
         path: the artifact, or a package compiled ahead of time (`.pt2`).
-        device: where the network runs; images are decoded and resized on the CPU.
+        device: where the network runs; on a GPU JPEG files are decoded there too, and all images resized.
         top_k: labels in an answer; all of them where there are fewer classes.
         limits: of one encoded image.
         threads: of torch on the CPU, for the whole process, and as many that decode; None leaves torch's alone and
@@ -59,9 +59,8 @@ class Classifier:
                 raise ValueError(f"threads is {threads}, must be at least 1")
             torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.limits = limits
-        self._pool = _decoders(threads) if threads and threads > 1 else None
-        self._heavy = threading.Lock()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.engine: Engine
         chosen = choose(precision, self.device)
         if exported.is_exported(path):
@@ -71,6 +70,9 @@ class Classifier:
             self.spec = loaded.spec
             self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, chosen)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
+        self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
+        if self.device.type == "cuda":
+            self.decoder = DeviceDecoder(self.decoder, self.preprocess)
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
@@ -91,33 +93,9 @@ class Classifier:
         with contextlib.suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)
 
-    def decode(self, images: Sequence[Buffer]) -> list[torch.Tensor | RequestError]:
+    def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
-        # Decoders and torch let go of the interpreter's lock: threads decode side by side.
-        if self._pool is None or len(images) < 2:
-            return [self._decode(image) for image in images]
-        return list(self._pool.map(self._decode, images))
-
-    def _decode(self, image: Buffer) -> torch.Tensor | RequestError:
-        # The largest images one after the other: each of them may take most of a worker's memory.
-        if self._pool is not None and is_heavy(image):
-            with self._heavy:
-                return self._decoded(image)
-        return self._decoded(image)
-
-    def _decoded(self, image: Buffer) -> torch.Tensor | RequestError:
-        try:
-            return self.preprocess.resize(
-                decode(
-                    image,
-                    colour=self.spec.preprocess.colour,
-                    limits=self.limits,
-                    smallest=self.preprocess.shortest_side,
-                )
-            )
-        except RequestError as error:
-            # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
-            return error.with_traceback(None)
+        return self.decoder.decode(images)
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the probabilities of each class, float32 of shape (B, K) on the CPU, for images that `decode` gave."""
@@ -126,7 +104,22 @@ class Classifier:
         parts = [images[start : start + largest] for start in range(0, len(images), largest)]
         if not parts:
             return torch.empty((0, len(self.spec.classes)))
-        return torch.cat([self._probabilities(part) for part in parts])
+        return torch.cat([self._fitting(part) for part in parts])
+
+    def _fitting(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the probabilities for a batch, in halves where the device has no memory for it at present.
+
+        Raises:
+            OutOfMemoryError: it has none for a single image.
+        """
+        try:
+            return self._probabilities(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        torch.cuda.empty_cache()  # what the failed attempt held is free by now
+        middle = len(images) // 2
+        return torch.cat([self._fitting(images[:middle]), self._fitting(images[middle:])])
 
     @torch.inference_mode()
     def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -138,29 +131,20 @@ class Classifier:
             self.preprocess.write(images, list(rows))
         return self.engine(inputs)[: len(images)].softmax(dim=1)
 
-    def encode(self, probabilities: torch.Tensor) -> dict[str, float]:
-        """Return the `top_k` labels of one row of probabilities (K,), best first."""
-        values, rows = probabilities.topk(self.top_k, sorted=True)
-        return {self.spec.classes[row]: value for row, value in zip(rows.tolist(), values.tolist(), strict=True)}
+    def encode(self, probabilities: torch.Tensor) -> list[dict[str, float]]:
+        """Return the `top_k` labels of each row of probabilities (B, K), best first."""
+        best = probabilities.topk(self.top_k, sorted=True)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{self.spec.classes[place]: value for place, value in zip(*row, strict=True)} for row in rows]
 
     def classify(self, images: Sequence[Buffer]) -> list[dict[str, float] | RequestError]:
         """Return, for each encoded image, its labels with probabilities, or what is wrong with it."""
         decoded = self.decode(images)
-        rows = iter(self.predict([image for image in decoded if isinstance(image, torch.Tensor)]))
-        return [image if isinstance(image, RequestError) else self.encode(next(rows)) for image in decoded]
+        probabilities = self.predict([each for each in decoded if isinstance(each, torch.Tensor)])
+        answers = zip(self.encode(probabilities), probabilities.isfinite().all(dim=1).tolist(), strict=True)
+        return [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
 
-
-def _decoders(threads: int) -> ThreadPoolExecutor:
-    """Return started threads that decode, in each of which torch computes on that thread alone."""
-    everyone = threading.Barrier(threads)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        everyone.wait()
-
-    pool = ThreadPoolExecutor(threads, "decode", initializer=start)
-    # Each of these finds no idle thread and starts another; the last answer comes when all of them have started.
-    for started in [pool.submit(int) for _ in range(threads)]:
-        started.result()
-    torch.set_num_threads(threads)  # what a thread sets for itself, it also sets for those that are not started yet
-    return pool
+    def _answer(self, labels: dict[str, float], finite: bool) -> dict[str, float] | RequestError:
+        if finite:
+            return labels
+        return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

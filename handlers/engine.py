@@ -1,14 +1,17 @@
 """A loaded network made fast for the machine that it finds itself on: precision, layout of memory, fused layers."""
 
+import logging
+
 import torch
 from torch import nn
 
 from handlers import artifact
+from handlers.graphs import Graph
 from handlers.precision import DTYPES
 
 # Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
 # On a CPU the caches hold what 16 images leave behind between two layers, and not what 32 do.
-SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32)}
+SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
 WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
 
 
@@ -23,22 +26,41 @@ class Engine:
         self.device, self.shape, self.precision = device, shape, precision
         self.sizes = SIZES[device.type]
         self.module = module
+        self._graphs: dict[int, Graph] = {}
+        self._records = device.type == "cuda"
         if precision == "int8":
             self.module = artifact.frozen(module)
         else:
             module = module.eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
             self.module = artifact.fused(module, device)
+            if device.type == "cuda":
+                artifact.tune_convolutions(self.module, exact=precision == "fp32")
 
-    def warm_up(self, largest: int) -> None:
-        """Run every size up to the first that holds `largest` images."""
+    def warm_up(self, largest: int, *, record: bool = True) -> None:
+        """Run every size up to the first that holds `largest` images; on a GPU, `record` it as a CUDA graph."""
         for size in self.sizes:
             for _ in range(WARM_UP):
                 self(self.inputs(size).zero_())
+            if record and self._records:
+                self._record(size)
             if size >= largest:
                 return
 
+    def _record(self, size: int) -> None:
+        """Have the GPU start a size's kernels in one call, where the network can be recorded."""
+        room = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
+        try:
+            with torch.inference_mode():
+                self._graphs[size] = Graph(self.module, room)
+        except RuntimeError as error:  # also where there is no memory for it
+            self._records = False  # after one that failed, none is tried
+            reason = str(error).partition("\n")[0]
+            logging.getLogger(__name__).warning("batches of %d are not recorded as a CUDA graph: %s", size, reason)
+
     def inputs(self, count: int) -> torch.Tensor:
         """Return room for `count` normalised images, and zeros up to the next of `sizes`: (size, C, S, S).
+
+        On a GPU that is the same room each time.
 
         Raises:
             ValueError: more images than the largest of `sizes`.
@@ -46,14 +68,25 @@ class Engine:
         if count > self.sizes[-1]:
             raise ValueError(f"a batch of {count} images, may have at most {self.sizes[-1]}")
         size = next(size for size in self.sizes if size >= count)
+        if size in self._graphs:
+            room = self._graphs[size].inputs
+            room[count:].zero_()
+            return room
         room = torch.empty(
             (size, *self.shape), dtype=DTYPES[self.precision], device=self.device, memory_format=torch.channels_last
         )
         room[count:].zero_()
         return room
 
-    @torch.inference_mode()
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits, float32 of shape (size, K) on the CPU, of what `inputs` gave, filled."""
+        return self.launch(inputs).to("cpu", torch.float32)
+
+    @torch.inference_mode()
+    def launch(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the same on the device, in the network's precision, without waiting for a GPU."""
+        graph = self._graphs.get(len(inputs))
+        if graph is not None and graph.inputs is inputs:
+            return graph.replay()
         logits: torch.Tensor = self.module(inputs)
-        return logits.to("cpu", torch.float32)
+        return logits

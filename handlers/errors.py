@@ -1,10 +1,11 @@
 """What can be wrong with one request, and the HTTP status that says so.
 
-RequestError                 anything that a client can mend
+RequestError                 what costs one request its answer
 ├── BadRequest        400    the body is not of a form that we read
 ├── BadImage          400    not an image, or a broken one
 ├── TooLarge          413    more bytes or pixels than the limit
-└── UnsupportedFormat 415    an image, of a format that is not served
+├── UnsupportedFormat 415    an image, of a format that is not served
+└── NoAnswer          500    a good image, and a network that gives no numbers for it
 """
 
 
@@ -43,3 +44,10 @@ class UnsupportedFormat(RequestError):
 
     code = 415
     phrase = "Unsupported Media Type"
+
+
+class NoAnswer(RequestError):
+    """The network's numbers are not finite: a precision that is too narrow for it, or weights that are broken."""
+
+    code = 500
+    phrase = "Internal Server Error"

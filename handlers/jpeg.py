@@ -1,5 +1,6 @@
 """JPEG to pixels by libjpeg-turbo, at a part of the size where that is enough."""
 
+import dataclasses
 import io
 import math
 
@@ -21,6 +22,7 @@ MAX_SCANS = 100
 DAMAGE = ("remature end", "bad Huffman code", "instead of RST")
 # The second bytes of the markers that begin a frame (ITU T.81, table B.1); C3, C7, CB and CF are lossless.
 FRAMES = tuple(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
+ADOBE = b"\xee"
 DCT_FRAMES = tuple(marker for marker in FRAMES if marker[0] % 4 != 3)
 # A JPEG decoded at a part of its size keeps so much more than it is shrunk to, for the antialiasing to work on.
 SCALED_MARGIN = 1.25
@@ -54,7 +56,8 @@ def decode_jpeg(data: bytes, colour: Colour, limits: Limits, smallest: int | Non
         if space in ("CMYK", "YCCK"):
             return None
         target = "RGB" if colour == "rgb" else "GRAY"
-        factor = _scale(min(int(width), int(height)), smallest) if _has_dct(data) else 1
+        frame = frame_of(data)
+        factor = _scale(min(int(width), int(height)), smallest) if frame is not None and frame.has_dct else 1
         least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
         # Room for the whole image: TurboJPEG writes past a smaller one where it does not scale after all. The pages
         # that it does not write to cost nothing.
@@ -66,7 +69,7 @@ def decode_jpeg(data: bytes, colour: Colour, limits: Limits, smallest: int | Non
         if any(damage in str(error) for damage in DAMAGE):
             raise BadImage("the JPEG image is truncated or corrupt") from error
         return None
-    return upright(pixels, _orientation(data))
+    return upright(pixels, orientation_of(data))
 
 
 def _scans(data: bytes) -> int:
@@ -85,25 +88,52 @@ def _scale(side: int, smallest: int | None) -> int:
     return next((factor for factor in (8, 4, 2) if -(-side // factor) >= wanted), 1)
 
 
-def _has_dct(data: bytes) -> bool:
-    """Return whether a JPEG is surely of the kind that can be scaled while it is decoded: not lossless, well-formed."""
-    place = 2
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """What the header of a JPEG says of its frame: the marker's second byte, pixels, components (ITU T.81, B.2.2).
+
+    `components` holds the identifier of each. `adobe` is the colour transform of an Adobe marker before it: 0 RGB or
+    CMYK, 1 YCbCr, 2 YCCK; None without one.
+    """
+
+    marker: bytes
+    width: int
+    height: int
+    components: bytes
+    adobe: int | None
+
+    @property
+    def has_dct(self) -> bool:
+        """Return whether it can be scaled while it is decoded: all but the lossless ones."""
+        return self.marker in DCT_FRAMES
+
+
+def frame_of(data: bytes) -> Frame | None:
+    """Return the frame of a JPEG, or None where what stands before it is not well-formed."""
+    place, adobe = 2, None
     while data[place : place + 1] == b"\xff":
         marker = data[place + 1 : place + 2]
         if marker == b"\xff":  # filling
             place += 1
             continue
+        segment = data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4])]
         if marker in FRAMES:
-            return marker in DCT_FRAMES
+            if len(segment) < 6:
+                return None
+            height, width = int.from_bytes(segment[1:3]), int.from_bytes(segment[3:5])
+            return Frame(marker, width, height, segment[6::3][: segment[5]], adobe)
         length = int.from_bytes(data[place + 2 : place + 4])
         if length < 2 or not b"\xc0" <= marker <= b"\xfe" or b"\xd0" <= marker <= b"\xda":
-            return False
+            return None
+        if marker == ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
+            adobe = segment[11]
         place += 2 + length
-    return False
+    return None
 
 
-def _orientation(data: bytes) -> int:
-    head = data[:METADATA_BYTES]
+def orientation_of(data: bytes | bytearray | memoryview) -> int:
+    """Return the orientation (1 to 8) that a JPEG's metadata asks for."""
+    head = bytes(data[:METADATA_BYTES])
     if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
         return 1
     try:

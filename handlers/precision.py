@@ -2,9 +2,12 @@
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 # What the network's weights and inputs are; a quantized one takes float32 and rounds it itself.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+
+
+TENSOR_CORES = (7, 0)  # of the first GPUs that have fp16 arithmetic faster than float32 (CUDA C++ guide, 17.2)
 
 
 def gains_from_bf16(device: torch.device) -> bool:
@@ -15,16 +18,25 @@ def gains_from_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def by_speed(device: torch.device) -> list[str]:
+    """Return the precisions that a device gains from, the first choice first, and float32.
+
+    On a GPU fp16 comes first: as fast there as bf16, and eight times as exact, but not as wide.
+    """
+    fp16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+    return [*(["fp16"] if fp16 else []), *(["bf16"] if gains_from_bf16(device) else []), "fp32"]
+
+
 def choose(wanted: str, device: torch.device) -> str:
-    """Return what `precision` means on this device: auto is bf16 where the machine gains from it, else fp32.
+    """Return what `precision` means on this device: auto is the fastest.
 
     Raises:
-        ValueError: an unknown precision, or int8 on another device than a CPU.
+        ValueError: an unknown precision, int8 on a GPU, or fp16 on a CPU.
     """
     if wanted not in PRECISIONS:
         raise ValueError(f"precision is {wanted!r}, must be one of {', '.join(PRECISIONS)}")
-    if wanted == "int8" and device.type != "cpu":
-        raise ValueError("precision is 'int8', which runs on a CPU alone: set handler.precision to auto")
-    if wanted == "auto":
-        return "bf16" if gains_from_bf16(device) else "fp32"
-    return wanted
+    elsewhere = {"int8": "cpu", "fp16": "cuda"}.get(wanted, device.type)
+    if elsewhere != device.type:
+        where = "a CPU" if elsewhere == "cpu" else "a GPU"
+        raise ValueError(f"precision is {wanted!r}, which runs on {where} alone: set handler.precision to auto")
+    return by_speed(device)[0] if wanted == "auto" else wanted

@@ -9,6 +9,7 @@ torch's own antialiased interpolation does that step, on a CPU and on a GPU alik
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import kornia.enhance
@@ -21,6 +22,7 @@ from handlers.spec import PreprocessSpec
 
 # Of the sides of an image that is cropped. What is further from the centre than this has no part in the result.
 LONGEST_RATIO = 8
+GROUP_VALUES = 2**28  # of images that are resized together: a gigabyte of floats
 
 
 class Preprocess(nn.Module):
@@ -57,21 +59,47 @@ class Preprocess(nn.Module):
         """
         self._check(image)
         if image.device.type != "cpu":
-            return (self.reference(image) * 255).round_().clamp_(0, 255).to(torch.uint8)
+            return _rounded(self.reference(image))
         image = self._shortened(image)
         size = self._scaled(image)
         if size != tuple(image.shape[-2:]):
             image = _interpolate(image, size)
         return self._cropped(image).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
-    def reference(self, image: torch.Tensor) -> torch.Tensor:
-        """Return one image at the network's size, computed in float: what `resize` is held equal to.
+    @torch.inference_mode()
+    def resize_all(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return images at the network's size, those of one size together: on a device, a few kernels for each size.
 
         Args:
-            image: uint8 of shape (C, H, W), on any device.
+            images: uint8, each of shape (C, H, W), all on one device.
 
         Returns:
-            float32 of shape (C, S, S), in [0, 1].
+            uint8 of shape (B, C, S, S), in the order of the images.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            groups.setdefault(tuple(image.shape), []).append(place)
+        rows: dict[int, torch.Tensor] = {}
+        for shape, places in groups.items():
+            at_once = max(1, GROUP_VALUES // math.prod(shape))
+            for start in range(0, len(places), at_once):
+                part = places[start : start + at_once]
+                group = _rounded(self.reference(torch.stack([images[place] for place in part])))
+                if len(part) == len(images):
+                    return group
+                rows |= zip(part, group, strict=True)
+        if not rows:
+            return torch.empty((0, *self.spec.shape), dtype=torch.uint8, device=self.mean.device)
+        return torch.stack([rows[place] for place in range(len(images))])
+
+    def reference(self, image: torch.Tensor) -> torch.Tensor:
+        """Return images of one size at the network's size, computed in float: what `resize` is held equal to.
+
+        Args:
+            image: uint8 of shape (C, H, W) or (B, C, H, W), on any device.
+
+        Returns:
+            float32 of shape (C, S, S) or (B, C, S, S), in [0, 1].
         """
         self._check(image)
         image = self._shortened(image)
@@ -157,21 +185,27 @@ class Preprocess(nn.Module):
             return image
         longest = LONGEST_RATIO * min(image.shape[-2:])
         top, left = (max(0, side - longest) // 2 for side in image.shape[-2:])
-        return image[:, top : top + longest, left : left + longest]
+        return image[..., top : top + longest, left : left + longest]
 
     def _cropped(self, image: torch.Tensor) -> torch.Tensor:
         size = self.spec.image_size
         top, left = ((side - size) // 2 for side in image.shape[-2:])
-        return image[:, top : top + size, left : left + size]
+        return image[..., top : top + size, left : left + size]
 
     def _check(self, image: torch.Tensor) -> None:
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != self.spec.channels:
+        if image.dtype != torch.uint8 or image.ndim not in (3, 4) or image.shape[-3] != self.spec.channels:
             raise ValueError(
                 f"image is {image.dtype} of shape {tuple(image.shape)}, must be uint8 of ({self.spec.channels}, H, W)"
             )
 
 
+def _rounded(values: torch.Tensor) -> torch.Tensor:
+    return (values * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if image.ndim == 4:
+        return functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
     # A batch of one that says of itself that its pixels are interleaved, where they are: `image[None]` does not.
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -23,12 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from handlers import golden, payload
 from handlers.classifier import Classifier
+from handlers.device import DeviceError, choose
 from handlers.errors import BadRequest, RequestError, TooLarge
+from handlers.exported import is_exported
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.payload import Request
+from handlers.precision import by_speed
 from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
@@ -73,10 +78,11 @@ class Service:
         weights: the artifact; golden images lie beside it.
         config: its model-config.yaml, with TorchServe's names: `handler`, `minWorkers`, `batchSize`.
         version: of the model.
-        device: where the network runs.
+        device: that the server gave to this worker; the setting `handler.device` has the last word.
 
     Raises:
         ValueError: model-config.yaml has a setting that is unknown or wrong.
+        DeviceError: it asks for a GPU, and there is none that computes.
         ArtifactError: the artifact cannot be read.
         GoldenError: a golden image is answered otherwise than when it was exported.
     """
@@ -86,7 +92,22 @@ class Service:
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
         largest = int(config.get("batchSize", 1)) * self.settings.max_images
         workers = threads(config.get("minWorkers"))
-        self.classifier = load(weights, self.settings, largest=largest, device=device, threads=workers)
+        # int8, and what is compiled ahead of time, run on a CPU alone.
+        able = self.settings.precision != "int8" and not is_exported(weights)
+        chosen = choose(self.settings.device, device, able=able)
+        made = partial(load, weights, self.settings, largest=largest, threads=workers)
+        try:
+            self.classifier = made(device=chosen)
+            return
+        except torch.OutOfMemoryError as error:
+            reason = str(error).partition("\n")[0]
+            if self.settings.device == "cuda":
+                raise DeviceError(
+                    f"the GPU has no memory for this model ({reason}): serve fewer workers of it"
+                ) from error
+        logging.getLogger(__name__).warning("serving on the CPU, since the GPU has no memory: %s", reason)
+        torch.cuda.empty_cache()
+        self.classifier = made(device="cpu")
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images go through the network together."""
@@ -161,11 +182,11 @@ class Service:
 
 
 def load(
-    weights: Path, settings: Settings, *, largest: int, device: str = "cpu", threads: int | None = None
+    weights: Path, settings: Settings, *, largest: int, device: str | torch.device = "cpu", threads: int | None = None
 ) -> Classifier:
     """Return a classifier, warmed up for up to `largest` images and held to the golden images beside its weights.
 
-    Where `settings` leave the precision to the machine, and bf16 is too coarse for the network, it answers in float32.
+    Where `settings` leave the precision to the machine, it is the fastest in which golden images are answered right.
 
     Raises:
         ArtifactError: the artifact cannot be read.
@@ -174,14 +195,15 @@ def load(
     made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
     kept = weights.with_name(golden.FILE)
     images = golden.read(kept) if kept.is_file() else []
-    try:
+    if settings.precision != "auto":
         return _proven(made(precision=settings.precision), largest, images)
-    except GoldenError as error:
-        if settings.precision != "auto":
-            raise
-        classifier = _proven(made(precision="fp32"), largest, images)  # nobody asked for bf16 by name
-        logging.getLogger(__name__).warning("serving in fp32: %s", error)
-        return classifier
+    *faster, last = by_speed(torch.device(device))
+    for precision in faster:
+        try:
+            return _proven(made(precision=precision), largest, images)
+        except GoldenError as error:  # nobody asked for this precision by name
+            logging.getLogger(__name__).warning("not serving in %s: %s", precision, error)
+    return _proven(made(precision=last), largest, images)
 
 
 def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden]) -> Classifier:

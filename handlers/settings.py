@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from handlers.device import DEVICES
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.precision import PRECISIONS
 
@@ -13,8 +14,8 @@ class Settings:
     """Labels in an answer, the limits of a request, and the precision of the network.
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
-    `max_images` for the images of one request. `precision` is "fp32", as evaluated, "bf16",
-    "int8", or "auto" for what the machine gains from.
+    `max_images` for the images of one request. `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8" on
+    a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU where there is one.
     """
 
     top_k: int = 5
@@ -22,10 +23,12 @@ class Settings:
     max_pixels: int = DEFAULT_LIMITS.max_pixels
     max_images: int = 16
     precision: str = "auto"
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"handler: precision is {self.precision!r}, must be one of {', '.join(PRECISIONS)}")
+        for name, words in (("precision", PRECISIONS), ("device", DEVICES)):
+            if (word := getattr(self, name)) not in words:
+                raise ValueError(f"handler: {name} is {word!r}, must be one of {', '.join(words)}")
         for name in ("top_k", "max_bytes", "max_pixels", "max_images"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:

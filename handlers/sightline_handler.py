@@ -3,11 +3,12 @@
 What is sent and what is answered stands in `handlers.service`, which every front door shares.
 """
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from handlers.device import fault_of
 from handlers.service import Asked, Service
 
 Row = dict[str, Any]
@@ -21,17 +22,21 @@ class ImageHandler:
         model = context.manifest["model"]
         properties = context.system_properties
         gpu = properties.get("gpu_id")
-        on_gpu = gpu is not None and torch.cuda.is_available()
         self.service = Service(
             Path(properties["model_dir"]) / model["serializedFile"],
             context.model_yaml_config or {},
             version=str(model["modelVersion"]),
-            device=f"cuda:{gpu}" if on_gpu else "cpu",
+            device="cpu" if gpu is None else f"cuda:{gpu}",
         )
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order."""
-        replies = self.service.answer([Asked(_headers(context, index), row) for index, row in enumerate(data)])
+        asked = [Asked(_headers(context, index), row) for index, row in enumerate(data)]
+        try:
+            replies = self.service.answer(asked)
+        except RuntimeError:
+            self._end_without_gpu()
+            raise
         for index, reply in enumerate(replies):
             if reply.error is not None:
                 # The phrase is one of the fixed ones of `errors`: a line break in it would kill the worker.
@@ -39,6 +44,14 @@ class ImageHandler:
             for name, value in self.service.headers.items():
                 context.set_response_header(index, name, value)
         return [reply.body for reply in replies]
+
+    def _end_without_gpu(self) -> None:
+        """End this process where its GPU does not compute any more: TorchServe answers its batch and starts another."""
+        fault = fault_of(self.service.classifier.device)
+        if fault is not None:
+            logging.getLogger(__name__).critical("this worker ends, since its GPU is lost: %s", fault)
+            logging.shutdown()
+            os._exit(1)
 
 
 def _headers(context: Any, index: int) -> dict[str, Any]:

@@ -22,7 +22,9 @@ DEFAULTS: dict[str, Any] = {
         "max_bytes": 20 * 2**20,  # of one encoded image
         "max_pixels": 3 * 2**24,  # of one decoded image
         "max_images": 16,  # of one request
-        "precision": "auto",  # auto: bf16 where the machine gains from it | fp32, as evaluated | bf16 | int8
+        # auto: fp16 on a GPU, bf16 where the processor gains from it | fp32, as evaluated | bf16 | fp16 | int8
+        "precision": "auto",
+        "device": "auto",  # auto: a GPU where there is one that computes | cuda | cpu
     },
 }
 

@@ -150,7 +150,7 @@ def test_the_profiled_handler_answers_and_writes_its_stages_down(
     monkeypatch.setenv(profiled_handler.FOLDER_VARIABLE, str(tmp_path))
     # What the handler wraps is put back when the test ends.
     monkeypatch.setattr(Engine, "__call__", Engine.__call__)
-    monkeypatch.setattr("handlers.classifier.decode", decode)
+    monkeypatch.setattr("handlers.decoder.decode", decode)
     worker = sys.modules["__main__"]
     monkeypatch.setattr(worker, "retrieve_msg", lambda connection: None, raising=False)
     with warnings.catch_warnings():

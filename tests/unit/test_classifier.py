@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from handlers import artifact
 from handlers.classifier import Classifier
 from handlers.decoding import decode
-from handlers.errors import BadImage, RequestError, TooLarge
+from handlers.errors import BadImage, NoAnswer, RequestError, TooLarge
 from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
 from tests.unit.small_network import CLASSES, SmallNetwork, save_small, small_spec
@@ -56,7 +57,7 @@ def test_top_k_may_be_more_than_there_are_classes(path: Path, top_k: int, labels
 
 
 def test_encode_takes_the_largest(path: Path) -> None:
-    answer = Classifier(path, top_k=2).encode(torch.tensor([0.125, 0.625, 0.25]))
+    (answer,) = Classifier(path, top_k=2).encode(torch.tensor([[0.125, 0.625, 0.25]]))
     assert list(answer.items()) == [("bee", 0.625), ("cat", 0.25)]
 
 
@@ -101,6 +102,41 @@ def test_threads_are_set_only_when_asked(path: Path) -> None:
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_batch_that_the_memory_does_not_hold_goes_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(path)
+    images = [png(seed) for seed in range(13)]
+    expected = classifier.classify(images)
+    probabilities, room = classifier._probabilities, 3
+
+    def limited(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        if len(batch) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return probabilities(batch)
+
+    monkeypatch.setattr(classifier, "_probabilities", limited)
+    for ours, theirs in zip(classifier.classify(images), expected, strict=True):
+        assert isinstance(ours, dict) and isinstance(theirs, dict) and ours == pytest.approx(theirs, abs=1e-5)
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        classifier.classify(images)
+
+
+def test_an_image_on_which_the_network_overflows_is_no_answer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(path)
+    probabilities = classifier._probabilities
+
+    def overflowing(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        rows = probabilities(batch).clone()
+        rows[1] = float("nan")
+        return rows
+
+    monkeypatch.setattr(classifier, "_probabilities", overflowing)
+    first, second, third = classifier.classify([png(0), png(1), png(2)])
+    assert isinstance(first, dict) and isinstance(third, dict)
+    assert isinstance(second, NoAnswer) and second.code == 500
+    assert str(second) == "the network overflows on this image in fp32: serve it in fp32"
 
 
 def test_a_network_with_other_outputs_than_its_spec_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from handlers.decoding import SERVED, decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
-from handlers.jpeg import _has_dct
+from handlers.jpeg import frame_of
 from handlers.limits import Limits
 from handlers.orientation import upright
 from handlers.preprocessing import Preprocess
@@ -554,7 +554,9 @@ def test_a_lossless_jpeg_is_decoded_in_full() -> None:
     ],
 )
 def test_only_what_can_be_scaled_for_sure_is(change: Callable[[bytes], bytes], scaled: bool) -> None:
-    assert _has_dct(change(photo_jpeg(64, 48))) is scaled
+    frame = frame_of(change(photo_jpeg(64, 48)))
+    assert (frame is not None and frame.has_dct) is scaled
+    assert frame is None or (frame.width, frame.height, frame.components, frame.adobe) == (64, 48, b"\1\2\3", None)
 
 
 def test_a_truncated_jpeg_is_refused_at_any_size() -> None:

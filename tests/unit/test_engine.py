@@ -15,6 +15,7 @@ from handlers.engine import Engine
 from handlers.errors import BadImage
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
+from training.precision import choose_bf16
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,7 @@ def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 15, 16])
 def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, device: torch.device) -> None:
     engine = engine_of(path, device)
+    engine.warm_up(16)  # on a GPU: recorded
     plain = artifact.load(path).module
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     for _ in range(4):  # profiled, then fused
@@ -46,6 +48,69 @@ def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, 
         assert logits.dtype == torch.float32 and not logits.requires_grad
         with torch.no_grad():
             torch.testing.assert_close(logits, plain(batch), rtol=1e-4, atol=1e-4)
+
+
+class Replayed:
+    """In place of a CUDA graph: runs the module anew."""
+
+    replays = 0
+
+    def __init__(self, module: Any, inputs: torch.Tensor) -> None:
+        self.module, self.inputs = module, inputs
+
+    def replay(self) -> Any:
+        Replayed.replays += 1
+        return self.module(self.inputs)
+
+
+def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.engine.Graph", Replayed)
+    plain, engine = engine_of(path), engine_of(path)
+    for size in engine.sizes:
+        engine._record(size)
+    before = Replayed.replays
+    for count in (16, 3, 5, 16, 1):
+        batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
+        room = engine.inputs(count)
+        assert room is engine.inputs(count) and not room[count:].any()
+        torch.testing.assert_close(ask(engine, batch), ask(plain, batch), rtol=1e-4, atol=1e-4)
+    assert Replayed.replays == before + 5
+    engine(torch.zeros(4, 3, 16, 16))  # in a room of its own
+    assert Replayed.replays == before + 5
+
+
+def test_a_network_that_cannot_be_recorded_runs_without(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nCompile with")
+
+    monkeypatch.setattr("handlers.engine.Graph", refused)
+    engine = engine_of(path)
+    engine._record(4)
+    assert (
+        "batches of 4 are not recorded as a CUDA graph: operation not permitted when stream is capturing" in caplog.text
+    )
+    assert "Compile" not in caplog.text and len(engine(engine.inputs(3).zero_())) == 4
+    assert not engine._records  # nor are other sizes tried
+
+
+def test_switches_that_tracing_made_constants_are_set(path: Path) -> None:
+    engine = engine_of(path)
+    module: Any = engine.module
+    batch = torch.randn(4, 3, 16, 16)
+    expected = engine_of(path).module(batch)
+    for exact in (True, False):
+        artifact.tune_convolutions(module, exact=exact)
+        nodes = module.graph.findAllNodes("aten::_convolution", recurse=True)
+        assert nodes
+        for node in nodes:
+            given = dict(zip(artifact.CONVOLUTION, [each.toIValue() for each in node.inputs()], strict=True))
+            assert given["benchmark"] is True and given["allow_tf32"] is not exact
+            assert given["cudnn_enabled"] is True and given["deterministic"] is False
+    torch.testing.assert_close(module(batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
@@ -101,8 +166,35 @@ def test_auto_looks_at_the_machine(
     assert precision.choose(wanted, CPU) == expected
 
 
+@pytest.mark.parametrize(
+    ("capability", "bf16", "expected"),
+    [((9, 0), True, ["fp16", "bf16", "fp32"]), ((7, 0), False, ["fp16", "fp32"]), ((6, 1), False, ["fp32"])],
+)
+def test_auto_looks_at_the_gpu(
+    capability: tuple[int, int], bf16: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
+    assert precision.by_speed(torch.device("cuda:0")) == expected
+    assert precision.choose("auto", torch.device("cuda:0")) == expected[0]
+    assert precision.choose("bf16", torch.device("cuda:0")) == "bf16"
+
+
+def test_a_gpu_that_serves_in_fp16_trains_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda there=there, **_: there)
+        assert choose_bf16("auto", torch.device("cuda:0")) is there
+
+
+@pytest.mark.parametrize(("wanted", "device", "where"), [("int8", "cuda:0", "a CPU"), ("fp16", "cpu", "a GPU")])
+def test_a_precision_of_another_device_is_refused(wanted: str, device: str, where: str) -> None:
+    with pytest.raises(ValueError, match=f"precision is '{wanted}', which runs on {where} alone"):
+        precision.choose(wanted, torch.device(device))
+
+
 def test_an_unknown_precision_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16, int8"):
+    with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16, fp16, int8"):
         Classifier(path, precision="fp64")
 
 
@@ -119,7 +211,7 @@ def test_the_largest_images_are_decoded_one_after_the_other(path: Path, monkeypa
         at_once -= 1
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
-    monkeypatch.setattr("handlers.classifier.decode", watched)
+    monkeypatch.setattr("handlers.decoder.decode", watched)
     before = torch.get_num_threads()
     try:
         classifier = Classifier(path, threads=4)

@@ -40,6 +40,22 @@ def test_uint8_is_within_one_level_of_the_float_reference(
     assert (module.resize(image.to(device)).cpu() / 255 - reference).abs().max() <= 1.01 / 255
 
 
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_images_that_are_resized_together_are_as_each_alone(
+    resize: Resize, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.preprocessing.GROUP_VALUES", 3 * 3 * 40 * 50)
+    module = preprocess(resize, crop_fraction=0.9).to(device)
+    sizes = [*[(40, 50)] * 4, (32, 32), (7, 90), (40, 50), (300, 2), (32, 32), (300, 200)]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, device=device) for size in sizes]
+    together = module.resize_all(images)
+    assert together.dtype == torch.uint8
+    for ours, image in zip(together, images, strict=True):
+        assert (ours.float() - 255 * module.reference(image)).abs().max() <= 0.51
+    assert torch.equal(module.resize_all(images[:2]), together[:2])
+    assert module.resize_all([]).shape == (0, 3, 32, 32)
+
+
 @pytest.mark.parametrize("shape", [(20, 31), (5, 5), (32, 32), (1, 32)])
 def test_enlarging_is_kornia_without_antialiasing(shape: tuple[int, int]) -> None:
     image = photograph(*shape)

@@ -65,6 +65,12 @@ def test_it_is_rehearsed_in_its_own_precision(run: Path) -> None:
     assert rehearsal.rehearse(build(run, "handler.precision=bf16", rehearse=False)).precision == "bf16"
 
 
+def test_an_archive_that_must_have_a_gpu_is_not_written_without_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = refused(run, "handler.device=cuda")
+    assert "DeviceError: handler.device is cuda, and there is no GPU (the server gave this worker none)" in found
+
+
 def test_what_imports_more_than_an_archive_holds_is_refused(run: Path, handlers: Path) -> None:
     edit(
         handlers / "service.py",

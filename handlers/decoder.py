@@ -1,0 +1,73 @@
+"""Encoded images to images of the network's size, many at once, on the CPU."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from handlers.decoding import Buffer, decode, is_heavy
+from handlers.errors import RequestError
+from handlers.limits import Limits
+from handlers.preprocessing import Preprocess
+
+Decoded = torch.Tensor | RequestError
+
+
+class Decoder:
+    """Decodes and resizes.
+
+    Args:
+        preprocess: says to which size, on a CPU.
+        limits: of one encoded image.
+        threads: that decode; None decodes with the one that asks.
+    """
+
+    def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
+        self.preprocess, self.limits = preprocess, limits
+        self._pool = _decoders(threads) if threads and threads > 1 else None
+        self._heavy = threading.Lock()
+
+    def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
+        """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
+        # Decoders and torch let go of the interpreter's lock: threads decode side by side.
+        if self._pool is None or len(images) < 2:
+            return [self._decode(image) for image in images]
+        return list(self._pool.map(self._decode, images))
+
+    def _decode(self, image: Buffer) -> Decoded:
+        # The largest images one after the other: each of them may take most of a worker's memory.
+        if self._pool is not None and is_heavy(image):
+            with self._heavy:
+                return self._decoded(image)
+        return self._decoded(image)
+
+    def _decoded(self, image: Buffer) -> Decoded:
+        try:
+            return self.preprocess.resize(
+                decode(
+                    image,
+                    colour=self.preprocess.spec.colour,
+                    limits=self.limits,
+                    smallest=self.preprocess.shortest_side,
+                )
+            )
+        except RequestError as error:
+            # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
+            return error.with_traceback(None)
+
+
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Return started threads that decode, in each of which torch computes on that thread alone."""
+    everyone = threading.Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(threads, "decode", initializer=start)
+    # Each of these finds no idle thread and starts another; the last answer comes when all of them have started.
+    for started in [pool.submit(int) for _ in range(threads)]:
+        started.result()
+    torch.set_num_threads(threads)  # what a thread sets for itself, it also sets for those that are not started yet
+    return pool

@@ -1,0 +1,50 @@
+"""Where a worker computes: the GPU that it was given, or the CPU."""
+
+import logging
+
+import torch
+
+DEVICES = ("auto", "cuda", "cpu")
+
+
+class DeviceError(Exception):
+    """There is no such device, or it does not compute; the message says what to do."""
+
+
+def choose(wanted: str, given: str, *, able: bool = True) -> torch.device:
+    """Return what `handler.device` means for a worker to which the server gave a device: "cpu", or "cuda:0".
+
+    "auto" is a GPU that was given, and the CPU where it does not compute; the log says so. Where the network is not
+    `able` to run on a GPU, it is the CPU.
+
+    Raises:
+        DeviceError: "cuda" is wanted, and there is none that computes.
+    """
+    cpu = torch.device("cpu")
+    if wanted == "cpu" or (wanted == "auto" and not able):
+        return cpu
+    why = "the server gave this worker none"
+    if (device := torch.device(given)).type == "cuda":
+        fault = fault_of(device) if torch.cuda.is_available() else "torch finds none"
+        if fault is None:
+            return device
+        why = fault
+    if wanted == "cuda":
+        raise DeviceError(f"handler.device is cuda, and there is no GPU ({why}): set it to auto, or mend the GPU")
+    if device.type == "cuda":
+        logging.getLogger(__name__).warning("serving on the CPU, since there is no GPU: %s", why)
+    return cpu
+
+
+def fault_of(device: torch.device) -> str | None:
+    """Return why a device does not compute, in one line, or None where it does.
+
+    After an error that is not about memory, CUDA answers a process with that error for ever.
+    """
+    try:
+        torch.ones(1, device=device).add_(1).item()
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None

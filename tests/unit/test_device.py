@@ -1,0 +1,104 @@
+"""Which device a worker takes, and what it does when that is gone."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handlers import device
+from handlers.device import DeviceError, fault_of
+from handlers.sightline_handler import ImageHandler
+from tests.unit.small_network import save_small
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "there", "fault", "able", "expected"),
+    [
+        ("auto", "cpu", False, None, True, "cpu"),
+        ("auto", "cuda:1", True, None, True, "cuda:1"),
+        ("auto", "cuda:1", True, None, False, "cpu"),
+        ("auto", "cuda:0", False, None, True, "cpu"),
+        ("auto", "cuda:0", True, "CUDA error: unspecified launch failure", True, "cpu"),
+        ("cpu", "cuda:0", True, None, True, "cpu"),
+        ("cuda", "cuda:0", True, None, True, "cuda:0"),
+    ],
+)
+def test_a_worker_computes_on(
+    wanted: str, given: str, there: bool, fault: str | None, able: bool, expected: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(device, "fault_of", lambda _: fault)
+    assert device.choose(wanted, given, able=able) == torch.device(expected)
+    fell_back = wanted == "auto" and able and given != expected
+    assert ("serving on the CPU" in caplog.text) is fell_back
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "fault", "why"),
+    [
+        ("cpu", True, None, "the server gave this worker none"),
+        ("cuda:0", False, None, "torch finds none"),
+        ("cuda:0", True, "CUDA error: no such device", "CUDA error: no such device"),
+    ],
+)
+def test_a_gpu_that_must_be_there_and_is_not_is_said(
+    given: str, there: bool, fault: str | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(device, "fault_of", lambda _: fault)
+    with pytest.raises(DeviceError, match=rf"there is no GPU \({why}\): set it to auto, or mend the GPU"):
+        device.choose("cuda", given)
+
+
+def test_a_device_that_computes_has_no_fault(device: torch.device) -> None:
+    assert fault_of(device) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), None),
+        (RuntimeError("CUDA error: lost\nCompile"), "CUDA error: lost"),
+    ],
+)
+def test_a_device_that_fails_has_one(error: RuntimeError, fault: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "ones", failing)
+    assert device.fault_of(torch.device("cpu")) == fault
+
+
+class Ended(BaseException):
+    """In place of the end of the process."""
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_worker_whose_gpu_is_lost_ends(
+    lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    handler = ImageHandler()
+    handler.initialize(context(save_small(tmp_path / "model.pt")))
+    monkeypatch.setattr(handler.service, "answer", lambda _: (_ for _ in ()).throw(RuntimeError("CUDA error")))
+    monkeypatch.setattr("handlers.sightline_handler.fault_of", lambda _: "CUDA error: lost" if lost else None)
+    monkeypatch.setattr("os._exit", end)
+    with caplog.at_level(logging.CRITICAL), pytest.raises(Ended if lost else RuntimeError):
+        handler.handle([], None)
+    assert ("its GPU is lost: CUDA error: lost" in caplog.text) is lost
+
+
+def context(weights: Path) -> Any:
+    """Return what TorchServe tells a worker, as far as it is looked at."""
+
+    class Context:
+        manifest = {"model": {"serializedFile": weights.name, "modelVersion": "1.0"}}
+        system_properties = {"model_dir": str(weights.parent), "gpu_id": None}
+        model_yaml_config: dict[str, Any] = {}
+
+    return Context()
