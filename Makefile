@@ -22,7 +22,7 @@ builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench readme check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ load: setup ## load the running server with locust (ARGS="--requests 100000 --sw
 
 bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
 	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done
+
+gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=--rehearse: on the CPU)
+	@$(py) -m benchmarks.gpu_report $(ARGS)
 
 readme: setup ## write the tables of README.md from the runs' own results
 	@$(py) -m benchmarks.readme $(ARGS)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import operations_tables, serving_tables, training_tables
+from benchmarks import gpu_page, operations_tables, serving_tables, training_tables
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "real": training_tables.real,
@@ -19,4 +19,5 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "int8": serving_tables.int8,
     "profile": serving_tables.profile,
     "operations": operations_tables.operations,
+    "gpu": gpu_page.gpu,
 }

@@ -1,0 +1,214 @@
+"""What each stage of an answer reaches alone, on a GPU or the CPU: decoding, preprocessing, the network, copies.
+
+    python -m benchmarks.gpu_ceilings RUN --device cuda --bodies FOLDER [--bodies FOLDER ...] [--seconds 2]
+
+Each is a loop over batches of 64, with what comes before it done already, and the device waited for at the end. Then
+all of them together, in process, and how many labels are those that float32 gives on the CPU, where every JPEG file is
+decoded by libjpeg. All rates are images a second. The last line is one JSON document.
+"""
+
+import argparse
+import contextlib
+import importlib
+import itertools
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.in_process import read
+from benchmarks.trained import CLASSES
+from handlers import artifact, nvjpeg
+from handlers.classifier import Classifier
+from handlers.decoder import Decoder
+from handlers.decoding import decode
+from handlers.engine import Engine
+from handlers.limits import DEFAULT_LIMITS
+from handlers.machine import cores
+from handlers.precision import by_speed
+from handlers.preprocessing import Preprocess
+from training.generate import places365
+
+BATCH = 64
+WARM_UP = 3  # batches
+
+
+def rate(work: Callable[[], object], images: int, device: torch.device, seconds: float) -> float:
+    """Return images a second of a work that does so many a call."""
+    for _ in range(WARM_UP):
+        work()
+    wait(device)
+    began, calls = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        work()
+        calls += 1
+        if calls % 8 == 0:
+            wait(device)  # what is queued is not done
+    wait(device)
+    return round(images * calls / (time.perf_counter() - began), 1)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def decoding(bodies: Sequence[bytes], device: torch.device, seconds: float) -> dict[str, float]:
+    """Return images a second of each decoder of a device; on the CPU libjpeg stands in for nvJPEG."""
+    through_torchvision = rate(lambda: nvjpeg.decode(bodies, "rgb", device), len(bodies), device, seconds)
+    found = {"nvJPEG, through torchvision": through_torchvision}
+    with contextlib.suppress(Exception):  # another decoder, not ours: where it fails, it has no row
+        found["nvImageCodec"] = rate(_nvimgcodec(bodies, device), len(bodies), device, seconds)
+    return found
+
+
+def decoding_on_cpu(bodies: Sequence[bytes], preprocess: Preprocess, seconds: float) -> float:
+    """Return images a second of the decoder on the CPU, with a thread for each core, resizing included."""
+    decoder = Decoder(preprocess, DEFAULT_LIMITS, cores())
+    return rate(lambda: decoder.decode(bodies), len(bodies), torch.device("cpu"), seconds)
+
+
+def _nvimgcodec(bodies: Sequence[bytes], device: torch.device) -> Callable[[], object]:
+    """Return a call of NVIDIA's nvImageCodec, where that is installed.
+
+    Raises:
+        ImportError: it is not, or there is no GPU for it.
+    """
+    if device.type != "cuda":
+        raise ImportError("nvImageCodec needs a GPU")
+    library: Any = importlib.import_module("nvidia.nvimgcodec")
+    decoder = library.Decoder(device_id=device.index or 0)
+    return lambda: [torch.utils.dlpack.from_dlpack(each.to_dlpack()) for each in decoder.decode(list(bodies))]
+
+
+def preprocessing(preprocess: Preprocess, size: tuple[int, int], seconds: float) -> dict[str, float]:
+    """Return images a second of resizing with normalising, and of Kornia's normalising alone, from decoded images."""
+    device = preprocess.mean.device
+    images = list(torch.randint(0, 256, (BATCH, preprocess.spec.channels, *size), dtype=torch.uint8, device=device))
+    small = preprocess.resize_all(images)
+    return {
+        "resize, crop and normalise": rate(
+            lambda: preprocess.normalize(preprocess.resize_all(images)), BATCH, device, seconds
+        ),
+        "normalise": rate(lambda: preprocess.normalize(small), BATCH, device, seconds),
+    }
+
+
+def copies(shape: tuple[int, int, int], device: torch.device, seconds: float) -> float:
+    """Return images a second from the CPU's memory, pinned, to the device's."""
+    images = torch.zeros((BATCH, *shape), dtype=torch.uint8)
+    if device.type == "cuda":
+        images = images.pin_memory()
+    there = torch.empty_like(images, device=device)
+    return rate(lambda: there.copy_(images, non_blocking=True), BATCH, device, seconds)
+
+
+def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield a row of images a second for each precision and size of a batch, recorded as a CUDA graph and not."""
+    shape = artifact.load(path).spec.preprocess.shape
+    for precision in by_speed(device):
+        for recorded in (True, False) if device.type == "cuda" else (False,):
+            engine = Engine(artifact.load(path, device).module, shape, device, precision)
+            sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
+            engine.warm_up(engine.sizes[-1], record=recorded)
+            for size in sizes:
+                inputs = engine.inputs(size).zero_()
+                speed = rate(lambda: engine.launch(inputs), size, device, seconds)  # noqa: B023 - called at once
+                yield {"precision": precision, "batch": size, "graph": recorded, "images_per_second": speed}
+
+
+def in_process(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str, seconds: float) -> float:
+    """Return images a second from JPEG bodies to labels, one batch after the other."""
+    classifier = Classifier(path, device=device, threads=cores(), precision=precision)
+    classifier.warm_up(BATCH)
+    endless = itertools.cycle(bodies)
+    batches = itertools.cycle([list(itertools.islice(endless, BATCH)) for _ in range(4)])
+    return rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
+
+
+def scenes(count: int) -> list[bytes]:
+    """Return so many different drawn JPEG files of the classes that `benchmarks.trained` trains on."""
+    asked = [(places365.chosen(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_scene, asked, chunksize=16))
+
+
+def _scene(asked: tuple[int, int, int]) -> bytes:
+    label, side, number = asked
+    return places365.image(0, label, side, number, 320)
+
+
+def agreement(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str) -> dict[str, float]:
+    """Return on how many images the best label is that of float32 on the CPU, and by how much a probability differs."""
+    ours = Classifier(path, device=device, precision=precision, threads=cores())
+    reference = Classifier(path, precision="fp32", threads=cores())
+    ours.warm_up(BATCH)
+    same, largest = 0, 0.0
+    for start in range(0, len(bodies), BATCH):
+        rows = []
+        for classifier in (ours, reference):
+            decoded = classifier.decode(bodies[start : start + BATCH])
+            rows.append(classifier.predict([each for each in decoded if isinstance(each, torch.Tensor)]))
+        same += int((rows[0].argmax(1) == rows[1].argmax(1)).sum())
+        largest = max(largest, float((rows[0] - rows[1]).abs().max()))
+    return {"images": len(bodies), "same_top1": round(same / len(bodies), 5), "largest_difference": round(largest, 5)}
+
+
+def measure(
+    path: Path, folders: Sequence[Path], device: torch.device, seconds: float, distinct: int, found: dict[str, Any]
+) -> None:
+    """Put all of it into `found` as it comes."""
+    preprocess = Preprocess(artifact.load(path).spec.preprocess)
+    there = Preprocess(preprocess.spec).to(device)
+    precision = by_speed(device)[0]
+    found |= {"batch": BATCH, "precision": precision, "bodies": {}}
+    for folder in folders:
+        bodies = list(itertools.islice(itertools.cycle(read(folder)), BATCH))
+        height, width = decode(bodies[0]).shape[-2:]
+        stages = {
+            "decode": decoding(bodies, device, seconds),
+            "decode and resize on the CPU": decoding_on_cpu(bodies, preprocess, seconds),
+            "preprocess": preprocessing(there, (height, width), seconds),
+            "all, in process": in_process(path, bodies, device, precision, seconds),
+        }
+        found["bodies"][folder.name] = stages
+        print(f"{folder.name}: {json.dumps(stages)}", file=sys.stderr)
+    found["copies"] = copies(preprocess.spec.shape, device, seconds)
+    found["network"] = []
+    for row in network(path, device, seconds):
+        found["network"].append(row)
+    found["agreement"] = agreement(path, scenes(distinct), device, precision)
+    if device.type == "cuda":
+        found["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each loop")
+    parser.add_argument("--distinct", type=int, default=1000, help="drawn images whose labels are compared")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device cuda needs a GPU, and torch finds none here", file=sys.stderr)
+        return 1
+    device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
+    found: dict[str, Any] = {}
+    try:
+        measure(options.run / "model.pt", options.bodies, device, options.seconds, options.distinct, found)
+    finally:  # an interrupt, or one stage that fails, does not lose the others
+        print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What this machine's GPU reaches, unattended and within eight minutes: `make gpu-report`.
+
+    python -m benchmarks.gpu_report              on a GPU
+    python -m benchmarks.gpu_report --rehearse   the same commands on the CPU with small loads: that all of it runs
+
+In this order: the ceiling of each stage, and all of them in process (`benchmarks.gpu_ceilings`); TorchServe at growing
+concurrency, and its own image_classifier (`benchmarks.gpu_served`); training (`benchmarks.training`). Each is a process
+of its own with a time limit, so that one that fails costs the others nothing. What was found so far is written after
+each: benchmarks/results/gpu.json, and gpu.md beside it, a page to read. A rehearsal writes runs/gpu-rehearsal.json.
+
+Without a network: `python -m benchmarks.gpu_needs` names what has to be carried there.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks import bodies, gpu_page, gpu_served, trained
+from benchmarks.serving import DRAWN
+from serving import server
+from training.train import machine, versions
+from training.whole import write_json, write_text
+
+RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
+BUDGET, ENDING = 8 * 60.0, 30.0  # seconds in all, and for a command to end in
+# Section -> (network, module, seconds that it may take, arguments on a GPU, arguments of a rehearsal)
+SECTIONS: dict[str, tuple[str, str, float, list[str], list[str]]] = {
+    "ceilings": (
+        "resnet50",
+        "gpu_ceilings",
+        90,
+        ["--seconds", "1"],
+        ["--device", "cpu", "--seconds", "0.2", "--distinct", "16"],
+    ),
+    "ceilings of a small network": (
+        *("resnet18", "gpu_ceilings", 60),
+        *(["--seconds", "0.5"], ["--device", "cpu", "--seconds", "0.2", "--distinct", "64"]),
+    ),
+    "served": (
+        *("resnet50", "gpu_served", 230, []),
+        ["--connections", "1", "4", "--workers", "1", "--batch", "4", "--seconds", "1", "--requests", "100"],
+    ),
+    "training": (
+        *("", "training", 50),
+        ["--rounds", "3", "--steps", "20", "--images", "4000", "dataset.image_size=224", "trainer.batch_size=256"],
+        ["--rounds", "1", "--steps", "2", "--images", "200", "dataset.image_size=64", "trainer.batch_size=16"],
+    ),
+}
+
+
+class Report:
+    """What was found so far, and how long that took."""
+
+    def __init__(self, root: Path, *, rehearse: bool, console: Console) -> None:
+        self.root, self.rehearse, self.console = root, rehearse, console
+        self.began = time.monotonic()
+        self.result = root / (REHEARSAL if rehearse else RESULT)
+        self.document: dict[str, Any] = {
+            "benchmark": "gpu",
+            "command": "python -m benchmarks.gpu_report" + (" --rehearse" if rehearse else ""),
+            "rehearsal": rehearse,
+            "goals": gpu_page.GOALS,
+            "sections": {},
+            "reasons": {},
+            "machine": machine("cpu" if rehearse else "cuda"),
+            "versions": versions(),
+        }
+
+    @property
+    def left(self) -> float:
+        """Return the seconds that are left of the budget; a rehearsal has all the time."""
+        return 600.0 if self.rehearse else BUDGET - (time.monotonic() - self.began)
+
+    def section(self, name: str, command: Sequence[str], limit: float) -> None:
+        """Run one command, and keep the document that it prints last, or the reason why there is none."""
+        self.console.print(f"[dim]{time.monotonic() - self.began:4.0f} s[/dim] {name}", highlight=False)
+        limit = 600.0 if self.rehearse else min(limit, self.left - ENDING)
+        try:
+            if limit < 1:
+                raise TimeoutError("no time was left for it")
+            self.document["sections"][name] = self._last_line(command, limit)
+        except (subprocess.TimeoutExpired, TimeoutError, ValueError) as error:
+            self.document["reasons"][name] = str(error)
+            self.console.print(f"  not measured: {error}")
+        self.write()
+
+    def _last_line(self, command: Sequence[str], limit: float) -> Any:
+        environment = {**os.environ, "PYTHONPATH": str(self.root)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=self.root, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            output, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it ends the server that it started, and prints what it has
+            try:
+                output, _ = process.communicate(timeout=ENDING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                for folder in (self.root / gpu_served.WORK).glob("*"):
+                    server.stop(root=folder)
+                raise
+        lines = output.splitlines()
+        if not lines:
+            raise ValueError(f"it printed no result (exit status {process.returncode})")
+        return json.loads(lines[-1])
+
+    def write(self) -> None:
+        """Write the result and its page."""
+        self.document["seconds"] = round(time.monotonic() - self.began, 1)
+        write_json(self.result, self.document)
+        write_text(self.result.with_suffix(".md"), gpu_page.page(self.document))
+
+
+def commands(root: Path, rehearse: bool, say: Callable[[str], None]) -> Mapping[str, tuple[list[str], float]]:
+    """Return the command of each section and its limit; train the networks, and draw the bodies, where they are not.
+
+    Raises:
+        TrainingFailed: a network cannot be trained.
+    """
+    folders = [bodies.draw(size, DRAWN)[0].parent for size in bodies.SIZES[:2]]
+    asked = [word for folder in folders for word in ("--bodies", str(folder))]
+    found = {}
+    for name, (network, module, limit, real, small) in SECTIONS.items():
+        given = small if rehearse else real
+        if network:
+            if rehearse:
+                network = "resnet18"
+            given = [str(trained.run(network, root, say)), *asked, *given]
+        else:
+            given = ["--output", str(root / "runs" / "gpu-training.json"), *given]
+        found[name] = ([f"benchmarks.{module}", *given], limit)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write the result and the page; 1 where a section has a reason in place of figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small loads; claims nothing")
+    options = parser.parse_args(arguments)
+    if not options.rehearse and not torch.cuda.is_available():
+        print("error: torch finds no GPU here: run it where there is one, or add --rehearse", file=sys.stderr)
+        return 1
+    console = Console(stderr=True)
+    report = Report(Path.cwd(), rehearse=options.rehearse, console=console)
+    try:
+        wanted = commands(Path.cwd(), options.rehearse, console.print)
+    except trained.TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, (command, limit) in wanted.items():
+        report.section(name, command, limit)
+    print(gpu_page.page(report.document))
+    print(json.dumps(report.document))
+    return int(bool(report.document["reasons"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
