@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import bodies, gpu_page, gpu_served, trained
+from benchmarks import bodies, gpu_page, gpu_served, resnet, trained
 from benchmarks.serving import DRAWN
+from handlers import artifact
 from serving import server
 from training.train import machine, versions
 from training.whole import write_json, write_text
@@ -135,13 +136,20 @@ def commands(root: Path, rehearse: bool, say: Callable[[str], None]) -> Mapping[
     for name, (network, module, limit, real, small) in SECTIONS.items():
         given = small if rehearse else real
         if network:
-            if rehearse:
-                network = "resnet18"
-            given = [str(trained.run(network, root, say)), *asked, *given]
+            run = _untrained(root) if rehearse else trained.run(network, root, say)
+            given = [str(run), *asked, *given]
         else:
             given = ["--output", str(root / "runs" / "gpu-training.json"), *given]
         found[name] = ([f"benchmarks.{module}", *given], limit)
     return found
+
+
+def _untrained(root: Path) -> Path:
+    """Return a run whose ResNet-18 has random weights: a rehearsal is not about what it answers."""
+    run = Path("runs") / "gpu-rehearsal"
+    (root / run).mkdir(parents=True, exist_ok=True)
+    artifact.save(resnet.untrained(), resnet.spec(), root / run / "model.pt")
+    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
