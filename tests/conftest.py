@@ -8,7 +8,7 @@ SIGHTLINE_REAL_DATA=<folder> ...         tests that can use real images take the
 import os
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,16 +30,25 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what starts servers first: it takes longest, and one process runs all of it."""
+    items.sort(key=lambda item: "unit" in item.path.parts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let pytest-xdist, where it is asked for, share out unit tests by file, and leave all others to one process.
 
-    What starts servers counts seconds: no two of those tests run at once. They come first, since they take longest.
+    What starts servers counts seconds: no two of those tests run at once.
     """
-    for item in items:
-        unit = "unit" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group(item.path.name if unit else "servers"))
-    items.sort(key=lambda item: "unit" in item.path.parts)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if "unit" in Path(file).parts else "servers"
+
+    return Files(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
