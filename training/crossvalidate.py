@@ -23,13 +23,13 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
+from handlers.atomic import write_json
 from training import configuration, evaluate
 from training.errors import TrainingError
 from training.predictions import Predictions
 from training.records import DatasetError
 from training.store import PreparedDataset
 from training.train import train
-from training.whole import write_json
 
 
 def folds(overrides: Sequence[str]) -> list[DictConfig]:

@@ -1,11 +1,12 @@
 """The learning curves of a run as a picture."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from handlers import atomic
 
 
 def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -23,6 +24,5 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set(xlabel="epoch", ylabel=f"{quantity}{unit}")
         axes.grid(alpha=0.3)
         axes.legend()
-    part = path.with_suffix(".part")
-    figure.savefig(part, dpi=120, format="png")
-    os.replace(part, path)
+    with atomic.replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")

@@ -29,12 +29,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from handlers.atomic import write_json
 from training import configuration
 from training.predictions import Predictions, decode, open_classifier, predict
 from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
-from training.whole import write_json
 
 if TYPE_CHECKING:
     from handlers.classifier import Classifier

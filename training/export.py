@@ -22,6 +22,7 @@ from PIL import Image
 from torch import nn
 
 from handlers import artifact, exported, golden, tolerances
+from handlers.atomic import write_json
 from handlers.classifier import Classifier
 from handlers.formats import ARTIFACTS
 from handlers.preprocessing import Preprocess
@@ -36,7 +37,6 @@ from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
 from training.train import network_name, run_key, versions
-from training.whole import write_json
 
 TOLERANCE = tolerances.FP32
 GOLDEN = 4  # images that travel with the artifact

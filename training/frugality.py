@@ -26,13 +26,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from handlers.atomic import write_json
 from training import configuration, evaluate
 from training.errors import TrainingError
 from training.records import DatasetError
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 from training.train import train
-from training.whole import write_json
 
 DEFAULTS: dict[str, Any] = {
     "name": "",

@@ -2,7 +2,7 @@
 
 import csv
 import io
-import os
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from training.whole import write_text
+from handlers.atomic import replacing, write_text
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -63,12 +63,11 @@ class Journal(Checkpoint):
         if self.best is None:
             return True
         # NaN where there are no validation images: then the last epoch counts.
-        return not row["validation_loss"] >= self.best["validation_loss"]
+        return math.isnan(self.best["validation_loss"]) or row["validation_loss"] < self.best["validation_loss"]
 
     def _save(self, trainer: L.Trainer, name: str, *, weights_only: bool) -> None:
-        path = self.run / "checkpoints" / name
-        trainer.save_checkpoint(path.with_suffix(".part"), weights_only=weights_only)
-        os.replace(path.with_suffix(".part"), path)
+        with replacing(self.run / "checkpoints" / name) as part:
+            trainer.save_checkpoint(part, weights_only=weights_only)
 
     def _table(self) -> str:
         text = io.StringIO()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from handlers.atomic import write_text
 from handlers.spec import PreprocessSpec
 from training.batches import Batch
 from training.module import Classification
@@ -14,7 +15,6 @@ from training.optimizers import make_optimizer
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.splits import Split
 from training.store import PreparedDataset
-from training.whole import write_text
 
 WARM_UP, TIMED = 2, 4  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.

@@ -1,7 +1,6 @@
 """A model's answers to a list of images, and the file that keeps them: enough to ask a server the same again."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from handlers import atomic
 from training.configuration import ConfigurationError
 from training.progress import progress
 from training.records import DatasetError, Record
@@ -71,10 +71,9 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Write a `.npz` file, whole or not at all."""
-        temporary = path.with_name(f"{path.stem}.tmp.npz")
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        np.savez_compressed(temporary, **{**arrays, "raw": np.array(str(self.raw))})
-        os.replace(temporary, path)
+        with atomic.replacing(path) as part:
+            np.savez_compressed(part, **{**arrays, "raw": np.array(str(self.raw))})
 
 
 def open_classifier(run: Path) -> "Classifier":

@@ -25,6 +25,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from handlers.machine import cores
 from training import store
 from training.decoders import Job, Pool, PoolBroken, require_space, run_chunk
 from training.index import Index
@@ -259,7 +260,7 @@ def run(overrides: Sequence[str], console: Console) -> None:
     from training.splits import SplitSpec
 
     config = compose(overrides)
-    folder, processes = store_folder(config), int(config.processes or len(os.sched_getaffinity(0)))
+    folder, processes = store_folder(config), int(config.processes or cores())
     spec = SplitSpec.from_config(config.split)
     if type(config.augment) is not int or config.augment < 0:
         raise DatasetError(f"augment is {config.augment}: set it to 0 or to the number of copies")

@@ -7,7 +7,6 @@ is already a shuffle; reading shuffles the order of the shards and, within a buf
 import dataclasses
 import functools
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +19,8 @@ import webdataset
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
+from handlers import atomic
+from handlers.machine import cores
 from handlers.spec import PreprocessSpec
 from training import store
 from training.decoders import decode_and_resize, read_bytes, require_space, start_method
@@ -103,13 +104,11 @@ def _begin(partial: Path, key: str) -> None:
 
 def _write(path: Path, dataset: store.PreparedDataset, rows: Rows, advance: Callable[[int], None]) -> None:
     """Write one shard, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with webdataset.TarWriter(str(part), encoder=False, mtime=0) as writer:
+    with atomic.replacing(path) as part, webdataset.TarWriter(str(part), encoder=False, mtime=0) as writer:
         for row in rows:
             data = read_bytes(dataset.raw, dataset.record(row))
             writer.write({"__key__": f"{row:09d}", "image": data, "cls": b"%d" % dataset.labels[row]})
             advance(1)
-    os.replace(part, path)
 
 
 def _key_of(folder: Path) -> str | None:
@@ -154,7 +153,7 @@ class EncodedBatches:
         self.wanted[rows] = True
         self.spec = data.preprocess(*_neutral(data))
         self.rows, self.batch_size, self.seed, self.epoch, self.pin = rows, batch_size, seed, epoch, pin
-        self.workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(self.files)))
+        self.workers = min(workers or cores(), max(1, len(self.files)))
 
     def __len__(self) -> int:
         if self.seed is not None:

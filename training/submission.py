@@ -7,7 +7,6 @@ Writes `runs/<run>/submission.csv` with the columns `id` and `label`, the class 
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from handlers import atomic
 from training import configuration
 from training.evaluate import answering, settings, trained
 from training.predictions import predict
@@ -46,9 +46,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
         (record.id, int(answer)) for record, answer in zip(records, probabilities.argmax(axis=1), strict=True)
     )
     path = folder / "submission.csv"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text.getvalue())
-    os.replace(temporary, path)
+    atomic.write_text(path, text.getvalue())
     return path
 
 

@@ -13,7 +13,6 @@ that is finished is left alone.
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 import sys
@@ -24,12 +23,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from handlers.atomic import write_json
+from handlers.machine import cores
 from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
 from training.errors import TrainingError
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
-from training.whole import write_json
 
 FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
@@ -140,7 +140,7 @@ def machine(device: str) -> dict[str, Any]:
     """Return what this machine is: processor, cores, and the GPU where it is used."""
     import torch
 
-    found: dict[str, Any] = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "device": device}
+    found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "device": device}
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found

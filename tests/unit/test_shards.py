@@ -112,7 +112,9 @@ def test_whole_shards_of_a_killed_process_are_kept(tmp_path: Path, monkeypatch: 
 
     def dies(path: Path, *rest: Any) -> None:
         if len(written) == 2:
-            path.with_name(f"{path.name}.part").write_bytes(b"half")
+            half = path.parent / f".{path.name}-{2**30}-half"  # as a process that is killed leaves it
+            half.mkdir()
+            (half / path.name).write_bytes(b"half")
             raise KeyboardInterrupt
         written.append(path.name)
         write_shard(path, *rest)

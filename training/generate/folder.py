@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from handlers.machine import cores
 from training.records import DatasetError
 
 VERSION = 1  # raise it when a drawing changes, so that older folders are made anew
@@ -69,7 +70,7 @@ def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int
 def _make(partial: Path, title: str, tasks: Sequence[Task], workers: int | None) -> None:
     total = sum(task.images for task in tasks)
     if workers is None:
-        workers = 1 if total < 4 * CHUNK else min(os.cpu_count() or 1, 8)
+        workers = 1 if total < 4 * CHUNK else min(cores(), 8)
     with ExitStack() as stack:
         chunks = list(_chunks(tasks))
         paths = [str(partial)] * len(chunks)

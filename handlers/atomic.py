@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all, however a process ends: a reader has the old one or the new one."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, of the same name in a folder beside it; the file takes its place where the block ends.
+
+    The name stays, since writers go by its suffix, and TorchScript names the records inside after it. Where the block
+    raises, what stood at `path` stays; what a writer that was killed left behind goes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-*-*"):
+        _, pid, _ = left.name.rsplit("-", 2)
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-{os.getpid()}-") as folder:
+        part = Path(folder) / path.name
+        yield part
+        os.replace(part, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file into a folder, which is made where it is missing; after a loss of power it is never half."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document for people and programs; ValueError where a number is not finite."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
