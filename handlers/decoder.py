@@ -1,17 +1,19 @@
 """Encoded images to images of the network's size, many at once, on the CPU."""
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from handlers.decoding import Buffer, decode, is_heavy
+from handlers.decoding import Buffer, Sized, decode
 from handlers.errors import RequestError
 from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
 
 Decoded = torch.Tensor | RequestError
+HEAVY_PIXELS = 2**24  # up to 16 bytes of memory each while they are decoded (measured: WebP)
 
 
 class Decoder:
@@ -26,7 +28,7 @@ class Decoder:
     def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
         self.preprocess, self.limits = preprocess, limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
-        self._heavy = threading.Lock()
+        self._heavy = threading.RLock()  # some are told of twice
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
@@ -36,13 +38,16 @@ class Decoder:
         return list(self._pool.map(self._decode, images))
 
     def _decode(self, image: Buffer) -> Decoded:
-        # The largest images one after the other: each of them may take most of a worker's memory.
-        if self._pool is not None and is_heavy(image):
-            with self._heavy:
-                return self._decoded(image)
-        return self._decoded(image)
+        with contextlib.ExitStack() as held:
 
-    def _decoded(self, image: Buffer) -> Decoded:
+            def sized(width: int, height: int) -> None:
+                # The largest images one after the other: each of them may take most of a worker's memory.
+                if width * height > HEAVY_PIXELS:
+                    held.enter_context(self._heavy)
+
+            return self._decoded(image, sized)
+
+    def _decoded(self, image: Buffer, sized: Sized) -> Decoded:
         try:
             return self.preprocess.resize(
                 decode(
@@ -50,6 +55,7 @@ class Decoder:
                     colour=self.preprocess.spec.colour,
                     limits=self.limits,
                     smallest=self.preprocess.shortest_side,
+                    sized=sized,
                 )
             )
         except RequestError as error:

@@ -25,12 +25,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from handlers import jpeg
 from handlers.colours import to_array
-from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
+from handlers.errors import OF_HOSTILE_BYTES, BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.orientation import Pixels, orientation, upright
 from handlers.spec import Colour
 
 Buffer = bytes | bytearray | memoryview
+Sized = Callable[[int, int], None]
 
 SERVED: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
@@ -43,11 +44,18 @@ SERVED: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
-HEAVY_PIXELS = 2**24  # up to 16 bytes of memory each while they are decoded (measured: WebP)
+
+def _nothing(width: int, height: int) -> None:
+    """Take note of nothing."""
 
 
 def decode(
-    data: Buffer, *, colour: Colour = "rgb", limits: Limits = DEFAULT_LIMITS, smallest: int | None = None
+    data: Buffer,
+    *,
+    colour: Colour = "rgb",
+    limits: Limits = DEFAULT_LIMITS,
+    smallest: int | None = None,
+    sized: Sized = _nothing,
 ) -> torch.Tensor:
     """Decode one image as a person looking at it sees it: upright, on white, the first frame of an animation.
 
@@ -58,6 +66,7 @@ def decode(
         smallest: the side in pixels that the image is to be shrunk to; a JPEG whose sides stay longer than that is
             decoded at half, a quarter or an eighth of its size, which takes a fraction of the time: libjpeg leaves
             out the high frequencies that shrinking would take away. None: every image in full.
+        sized: is told width and height from the header, before pixels are decoded; twice for some JPEG files.
 
     Returns:
         uint8 of shape (C, H, W), C 3 for "rgb" and 1 for "grey"; a view of interleaved pixels, not contiguous.
@@ -74,32 +83,19 @@ def decode(
     data = bytes(data)  # the only copy
     pixels = None
     if data.startswith(jpeg.START):
-        pixels = jpeg.decode_jpeg(data, colour, limits, smallest)
+        pixels = jpeg.decode_jpeg(data, colour, limits, smallest, sized)
     if pixels is None:
-        pixels = _decode_with_pillow(data, colour, limits)
+        pixels = _decode_with_pillow(data, colour, limits, sized)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def is_heavy(data: Buffer) -> bool:
-    """Return whether the header says that decoding takes hundreds of megabytes; False where it cannot be read."""
-    try:
-        if bytes(data[:3]) == jpeg.START:
-            width, height = jpeg.side_lengths(data)
-        else:
-            _silence_pillow()
-            with SERVED[_format(bytes(data[:16]))](io.BytesIO(data)) as image:
-                width, height = image.size
-        return width * height > HEAVY_PIXELS
-    except Exception:  # hostile bytes: what is wrong with them, decoding says
-        return False
-
-
-def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits) -> Pixels:
+def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits, sized: Sized) -> Pixels:
     name = _format(data[:16])
     try:
         # The plug-in itself, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
         with SERVED[name](io.BytesIO(data)) as image:
             limits.check_pixels(*image.size)
+            sized(*image.size)
             image.load()
             return upright(to_array(image, colour), orientation(image))
     except RequestError:
@@ -107,10 +103,18 @@ def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits) -> Pixels:
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the {name} image has more than the limit of {limits.max_pixels} pixels") from error
     except Exception as error:  # on hostile bytes decoders raise nearly anything, MemoryError and SyntaxError included
+        if not isinstance(error, (*OF_HOSTILE_BYTES, MemoryError)):
+            _tell(type(error).__name__)
         reason = ascii(str(error) or type(error).__name__)[1:-1][:120]
         if "nsupported" in reason:
             raise UnsupportedFormat(f"{name} images of this kind are not served: {reason}") from error
         raise BadImage(f"the {name} image is truncated or corrupt: {reason}") from error
+
+
+@functools.cache
+def _tell(kind: str) -> None:
+    """Write an error into the log that may be a fault of ours, once each kind."""
+    logging.getLogger(__name__).exception("an image is refused for a %s: if that is ours, this is where", kind)
 
 
 def _format(start: bytes) -> str:
@@ -139,7 +143,7 @@ def _begins(name: str, start: bytes) -> bool:
     accept = Image.OPEN[name][1]
     try:
         return accept is not None and accept(start) is True
-    except Exception:  # some plug-ins index into a start that is shorter than they expect
+    except OF_HOSTILE_BYTES:  # of a start shorter than it expects
         return False
 
 

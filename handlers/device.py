@@ -4,8 +4,6 @@ import logging
 
 import torch
 
-DEVICES = ("auto", "cuda", "cpu")
-
 
 class DeviceError(Exception):
     """There is no such device, or it does not compute; the message says what to do."""

@@ -21,16 +21,21 @@ class DeviceDecoder:
     Args:
         others: says what is wrong with an image, too.
         preprocess: says to which size, on the GPU.
+        dtype: what is computed in while images are resized.
     """
 
-    def __init__(self, others: Decoder, preprocess: Preprocess) -> None:
-        self.others, self.preprocess = others, preprocess
+    def __init__(self, others: Decoder, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
+        self.others, self.preprocess, self.dtype = others, preprocess, dtype
         self.limits = others.limits
         self._beside = ThreadPoolExecutor(1, "beside")
+        fault = nvjpeg.fault_of(preprocess.mean.device)
+        self._decodes = not fault
+        if fault:
+            logging.getLogger(__name__).warning("JPEG files are decoded on the CPU, since the GPU cannot: %s", fault)
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or what is wrong with it."""
-        pixels = [nvjpeg.pixels_of(image, self.limits) for image in images]
+        pixels = [nvjpeg.pixels_of(image, self.limits) if self._decodes else None for image in images]
         rest = [place for place, count in enumerate(pixels) if count is None]
         found: dict[int, Decoded] = {}
         # The decoder on the CPU does not touch the GPU: only what it gives is sent there, in one piece.
@@ -51,10 +56,12 @@ class DeviceDecoder:
         """
         try:
             decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
-            return dict(zip(images, self.preprocess.resize_all(decoded), strict=True))
-        except (nvjpeg.Unreadable, RuntimeError) as error:  # a RuntimeError: no memory, or a factor beyond its kernels
-            _say(str(error).partition("\n")[0])
-        torch.cuda.empty_cache()
+            return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
+        except torch.OutOfMemoryError:
+            _say("it has not the memory")
+            torch.cuda.empty_cache()
+        except nvjpeg.Unreadable as error:
+            _say(str(error))
         if len(images) == 1:
             return {}
         places = list(images)

@@ -8,6 +8,15 @@ RequestError                 what costs one request its answer
 └── NoAnswer          500    a good image, and a network that gives no numbers for it
 """
 
+import struct
+import zlib
+
+# What readers of images raise on hostile bytes; anything else may be a fault of ours. RuntimeError is AVIF's.
+OF_HOSTILE_BYTES = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, OverflowError),
+    *(RuntimeError, struct.error, zlib.error),
+)
+
 
 class RequestError(Exception):
     """A fault of one request: `code` is its HTTP status, `kind` the `type` of its JSON body."""

@@ -3,12 +3,13 @@
 import dataclasses
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
-from handlers.errors import BadImage
+from handlers.errors import OF_HOSTILE_BYTES, BadImage
 from handlers.limits import Limits
 from handlers.orientation import Pixels, orientation, upright
 from handlers.spec import Colour
@@ -29,20 +30,12 @@ SCALED_MARGIN = 1.25
 METADATA_BYTES = 2**17
 
 
-def side_lengths(data: bytes | bytearray | memoryview) -> tuple[int, int]:
-    """Return (width, height) as the header has them.
-
-    Raises:
-        ValueError: there is no header that can be read.
-    """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-    return int(width), int(height)
-
-
-def decode_jpeg(data: bytes, colour: Colour, limits: Limits, smallest: int | None) -> Pixels | None:
+def decode_jpeg(
+    data: bytes, colour: Colour, limits: Limits, smallest: int | None, sized: Callable[[int, int], None]
+) -> Pixels | None:
     """Return the pixels of a JPEG, uint8 of shape (H, W, C), or None where it is for Pillow to read or to refuse.
 
-    `smallest` is the side in pixels that it is to be shrunk to (see `decode`).
+    `smallest` is the side in pixels that it is to be shrunk to, `sized` is told of its own (see `decode`).
 
     Raises:
         BadImage: truncated, corrupt, or of more than `MAX_SCANS` scans.
@@ -53,6 +46,7 @@ def decode_jpeg(data: bytes, colour: Colour, limits: Limits, smallest: int | Non
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
         limits.check_pixels(int(width), int(height))
+        sized(int(width), int(height))
         if space in ("CMYK", "YCCK"):
             return None
         target = "RGB" if colour == "rgb" else "GRAY"
@@ -139,5 +133,5 @@ def orientation_of(data: bytes | bytearray | memoryview) -> int:
     try:
         with JpegImageFile(io.BytesIO(data)) as image:
             return orientation(image)
-    except Exception:  # unreadable metadata of a good picture: it stays as it was stored
+    except OF_HOSTILE_BYTES:  # unreadable metadata of a good picture: it stays as it was stored
         return 1

@@ -5,11 +5,12 @@ same call decodes there, with libjpeg: what the tests run.
 """
 
 import functools
-import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import simplejpeg
 import torch
 
 from handlers import jpeg
@@ -26,6 +27,17 @@ LEAST = 16  # pixels of a side: those of one block of a JPEG whose colours are a
 
 class Unreadable(Exception):
     """The decoder fails on one of several images, or on all; the message says why, in one line."""
+
+
+@functools.cache
+def fault_of(device: torch.device) -> str:
+    """Return why nothing can be decoded on a device, asked once with a small image; empty where it can."""
+    image = simplejpeg.encode_jpeg(np.zeros((2 * LEAST, 2 * LEAST, 3), np.uint8))
+    try:
+        decode([image], "rgb", device)
+    except Unreadable as error:
+        return str(error)
+    return ""
 
 
 def pixels_of(data: Buffer, limits: Limits) -> int | None:
@@ -50,10 +62,10 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
     """Decode images that `pixels_of` takes, upright: uint8 of shape (C, H, W) each, on `device`.
 
     Raises:
-        Unreadable: one of them cannot be decoded, or there is no room for them; torch does not say which.
+        Unreadable: one of them cannot be decoded; torch does not say which.
+        OutOfMemoryError: there is no room for them.
     """
-    if (library := _library()) is None:
-        raise Unreadable("there is no torchvision")
+    library = _library()
     # Since 0.29 torchvision names TorchCodec as the successor of its decoders. Set for each call: that costs little
     # and survives a caller's own `catch_warnings`.
     warnings.filterwarnings("ignore", message=r"The image decoding and encoding capabilities of TorchVision")
@@ -64,19 +76,23 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
         torch.cuda.current_stream(device).synchronize()
     try:
         decoded = library.decode_jpeg(encoded, mode=mode, device=device)
-    except RuntimeError as error:  # also where the memory is full
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
         raise Unreadable(str(error).partition("\n")[0]) from error
     return [_upright(pixels, jpeg.orientation_of(data)) for pixels, data in zip(decoded, images, strict=True)]
 
 
-@functools.cache
 def _library() -> Any:
-    """Return torchvision.io, or None where it is not installed; the log says so, once."""
+    """Return torchvision.io.
+
+    Raises:
+        Unreadable: it is not installed, or does not fit this torch.
+    """
     try:
         import torchvision.io
     except (ImportError, RuntimeError, OSError) as error:  # of another CUDA than torch: a RuntimeError
-        logging.getLogger(__name__).warning("JPEG files are decoded on the CPU: %s", error)
-        return None
+        raise Unreadable(f"torchvision cannot be imported: {error}") from error
     return torchvision.io
 
 

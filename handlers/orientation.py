@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from handlers.errors import OF_HOSTILE_BYTES
+
 Pixels = npt.NDArray[np.uint8]
 
 ORIENTATION_TAG = 0x0112
@@ -13,7 +15,7 @@ def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation (1 to 8) that is still to be applied to a loaded image."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # unreadable metadata of a good picture: it stays as it was stored
+    except OF_HOSTILE_BYTES:  # unreadable metadata of a good picture: it stays as it was stored
         return 1
     return value if value in range(1, 9) else 1
 

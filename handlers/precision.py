@@ -2,7 +2,8 @@
 
 import torch
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+from handlers.settings import PRECISIONS
+
 # What the network's weights and inputs are; a quantized one takes float32 and rounds it itself.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 

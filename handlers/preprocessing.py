@@ -5,11 +5,11 @@ timm and Pillow do it. `resize` computes it in uint8 on a CPU, `reference` in fl
 level of 255. Where nothing shrinks, both are `kornia.geometry.transform.resize(align_corners=False, antialias=False)`.
 Where something shrinks, Kornia has no such filter: its `antialias=True` is a Gaussian cut off at two sigma followed by
 point sampling, has no uint8 form, and differs from the triangle by a mean of 0.2 to 3 levels of 255 on photographs. So
-torch's own antialiased interpolation does that step, on a CPU and on a GPU alike, and Kornia the rest.
+torch's own antialiased interpolation does that step, and Kornia the rest; on a GPU, `handlers.resampling` multiplies
+images of many sizes by the same filter at once.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import kornia.enhance
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from handlers import resampling
 from handlers.spec import PreprocessSpec
 
 # Of the sides of an image that is cropped. What is further from the centre than this has no part in the result.
@@ -67,30 +68,26 @@ class Preprocess(nn.Module):
         return self._cropped(image).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     @torch.inference_mode()
-    def resize_all(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return images at the network's size, those of one size together: on a device, a few kernels for each size.
+    def resize_all(self, images: Sequence[torch.Tensor], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return images at the network's size, those of like sizes together: on a device, few kernels for all of them.
 
         Args:
             images: uint8, each of shape (C, H, W), all on one device.
+            dtype: what is computed in.
 
         Returns:
             uint8 of shape (B, C, S, S), in the order of the images.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, image in enumerate(images):
-            groups.setdefault(tuple(image.shape), []).append(place)
-        rows: dict[int, torch.Tensor] = {}
-        for shape, places in groups.items():
-            at_once = max(1, GROUP_VALUES // math.prod(shape))
-            for start in range(0, len(places), at_once):
-                part = places[start : start + at_once]
-                group = _rounded(self.reference(torch.stack([images[place] for place in part])))
-                if len(part) == len(images):
-                    return group
-                rows |= zip(part, group, strict=True)
-        if not rows:
-            return torch.empty((0, *self.spec.shape), dtype=torch.uint8, device=self.mean.device)
-        return torch.stack([rows[place] for place in range(len(images))])
+        found = torch.empty((len(images), *self.spec.shape), dtype=torch.uint8, device=self.mean.device)
+        for image in images:
+            self._check(image)
+        images = [self._shortened(image) for image in images]
+        shapes = [(image.shape[-2], image.shape[-1]) for image in images]
+        for part in resampling.batches(shapes, GROUP_VALUES // self.spec.channels, self.spec.image_size):
+            chosen = [images[place] for place in part]
+            scaled = [self._scaled(image) for image in chosen]
+            found[part] = resampling.resize(chosen, scaled, self.spec.image_size, dtype)
+        return found
 
     def reference(self, image: torch.Tensor) -> torch.Tensor:
         """Return images of one size at the network's size, computed in float: what `resize` is held equal to.

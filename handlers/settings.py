@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.device import DEVICES
 from handlers.limits import DEFAULT_LIMITS, Limits
-from handlers.precision import PRECISIONS
+
+DEVICES = ("auto", "cuda", "cpu")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,7 @@ class Settings:
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
     `max_images` for the images of one request. `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8" on
-    a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU where there is one.
+    a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
     """
 
     top_k: int = 5

@@ -131,37 +131,52 @@ def test_a_file_that_only_decoding_shows_to_be_broken_costs_the_others_nothing(
     assert read == [images[-1:]]  # the CPU is asked about the broken one alone
 
 
-def test_an_image_that_the_kernels_cannot_shrink_costs_the_others_nothing(
+def test_an_image_that_does_not_fit_beside_the_others_costs_them_nothing(
     decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cpu, ours = decoders
     device_decoder._say.cache_clear()
     resize_all = ours.preprocess.resize_all
 
-    def limited(images: Sequence[torch.Tensor]) -> torch.Tensor:
-        if any(image.shape[-1] == 300 for image in images):
-            raise RuntimeError("Too much shared memory required\nmore")
-        return resize_all(images)
+    def limited(images: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        if len(images) > 1 and any(image.shape[-1] == 300 for image in images):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return resize_all(images, dtype)
 
     monkeypatch.setattr(ours.preprocess, "resize_all", limited)
     images = IMAGES["of several sizes"]
     for mine, theirs in zip(ours.decode(images), cpu.decode(images), strict=True):
         assert isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor)
         assert (mine.cpu().float() - theirs.float()).abs().mean() < CLOSE
-    assert "the GPU does not: Too much shared memory required" in caplog.text and "more" not in caplog.text
+    assert caplog.text.count("the GPU does not: it has not the memory") == 1
+
+
+def test_a_device_that_is_lost_is_not_taken_for_a_bad_image(
+    decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(decoders[1].preprocess, "resize_all", lost)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        decoders[1].decode([jpeg()])
 
 
 def test_without_torchvision_the_cpu_reads_everything(
     decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    cpu, ours = decoders
     monkeypatch.setitem(sys.modules, "torchvision.io", None)
-    nvjpeg._library.cache_clear()
+    nvjpeg.fault_of.cache_clear()
     try:
-        for _ in range(2):
-            assert isinstance(decoders[1].decode([jpeg()])[0], torch.Tensor)
+        without = DeviceDecoder(cpu, ours.preprocess)
     finally:
-        nvjpeg._library.cache_clear()
-    assert caplog.text.count("JPEG files are decoded on the CPU") == 1
+        nvjpeg.fault_of.cache_clear()
+    monkeypatch.setattr(nvjpeg, "decode", None)  # is not asked again, batch for batch
+    images = [image for kind in IMAGES.values() for image in kind]
+    for mine, theirs in zip(without.decode(images), cpu.decode(images), strict=True):
+        assert isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor) and torch.equal(mine.cpu(), theirs)
+    assert "JPEG files are decoded on the CPU, since the GPU cannot: torchvision cannot be imported" in caplog.text
 
 
 def test_the_gpu_reads_jpeg_files_and_no_others(

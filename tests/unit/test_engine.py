@@ -1,13 +1,9 @@
-import contextlib
-import io
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from handlers import artifact, precision
 from handlers.classifier import Classifier
@@ -196,35 +192,6 @@ def test_a_precision_of_another_device_is_refused(wanted: str, device: str, wher
 def test_an_unknown_precision_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="precision is 'fp64', must be one of auto, fp32, bf16, fp16, int8"):
         Classifier(path, precision="fp64")
-
-
-def test_the_largest_images_are_decoded_one_after_the_other(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once, most = 0, 0
-    together = threading.Barrier(4)
-
-    def watched(data: bytes, **_: Any) -> torch.Tensor:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        with contextlib.suppress(threading.BrokenBarrierError):  # one at a time: they never meet
-            together.wait(timeout=0.1)
-        at_once -= 1
-        return torch.zeros(3, 4, 4, dtype=torch.uint8)
-
-    monkeypatch.setattr("handlers.decoder.decode", watched)
-    before = torch.get_num_threads()
-    try:
-        classifier = Classifier(path, threads=4)
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
-    file = io.BytesIO()
-    Image.new("L", (4200, 4200)).save(file, "PNG")
-    for images, expected in (([png(0)] * 40, 4), ([file.getvalue()] * 4, 1)):
-        most = 0
-        together.reset()
-        classifier.decode(images)
-        assert most == expected
 
 
 def test_threads_keep_images_and_errors_in_order(path: Path) -> None:

@@ -54,6 +54,9 @@ def test_images_that_are_resized_together_are_as_each_alone(
         assert (ours.float() - 255 * module.reference(image)).abs().max() <= 0.51
     assert torch.equal(module.resize_all(images[:2]), together[:2])
     assert module.resize_all([]).shape == (0, 3, 32, 32)
+    assert (module.resize_all(images, torch.float16).int() - together.int()).abs().max() <= 1
+    with pytest.raises(ValueError, match=r"must be uint8 of \(3, H, W\)"):
+        module.resize_all([torch.zeros((1, 4, 4), dtype=torch.uint8, device=device)])
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (5, 5), (32, 32), (1, 32)])

@@ -1,0 +1,95 @@
+"""The triangle filter as matrices: a batch of images of many sizes is resized in two multiplications.
+
+A row of a matrix holds what each pixel of an input's side contributes to one of the output's: bilinear, half-pixel
+centres, widened by the scale where an image shrinks. It gives what `torch.nn.functional.interpolate(mode="bilinear",
+antialias=True)` computes image by image, enlarging and cropping included.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+PADDING = 2  # times the pixels of images that stand together in one batch
+
+
+def matrices(
+    sides: Sequence[int], scaled: Sequence[int], size: int, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the matrices of one side of a batch, height or width.
+
+    Args:
+        sides: pixels of each image.
+        scaled: pixels that each whole image is scaled to, `size` or more.
+        size: pixels of the middle of those that are kept.
+        device: where they are to be.
+        dtype: a floating type.
+
+    Returns:
+        (B, size, longest of `sides`); each row adds up to 1, and is 0 beyond its image.
+    """
+    lengths = torch.tensor(sides, dtype=torch.float32, device=device)[:, None, None]
+    whole = torch.tensor(scaled, dtype=torch.float32, device=device)[:, None, None]
+    scale = lengths / whole
+    kept = torch.arange(size, dtype=torch.float32, device=device)[:, None] + ((whole - size) / 2).floor()
+    places = torch.arange(max(sides), dtype=torch.float32, device=device)
+    distance = (places + 0.5 - (kept + 0.5) * scale).abs_()
+    weights = (1 - distance / scale.clamp(min=1)).clamp_(min=0) * (places < lengths)
+    return (weights / weights.sum(dim=2, keepdim=True)).to(dtype)
+
+
+def resize(
+    images: Sequence[torch.Tensor], scaled: Sequence[tuple[int, int]], size: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Scale images to `scaled` (height, width) each, and keep the `size` x `size` pixels in their middle.
+
+    Args:
+        images: uint8, each of shape (C, H, W), all on one device.
+        scaled: no side below `size`.
+        size: in pixels.
+        dtype: what is computed in; float16 gives every level of 255 to a quarter.
+
+    Returns:
+        uint8 of shape (B, C, size, size).
+    """
+    shapes = [tuple(image.shape[-2:]) for image in images]
+    batch = _together(images, shapes)
+    device = batch.device
+    across = matrices([width for _, width in shapes], [width for _, width in scaled], size, device, dtype)
+    down = matrices([height for height, _ in shapes], [height for height, _ in scaled], size, device, dtype)
+    count, channels, height, _ = batch.shape
+    narrow = batch.to(dtype).flatten(1, 2).bmm(across.mT).view(count, channels, height, size)
+    return (down[:, None] @ narrow).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _together(images: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    """Return images in one batch, of the height and the width of the largest."""
+    if len(set(shapes)) == 1:
+        return torch.stack(list(images))
+    height, width = (max(sides) for sides in zip(*shapes, strict=True))
+    batch = images[0].new_zeros((len(images), len(images[0]), height, width))
+    for row, image, shape in zip(batch, images, shapes, strict=True):
+        row[:, : shape[0], : shape[1]] = image
+    return batch
+
+
+def batches(shapes: Sequence[tuple[int, int]], most: int, size: int) -> Iterator[list[int]]:
+    """Yield the places of images that may stand together: like sizes, and `most` pixels, or one image of more.
+
+    The matrices to `size` count too: those of a long line have more values than its pixels.
+    """
+
+    def values(height: int, width: int) -> int:
+        return max(height * width, size * (height + width))
+
+    part: list[int] = []
+    height = width = total = 0
+    for place in sorted(range(len(shapes)), key=lambda place: max(shapes[place])):
+        side = shapes[place]
+        padded = (len(part) + 1) * values(max(height, side[0]), max(width, side[1]))
+        if part and padded > min(most, PADDING * (total + values(*side))):
+            yield part
+            part, height, width, total = [], 0, 0, 0
+        part.append(place)
+        height, width, total = max(height, side[0]), max(width, side[1]), total + values(*side)
+    if part:
+        yield part
