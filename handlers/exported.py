@@ -8,9 +8,7 @@ the first instruction that is not there. So what a package needs is written into
 
 import copy
 import json
-import os
 import platform
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from handlers import atomic
 from handlers.artifact import SPEC_FILE, ArtifactError
 from handlers.engine import SIZES, Engine
 from handlers.precision import DTYPES
@@ -69,6 +68,8 @@ def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, o
     from torch.export.pt2_archive._package import package_pt2
 
     path = Path(path)
+    if spec.preprocess.channels == 1:  # with torch 2.15 a frozen network answers wrongly for grey images (measured)
+        options = {**options, "freezing": False}
     try:
         get_cpp_compiler()
         files: dict[str, Any] = {each: _compiled(model, spec, DTYPES[each], options) for each in PRECISIONS}
@@ -81,10 +82,8 @@ def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, o
             f"{path.name}: torch.export takes the network for one batch size only: {str(error).splitlines()[0]}"
         ) from error
     extra = {SPEC_FILE: spec.to_json(), BUILD_FILE: json.dumps(_here())}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exported-") as folder:
-        whole = Path(folder) / path.name
-        package_pt2(str(whole), aoti_files=files, extra_files=extra)
-        os.replace(whole, path)
+    with atomic.replacing(path) as part:
+        package_pt2(str(part), aoti_files=files, extra_files=extra)
 
 
 def _compiled(model: nn.Module, spec: Spec, dtype: torch.dtype, options: Mapping[str, object]) -> Any:

@@ -18,6 +18,7 @@ from handlers.service import Asked, Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
 from tests.unit.test_engine import ask
+from training.networks import build
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
@@ -44,6 +45,18 @@ def test_the_golden_images_are_answered_alike_in_each_precision(folder: Path) ->
         assert isinstance(classifier.engine, exported.CompiledEngine)
         assert classifier.spec == small_spec()
         assert golden.check(classifier, kept) <= tolerance
+
+
+def test_a_network_of_grey_images_is_answered_as_by_itself(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [{"channels": 32, "pool": "max"}, {"channels": 64, "pool": "max"}]
+    network = build({"kind": "cnn", "layers": layers}, 3, 1, 32).eval()
+    exported.save(network, small_spec(size=32, colour="grey"), tmp_path / "grey.pt2")
+    batch = torch.rand(8, 1, 32, 32)
+    with torch.no_grad():
+        expected = network(batch)
+    exact = ask(exported.load(tmp_path / "grey.pt2", CPU, "fp32")[1], batch)
+    torch.testing.assert_close(exact, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 15, 16])
