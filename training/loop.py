@@ -75,6 +75,7 @@ def fit(
             warnings.filterwarnings("ignore", message=message)
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
+            benchmark=device.type == "cuda",  # cuDNN tries its algorithms for a size of images, and takes the fastest
             devices=1,
             precision="bf16-mixed" if bf16 else "32-true",
             max_epochs=trainer_node["epochs"],

@@ -44,10 +44,11 @@ class Classification(L.LightningModule):
         self.augmentations = nn.ModuleDict({str(size): self._augmentation(size) for size in sizes})
         self.mix = Mix(**self.settings["mix"], classes=len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=self.settings["label_smoothing"])
-        self.train_loss = torchmetrics.MeanMetric()
-        self.train_accuracy = torchmetrics.MeanMetric()
-        self.validation_loss = torchmetrics.MeanMetric()
-        self.validation_accuracy = torchmetrics.MeanMetric()
+        self.train_loss, self.train_accuracy, self.validation_loss, self.validation_accuracy = (
+            # To look for NaN is to wait for a GPU, twice a step; `_check` does so now and then.
+            torchmetrics.MeanMetric(nan_strategy="disable")
+            for _ in range(4)
+        )
 
     @property
     def best_network(self) -> nn.Module:
@@ -97,7 +98,7 @@ class Classification(L.LightningModule):
         logits = self.network(inputs).float()
         loss: torch.Tensor = self.loss(logits, targets)
         self._check(loss, index)
-        self.train_loss.update(loss.detach(), weight=len(labels))
+        self.train_loss.update(loss.detach().expand(len(labels)))  # with nan_strategy="disable" weights are ignored
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
         self.train_accuracy.update((logits.detach().argmax(dim=1) == hard).float())
         return loss
@@ -134,7 +135,7 @@ class Classification(L.LightningModule):
         inputs = self.preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
         logits = self.best_network(inputs).float()
         # The very loss that training lowers: without label smoothing, a network that trains on would seem to worsen.
-        self.validation_loss.update(self.loss(logits, labels), weight=len(labels))
+        self.validation_loss.update(self.loss(logits, labels).expand(len(labels)))
         self.validation_accuracy.update((logits.argmax(dim=1) == labels).float())
 
     def on_validation_epoch_end(self) -> None:

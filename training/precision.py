@@ -5,6 +5,7 @@ import os
 import torch
 
 from handlers import precision
+from handlers.machine import cores
 from training.configuration import ConfigurationError
 
 
@@ -43,4 +44,4 @@ def choose_bf16(wanted: str, device: torch.device) -> bool:
 def use_all_cores() -> None:
     """Let torch use every core that this process may, unless OMP_NUM_THREADS says how many."""
     threads = os.environ.get("OMP_NUM_THREADS")
-    torch.set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
+    torch.set_num_threads(int(threads) if threads else cores())
