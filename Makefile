@@ -66,10 +66,10 @@ predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLI
 	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
 
 deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before)
-	@$(py) -m serving.deploy "$(name)" $(if $(VERSION),"$(VERSION)") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
+	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$(NAME)" $(if $(VERSION),"$(VERSION)") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
 
 rollback: setup ## back to the version before: NAME=
-	@$(py) -m serving.deploy "$(name)" --rollback
+	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$(NAME)" --rollback
 
 watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 	@$(py) -m serving.watch $(ARGS)

@@ -18,14 +18,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from handlers import atomic
 from serving import archive, deploy, model_config, model_store, package, ports, server, state
-from serving.client import Client, ClientError
-from serving.deployment import DeployError, Limits
-from serving.java import JavaError
+from serving.client import Client, ClientError, ModelStatus
+from serving.deployment import Limits
+from serving.errors import ServingError
 from serving.live import Live
 from serving.model_store import Archive, ArchiveError
-from serving.ports import PortError
-from serving.server import ServerError
 from training.records import DatasetError
 
 
@@ -37,7 +36,7 @@ class StepFailed(StepError):
     """A step's own command has failed, and has said so itself: there is nothing to add to that."""
 
 
-FAILURES = (StepError, ArchiveError, DeployError, ServerError, PortError, JavaError, ClientError, DatasetError, OSError)
+FAILURES = (StepError, ServingError, DatasetError, OSError)
 WATCHED = Limits(watch=1.0)
 
 
@@ -81,11 +80,8 @@ class Steps:
 
     def write(self, **more: object) -> None:
         """Write the record: seconds of each step so far, those since the start, and what else is given."""
-        self.record.parent.mkdir(parents=True, exist_ok=True)
         document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **more}
-        temporary = self.record.with_name(self.record.name + ".partial")
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.record)
+        atomic.write_json(self.record, document)
 
 
 def override(key: str, value: object) -> str:
@@ -138,15 +134,18 @@ def next_version(name: str, store: Path) -> str:
 
 
 def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Archive, bool]:
-    """Return the newest archive of `name` if it is what the run would give, else a new version; and whether it is new.
+    """Return the live or the newest archive of `name` if it is what the run gives, else a new one; and whether it is.
 
     Raises:
         ArchiveError: the run is not complete, or a worker could not serve it.
     """
     store, run = root / model_store.FOLDER, root / archive.RUNS / name
     there = [each for each in model_store.archives(store) if each.name == name]
-    if there and is_current(there[-1], run):
-        return there[-1], False
+    live = Live.read(root).models.get(name)
+    # What somebody has made live stays, also beside newer ones of the same run.
+    for each in [*(each for each in there if live is not None and each.version == live.version), *there[-1:]]:
+        if is_current(each, run):
+            return each, False
     # Settings that somebody asked for hold for what follows, too.
     asked = json.loads(there[-1].sidecar.read_text()).get("overrides", []) if there else []
     version = next_version(name, store)
@@ -165,12 +164,12 @@ def serve(found: Archive, root: Path) -> tuple[Served, bool]:
     running = state.running(root)
     live = Live.read(root).models
     if running is not None:
-        known = live.get(found.name)
-        if known is None or known.version != found.version:
+        default = _default(running, found.name)
+        if default is None or default.version != found.version:
             # It has been rehearsed when it was built.
             deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, say=lambda _: None)
             return Served(found, running.inference), True
-        if _is_ready(running, found):
+        if default.ready:
             return Served(found, running.inference), False
         server.stop(root=root)
     wanted = {name: each.version for name, each in live.items()} | {found.name: found.version}
@@ -179,9 +178,9 @@ def serve(found: Archive, root: Path) -> tuple[Served, bool]:
     return Served(found, started.state.inference), True
 
 
-def _is_ready(running: state.ServerState, found: Archive) -> bool:
+def _default(running: state.ServerState, name: str) -> ModelStatus | None:
     try:
         with Client.of_state(running) as client:
-            return client.describe(found.name, found.version).ready
+            return client.describe(name)
     except ClientError:
-        return False
+        return None

@@ -5,7 +5,7 @@ python -m serving.agreement fingers 1.0
 
 Reads runs/<name>/evaluation/predictions.npz and the images where they stood then; writes evaluation/served.json.
 Evaluation is in float32. What is allowed depends on the precision that the server answers in: float32 must give every
-probability again, bf16 the same best label for 99.8 % of the images, int8 a top-1 of at most half a point less.
+probability again, bf16 and fp16 the same best label for 99.8 % of the images, int8 a top-1 at most half a point lower.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from rich.progress import Progress
 from handlers import tolerances
 from serving import archive
 from serving.archive import RUNS
-from serving.client import Client, ClientError, RequestRefused
-from serving.model_store import ArchiveError
+from serving.client import Client, RequestRefused
+from serving.errors import ServingError
 
 TOLERANCE = tolerances.FP32
 # What archives of before `auto` call themselves.
 OLD_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-class EvaluationError(Exception):
+class EvaluationError(ServingError):
     """There is no evaluation to compare with, or its images are not there any more."""
 
 
@@ -97,7 +97,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     apart: list[str] = []
     told = client.description(model, version).get("precision", "fp32")
     precision = OLD_NAMES.get(told, told)
-    if precision not in ("fp32", "bf16", "int8"):
+    if precision not in ("fp32", "bf16", "fp16", "int8"):
         raise EvaluationError(f"{model} answers in {told}: nothing is said of how far that may differ")
     correct = labelled = refused = same = 0
     largest = 0.0
@@ -150,7 +150,7 @@ def allowed(document: dict[str, Any]) -> bool:
     if document["precision"] == "int8" and document["labelled"]:
         lost = document["evaluated_correct"] - document["correct"]
         return bool(lost <= tolerances.INT8_TOP1_LOST * document["labelled"])
-    return bool(document["same_top1"] >= tolerances.BF16_SAME_TOP1 * document["images"])
+    return bool(document["same_top1"] >= tolerances.ROUNDED_SAME_TOP1 * document["images"])
 
 
 def main() -> int:
@@ -166,7 +166,7 @@ def main() -> int:
         evaluated = Evaluated.read(run)
         with Client() as client:
             document = compare(evaluated, arguments.name, arguments.version, client=client)
-    except (EvaluationError, ArchiveError, ClientError) as error:
+    except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     path = run / "evaluation" / "served.json"

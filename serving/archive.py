@@ -22,7 +22,7 @@ from rich.console import Console
 
 from handlers.formats import ARTIFACTS, INT8
 from serving import model_config, model_store, package, provenance, prune, rehearsal
-from serving.deployment import DeployError
+from serving.errors import ServingError
 from serving.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
@@ -132,9 +132,9 @@ def main() -> int:
             archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
         print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
         if arguments.prune:
-            for old in prune.prune(arguments.name, arguments.prune, root=Path.cwd()):
+            for old in prune.prune(arguments.name, arguments.prune, root=Path.cwd(), also=archive.version):
                 print(f"removed {old.path.name}")
-    except (ArchiveError, DeployError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -196,6 +196,10 @@ class Client:
         predictions: list[dict[str, Any]] = answer.json()["predictions"]
         return predictions
 
+    def ping(self, *, deadline: float | None = None) -> None:
+        """Return where the front end answers; that says nothing of its models."""
+        self._connection.request("inference", "GET", "/ping", deadline=self._within(deadline), repeat=Repeat.READING)
+
     def models(self, *, deadline: float | None = None) -> list[str]:
         """Return the names of the registered models."""
         names: list[str] = []
@@ -247,9 +251,11 @@ class Client:
         """Send requests that name no version to this one from now on: in one step, even to one without a worker."""
         self._change("PUT", f"/models/{model}/{version}/set-default", deadline)
 
-    def scale(self, model: str, version: str, workers: int, *, deadline: float | None = None) -> None:
-        """Ask for so many workers of a version; do not wait for them."""
-        asked = urlencode({"min_worker": workers, "max_worker": workers, "synchronous": "false"})
+    def scale(
+        self, model: str, version: str, workers: int, *, most: int | None = None, deadline: float | None = None
+    ) -> None:
+        """Ask for so many workers of a version, or from so many to `most`; do not wait for them."""
+        asked = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
         self._change("PUT", f"/models/{model}/{version}?{asked}", deadline)
 
     def _within(self, deadline: float | None) -> Deadline:

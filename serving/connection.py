@@ -1,8 +1,9 @@
 """HTTP to a server's two addresses: tokens, a deadline for each call, and repeats where they are safe.
 
 What TorchServe loses is asked for again: a request in a batch that is being gathered when its worker dies is never
-answered, so the first attempts have a quarter of the time each. Requests that a dying worker had begun come back with a
-5xx at once; those that no worker has seen (the queue is full, the server is starting again) are repeated after a pause.
+answered, so the first attempts have a quarter of the time each, or four times what some took lately where that is more:
+a server that is slow is not asked twice. Requests that a dying worker had begun come back with a 5xx at once; those
+that no worker has seen (the queue is full, the server is starting again) are repeated after a pause.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import enum
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from serving.keys import Api, Key, Keys
 # An image that kills its worker shall not kill all of them: no request reaches more workers than that.
 ATTEMPTS = 3
 FULL = 12  # repeats while the queue is full, or there is no worker
+LATEST = 16  # attempts whose time is known
 AWAY = 3  # repeats while no server answers, where none has answered this client before
 SHORTEST, LONGEST = 0.1, 0.5  # seconds of a pause
 
@@ -63,6 +66,7 @@ class Connection:
         }
         self._left: list[Door] = []  # those that the server has moved from
         self._answered = False
+        self._took: dict[Api, deque[float]] = {"inference": deque(maxlen=LATEST), "management": deque(maxlen=LATEST)}
 
     def address(self, api: Api) -> str:
         """Return where an API is reached now."""
@@ -87,7 +91,7 @@ class Connection:
         while True:
             key = self.keys.current(api, deadline)
             last = repeat is Repeat.NEVER or begun == ATTEMPTS - 1
-            attempt = deadline.at_most(math.inf if last else deadline.seconds / 4)
+            attempt = deadline.at_most(math.inf if last else max(deadline.seconds / 4, 4 * self._usual(api)))
             try:
                 return self._attempt(api, method, path, key, attempt, options)
             except InvalidKey:
@@ -116,16 +120,29 @@ class Connection:
     def _attempt(
         self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]
     ) -> Answer:
+        began = time.monotonic()
         try:
             answer = self._doors[api].send(method, path, key, deadline, options)
         except NobodyListens:
             if not self._moved(api):
                 raise
             answer = self._doors[api].send(method, path, key, deadline, options)
+        except DeadlinePassed:
+            self._took[api].append(time.monotonic() - began)  # at least
+            raise
+        self._took[api].append(time.monotonic() - began)
         self._answered = True
         if answer.code < 400:
             return answer
         raise answer.error()
+
+    def _usual(self, api: Api) -> float:
+        """Return the seconds in which a quarter of the latest attempts were answered, 0 before there are some.
+
+        A server that is slow answers all of them late; of a few that are lost with a worker it tells nothing.
+        """
+        took = sorted(self._took[api])
+        return took[LATEST // 4] if len(took) == LATEST else 0.0
 
     def _patience(self, failure: Unreachable | ServerFailed) -> float | None:
         """Return how many repeats a failure is worth that no worker has seen; None for one that may have reached it."""

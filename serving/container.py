@@ -1,6 +1,6 @@
 """The server as the only program of a container: it stays in the foreground and ends with it.
 
-python -m serving.container                  the newest version of every model in model_store/
+python -m serving.container                  what live.json names, and the newest version of every other model
 python -m serving.container fingers=1.0      these models
 python -m serving.container --healthy        whether every worker answers: what the image's health check runs
 
@@ -16,19 +16,16 @@ from pathlib import Path
 from types import FrameType
 
 from serving import logs, ports, server, status
-from serving.client import ClientError
-from serving.java import JavaError
+from serving.errors import ServingError
 from serving.launch import CONFIG
-from serving.model_store import ArchiveError
-from serving.ports import PortError, Ports
-from serving.server import ServerError
+from serving.ports import Ports
 
 
 def healthy(root: Path) -> bool:
     """Return whether the server of `root` runs with at least one model, every worker of each READY."""
     try:
         found = status.read(root)
-    except (ClientError, ArchiveError):
+    except ServingError:
         return False
     return found is not None and found.healthy
 
@@ -55,6 +52,8 @@ def serve(wanted: Sequence[str], root: Path) -> int:
         started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
         print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
+        for each in started.left_out:
+            print(f"warning: {each}", file=sys.stderr, flush=True)
         # What TorchServe warns of goes to a file; `docker logs` shows it too. tail ends with the process it follows.
         log = [str(root / logs.FOLDER / name) for name in ("ts_log.log", "console.log")]
         subprocess.run(["tail", "--pid", str(started.state.pid), "--quiet", "-n", "0", "-F", *log], check=False)
@@ -71,7 +70,7 @@ def main() -> int:
         return 0 if healthy(root) else 1
     try:
         return serve(sys.argv[1:], root)
-    except (ServerError, ArchiveError, PortError, JavaError, ClientError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

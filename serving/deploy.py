@@ -30,10 +30,10 @@ from types import FrameType
 from rich.console import Console
 
 from serving import lock, model_store, state
-from serving.client import Client, ClientError, NotFound
-from serving.deployment import Deployed, DeployError, Deployment, Limits
+from serving.client import Client, NotFound
+from serving.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits
+from serving.errors import ServingError
 from serving.live import Live, LiveModel
-from serving.model_store import ArchiveError
 
 LIMITS = Limits()
 
@@ -93,7 +93,11 @@ def rollback(name: str, *, root: Path) -> Deployed:
         if not ready:
             raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
         client.set_default(name, known.before)
-        live.of(name, LiveModel(known.before, known.version)).write(root)
+        try:
+            live.of(name, LiveModel(known.before, known.version)).write(root)
+        except OSError as error:  # what is not recorded would not last
+            client.set_default(name, known.version)
+            raise DeployError(f"{known.version} stays live: what is live cannot be written down ({error})") from error
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
 
 
@@ -121,7 +125,9 @@ def main() -> int:
     parser.add_argument("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="that it may be")
     parser.add_argument("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="of loading")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in INTERRUPTS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
+            signal.signal(number, _terminate)
     console = Console(soft_wrap=True, highlight=False)
     root = Path.cwd()
     try:
@@ -133,7 +139,7 @@ def main() -> int:
                 arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
                 say=console.print,
             )  # fmt: skip
-    except (DeployError, ArchiveError, ClientError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

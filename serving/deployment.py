@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,13 +13,17 @@ from serving import affinity, logs, model_store, proof, state, verify
 from serving.changes import changes
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.drain import remove
+from serving.errors import ServingError
 from serving.live import Live, LiveModel
 from serving.model_store import Archive, ArchiveError
-from serving.proof import Exam, WrongAnswer
+from serving.proof import Exam
 from serving.readiness import NotReady, wait_ready
+from serving.shares import Shares
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class DeployError(Exception):
+class DeployError(ServingError):
     """A deployment failed and left everything as it was; the message says at which step, and why."""
 
 
@@ -59,7 +64,7 @@ class Deployment:
     def run(self, *, keep: bool, rehearse: bool) -> Deployed:
         self._tidy()
         if self.before is not None and self.before.version == self.version:
-            raise DeployError(f"{self.name} {self.version} is live already")
+            return self._record()
         with ExitStack() as undo:
             with self._step("verify"):
                 if rehearse:
@@ -68,14 +73,15 @@ class Deployment:
                     self.archive.check()
             with self._step("changes"):
                 self._changes()
-            if not self._there(self.version):
-                with self._step("register"):
-                    # Before the call: also one that is cut short may have registered it.
-                    undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
-                    # One worker to be judged: those that answer meanwhile keep the other cores.
-                    self.client.register(self.archive.path.name, workers=1)
-            with self._step("load"):
-                self._ready()
+            with self._loading() as ready:
+                if not self._stands():
+                    with self._step("register"):
+                        # Before the call: also one that is cut short may have registered it.
+                        undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
+                        # One worker to be judged: those that answer meanwhile keep the other cores.
+                        self.client.register(self.archive.path.name, workers=1)
+                with self._step("load"):
+                    ready()
             with self._step("compare"):
                 exam = self._compare()
             with self._step("scale"):
@@ -90,6 +96,7 @@ class Deployment:
                 self._watch(exam)
             with self._step("commit"):
                 kept = self.before.version if self.before is not None and keep else None
+                undo.callback(self._undo, "what is recorded as live is as before", self.live.write, self.root)
                 self.live.of(self.name, LiveModel(self.version, kept)).write(self.root)
                 undo.pop_all()
         try:
@@ -99,24 +106,36 @@ class Deployment:
             self.say(f"interrupted: {self.version} is live, and the next deployment removes what is left")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
 
+    def _record(self) -> Deployed:
+        """Write down the version that answers already, in the place of one that does not load any more."""
+        recorded = self.live.models.get(self.name)
+        if recorded is not None and recorded.version == self.version:
+            raise DeployError(f"{self.name} {self.version} is live already")
+        self.live.of(self.name, LiveModel(self.version)).write(self.root)
+        return Deployed(self.name, self.version, recorded.version if recorded else None, {"switch": 0.0})
+
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
         self.say(f"{name} ...")
         began = time.perf_counter()
         try:
             yield
-        except (ArchiveError, NotReady, WrongAnswer, ClientError, DeployError, OSError) as error:
+        except (ServingError, OSError) as error:
             raised = self.mark.raised(self.name, self.version) if isinstance(error, NotReady) else ""
             why = f"{error}: {raised}" if raised else str(error)
             raise DeployError(f"{self.name} {self.version} is not deployed: {name} failed: {why}") from error
         self.steps[name] = time.perf_counter() - began
 
     def _undo(self, says: str, work: Callable[..., object], *arguments: Any) -> None:
+        # An impatient interrupt waits until this is done: half undone, it would be neither version's.
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
             work(*arguments)
             self.say(f"undone: {says}")
         except (ClientError, OSError) as error:  # the server is gone, and comes back as live.json says
             self.say(f"not undone ({error}): {says} after the next start")
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
     def _tidy(self) -> None:
         """Finish what a deployment that was killed left behind: the default is what is recorded, nothing else stays."""
@@ -152,35 +171,53 @@ class Deployment:
         if not old.path.is_file():
             self.say(f"  unknown: {old.path.name} is gone")
             return
-        for line in changes(old, self.archive) or ["none in classes, preprocessing, network or metrics"]:
+        try:
+            found = changes(old, self.archive)
+        except (ArchiveError, KeyError) as error:  # what is live keeps nobody from replacing it
+            found = [f"unknown: {old.path.name} cannot be read ({error})"]
+        for line in found or ["none in classes, preprocessing, network or metrics"]:
             self.say(f"  {line}")
 
-    def _there(self, version: str) -> bool:
+    def _stands(self) -> bool:
+        """Return whether the version is there and READY; one that is not, such as a kept one that died, goes first."""
         try:
-            return bool(self.client.describe(self.name, version))
+            ready = self.client.describe(self.name, self.version).ready
         except NotFound:
             return False
+        if not ready:
+            self.say(f"  {self.version} is there and not READY: it is registered anew")
+            self._remove(self.version)
+        return ready
 
-    def _alive(self) -> bool:
-        return state.running(self.root) is not None
-
-    def _ready(self) -> ModelStatus:
-        running = state.running(self.root)
-        with affinity.loading(running) as keep:
+    @contextlib.contextmanager
+    def _loading(self) -> Iterator[Callable[[], ModelStatus]]:
+        """Give a function that waits for the workers which the block starts; until then those are kept on one core."""
+        with affinity.loading(state.running(self.root)) as keep:
 
             def alive() -> bool:
                 keep()
-                return self._alive()
+                return state.running(self.root) is not None
 
-            return wait_ready(self.client, [(self.name, self.version)], alive=alive, timeout=self.limits.load)[0]
+            yield lambda: wait_ready(self.client, [(self.name, self.version)], alive=alive, timeout=self.limits.load)[0]
 
     def _scale(self) -> None:
         """Give it the workers that it is to have, one after the other."""
+        there = self.client.describe(self.name, self.version).min_workers
+        for count in range(there + 1, self._workers() + 1):
+            with self._loading() as ready:
+                self.client.scale(self.name, self.version, count)
+                ready()
+
+    def _workers(self) -> int:
+        """Return how many it is to have: as its archive says, or as many as each model got when the server started.
+
+        A model that was not there then gets no more than its part of the machine.
+        """
+        if own := self.archive.model_config().get("minWorkers"):
+            return int(own)
         running = state.running(self.root)
-        wanted = self.archive.model_config().get("minWorkers") or (running.workers if running else 1)
-        for count in range(self._ready().min_workers + 1, wanted + 1):
-            self.client.scale(self.name, self.version, count)
-            self._ready()
+        each = running.workers if running else 1
+        return each if self.before else min(each, Shares.of_this_machine(len(self.client.models())).workers)
 
     def _ask_each(self, exam: Exam) -> None:
         """Have every worker answer before a caller asks it: what a process does for the first time takes it longer.
@@ -209,6 +246,8 @@ class Deployment:
             return exams[self.version]
         found = proof.seconds(self.client, exams, self.name, self.limits.rounds)
         new, old = found[self.version], found.get(self.before.version) if self.before else None
+        if len(found) < len(exams):
+            self.say("  the live version does not answer these images: there is nothing to compare with")
         self.say(f"  {new * 1e3:.1f} ms an answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
         if old is not None and new > self.limits.slower * old + self.limits.grace:
             raise DeployError(

@@ -1,11 +1,13 @@
 """Remove a version without losing a request that it was given.
 
 TorchServe removes a version at once and drops what waits for it; it does not say what is being computed. What can be
-known: how many requests wait, and, from an image sent to that version after them, when all that were sent before it
-have at least been begun, and how long a batch takes.
+known: how many requests wait; from an image sent to that version after them, how long a batch takes; and from its
+workers' processes, whether they compute.
 """
 
 import time
+
+import psutil
 
 from serving.client import Client, ClientError, ModelStatus, NotFound
 
@@ -41,8 +43,29 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
         time.sleep(0.05)
         status = client.describe(name, version)
     if _answers(status):
-        time.sleep(max(LEAST, min(2 * slowest, deadline - time.monotonic())) + status.batch_delay)
+        _wait_still(status, max(LEAST, 2 * slowest) + status.batch_delay, deadline)
     client.unregister(name, version)
+
+
+def _wait_still(status: ModelStatus, seconds: float, deadline: float) -> None:
+    """Wait until no worker has computed for so long: one may be busy while another answers whatever is asked."""
+    since, before = time.monotonic(), _computed(status)
+    while (now := time.monotonic()) - since < seconds and now < deadline:
+        time.sleep(0.05)
+        if (computed := _computed(status)) != before:
+            since, before = time.monotonic(), computed
+
+
+def _computed(status: ModelStatus) -> list[float]:
+    """Return the seconds that each worker's process has computed, 0 for one that has ended."""
+    found = []
+    for each in status.workers:
+        try:
+            times = psutil.Process(each.pid).cpu_times()
+            found.append(times.user + times.system)
+        except (psutil.Error, ValueError):  # pid -1 is TorchServe's for one that has none
+            found.append(0.0)
+    return found
 
 
 def _answers(status: ModelStatus) -> bool:

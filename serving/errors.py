@@ -1,16 +1,21 @@
-"""What can go wrong between asking a server and having its answer; one class to catch for all of it.
+"""What can go wrong while something is packed, served or asked; one class to catch for all of it.
 
-ClientError                  anything
-├── Unreachable              no server answers there
-│   └── DeadlinePassed       none did in the time that the call had
-├── NoKey                    there is no key file, or the server refuses its tokens
-├── RequestRefused     4xx   the server says what is wrong with the request
-│   └── NotFound       404   no such model or version
-└── ServerFailed       5xx   the server could not answer a good request
+ServingError                     anything; ArchiveError, DeployError, ServerError ... stand beside their work
+└── ClientError                  between asking a server and having its answer
+    ├── Unreachable              no server answers there
+    │   └── DeadlinePassed       none did in the time that the call had
+    ├── NoKey                    there is no key file, or the server refuses its tokens
+    ├── RequestRefused     4xx   the server says what is wrong with the request
+    │   └── NotFound       404   no such model or version
+    └── ServerFailed       5xx   the server could not answer a good request
 """
 
 
-class ClientError(Exception):
+class ServingError(Exception):
+    """Something cannot be done; the message says what, why, and what to do."""
+
+
+class ClientError(ServingError):
     """Anything that goes wrong between asking and having the answer."""
 
 

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from serving.errors import ServingError
+
 OLDEST = 17
 
 
-class JavaError(Exception):
+class JavaError(ServingError):
     """No Java that TorchServe runs on."""
 
 

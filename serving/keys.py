@@ -130,7 +130,7 @@ class Keys:
         Raises:
             ClientError: the server does not renew it, or writes it to another file.
         """
-        with self._alone(min(RENEWAL, deadline.left) if wait else 0.0) as alone:
+        with self._alone(deadline.at_most(RENEWAL) if wait else None) as alone:
             keys = self._read(again=True)
             if self._of(api, keys).secret != old.secret or not (alone or wait):
                 return
@@ -141,15 +141,16 @@ class Keys:
                 raise NoKey(f"{self.path.name} is a copy: name the file that the server writes")
 
     @contextlib.contextmanager
-    def _alone(self, wait: float) -> Generator[bool]:
+    def _alone(self, wait: Deadline | None) -> Generator[bool]:
         """Hold the lock of all clients, and say whether that could be had: it spares renewals, nothing breaks without.
 
-        Threads of this process wait for each other first, which costs no asking.
+        Threads of this process wait for each other first, which costs no asking. Without a deadline nobody is waited
+        for.
         """
-        if not self._renewing.acquire(timeout=wait):
+        if not self._renewing.acquire(timeout=wait.left if wait else 0):
             yield False
             return
-        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait)
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait.left if wait else 0)
         try:
             with contextlib.suppress(OSError):  # also filelock's Timeout
                 lock.acquire()

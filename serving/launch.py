@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from serving import java, logs, state
+from serving.errors import ServingError
 from serving.model_store import Archive
 from serving.ports import Ports
 from serving.shares import Shares
@@ -22,7 +23,7 @@ PID_FILE = ".model_server.pid"  # the launcher's, in its temporary folder
 SOCKET = "management.sock"
 
 
-class LaunchError(Exception):
+class LaunchError(ServingError):
     """TorchServe's launcher failed; the message says where to look."""
 
 
@@ -65,7 +66,7 @@ def launch(
         environment["JAVA_HOME"] = str(found.home)
     starting = ServerState(
         pid=0,
-        created=0.0,
+        created=0,
         inference=listening.inference.url,
         management=listening.management.url,
         metrics=listening.metrics.url,
@@ -84,7 +85,7 @@ def launch(
     except (OSError, ValueError, subprocess.CalledProcessError, psutil.Error) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise LaunchError(f"TorchServe did not start ({error}): see {logs.FOLDER}/{logs.CONSOLE}") from error
-    started = dataclasses.replace(starting, pid=process.pid, created=process.create_time())
+    started = dataclasses.replace(starting, pid=process.pid, created=state.created(process.pid))
     started.write(root)
     return started
 

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from serving import model_store, whole
+from handlers import atomic
+from serving import model_store
 from serving.model_store import Archive, ArchiveError
 
 FILE = "live.json"
@@ -37,7 +38,7 @@ class Live:
         """Return what should be live in `root`; nothing where that was never written.
 
         Raises:
-            ArchiveError: the file is damaged.
+            ArchiveError: the file is damaged, or may not be read.
         """
         path = root / model_store.FOLDER / FILE
         try:
@@ -45,15 +46,17 @@ class Live:
             return cls({name: LiveModel(**each) for name, each in document.items()})
         except FileNotFoundError:
             return cls({})
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, AttributeError) as error:
             raise ArchiveError(
                 f"{path} is damaged ({error!r}): remove it, and name what to serve (make serve ARGS=NAME=VERSION)"
             ) from error
 
     def write(self, root: Path) -> None:
         """Write it in one step."""
-        text = json.dumps({name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}, indent=2)
-        whole.write(root / model_store.FOLDER / FILE, text + "\n")
+        document = {name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}
+        atomic.write_json(root / model_store.FOLDER / FILE, document)
 
     def of(self, name: str, model: LiveModel) -> Self:
         """Return the same with another state of one model."""
@@ -73,19 +76,33 @@ class Live:
             }
         )
 
+    def whole(self, store: Path) -> tuple[Self, dict[tuple[str, str], str]]:
+        """Return this without the versions whose archives are gone or damaged, and why each of those is.
+
+        The version kept for a rollback takes the place of one that is live.
+        """
+        models, damaged = {}, {}
+        for name, each in self.models.items():
+            for version in filter(None, (each.version, each.before)):
+                try:
+                    model_store.find(name, version, store).check()
+                except ArchiveError as error:
+                    damaged[name, version] = str(error)
+                else:
+                    models[name] = each if version == each.version else LiveModel(version)
+                    break
+        return type(self)(models), damaged
+
     def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
         """Return what a server that is asked for `wanted` (`NAME` or `NAME=VERSION`) serves, and the default archives.
 
-        Nothing wanted means all of this, and the newest version of every other model in the store. A version kept for a
-        rollback whose archive is gone is forgotten.
+        Nothing wanted means the newest version of every model. A version kept for a rollback whose archive is gone is
+        forgotten.
 
         Raises:
             ArchiveError: an archive that should be live is not there, or there is none at all.
         """
-        named = list(wanted)
-        recorded = [f"{name}={each.version}" for name, each in self.models.items()]
-        others = [archive.name for archive in model_store.newest(store) if archive.name not in self.models]
-        chosen = model_store.select(named or recorded + others, store)
+        chosen = model_store.select(wanted, store)
         kept = {each.name: self._before(each, store) for each in chosen}
         models = {each.name: LiveModel(each.version, kept[each.name]) for each in chosen}
         return type(self)(models), chosen

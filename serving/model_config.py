@@ -1,9 +1,11 @@
 """The settings of one archive: what its model-config.yaml says, and which of them can be asked for otherwise."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from handlers.settings import Settings
 from serving.model_store import ArchiveError
 
 # What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
@@ -17,15 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "startupTimeout": 120,
     "maxRetryTimeoutInSec": 300,
     "jobQueueSize": 100,
-    "handler": {
-        "top_k": 5,
-        "max_bytes": 20 * 2**20,  # of one encoded image
-        "max_pixels": 3 * 2**24,  # of one decoded image
-        "max_images": 16,  # of one request
-        # auto: fp16 on a GPU, bf16 where the processor gains from it | fp32, as evaluated | bf16 | fp16 | int8
-        "precision": "auto",
-        "device": "auto",  # auto: a GPU where there is one that computes | cuda | cpu
-    },
+    "handler": dataclasses.asdict(Settings()),
 }
 
 
@@ -51,8 +45,6 @@ def configure(overrides: Sequence[str]) -> dict[str, Any]:
         settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
     settings = {key: value for key, value in settings.items() if value is not None}
     if any(override.startswith("handler.") for override in overrides):
-        from handlers.settings import Settings  # brings torch
-
         try:
             Settings.read(settings["handler"])
         except ValueError as error:

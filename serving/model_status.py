@@ -31,8 +31,8 @@ class ModelStatus:
 
     @property
     def ready(self) -> bool:
-        """Return whether all workers that it should have answer requests."""
-        return len(self.workers) >= max(1, self.min_workers) and all(each.status == "READY" for each in self.workers)
+        """Return whether as many workers as it should have answer requests; TorchServe lists also those it gave up."""
+        return sum(each.status == "READY" for each in self.workers) >= max(1, self.min_workers)
 
     @classmethod
     def of_entry(cls, entry: dict[str, Any]) -> Self:

@@ -16,6 +16,7 @@ import yaml
 from handlers import golden
 from handlers.golden import Golden, GoldenError
 from serving import members
+from serving.errors import ServingError
 
 FOLDER = Path("model_store")
 
@@ -29,7 +30,7 @@ LARGEST_SPEC = 2**24  # bytes; a thousand classes take 30,000
 UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, GoldenError)
 
 
-class ArchiveError(Exception):
+class ArchiveError(ServingError):
     """An archive cannot be built, found or read; the message says what to do."""
 
 
@@ -135,6 +136,9 @@ class Archive:
         with self.opened() as file:
             model = self.manifest(file)
             found = (model["modelName"], model["modelVersion"])
+            weights = model.get("serializedFile")  # a handler may do without
+            if weights is not None and weights not in file.namelist():
+                raise ArchiveError(f"{self.path} holds no {weights}: build it again")
         if found != (self.name, self.version):
             raise ArchiveError(
                 f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"

@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 
 import handlers
+from handlers import golden
 from handlers.formats import INT8
 from serving import provenance
 from serving.model_store import ArchiveError
 
 HANDLERS = Path(handlers.__file__).parent
 HANDLER_FILE = "sightline_handler.py"
-GOLDEN = "golden.json"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
 MADE = frozenset((MANIFEST, CONFIG, provenance.FILE))  # written for an archive; all else is copied
@@ -41,7 +41,7 @@ def sources(weights: Path) -> dict[str, Path]:
     """
     found = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
     found |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
-    for name in (GOLDEN, INT8) if weights.suffix == ".pt" else (GOLDEN,):
+    for name in (golden.FILE, INT8) if weights.suffix == ".pt" else (golden.FILE,):
         if weights.with_name(name).is_file():
             found[name] = weights.with_name(name)
     return found

@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from serving import properties
+from serving.errors import ServingError
+
 OFFSET_VARIABLE = "SIGHTLINE_PORT_OFFSET"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class PortError(Exception):
+class PortError(ServingError):
     """A port is taken, or cannot be one."""
 
 
@@ -72,8 +75,7 @@ class Ports:
         Raises:
             PortError: one is not an address.
         """
-        lines = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
-        pairs = {key.strip(): value.strip() for key, separator, value in lines if separator}
+        pairs = properties.read(text)
 
         def rest(name: str, port: int) -> Address:
             url = urlsplit(pairs.get(f"{name}_address", ""))

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from handlers.errors import RequestError
 from serving import archive, model_config, model_store
-from serving.client import Client, ClientError, RequestRefused
+from serving.client import Client, RequestRefused
+from serving.errors import ServingError
 from serving.live import Live
 from serving.model_store import ArchiveError
 
@@ -28,7 +29,7 @@ BATCH = 8  # images that are decoded and computed at once offline
 Answer = dict[str, float] | str  # probabilities best first, or why there are none
 
 
-class InputError(Exception):
+class InputError(ServingError):
     """There is nothing to ask about."""
 
 
@@ -145,7 +146,7 @@ def main() -> int:
                 print(json.dumps(document, indent=2))
                 return int(any("error" in each for each in document.values()))
             return int(show(who, paths, found, Console()) > 0)
-    except (InputError, ArchiveError, ClientError, OSError, ValueError) as error:
+    except (ServingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -13,18 +13,19 @@ BUILDING = ".building-"  # begins the folder in which an archive is built
 LONGEST_BUILD = 86_400.0  # seconds
 
 
-def prune(name: str, keep: int, *, root: Path) -> list[Archive]:
+def prune(name: str, keep: int, *, root: Path, also: str | None = None) -> list[Archive]:
     """Remove all but the newest `keep` archives of a name from the store of `root`, and return those that went.
 
-    What is live stays, and the version before it, a rollback's aim, in addition to those.
+    What is live stays, and the version before it, a rollback's aim, and the version `also`, in addition to those.
 
     Raises:
         ArchiveError: model_store/live.json is damaged, so that nobody knows what is live.
-        DeployError: a deployment runs, which may need any of them.
+        Held: a deployment runs, which may need any of them.
         ValueError: `keep` is below 1.
     """
     with lock.alone(root):
-        return remove(name, keep, store=root / model_store.FOLDER, protected=protected(name, root))
+        stays = protected(name, root) | ({also} if also else set())
+        return remove(name, keep, store=root / model_store.FOLDER, protected=stays)
 
 
 def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> list[Archive]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 import psutil
 
 from serving.client import Client, ClientError, ModelStatus, NotFound
+from serving.errors import ServingError
 
 Version = tuple[str, str]  # name and version
 
 
-class NotReady(Exception):
+class NotReady(ServingError):
     """A version does not come to answer requests; the message says why, as far as that can be seen from outside."""
 
 

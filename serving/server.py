@@ -23,20 +23,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import launch, logs, model_store, ports, state, status
+from serving import affinity, launch, lock, logs, model_store, ports, state, status
 from serving.client import Client, ClientError, ModelStatus
-from serving.java import JavaError
+from serving.errors import ServingError
 from serving.launch import CONFIG, LaunchError
 from serving.live import Live
 from serving.model_store import Archive, ArchiveError
-from serving.ports import PortError, Ports
+from serving.plan import Plan
+from serving.ports import Ports
 from serving.readiness import NotReady, Version, wait_ready
 from serving.state import ServerState
 
 LINK = Path("management.sock")  # in logs/: the same name whatever the temporary folder is
 
 
-class ServerError(Exception):
+class ServerError(ServingError):
     """The server cannot be started or stopped; the message says what to do."""
 
 
@@ -58,95 +59,153 @@ def start(
     offset: int = 0,
     timeout: float = 180.0,
     access_log: bool = False,
+    restore: bool = False,
 ) -> Started:
     """Start TorchServe in `root` with the archives that `wanted` asks for, and return once every worker is READY.
 
     `wanted` holds `NAME` or `NAME=VERSION`; nothing means what was live before, with the versions kept for a rollback,
-    and the newest version of every other model in the store. `config` is the config.properties (that of `root` where
-    None), whose ports are moved by `offset`. `timeout` is in seconds. `access_log` writes a line a request to
-    logs/access_log.log. A version that was not live (kept, or new) and does not load is left out and said.
+    and the newest version of every other model in the store (with `restore`: without those). What was not named and
+    does not load is left out and said; the version before takes the place of one that was live, until the next start.
+    `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
+    seconds. `access_log` writes a line a request to logs/access_log.log.
 
     Raises:
         ServerError: one runs there already, or a worker does not load; the message ends with the log's last lines.
+        Held: one is being started there.
         ArchiveError, PortError, JavaError: what is needed is not there.
     """
     root = root.resolve()
     began = time.monotonic()
-    if (running := state.running(root)) is not None:
-        raise ServerError(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
-    known = Live.read(root)
-    live, archives = known.select(wanted, root / model_store.FOLDER)
-    # What was live comes first; what has never been must not keep that from coming back.
-    first = [each for each in archives if wanted or not known.models or each.name in known.models]
-    for archive in first:
-        archive.check()
-    config = config or root / CONFIG
-    if not config.is_file():
-        raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
-    listening = Ports.of_config(config.read_text()).moved(offset)
-    listening.behind("").check_free()
-    stop(root=root)  # what a killed server left behind: workers, its temporary folder
-    (root / logs.FOLDER).mkdir(exist_ok=True)
-    mark = logs.Mark.now(root)
-    try:
-        started = launch.launch(
-            first, len(archives), root=root, config=config, listening=listening, offset=offset, access_log=access_log
-        )
-        _link(started, root)
-        with Client.of_state(started) as client:
-            versions = [(each.name, each.version) for each in first]
-            models = wait_ready(client, versions, alive=lambda: started.process() is not None, timeout=timeout)
-            served = Live({each.name: live.models[each.name] for each in first})
-            _remember(served, root)
-            others = [*live.kept(), *((each.name, each.version) for each in archives if each not in first)]
-            more, left_out = _load_others(client, started, others, timeout - (time.monotonic() - began))
-            _remember(live.without({version for version, _ in left_out}), root)
-        started = dataclasses.replace(started, busy=0)
-        started.write(root)
-    except BaseException as error:  # an interrupt too leaves no server behind
-        stop(root=root)
-        if isinstance(error, NotReady | LaunchError):
-            raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
-        raise
-    told = [f"{name} {version} is not served: {why}" for (name, version), why in left_out]
-    return Started(started, [*models, *more], time.monotonic() - began, told)
-
-
-def _remember(live: Live, root: Path) -> None:
-    """Write down what is live, unless that stands there already or the store is mounted for reading alone."""
-    if live == Live.read(root):
-        return
-    try:
-        live.write(root)
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-
-
-def _load_others(
-    client: Client, started: ServerState, wanted: Sequence[Version], timeout: float
-) -> tuple[list[ModelStatus], list[tuple[Version, str]]]:
-    """Load versions beside those that are live; return the states of those that answer, and why the others do not."""
-    root, deadline = Path(started.key_file).parent, time.monotonic() + timeout
-    mark, models, left_out = logs.Mark.now(root), [], []
-    for name, version in wanted:
+    if not restore:
+        ServerState.take_up(root)
+    with lock.starting(root):
+        if (running := state.running(root)) is not None:
+            raise ServerError(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
+        plan = Plan.of(Live.read(root), wanted, root / model_store.FOLDER, restore=restore)
+        config = config or root / CONFIG
+        if not config.is_file():
+            raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
+        listening = Ports.of_config(config.read_text()).moved(offset)
+        listening.behind("").check_free()
+        stop(root=root)  # what a killed server left behind: workers, its temporary folder
+        mark = logs.Mark.now(root)
         try:
-            path = model_store.path_of(name, version, root / model_store.FOLDER)
-            Archive(name, version, path).check()
-            client.register(path.name)
-        except (ArchiveError, ClientError) as error:
-            left_out.append(((name, version), str(error)))
-    for each in [each for each in wanted if each not in dict(left_out)]:
+            started = launch.launch(
+                plan.first, plan.models, root=root, config=config, listening=listening, offset=offset,
+                access_log=access_log,
+            )  # fmt: skip
+            _link(started, root)
+            models, left_out = _load(plan, started, root, began + timeout)
+            started = dataclasses.replace(started, busy=0)
+            started.write(root)
+        except BaseException as error:  # an interrupt too leaves no server behind
+            stop(root=root)
+            if isinstance(error, NotReady | LaunchError):
+                raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
+            raise
+    return Started(started, models, time.monotonic() - began, left_out)
+
+
+def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tuple[list[ModelStatus], list[str]]:
+    """Have all of a plan loaded and written down; return what answers, and what does not, with the reasons."""
+    mark = logs.Mark.now(root)
+    with Client.of_state(started) as client:
+        live = [(each.name, each.version) for each in plan.first]
+        lost: dict[Version, str] = {}
+        if plan.strict:
+            remaining = deadline - time.monotonic()
+            models = wait_ready(client, live, alive=lambda: started.process() is not None, timeout=remaining)
+        else:
+            models, lost = _answering(client, started, live, mark, deadline)
+        _remember(plan.recorded(lost), root)
+        refused = {}
+        for name, version in plan.others:
+            try:
+                _register(client, root, (name, version))
+            except (ArchiveError, ClientError) as error:
+                refused[name, version] = str(error)
+        others = [each for each in plan.others if each not in refused]
+        more, failed = _answering(client, started, others, mark, deadline)
+        for each in more:
+            if each.name in {name for name, _ in lost}:  # in its place
+                client.set_default(each.name, each.version)
+    models += more
+    left_out = {**plan.damaged, **lost, **refused, **failed}
+    if not models:
+        raise NotReady("; ".join(f"{name} {version} does not load: {why}" for (name, version), why in left_out.items()))
+    _remember(plan.recorded(left_out, more), root, unless=plan.recorded(lost))
+    serving = {each.name: each.version for each in models}
+    told = []
+    for (name, version), why in left_out.items():
+        was_live = (name, version) in plan.damaged or (name, version) in lost
+        instead = f" ({serving[name]} is in its place)" if was_live and name in serving else ""
+        told.append(f"{name} {version} is not served{instead}: {why}")
+    return models, told
+
+
+def _answering(
+    client: Client, started: ServerState, wanted: Sequence[Version], mark: logs.Mark, deadline: float
+) -> tuple[list[ModelStatus], dict[Version, str]]:
+    """Wait for versions; return the states of those that answer, and why the others, which are removed, do not."""
+    models, failed = [], {}
+    for each in wanted:
         try:
             remaining = deadline - time.monotonic()
             models += wait_ready(client, [each], alive=lambda: started.process() is not None, timeout=remaining)
         except NotReady as error:
             if started.process() is None:
                 raise
-            left_out.append((each, mark.raised(*each) or str(error)))
+            failed[each] = mark.raised(*each) or str(error)
             with contextlib.suppress(ClientError):
                 client.unregister(*each)
-    return models, left_out
+    return models, failed
+
+
+def add(known: ServerState, root: Path, version: Version, *, timeout: float = 60.0) -> None:
+    """Load a version beside those that the server of `root` serves.
+
+    Raises:
+        NotReady: it does not load; it is removed again.
+        ArchiveError, ClientError: it cannot be registered.
+    """
+    mark = logs.Mark.now(root)
+    with Client.of_state(known) as client, affinity.loading(known) as keep:
+        _register(client, root, version)
+
+        def alive() -> bool:
+            keep()
+            return known.process() is not None
+
+        try:
+            wait_ready(client, [version], alive=alive, timeout=timeout)
+        except NotReady as error:
+            with contextlib.suppress(ClientError):
+                client.unregister(*version)
+            raise NotReady(mark.raised(*version) or str(error)) from error
+
+
+def _register(client: Client, root: Path, version: Version) -> None:
+    path = model_store.path_of(*version, root / model_store.FOLDER)
+    Archive(*version, path).check()
+    client.register(path.name)
+
+
+def _remember(live: Live, root: Path, *, unless: Live | None = None) -> None:
+    """Write down what is live, unless that stands there already or the store is mounted for reading alone.
+
+    A model of which something else than in `unless` stands there has been deployed meanwhile, and stays.
+    """
+    now = Live.read(root)
+    if unless is not None:
+        deployed = {name: each for name, each in now.models.items() if unless.models.get(name) != each}
+        live = Live({**live.models, **deployed})
+    if live == now:
+        return
+    try:
+        live.write(root)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
 
 
 def _link(started: ServerState, root: Path) -> None:
@@ -178,6 +237,7 @@ def stop(*, root: Path) -> bool:
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     root = Path.cwd()
     if arguments.verb == "stop":
+        ServerState.stay_stopped(root)
         console.print("Stopped." if stop(root=root) else "No server was started here.")
         return 0
     offset = arguments.port_offset if arguments.port_offset is not None else ports.offset_of_environment()
@@ -215,7 +275,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return _run(arguments, Console(soft_wrap=True))
-    except (ServerError, ArchiveError, PortError, JavaError, ClientError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

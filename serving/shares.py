@@ -3,8 +3,8 @@
 The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
 workers as its part of the cores, and of a third of the memory, since a version that is kept for a rollback and one that
 is being deployed have workers besides; cores that are left go to the workers' threads. A GPU gets one worker of each
-model. It counts the models that a server is started with: one that is registered later gets as many
-workers as each of those. `benchmarks/results/sweep.json` holds what this rule was measured against.
+model. It counts the models that a server is started with; one that is deployed later gets its part of all of them, and
+the others keep theirs until the next start. `python -m benchmarks.sweep` measures the rule against others.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from handlers import machine
 from handlers.machine import THREADS_VARIABLE
+from serving import properties
 
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
@@ -64,11 +65,11 @@ class Shares:
 
     def workers_of(self, config: str) -> int:
         """Return the workers of each model: what config.properties says, where somebody wrote that himself."""
-        return int(_pairs(config).get("default_workers_per_model", self.workers))
+        return int(properties.read(config).get("default_workers_per_model", self.workers))
 
     def properties(self, config: str) -> str:
         """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
-        known = _pairs(config)
+        known = properties.read(config)
         lines = []
         if "default_workers_per_model" not in known:
             lines.append(f"default_workers_per_model={self.workers}")
@@ -80,11 +81,6 @@ class Shares:
         """Return what workers are told, where the environment does not say it already."""
         wanted = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
         return {name: value for name, value in wanted.items() if name not in os.environ}
-
-
-def _pairs(config: str) -> dict[str, str]:
-    pairs = (line.partition("=") for line in config.splitlines() if not line.lstrip().startswith("#"))
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def gpus() -> int:

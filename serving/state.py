@@ -10,10 +10,11 @@ from typing import Self
 
 import psutil
 
-from serving import whole
+from handlers import atomic
 
 LOGS = Path("logs")
 FILE = "server.json"
+STOPPED = "stopped"  # there from a `make stop` until the next start
 KEY_FILE = "key_file.json"  # TorchServe writes it to the directory it runs in
 
 
@@ -22,7 +23,7 @@ class ServerState:
     """One started server: its front end's process, where it listens, and what it was started with."""
 
     pid: int  # 0 while there is none yet
-    created: float  # the process's own start time in seconds since 1970: a reused pid has another
+    created: int  # when that process was started, see `created`: a reused pid has another
     inference: str
     management: str
     metrics: str
@@ -44,14 +45,28 @@ class ServerState:
 
     def write(self, root: Path) -> None:
         """Write it in one step."""
-        folder = root / LOGS
-        folder.mkdir(parents=True, exist_ok=True)
-        whole.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2))
+        atomic.write_json(root / LOGS / FILE, dataclasses.asdict(self))
 
     @staticmethod
     def remove(root: Path) -> None:
         """Forget the server of `root`."""
         (root / LOGS / FILE).unlink(missing_ok=True)
+
+    @staticmethod
+    def stay_stopped(root: Path) -> None:
+        """Tell whoever starts it again just now that somebody has stopped it."""
+        (root / LOGS).mkdir(exist_ok=True)
+        (root / LOGS / STOPPED).touch()
+
+    @staticmethod
+    def is_to_stay_stopped(root: Path) -> bool:
+        """Return whether somebody has stopped it, or is about to."""
+        return (root / LOGS / STOPPED).exists()
+
+    @staticmethod
+    def take_up(root: Path) -> None:
+        """Forget that somebody stopped it."""
+        (root / LOGS / STOPPED).unlink(missing_ok=True)
 
     @property
     def in_hand(self) -> bool:
@@ -62,10 +77,21 @@ class ServerState:
         """Return the front end's process, or None where it has ended, even if another one has its pid now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1.0
+            same = created(self.pid) == self.created
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.Error:
+        except (psutil.Error, OSError):
             return None
+
+
+def created(pid: int) -> int:
+    """Return when a process was started, in clock ticks since the boot (proc(5), starttime).
+
+    No change of the clock moves that, as it does what `psutil.Process.create_time` returns.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def running(root: Path) -> ServerState | None:

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from serving import state
-from serving.client import Client, ClientError, ModelStatus
+from serving.client import Client, ModelStatus
+from serving.errors import ServingError
 from serving.live import Live
-from serving.model_store import ArchiveError
 from serving.state import ServerState
 
 
@@ -43,11 +43,12 @@ class Status:
     uptime: float  # seconds
     memory: int  # bytes resident, of the front end
     versions: list[Version]
+    missing: list[tuple[str, str]]  # name and version of what should be live and is not served
 
     @property
     def healthy(self) -> bool:
-        """Return whether it has a model, and every worker of each is READY."""
-        return bool(self.versions) and all(each.model.ready for each in self.versions)
+        """Return whether it has a model, every worker of each is READY, and nothing is missing."""
+        return bool(self.versions) and all(each.model.ready for each in self.versions) and not self.missing
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
@@ -57,7 +58,8 @@ class Status:
             | {"default": each.default, "kept": each.kept, "memory": each.memory, "uptime": round(each.uptime, 1)}
             for each in self.versions
         ]
-        return {"running": True, "server": server, "models": models}
+        missing = [{"name": name, "version": version} for name, version in self.missing]
+        return {"running": True, "server": server, "models": models, "missing": missing}
 
 
 def read(root: Path) -> Status | None:
@@ -81,7 +83,9 @@ def read(root: Path) -> Status | None:
             versions += [
                 _version(each, each.version == default, each.version == kept) for each in client.versions(name)
             ]
-    return Status(running, time.time() - running.created, _resident(process.pid), versions)
+    there = {(each.model.name, each.model.version) for each in versions}
+    missing = sorted({(name, each.version) for name, each in live.items()} - there)
+    return Status(running, time.time() - process.create_time(), _resident(process.pid), versions, missing)
 
 
 def _version(model: ModelStatus, default: bool, kept: bool) -> Version:
@@ -121,6 +125,8 @@ def show(status: Status, console: Console) -> None:
             ", ".join(str(worker.pid) for worker in model.workers),
         )
     console.print(table)
+    for name, version in status.missing:
+        console.print(f"[red]{name} {version} should be live and is not served[/red] (make watch tries it again)")
 
 
 def _duration(seconds: float) -> str:
@@ -145,7 +151,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         found = read(Path.cwd())
-    except (ClientError, ArchiveError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.json:

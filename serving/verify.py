@@ -17,11 +17,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from handlers import golden
 from serving import model_store, package, provenance, rehearsal
+from serving.errors import ServingError
 from serving.model_store import Archive, ArchiveError
 from serving.rehearsal import Rehearsed
 
-REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, package.GOLDEN, "handlers/__init__.py")
+REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, golden.FILE, "handlers/__init__.py")
 OLDER = "{} was built by an older release, which wrote no provenance: build it again as another version"
 
 
@@ -155,7 +157,7 @@ def main() -> int:
     try:
         with Console(stderr=True).status("Checking, and rehearsing what a worker will do ..."):
             verified = verify(model_store.find(arguments.name, arguments.version or None))
-    except (ArchiveError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     show(verified, Console(soft_wrap=True))

@@ -11,6 +11,8 @@ it, is set back. What is done is printed and written to logs/watch.log. A server
 import argparse
 import contextlib
 import logging
+import logging.handlers
+import math
 import re
 import signal
 import sys
@@ -26,23 +28,24 @@ from rich.logging import RichHandler
 
 from serving import lock, logs, server, state
 from serving.client import Client, ClientError, ModelStatus, Unreachable
-from serving.java import JavaError
-from serving.live import Live
-from serving.model_store import ArchiveError
-from serving.ports import PortError
+from serving.errors import ServingError
+from serving.live import FILE, Live
 from serving.readiness import Version
-from serving.server import ServerError
 from serving.state import ServerState
 
-LOG = "watch.log"
+LOG, LARGEST = "watch.log", 10_000_000  # bytes
 EVERY = 0.5  # seconds between two looks
-LOOK = 2.0  # seconds that an answer to one may take
+LOOK = 2.0  # seconds that an answer to one may take,
+DESCRIBE = 10.0  # and the description of a version
+MUTE = 30.0  # seconds until one that answers, but not on its management address, is taken for dead
 SILENT = 6.0  # seconds until a front end that runs and does not answer is taken for dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
 STUCK = 8.0  # seconds until a queue of which nothing is answered is taken for stuck
 LONGEST = 60.0  # seconds between two attempts to start a server that does not start
+FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and to load a version that does not load
 # What TorchServe has answered so far, of each version; it grows with every answer.
-ANSWERED = re.compile(r'^ts_inference_latency_microseconds\{.*model_name="(.+?)",model_version="(.+?)".*\} (\S+)', re.M)
+COUNTED = "ts_inference_latency_microseconds"
+ANSWERED = re.compile(rf'^{COUNTED}\{{.*model_name="(.+?)",model_version="(.+?)".*\}} (\S+)', re.M)
 
 logger = logging.getLogger("serving.watch")
 
@@ -52,57 +55,99 @@ class Watch:
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.root, self.clock = root.resolve(), clock
-        self.answered = clock()
+        self.answered = self.described = clock()
+        self.client: tuple[int, Client] | None = None  # and the process that it asks
+        self.missing, self.wait = math.inf, FIRST_WAIT  # when what is not served is tried again, and the pause
         self.without: dict[Version, float] = {}  # since when a version has a worker without a process
         self.moved: dict[Version, tuple[float, float]] = {}  # since when a version has answered so much
         self.again, self.pause = 0.0, EVERY  # when a server that did not start may be started again
+
+    def close(self) -> None:
+        """Close its connections."""
+        if self.client is not None:
+            self.client[1].close()
+            self.client = None
 
     def look(self) -> None:
         """Look once, and repair what is wrong."""
         known = ServerState.read(self.root)
         if known is None or known.in_hand:  # stopped, never started, or somebody is at it
-            self.answered = self.clock()
+            self.answered = self.described = self.clock()
             return
-        if known.process() is None:
+        front = known.process()
+        if front is None:
             self._start(known, "the front end has ended")
             return
+        client = self._client(known)
         try:
-            with Client.of_state(known, deadline=LOOK) as client:
-                names = client.models()
-                found = [each for name in names for each in client.versions(name)]
-                self._defaults(client, found)
+            self._answers(client)
+            found = [each for name in client.models() for each in client.versions(name)]
         except Unreachable as error:
-            if self.clock() - self.answered > SILENT:
+            # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which takes its time.
+            since, patience = (self.described, MUTE) if self.answered > self.described else (self.answered, SILENT)
+            if self.clock() - since > patience:
+                self._end(front)
                 self._start(known, f"the front end does not answer ({error})")
             return
-        self.answered = self.clock()
+        self.described = self.clock()
         for each in found:
-            self._workers(known, each)
+            self._workers(client, known, each)
         self._queues(known, found)
+        self._defaults(client, found)
+        self._missing(known, found)
+
+    def _client(self, known: ServerState) -> Client:
+        """Return a client of this server, the same one as long as it runs."""
+        if self.client is None or self.client[0] != known.pid:
+            self.close()
+            self.client = known.pid, Client.of_state(known, deadline=DESCRIBE)
+        return self.client[1]
+
+    def _answers(self, client: Client) -> None:
+        """See that the front end answers, if only that it is not well.
+
+        Raises:
+            Unreachable: it does not.
+        """
+        try:
+            client.ping(deadline=LOOK)
+        except Unreachable:
+            raise
+        except ClientError:
+            pass
+        self.answered = self.clock()
+
+    @staticmethod
+    def _end(front: psutil.Process) -> None:
+        """End a front end that would not heed a request to."""
+        with contextlib.suppress(psutil.Error):
+            front.kill()
+            psutil.wait_procs([front], timeout=5)
 
     def _start(self, known: ServerState, why: str) -> None:
         now = ServerState.read(self.root)
         if self.clock() < self.again or now is None or now.in_hand or now.pid != known.pid:
             return
+        if ServerState.is_to_stay_stopped(self.root):
+            return
         logger.warning("%s: starting the server again", why)
         began = self.clock()
         try:
-            server.stop(root=self.root)
             config = Path(known.config) if known.config else None
-            live = [f"{name}={each.version}" for name, each in Live.read(self.root).models.items()]
             started = server.start(
-                live, root=self.root, config=config, offset=known.offset, access_log=known.access_log
+                root=self.root, config=config, offset=known.offset, access_log=known.access_log, restore=True
             )
             logger.warning("the server is back after %.1f s", self.clock() - began)
             for each in started.left_out:
                 logger.error("%s", each)
             self.pause = EVERY
-        except (ServerError, ArchiveError, PortError, JavaError, ClientError, OSError, psutil.Error) as error:
-            if ServerState.read(self.root) is None:
-                known.write(self.root)  # so that it is tried again
+        except (ServingError, OSError, psutil.Error) as error:
             self.pause = min(LONGEST, 2 * self.pause)
             logger.error("the server does not start: %s", str(error).splitlines()[0])
-        self.answered = self.clock()
+        finally:  # also after an interrupt: who watches next tries it again, unless somebody stopped it meanwhile
+            if ServerState.read(self.root) is None and not ServerState.is_to_stay_stopped(self.root):
+                known.write(self.root)
+        self.answered = self.described = self.clock()
         self.again = self.clock() + self.pause
         self.without.clear()
         self.moved.clear()
@@ -116,22 +161,54 @@ class Watch:
             with contextlib.suppress(lock.Held), lock.alone(self.root):
                 if Live.read(self.root).models.get(name) == each:
                     client.set_default(name, each.version)
-                    logger.warning("a deployment was cut short: %s %s is the default again", name, each.version)
+                    logger.warning("%s %s is the default again, as %s says", name, each.version, FILE)
 
-    def _workers(self, known: ServerState, model: ModelStatus) -> None:
+    def _missing(self, known: ServerState, found: list[ModelStatus]) -> None:
+        """Load what should be live and did not load when the server started: the reason may have gone since."""
+        there = {(each.name, each.version) for each in found}
+        live = {(name, each.version) for name, each in Live.read(self.root).models.items()}
+        if not live - there:
+            self.missing, self.wait = math.inf, FIRST_WAIT
+            return
+        if self.missing == math.inf:
+            names = ", ".join(" ".join(each) for each in sorted(live - there))
+            logger.warning("%s should be live and is not served: it is tried again now and then", names)
+            self.missing = self.clock() + self.wait
+        if self.clock() < self.missing:
+            return
+        with contextlib.suppress(lock.Held), lock.alone(self.root):
+            for each in sorted(live - there):
+                try:
+                    server.add(known, self.root, each)
+                    logger.warning("%s %s is served again", *each)
+                except ServingError as error:
+                    logger.error("%s %s is live and still does not load: %s", *each, error)
+        self.wait = min(LONGEST_WAIT, 2 * self.wait)
+        self.missing = self.clock() + self.wait
+
+    def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
         """Give a version new workers where TorchServe does not start them again."""
         key, wanted = (model.name, model.version), model.min_workers or known.workers
-        dead = [each for each in model.workers if each.status != "READY" and not _runs(each.pid)]
-        if not dead and len(model.workers) >= wanted:
+        alive = [each for each in model.workers if each.status == "READY" or _runs(each.pid)]
+        if len(alive) >= wanted:
             self.without.pop(key, None)
+            if len(model.workers) > wanted and all(each.status == "READY" for each in model.workers[:wanted]):
+                client.scale(*key, wanted)  # TorchServe got one to work after all; the last ones go
             return
         since = self.without.setdefault(key, self.clock())
         if self.clock() - since < GIVEN_UP:
             return
-        logger.warning("%s %s has lost a worker for good: it gets %d new ones", *key, wanted)
-        self.without.pop(key)
+        # Workers that do not start are not tried again at once: they take the cores from those that answer.
+        self.without[key] = self.clock() + (LONGEST if alive else 0.0)
+        new = wanted - len(alive)
+        if alive and len(model.workers) + new > 2 * wanted:
+            return
+        logger.warning("%s %s has lost a worker for good: it gets %d new", *key, new)
         try:
-            with Client.of_state(known) as client:
+            if alive:  # to scale down would end these; the one that was given up goes on being listed
+                client.scale(*key, len(model.workers) + new)
+                client.scale(*key, wanted, most=len(model.workers) + new)
+            else:
                 client.scale(*key, 0)
                 client.scale(*key, wanted)
         except ClientError as error:
@@ -144,6 +221,8 @@ class Watch:
         if not waiting:
             return
         answered = _answered(known)
+        if answered is None:
+            return
         for key, model in waiting.items():
             # Who names no version is counted for "default".
             so_far = answered.get(key, 0.0) + answered.get((model.name, "default"), 0.0)
@@ -159,12 +238,14 @@ class Watch:
                         psutil.Process(pid).kill()
 
 
-def _answered(known: ServerState) -> dict[Version, float]:
-    """Return a number for each version that grows with every answer; none where the metrics are not to be had."""
+def _answered(known: ServerState) -> dict[Version, float] | None:
+    """Return a number for each version that grows with every answer, None where the metrics are not to be had."""
     try:
         text = httpx.get(f"{known.metrics}/metrics", timeout=LOOK, trust_env=False).text
     except httpx.HTTPError:
-        return {}
+        return None
+    if COUNTED not in text:  # the name stands there before the first answer, unless metrics go elsewhere
+        return None
     return {(name, version): float(value) for name, version, value in ANSWERED.findall(text)}
 
 
@@ -177,7 +258,7 @@ def _runs(pid: int) -> bool:
 
 def _log(root: Path) -> None:
     (root / logs.FOLDER).mkdir(exist_ok=True)
-    file = logging.FileHandler(root / logs.FOLDER / LOG)
+    file = logging.handlers.RotatingFileHandler(root / logs.FOLDER / LOG, maxBytes=LARGEST, backupCount=1)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(), show_path=False), file]
@@ -205,11 +286,13 @@ def main() -> int:
         while True:
             try:
                 watch.look()
-            except (psutil.Error, OSError, ArchiveError, ClientError) as error:  # a watcher goes on watching
+            except (ServingError, OSError, psutil.Error) as error:  # a watcher goes on watching
                 logger.error("%s", error)
             time.sleep(EVERY)
     except KeyboardInterrupt:
         return 0
+    finally:
+        watch.close()
 
 
 if __name__ == "__main__":

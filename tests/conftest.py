@@ -62,11 +62,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> "torch.device":
-    """Return the device of `--device`; the CPU where no GPU is found, so that no test is left out."""
+    """Return the device of `--device`: without it the CPU, so that no test is left out."""
     import torch
 
     wanted = request.config.getoption("--device")
-    return torch.device(wanted if wanted == "cpu" or torch.cuda.is_available() else "cpu")
+    if wanted != "cpu" and not torch.cuda.is_available():
+        raise pytest.UsageError(f"--device {wanted}: torch finds no GPU here; leave it out to test on the CPU")
+    return torch.device(wanted)
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from locust import FastHttpUser, constant, events, task
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 
-from serving.client import VERSION_HEADER, Client, ClientError
+from serving.client import VERSION_HEADER, Client
 from serving.deadline import Deadline
-from serving.model_store import ArchiveError
+from serving.errors import ServingError
 from serving.proof import WrongAnswer
 from tests.load import questions
 from tests.load.history import History
@@ -85,7 +85,7 @@ def prepare(environment: Environment, **_: Any) -> None:
     global plan
     try:
         plan = Plan(environment.parsed_options)
-    except (ClientError, ArchiveError, ValueError) as error:
+    except (ServingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     environment.host = environment.host or plan.client.inference
@@ -170,7 +170,7 @@ class ImageUser(FastHttpUser):
                 try:
                     check(response, question, model)
                     response.success()
-                except (WrongAnswer, ArchiveError, ClientError) as error:
+                except ServingError as error:
                     response.failure(str(error))
         finally:
             plan.done += 1

@@ -59,15 +59,47 @@ ImageHandler.initialize = _unless
 
 
 def hangs_while(flag: Path) -> str:
-    """Return code that answers nothing while a file is there."""
+    """Return code that answers nothing while a file is there, and makes another, `.held`, once it has a request."""
     return f"""
 import os, time
 _handle = ImageHandler.handle
 def _unless(self, data, context):
     while os.path.exists({str(flag)!r}):
+        open({f"{flag}.held"!r}, "w").close()
         time.sleep(0.05)
     return _handle(self, data, context)
 ImageHandler.handle = _unless
+"""
+
+
+def raises_in_handle_while(flag: Path) -> str:
+    """Return code that answers with an error while a file is there."""
+    return f"""
+import os
+_handle = ImageHandler.handle
+def _unless(self, data, context):
+    if os.path.exists({str(flag)!r}):
+        raise RuntimeError("not now")
+    return _handle(self, data, context)
+ImageHandler.handle = _unless
+"""
+
+
+def busy_once(flag: Path, seconds: float) -> str:
+    """Return code that computes for some time before it answers, for the first that finds a file there."""
+    return f"""
+import os, time
+_handle = ImageHandler.handle
+def _busily(self, data, context):
+    try:
+        os.unlink({str(flag)!r})
+    except FileNotFoundError:
+        return _handle(self, data, context)
+    began = time.monotonic()
+    while time.monotonic() - began < {seconds}:
+        pass
+    return _handle(self, data, context)
+ImageHandler.handle = _busily
 """
 
 

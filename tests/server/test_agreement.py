@@ -21,7 +21,7 @@ from PIL import Image, ImageChops, ImageFilter
 from handlers import artifact
 from handlers.classifier import Classifier
 from handlers.decoding import decode
-from handlers.precision import PRECISIONS
+from handlers.settings import PRECISIONS
 from serving import agreement, archive
 from serving.agreement import Evaluated
 from tests.server.conftest import RunningServer

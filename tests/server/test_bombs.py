@@ -1,10 +1,10 @@
 """Decompression bombs are refused from their headers: nothing of them is decoded, and no worker grows."""
 
 import json
+import subprocess
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -13,6 +13,7 @@ from handlers.limits import DEFAULT_LIMITS
 from tests.server import bombs
 from tests.server.conftest import RunningServer
 from tests.server.connections import Connections, Reply
+from tests.until import until
 
 MODEL = "digits"  # whose limits are the defaults
 MOST_GROWTH = 32 * 2**20  # bytes
@@ -119,11 +120,12 @@ def test_bombs_that_come_together_leave_nothing_behind(
 
 
 def test_growth_is_seen() -> None:
-    def hold() -> int:
-        held = b"x" * (2 * MOST_GROWTH)
-        time.sleep(0.2)
-        return len(held)
-
-    with Growth(psutil.Process().pid) as growth, ThreadPoolExecutor(1) as pool:
-        pool.submit(hold).result()
-    assert growth.most > MOST_GROWTH
+    code = f"print(flush=True); input(); held = b'x' * {2 * MOST_GROWTH}; input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+        with Growth(child.pid) as growth:
+            child.stdin.write("\n")
+            child.stdin.flush()
+            until(lambda: growth.most > MOST_GROWTH, 30)

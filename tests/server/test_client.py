@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
 import pytest
 from rich.console import Console
@@ -25,6 +27,7 @@ from serving.ports import Address, is_free
 from serving.readiness import wait_ready
 from serving.server import Started
 from tests.server.conftest import CLASSES, CONFIG, RunningServer, export, free_offset, picture
+from tests.until import until
 
 LIFE = 6.0  # seconds of a token
 
@@ -52,15 +55,24 @@ def test_what_dies_with_its_worker_is_answered(server: RunningServer) -> None:
     # `digits` waits until four requests are together: with three, the kill comes while the batch is being gathered.
     (pid,) = server.pids("digits")
     right = [server.client.predict(picture(seed), "digits") for seed in range(3)]
+    before, began = requested(server, "digits"), time.monotonic()
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=24) for seed in range(3)]
-        time.sleep(0.05)
+        until(lambda: requested(server, "digits") == before + 3, 30)
         os.kill(pid, signal.SIGKILL)
         answers = [each.result() for each in asked]
+    assert time.monotonic() - began > 24 / 4, "they were lost, and asked again"
     for answer, expected in zip(answers, right, strict=True):
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     wait_ready(server.client, [("digits", "2.0")], alive=lambda: server.state.process() is not None, timeout=60)
     assert server.pids("digits") != [pid]
+
+
+def requested(server: RunningServer, model: str) -> float:
+    """Return how many requests TorchServe has taken for a model."""
+    text = httpx.get(f"{server.state.metrics}/metrics", trust_env=False).text
+    counts = re.findall(rf'^ts_inference_requests_total\{{.*model_name="{model}".*\}} (\S+)', text, re.M)
+    return sum(map(float, counts))
 
 
 def test_a_worker_that_hangs_costs_no_more_than_the_deadline(server: RunningServer) -> None:
@@ -122,8 +134,7 @@ def test_a_server_that_is_killed_and_started_again_goes_on(started: Started, hom
         asked = pool.submit(client.predict, picture(), "shapes")
         port = urlsplit(started.state.inference).port or 0
         # Its first thread ends before those that hold the ports.
-        while started.state.process() is not None or not is_free(Address("127.0.0.1", port)):
-            time.sleep(0.01)
+        until(lambda: started.state.process() is None and is_free(Address("127.0.0.1", port)), 40)
         again = server_module.start(root=home, offset=started.state.offset)
         assert asked.result().label
         assert client.models() == ["shapes"]

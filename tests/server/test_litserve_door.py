@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import signal
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +24,7 @@ from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive
 from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture, run_cli
+from tests.until import until
 
 JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50
 TOP_K = 2
@@ -239,19 +240,23 @@ def test_an_unknown_model_is_one_line(tmp_path: Path) -> None:
 def test_an_interrupt_ends_it_without_a_word(door: Running) -> None:
     process, _ = start(door.run.parents[1])
     url = await_ready(process)
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{url}/predictions/shapes", content=picture(1), trust_env=False)
-        time.sleep(0.05)  # it waits 200 ms for company, and is answered before the door ends
+    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"))) as asked:
+        asked.request("POST", "/predictions/shapes", body=picture(1))
+        until(lambda: is_asked(process.pid), 30)  # it waits 200 ms for company, and is answered before the door ends
         assert (end(process, signal.SIGINT), process.returncode) == ("", 0)
-        assert asked.result().status_code == 200
+        assert asked.getresponse().status == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_can_be_ended_before_it_is_ready(door: Running, number: signal.Signals) -> None:
     process, _ = start(door.run.parents[1])
-    while not has_worker(process.pid):  # which then loads for seconds
-        assert process.poll() is None
+    until(lambda: has_worker(process.pid) or process.poll() is not None, 60)  # which then loads for seconds
     assert (end(process, number), process.returncode) == ("", 0)
+
+
+def is_asked(pid: int) -> bool:
+    pids = {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    return any(each.pid in pids and each.status == psutil.CONN_ESTABLISHED for each in psutil.net_connections("inet"))
 
 
 def has_worker(pid: int) -> bool:

@@ -1,12 +1,13 @@
 """The watcher on a real server: what dies or hangs comes back by itself, and the watcher says so."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from serving import server as server_module
 from serving.client import Client, ClientError
 from serving.deployment import Limits
 from serving.state import ServerState
+from serving.watch import Watch
 from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli
+from tests.until import until
 
 NAME = "shapes"
 
@@ -50,20 +53,11 @@ def watched(home: Path) -> Iterator[Path]:
     process = subprocess.Popen(
         command, cwd=home, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
     )
-    until(lambda: (home / "logs" / "watch.log").exists(), 20)
+    until(lambda: (home / "logs" / "watch.log").exists(), 40)
     yield home
     process.terminate()
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0 and "watching http://127.0.0.1" in output
-
-
-def until(done: Callable[[], object], seconds: float) -> float:
-    """Wait until something is so; return the seconds that it took."""
-    began = time.monotonic()
-    while not done():
-        assert time.monotonic() - began < seconds, "not within the time that it may take"
-        time.sleep(0.1)
-    return time.monotonic() - began
 
 
 def answers(root: Path, version: str = "2.0") -> bool:
@@ -94,9 +88,9 @@ def test_a_server_that_was_killed_comes_back_with_the_same_versions(watched: Pat
     for each in tree:
         each.kill()
     psutil.wait_procs(tree, timeout=10)
-    until(lambda: "the front end has ended" in told(watched), 3)
-    until(lambda: answers(watched), 17)
-    until(lambda: "the server is back" in told(watched), 10)
+    until(lambda: "the front end has ended" in told(watched), 30)
+    until(lambda: answers(watched), 34)
+    until(lambda: "the server is back" in told(watched), 30)
     with Client(root=watched) as client:
         assert client.describe(NAME).version == "2.0"
         assert {each.version: each.ready for each in client.versions(NAME)} == {"1.0": True, "2.0": True}
@@ -109,8 +103,8 @@ def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path
     assert front is not None
     workers = front.children(recursive=True)
     front.kill()
-    until(lambda: answers(watched), 20)
-    until(lambda: "the server is back" in told(watched), 10)
+    until(lambda: answers(watched), 40)
+    until(lambda: "the server is back" in told(watched), 30)
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
 
 
@@ -120,9 +114,9 @@ def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None
     front = known.process() if known else None
     assert front is not None
     front.suspend()
-    until(lambda: "does not answer" in told(watched), 12)
-    until(lambda: answers(watched), 40)
-    until(lambda: "the server is back" in told(watched), 10)
+    until(lambda: "does not answer" in told(watched), 30)
+    until(lambda: answers(watched), 80)
+    until(lambda: "the server is back" in told(watched), 30)
 
 
 def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
@@ -131,10 +125,10 @@ def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
     with Client(root=watched, deadline=60) as client, ThreadPoolExecutor() as pool:
         # The first is with the worker, the second waits; both are answered in the end, by another worker.
         first = pool.submit(client.predict, picture(), NAME)
-        time.sleep(1)
+        until((watched / "hang.held").exists, 30)
         second = pool.submit(client.predict, picture(), NAME)
         try:
-            until(lambda: "does not move" in told(watched), 10)
+            until(lambda: "does not move" in told(watched), 30)
         finally:
             (watched / "hang").unlink()
         assert first.result().version == second.result().version == "2.0"
@@ -145,10 +139,101 @@ def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:
     (watched / "fail").touch()
     psutil.Process(worker(watched)).kill()
     try:
-        until(lambda: "has lost a worker for good" in told(watched), 20)
+        until(lambda: "has lost a worker for good" in told(watched), 30)  # TorchServe tries some times before
     finally:
         (watched / "fail").unlink()
-    until(lambda: answers(watched), 25)
+    until(lambda: answers(watched), 50)
+
+
+def test_one_of_several_workers_is_replaced_beside_those_that_answer(watched: Path) -> None:
+    with Client(root=watched) as client:
+        client.scale(NAME, "2.0", 2)
+        until(lambda: len(client.describe(NAME).workers) == 2 and client.describe(NAME).ready, 40)
+        given_up, stays = client.describe(NAME).workers
+        (watched / "fail").touch()
+        psutil.Process(given_up.pid).kill()
+        try:
+            until(lambda: "2.0 has lost a worker for good: it gets 1 new" in told(watched), 40)
+        finally:
+            (watched / "fail").unlink()
+        until(lambda: client.describe(NAME).ready, 50)
+        pids = [each.pid for each in client.describe(NAME).workers if each.status == "READY"]
+        assert len(pids) == 2 and stays.pid in pids, "the one that answers was left alone"
+        client.scale(NAME, "2.0", 0)
+        client.scale(NAME, "2.0", 1)
+        until(lambda: answers(watched), 40)
+        assert told(watched).count("lost a worker") == 1
+
+
+def test_workers_beyond_those_that_are_wanted_go_again(watched: Path) -> None:
+    with Client(root=watched) as client:
+        first = worker(watched)
+        client.scale(NAME, "2.0", 2)
+        client.scale(NAME, "2.0", 1, most=2)  # as the watcher does, of which both come to work
+        until(lambda: len(client.describe(NAME).workers) == 1, 40)
+        assert worker(watched) == first
+
+
+def test_a_management_address_that_is_mute_is_repaired(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = ServerState.read(home)
+    assert known is not None
+    monkeypatch.setattr("serving.watch.DESCRIBE", 0.2)
+    monkeypatch.setattr("serving.watch.MUTE", 0.5)
+    with socket.socket(socket.AF_UNIX) as mute, contextlib.closing(Watch(home)) as watch:
+        mute.bind(str(tmp_path / "m"))
+        mute.listen()
+        dataclasses.replace(known, management=f"unix:{tmp_path / 'm'}").write(home)
+        watch.look()
+        again = ServerState.read(home)
+        assert again is not None and again.pid == known.pid, "it may only be slow"
+
+        def repaired() -> bool:
+            watch.look()
+            return ServerState.read(home) != again
+
+        until(repaired, 60)
+    found = ServerState.read(home)
+    assert found is not None and found.management != again.management and answers(home)
+
+
+def look(root: Path) -> None:
+    """Have a new watcher look once."""
+    with contextlib.closing(Watch(root)) as watch:
+        watch.look()
+
+
+def test_an_interrupted_repair_is_taken_up_by_the_next_watcher(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = ServerState.read(home)
+    front = known.process() if known else None
+    assert known is not None and front is not None
+    front.kill()
+    psutil.wait_procs([front], timeout=10)
+
+    def interrupted(**_: object) -> None:
+        server_module.stop(root=home)
+        raise KeyboardInterrupt
+
+    def stopped(**_: object) -> None:
+        ServerState.stay_stopped(home)
+        interrupted()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            look(home)
+        assert ServerState.read(home) == known
+        patch.setattr(server_module, "start", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            look(home)
+    assert ServerState.read(home) is None, "somebody has stopped it meanwhile"
+    known.write(home)
+    look(home)
+    assert known == ServerState.read(home), "who is about to stop it is left to it"
+    ServerState.take_up(home)
+    look(home)
+    assert answers(home)
 
 
 @pytest.mark.slow
@@ -156,19 +241,32 @@ def test_a_server_that_is_stopped_and_started_by_hand_is_left_alone(watched: Pat
     known = ServerState.read(watched)
     assert known is not None
     assert run_cli("serving.server", "stop", root=watched).returncode == 0
-    time.sleep(2)
+    look(watched)
     assert ServerState.read(watched) is None
     started = run_cli("serving.server", "start", "--port-offset", str(known.offset), root=watched)
     assert started.returncode == 0, started.stderr
-    time.sleep(1)
+    look(watched)
     assert answers(watched) and "again" not in told(watched)
 
 
 def test_what_a_killed_deployment_made_the_default_is_set_back(watched: Path) -> None:
     with Client(root=watched) as client:
         client.set_default(NAME, "1.0")
-        until(lambda: client.describe(NAME).version == "2.0", 5)
-    until(lambda: "a deployment was cut short: shapes 2.0 is the default again" in told(watched), 2)
+        until(lambda: client.describe(NAME).version == "2.0", 30)
+    until(lambda: "shapes 2.0 is the default again, as live.json says" in told(watched), 30)
+
+
+def test_what_should_be_live_and_is_not_served_is_loaded_again(watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.watch.FIRST_WAIT", 0.0)
+    with contextlib.closing(Watch(watched)) as watch, Client(root=watched) as client:
+        client.set_default(NAME, "1.0")
+        client.unregister(NAME, "2.0")
+        assert run_cli("serving.status", root=watched).stdout.count("shapes 2.0 should be live and is not served") == 1
+        watch.look()
+        assert answers(watched, "1.0")
+        watch.look()
+        until(lambda: client.describe(NAME).version == "2.0", 30)
+    assert answers(watched)
 
 
 def test_whoever_starts_a_server_has_it_in_hand_until_he_is_gone(home: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import psutil
 
 from serving import affinity
-from serving.state import ServerState
+from serving.state import ServerState, created
 
 
 def test_what_starts_meanwhile_is_kept_on_the_last_core(tmp_path: Path) -> None:
     me = psutil.Process()
     known = ServerState(
-        pid=me.pid, created=me.create_time(), inference="", management="", metrics="",
+        pid=me.pid, created=created(me.pid), inference="", management="", metrics="",
         key_file=str(tmp_path), temporary=str(tmp_path),
     )  # fmt: skip
     cores = os.sched_getaffinity(0)

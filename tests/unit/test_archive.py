@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from handlers.settings import Settings
 from serving import archive, model_config, model_store, package, provenance, prune
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run, write_servable
@@ -186,10 +185,6 @@ def test_settings_can_be_overridden_by_name() -> None:
     for wrong in ("batch=1", "handler=1", "handler.x=1", "top_k=1", "batchSize=-1", "batchSize=x", "batchSize"):
         with pytest.raises(ArchiveError, match=r"not a setting|whole number"):
             model_config.configure([wrong])
-
-
-def test_the_defaults_are_those_of_the_handler() -> None:
-    assert Settings.read(model_config.DEFAULTS["handler"]) == Settings()
 
 
 def test_the_command_builds_in_the_current_directory(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from serving.client import Client, ClientError, DeadlinePassed, RequestRefused, ServerFailed, Unreachable
-from serving.connection import ATTEMPTS
-from serving.state import LOGS, ServerState
+from serving.connection import ATTEMPTS, LATEST
+from serving.state import LOGS, ServerState, created
 from tests.unit.answering_server import answering
 
 DEAD = httpx.Response(507, json={"code": 507, "type": "InternalServerException", "message": "Worker died."})
@@ -182,6 +182,23 @@ def dripping() -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
+def test_a_slow_server_is_asked_once_for_each_request(root: Path) -> None:
+    calls: list[float] = []
+
+    def slowly(request: httpx.Request) -> httpx.Response:
+        calls.append(request.extensions["timeout"]["read"])
+        if calls[-1] < 0.2:
+            raise httpx.ReadTimeout("slow")
+        return GOOD
+
+    with Client(root=root, transport=httpx.MockTransport(slowly), deadline=0.4) as client:
+        client._connection._took["inference"].extend([0.15] * LATEST)
+        assert client.predict(b"x", "m").label == "a" and len(calls) == 1, "not twice, although 0.1 s are a quarter"
+        client._connection._took["inference"].extend([0.01] * 12)
+        client.predict(b"x", "m")
+        assert calls[1] < 0.15, "a fast server that says nothing has lost the request"
+
+
 @pytest.mark.parametrize("deadline", [0, -1, float("inf"), float("nan")])
 def test_a_deadline_is_a_time(root: Path, deadline: float) -> None:
     with Play(GOOD).client(root) as client, pytest.raises(ValueError, match="a deadline of"):
@@ -245,7 +262,7 @@ def test_a_server_that_was_started_again_is_found(root: Path, here: Path) -> Non
     def started(management: str) -> None:
         me = psutil.Process()
         ServerState(
-            pid=me.pid, created=me.create_time(), inference="http://127.0.0.1:9", management=management, metrics="",
+            pid=me.pid, created=created(me.pid), inference="http://127.0.0.1:9", management=management, metrics="",
             key_file=str(root / "key_file.json"), temporary="",
         ).write(root)  # fmt: skip
 

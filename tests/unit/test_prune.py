@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from serving import model_store, prune
-from serving.deployment import DeployError
 from serving.live import FILE, Live, LiveModel
-from serving.lock import alone
+from serving.lock import Held, alone
 from serving.model_store import ArchiveError
 from tests.unit.archived_run import write_servable
 
@@ -74,7 +73,7 @@ def test_where_nobody_knows_what_is_live_nothing_is_removed(root: Path) -> None:
 
 
 def test_while_a_deployment_runs_nothing_is_removed(root: Path) -> None:
-    with alone(root), pytest.raises(DeployError, match="another deployment runs here"):
+    with alone(root), pytest.raises(Held, match="another deployment runs here"):
         prune.prune("a", 1, root=root)
     assert kept(root) == list(VERSIONS)
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
 from serving import archive, model_config
+from serving.live import Live, LiveModel
 from serving.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
@@ -119,6 +120,15 @@ def test_other_weights_become_the_next_version(trained: Path) -> None:
     second, new = build_archive("small", trained)
     assert (second.version, new) == ("2.0", True)
     assert first.path.read_bytes() == before
+
+
+def test_what_somebody_made_live_stays_beside_a_newer_archive_of_the_same_run(trained: Path) -> None:
+    first, _ = build_archive("small", trained)
+    runs, store = trained / "runs", trained / "model_store"
+    newer = archive.build("small", "2.0", runs=runs, store=store, overrides=["batchSize=3"], rehearse=False)
+    assert build_archive("small", trained) == (newer, False)
+    Live({"small": LiveModel("1.0")}).write(trained)
+    assert build_archive("small", trained) == (first, False)
 
 
 def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import small_server
-from serving import archive, package, provenance, verify
+from handlers import golden
+from serving import archive, provenance, verify
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_servable
 
@@ -142,13 +143,13 @@ def test_a_wrong_golden_answer_is_told(copied: Archive) -> None:
     """Everything agrees with everything, and the answers are others."""
 
     def change(members: dict[str, bytes]) -> None:
-        document = json.loads(members[package.GOLDEN])
+        document = json.loads(members[golden.FILE])
         document[0]["probabilities"].append(document[0]["probabilities"].pop(0))
-        members[package.GOLDEN] = json.dumps(document).encode()
+        members[golden.FILE] = json.dumps(document).encode()
         path = copied.path.with_name("golden.json")
-        path.write_bytes(members[package.GOLDEN])
+        path.write_bytes(members[golden.FILE])
         inside = json.loads(members[provenance.FILE])
-        inside["members"][package.GOLDEN] = provenance.sha256(path)
+        inside["members"][golden.FILE] = provenance.sha256(path)
         members[provenance.FILE] = json.dumps(inside).encode()
         edit(copied, members=inside["members"])
 

@@ -1,0 +1,67 @@
+"""What a start serves: what was asked for, or what was live and is new in the store."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from serving import model_store
+from serving.live import Live, LiveModel
+from serving.model_status import ModelStatus
+from serving.model_store import Archive, ArchiveError
+from serving.readiness import Version
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """The archives that come `first`, as `live` says, and the `others` beside them.
+
+    `strict`: somebody named them, or nothing was ever live, so that each must load. Otherwise `known` is what was live,
+    and `damaged` what of it cannot be, with the reasons.
+    """
+
+    known: Live
+    live: Live
+    first: Sequence[Archive]
+    others: Sequence[Version]
+    strict: bool
+    damaged: Mapping[Version, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, known: Live, wanted: Sequence[str], store: Path, *, restore: bool = False) -> Self:
+        """Plan a start, `known` being what was live; see `serving.server.start`.
+
+        Raises:
+            ArchiveError: what is wanted is not there or damaged; or all that was live is.
+        """
+        if wanted or not known.models:
+            live, first = known.select(wanted, store)
+            for each in first:
+                each.check()
+            return cls(known, live, first, live.kept(), strict=True)
+        whole, damaged = known.whole(store)
+        if not whole.models:
+            raise ArchiveError("nothing of what was live can be served: " + "; ".join(damaged.values()))
+        live, first = whole.select([f"{name}={each.version}" for name, each in whole.models.items()], store)
+        new = [each for each in model_store.newest(store) if each.name not in known.models and not restore]
+        others = [*live.kept(), *((each.name, each.version) for each in new)]
+        return cls(known, live, first, others, strict=False, damaged=damaged)
+
+    @property
+    def models(self) -> int:
+        """Return how many models the machine is shared out to."""
+        return len({each.name for each in self.first} | {name for name, _ in self.others})
+
+    def recorded(self, left_out: Collection[Version], more: Sequence[ModelStatus] = ()) -> Live:
+        """Return what to write down as live where some versions did not load, and `more` did beside the first ones.
+
+        What was live and does not load stays written down: the next start tries it again.
+        """
+        lost = {each[0]: self.known.models[each[0]] for each in (*self.damaged, *left_out) if self._was_live(each)}
+        new = {each.name: LiveModel(each.version) for each in more if each.name not in self.live.models}
+        gone = [each for each in left_out if each[0] not in lost]
+        return Live({**Live({**new, **self.live.models}).without(gone).models, **lost})
+
+    def _was_live(self, version: Version) -> bool:
+        known = self.known.models.get(version[0])
+        return not self.strict and known is not None and known.version == version[1]
