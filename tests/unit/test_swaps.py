@@ -60,3 +60,15 @@ def test_what_is_lost_or_wrong_is_counted_and_latencies_are_parted() -> None:
     assert lost["failed"] == 1 and lost["statuses"] == {"0": 1, "200": 200}
     for wrong in (answer("2.0", 2, 2.1), answer("neither", 2, 2.1, header="1.0"), answer("1.0", 2, 2.1, header="2.0")):
         assert swaps.figures([*answers, wrong], SWAPS, EXPECTED, "1.0")["wrong_version"] == 1
+
+
+def test_latencies_are_told_for_each_step_of_a_deployment() -> None:
+    steps = [replace(SWAPS[0], steps=[("load", 10.0), ("drain", 12.0)]), replace(SWAPS[1], steps=[("load", 20.0)])]
+    answers = [
+        answer("1.0", sent, sent + seconds) for sent, seconds in ((9.9, 5), (10, 1), (11.9, 2), (12, 3), (20, 4))
+    ]
+    found = swaps.figures(answers, steps, EXPECTED, "1.0")["steps"]
+    assert {name: (part["requests"], part["slowest"]) for name, part in found.items()} == {
+        "load": (3, 4000.0),
+        "drain": (1, 3000.0),
+    }
