@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_page import RESIZED
 from benchmarks.in_process import read
 from benchmarks.trained import CLASSES
 from handlers import artifact, nvjpeg
@@ -60,13 +61,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def decoding(bodies: Sequence[bytes], device: torch.device, seconds: float) -> dict[str, float]:
-    """Return images a second of each decoder of a device; on the CPU libjpeg stands in for nvJPEG."""
-    through_torchvision = rate(lambda: nvjpeg.decode(bodies, "rgb", device), len(bodies), device, seconds)
-    found = {"nvJPEG, through torchvision": through_torchvision}
-    with contextlib.suppress(Exception):  # another decoder, not ours: where it fails, it has no row
-        found["nvImageCodec"] = rate(_nvimgcodec(bodies, device), len(bodies), device, seconds)
-    return found
+def decoding(bodies: Sequence[bytes], device: torch.device, seconds: float) -> float:
+    """Return images a second of the device's decoder; on the CPU libjpeg stands in for nvJPEG."""
+    return rate(lambda: nvjpeg.decode(bodies, "rgb", device), len(bodies), device, seconds)
 
 
 def decoding_on_cpu(bodies: Sequence[bytes], preprocess: Preprocess, seconds: float) -> float:
@@ -91,14 +88,17 @@ def _nvimgcodec(bodies: Sequence[bytes], device: torch.device) -> Callable[[], o
 def preprocessing(preprocess: Preprocess, size: tuple[int, int], seconds: float) -> dict[str, float]:
     """Return images a second of resizing with normalising, and of Kornia's normalising alone, from decoded images."""
     device = preprocess.mean.device
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
     images = list(torch.randint(0, 256, (BATCH, preprocess.spec.channels, *size), dtype=torch.uint8, device=device))
-    small = preprocess.resize_all(images)
-    return {
-        "resize, crop and normalise": rate(
-            lambda: preprocess.normalize(preprocess.resize_all(images)), BATCH, device, seconds
-        ),
-        "normalise": rate(lambda: preprocess.normalize(small), BATCH, device, seconds),
+    sizes = [tuple(round(side * (0.5 + place / BATCH)) for side in size) for place in range(BATCH)]
+    mixed = [image.repeat(1, 2, 2)[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
+    small = preprocess.resize_all(images, dtype)
+    works = {
+        RESIZED: lambda: preprocess.normalize(preprocess.resize_all(images, dtype)),
+        f"{RESIZED}, of {BATCH} sizes": lambda: preprocess.normalize(preprocess.resize_all(mixed, dtype)),
+        "normalise": lambda: preprocess.normalize(small),
     }
+    return {name: rate(work, BATCH, device, seconds) for name, work in works.items()}
 
 
 def copies(shape: tuple[int, int, int], device: torch.device, seconds: float) -> float:
@@ -111,17 +111,21 @@ def copies(shape: tuple[int, int, int], device: torch.device, seconds: float) ->
 
 
 def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield a row of images a second for each precision and size of a batch, recorded as a CUDA graph and not."""
+    """Yield a row of images a second for each precision and size of a batch, recorded as a CUDA graph.
+
+    In the fastest precision, whose rows come first, also without.
+    """
     shape = artifact.load(path).spec.preprocess.shape
-    for precision in by_speed(device):
-        for recorded in (True, False) if device.type == "cuda" else (False,):
-            engine = Engine(artifact.load(path, device).module, shape, device, precision)
-            sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
-            engine.warm_up(engine.sizes[-1], record=recorded)
-            for size in sizes:
-                inputs = engine.inputs(size).zero_()
-                speed = rate(lambda: engine.launch(inputs), size, device, seconds)  # noqa: B023 - called at once
-                yield {"precision": precision, "batch": size, "graph": recorded, "images_per_second": speed}
+    fastest, *others = by_speed(device)
+    kinds = [(fastest, True), (fastest, False), *((each, True) for each in others)]
+    for precision, recorded in kinds if device.type == "cuda" else [(fastest, False)]:
+        engine = Engine(artifact.load(path, device).module, shape, device, precision)
+        sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
+        engine.warm_up(engine.sizes[-1], record=recorded)
+        for size in sizes:
+            inputs = engine.inputs(size).normal_()  # a GPU draws less power over zeros, and computes faster
+            speed = rate(lambda: engine.launch(inputs), size, device, seconds)  # noqa: B023 - called at once
+            yield {"precision": precision, "batch": size, "graph": recorded, "images_per_second": speed}
 
 
 def in_process(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str, seconds: float) -> float:
@@ -161,52 +165,81 @@ def agreement(path: Path, bodies: Sequence[bytes], device: torch.device, precisi
     return {"images": len(bodies), "same_top1": round(same / len(bodies), 5), "largest_difference": round(largest, 5)}
 
 
+class Found:
+    """What was measured so far, and why the rest was not: a stage that fails costs the others nothing."""
+
+    def __init__(self) -> None:
+        self.document: dict[str, Any] = {"batch": BATCH, "bodies": {}, "network": [], "reasons": {}}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Keep the reason where a stage fails."""
+        try:
+            yield
+        except Exception as error:  # of nvJPEG, CUDA, a decoder that is not ours
+            self.document["reasons"][name] = (str(error) or type(error).__name__).partition("\n")[0]
+            print(f"{name}: not measured: {error}", file=sys.stderr)
+
+
 def measure(
-    path: Path, folders: Sequence[Path], device: torch.device, seconds: float, distinct: int, found: dict[str, Any]
+    path: Path, folders: Sequence[Path], device: torch.device, seconds: float, distinct: int, found: Found
 ) -> None:
-    """Put all of it into `found` as it comes."""
+    """Put all of it into `found` as it comes: what the goals are about first."""
     preprocess = Preprocess(artifact.load(path).spec.preprocess)
     there = Preprocess(preprocess.spec).to(device)
-    precision = by_speed(device)[0]
-    found |= {"batch": BATCH, "precision": precision, "bodies": {}}
+    document = found.document
+    document["precision"] = precision = by_speed(device)[0]
     for folder in folders:
+        stages = document["bodies"].setdefault(folder.name, {"decode": {}})
         bodies = list(itertools.islice(itertools.cycle(read(folder)), BATCH))
         height, width = decode(bodies[0]).shape[-2:]
-        stages = {
-            "decode": decoding(bodies, device, seconds),
-            "decode and resize on the CPU": decoding_on_cpu(bodies, preprocess, seconds),
-            "preprocess": preprocessing(there, (height, width), seconds),
-            "all, in process": in_process(path, bodies, device, precision, seconds),
-        }
-        found["bodies"][folder.name] = stages
+        with found.stage(f"{folder.name}, all in process"):
+            stages["all, in process"] = in_process(path, bodies, device, precision, seconds)
+        with found.stage(f"{folder.name}, decoding"):
+            stages["decode"]["nvJPEG, through torchvision"] = decoding(bodies, device, seconds)
+        with found.stage(f"{folder.name}, preprocessing"):
+            stages["preprocess"] = preprocessing(there, (height, width), seconds)
+        with found.stage(f"{folder.name}, nvImageCodec"):
+            stages["decode"]["nvImageCodec"] = rate(_nvimgcodec(bodies, device), len(bodies), device, seconds)
+        with found.stage(f"{folder.name}, decoding on the CPU"):
+            stages["decode and resize on the CPU"] = decoding_on_cpu(bodies, preprocess, seconds)
         print(f"{folder.name}: {json.dumps(stages)}", file=sys.stderr)
-    found["copies"] = copies(preprocess.spec.shape, device, seconds)
-    found["network"] = []
-    for row in network(path, device, seconds):
-        found["network"].append(row)
-    found["agreement"] = agreement(path, scenes(distinct), device, precision)
+    if distinct:
+        with found.stage("agreement"):
+            document["agreement"] = agreement(path, scenes(distinct), device, precision)
+    with found.stage("copies"):
+        document["copies"] = copies(preprocess.spec.shape, device, seconds)
+    with found.stage("network"):
+        for row in network(path, device, seconds):
+            document["network"].append(row)
     if device.type == "cuda":
-        found["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
+        document["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each loop")
-    parser.add_argument("--distinct", type=int, default=1000, help="drawn images whose labels are compared")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--distinct", type=int, default=1000, help="drawn images whose labels are compared, 0 for none")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    options = parsed(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: --device cuda needs a GPU, and torch finds none here", file=sys.stderr)
         return 1
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
-    found: dict[str, Any] = {}
+    found = Found()
     try:
         measure(options.run / "model.pt", options.bodies, device, options.seconds, options.distinct, found)
-    finally:  # an interrupt, or one stage that fails, does not lose the others
-        print(json.dumps(found))
+    except KeyboardInterrupt:
+        found.document["reasons"]["the rest"] = "interrupted"
+    print(json.dumps(found.document))
     return 0
 
 

@@ -2,7 +2,9 @@
 
     python -m benchmarks.gpu_needs        a line for each thing that is missing, by the name it is carried under
 
-Packages are named with the version of the lock, as `pip download` takes them. Exits with 1 where something is missing.
+Packages are named with the version of the lock, as `pip download` takes them. Install them into a virtual environment
+that sees the machine's own torch (python -m venv --system-site-packages), and run the report with its Python: workers
+of TorchServe see no PYTHONPATH. Exits with 1 where something is missing.
 """
 
 import importlib.metadata
@@ -12,10 +14,17 @@ import sys
 from pathlib import Path
 
 SERVER, ALL = Path("requirements-serve.txt"), Path("requirements.txt")
-# What the report runs beside a server: training, its configuration, and the chart.
+# What the report runs beside a server: training, its configuration, and the chart,
 BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm", "matplotlib")
+# and what those need.
+THEIRS = (
+    *("click", "contourpy", "cycler", "fonttools", "hf-xet", "httpcore2", "httpx2", "huggingface-hub", "kiwisolver"),
+    *("lightning-utilities", "pyparsing", "python-dateutil", "pytorch-lightning", "safetensors", "six", "tqdm"),
+    "truststore",
+)
 # For TorchServe's own handler, and for the other decoder of the CUDA that torch was built for.
 EXTRA = ("captum", "nvidia-nvimgcodec-cu13")
+PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)(?: ; python_full_version (<|>=) '3\.(\d+)')?", re.MULTILINE)
 OWN = re.compile(r"^(?:nvidia-|cuda-|triton)")  # torch brings them
 
 
@@ -26,7 +35,7 @@ def missing(server: str, everything: str) -> list[str]:
     of the whole project.
     """
     wanted = {name: version for name, version in _pinned(server).items() if not OWN.match(name)}
-    wanted |= {name: version for name, version in _pinned(everything).items() if name in BESIDE}
+    wanted |= {name: version for name, version in _pinned(everything).items() if name in (*BESIDE, *THEIRS)}
     found = [f"{name}=={version}" for name, version in wanted.items() if not _there(name)]
     found += [name for name in EXTRA if not _there(name)]
     if shutil.which("wrk") is None:
@@ -35,7 +44,12 @@ def missing(server: str, everything: str) -> list[str]:
 
 
 def _pinned(lock: str) -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", lock, re.MULTILINE))
+    """Return name and version of what a lock has for this Python."""
+    return {
+        name: version
+        for name, version, sign, minor in PINNED.findall(lock)
+        if not sign or (sys.version_info < (3, int(minor))) == (sign == "<")
+    }
 
 
 def _there(name: str) -> bool:

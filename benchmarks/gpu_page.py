@@ -1,12 +1,13 @@
 """The page of the GPU report, its result as tables in Markdown, and the README's table of it."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import NOT_MEASURED, load, machine, table
 
+Row = tuple[str, str, str, str]
+RESIZED = "resize, crop and normalise"  # the stage that the goal of preprocessing is about
 GOALS = {
     "200x200": 10_000.0,  # requests/s, ResNet-50
     "640x480": 8_000.0,
@@ -17,6 +18,7 @@ GOALS = {
     "preprocess": 20_000.0,  # images/s, 640 x 480
     "same_top1": 0.998,
     "training": 0.9,  # of a resident batch
+    "memory_growth": 0.01,  # of the device memory in use, over 100,000 requests and a deployment
 }
 
 
@@ -29,6 +31,7 @@ def page(document: Mapping[str, Any]) -> str:
         f"`{document['command']}`, {document['seconds']:.0f} s. {machine(dict(document))}."
         + (f" GPU: {document['machine']['gpu']}." if "gpu" in document["machine"] else ""),
     ]
+    parts += ["## What was to be reached", goals(sections)]
     for title, name, make in (
         ("Each stage alone, ResNet-50", "ceilings", _ceilings),
         ("Each stage alone, ResNet-18", "ceilings of a small network", _ceilings),
@@ -38,6 +41,8 @@ def page(document: Mapping[str, Any]) -> str:
         parts += [f"## {title}", make(sections[name]) if name in sections else NOT_MEASURED]
         if name in document["reasons"]:
             parts.append(f"Why: {document['reasons'][name]}")
+        for stage, why in sections.get(name, {}).get("reasons", {}).items():
+            parts.append(f"{stage}: not measured: {why}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -46,43 +51,100 @@ def gpu(results: Path) -> str:
     document = load(results / "gpu.json")
     if document is None or "served" not in document["sections"]:
         return NOT_MEASURED
-    return f"{_served(document['sections']['served'])}\n\n`{document['command']}`. {machine(dict(document))}."
+    parts = [goals(document["sections"]), _served(document["sections"]["served"])]
+    return "\n\n".join([*parts, f"`{document['command']}`. {machine(dict(document))}."])
+
+
+def goals(sections: Mapping[str, Any]) -> str:
+    """Make the table of goals; what was not measured is said in its row."""
+    rows = [*_of_served(sections.get("served", {})), *_of_stages(sections.get("ceilings", {}))]
+    same = sections.get("ceilings of a small network", {}).get("agreement", {}).get("same_top1")
+    rows.append(_row("labels as float32 on the CPU gives them", "same_top1", same, lambda x: f"{x:.2%}"))
+    training = sections.get("training", {}).get("ratio")
+    rows.append(_row("training, of a resident batch", "training", training, lambda x: f"{x:.2f}"))
+    rows.append(("the real ASL set from scratch to 99.5 %", "at most 15 s", NOT_MEASURED, ""))
+    return table(["target", "goal", "measured", "met"], rows)
+
+
+def _row(what: str, goal: str, value: float | None, show: Callable[[float], str]) -> Row:
+    asked = f"at least {show(GOALS[goal])}"
+    if value is None:
+        return what, asked, NOT_MEASURED, ""
+    return what, asked, show(value), "yes" if value >= GOALS[goal] else "no"
+
+
+def _of_served(found: Mapping[str, Any]) -> Iterator[Row]:
+    ours, stock = found.get("ours", []), found.get("stock", [])
+    for body in ("200x200", "640x480"):
+        rows = [row for row in ours if row["body"].startswith(body) and row["p99"] <= GOALS["p99_ms"]]
+        best = max((row["requests_per_second"] for row in rows), default=None)
+        what = f"ResNet-50, {body}, 99 % of answers within {GOALS['p99_ms']:g} ms"
+        yield _row(what, body, best, lambda x: f"{x:,.0f} requests/s")
+    for what, goal, compared in (
+        ("image_classifier as it comes", "stock_defaults", [row for row in stock if row["setting"] == "defaults"]),
+        ("image_classifier at its best", "stock_best", stock),
+    ):
+        bodies = {row["body"] for row in compared} & {row["body"] for row in ours}
+        times = [_best(ours, body) / _best(compared, body) for body in bodies if _best(compared, body)]
+        yield _row(what, goal, min(times, default=None), lambda x: f"{x:.1f} times")
+    for name, what, least in (("many", "100,000 requests", 100_000), ("swap", "a deployment under load", 1)):
+        yield _flat(what, least, found.get(name, {}))
+
+
+def _best(rows: Sequence[Mapping[str, Any]], body: str) -> float:
+    return max(float(row["requests_per_second"]) for row in rows if row["body"] == body)
+
+
+def _flat(what: str, least: int, found: Mapping[str, Any]) -> Row:
+    goal = f"0 failed, memory at most {GOALS['memory_growth']:.0%} more"
+    if "memory_first_mb" not in found:
+        return what, goal, NOT_MEASURED, ""
+    growth = found["memory_last_mb"] / found["memory_first_mb"] - 1
+    met = found["failed"] == 0 and growth <= GOALS["memory_growth"] and found["requests"] >= least
+    return what, goal, f"{found['failed']} of {found['requests']:,} failed, {growth:+.1%}", "yes" if met else "no"
+
+
+def _of_stages(found: Mapping[str, Any]) -> Iterator[Row]:
+    bodies = found.get("bodies", {})
+    shares = [share for stages in bodies.values() if (share := _share(found, stages)) is not None]
+    yield _row("all in process, of its slowest stage", "in_process", min(shares, default=None), lambda x: f"{x:.2f}")
+    rates = [
+        stages["preprocess"][RESIZED]
+        for body, stages in bodies.items()
+        if body.startswith("640x480") and "preprocess" in stages
+    ]
+    what = "Kornia preprocessing alone, 640 x 480"
+    yield _row(what, "preprocess", min(rates, default=None), lambda x: f"{x:,.0f} images/s")
+
+
+def _share(found: Mapping[str, Any], stages: Mapping[str, Any]) -> float | None:
+    """Return what all of it in process reaches of its slowest stage, where each was measured."""
+    network = max((row["images_per_second"] for row in found["network"]), default=None)
+    if network is None or not stages["decode"] or not {"preprocess", "all, in process"} <= set(stages):
+        return None
+    slowest = min(max(stages["decode"].values()), stages["preprocess"][RESIZED], network)
+    return float(stages["all, in process"] / slowest)
 
 
 def _ceilings(found: Mapping[str, Any]) -> str:
     rows = []
-    for body, stages in found["bodies"].items():
-        rows += [[body, f"decode: {name}", f"{value:,.0f}"] for name, value in stages["decode"].items()]
-        for name in ("decode and resize on the CPU", "all, in process"):
-            rows.append([body, name, f"{stages[name]:,.0f}"])
-        rows += [[body, name, f"{value:,.0f}"] for name, value in stages["preprocess"].items()]
+    for body, stages in found.get("bodies", {}).items():
+        rates = {f"decode: {name}": value for name, value in stages["decode"].items()}
+        rates |= {name: value for name, value in stages.items() if isinstance(value, float)}
+        rows += [[body, name, f"{value:,.0f}"] for name, value in (rates | stages.get("preprocess", {})).items()]
     for row in found.get("network", []):
         stage = f"network, {row['precision']}, batch {row['batch']}{', CUDA graph' if row['graph'] else ''}"
         rows.append(["", stage, f"{row['images_per_second']:,.0f}"])
     if "copies" in found:
         rows.append(["", "copies to the device", f"{found['copies']:,.0f}"])
-    return "\n\n".join([table(["body", "stage", "images/s"], rows), *_judged(found)])
-
-
-def _judged(found: Mapping[str, Any]) -> Iterator[str]:
-    """Say what the goals ask of the stages: the whole against the slowest of them, and the answers."""
-    network = max((row["images_per_second"] for row in found.get("network", [])), default=math.inf)
-    for body, stages in found["bodies"].items():
-        slowest = min(max(stages["decode"].values()), stages["preprocess"]["resize, crop and normalise"], network)
-        share = stages["all, in process"] / slowest
-        yield f"{body}: all of it in process reaches {share:.2f} of its slowest stage (goal {GOALS['in_process']:g})."
-    if same := found.get("agreement"):
-        yield (
-            f"{100 * same['same_top1']:.2f} % of {same['images']} labels are those of float32 on the CPU, where "
-            f"libjpeg decodes (goal {100 * GOALS['same_top1']:g} %)."
-        )
+    return table(["body", "stage", "images/s"], rows)
 
 
 def _served(found: Mapping[str, Any]) -> str:
     rows = [[f"Sightline, {row['workers']} worker(s)", *_cells(row)] for row in found["ours"]]
     rows += [[f"image_classifier, {row['setting']}", *_cells(row)] for row in found["stock"]]
     head = ["server", "body", "connections", "requests/s", "p50, ms", "p99, ms", "failed", "GPU, %", "memory, MB"]
-    parts = [table(head, rows), *_against(found)]
+    parts = [table(head, rows)]
     for name, said in (("many", "requests of all bodies"), ("swap", "requests beside a deployment")):
         if name in found:
             row = found[name]
@@ -90,7 +152,6 @@ def _served(found: Mapping[str, Any]) -> str:
             if "memory_first_mb" in row:
                 memory = f", device memory {row['memory_first_mb']:,.0f} -> {row['memory_last_mb']:,.0f} MB"
             parts.append(f"{row['requests']:,} {said}: {row['failed']} failed{memory}.")
-    parts += [f"{name}: not measured: {why}" for name, why in found["reasons"].items()]
     return "\n\n".join(parts)
 
 
@@ -101,22 +162,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["body"], str(row["connections"]), f"{row['requests_per_second']:,.0f}", *latencies, failed, *gpu]
 
 
-def _against(found: Mapping[str, Any]) -> Iterator[str]:
-    """Say how much faster ours is than the stock handler at each of its settings, of the best rows of each body."""
-    for setting in dict.fromkeys(row["setting"] for row in found["stock"]):
-        for body in dict.fromkeys(row["body"] for row in found["ours"]):
-            ours = max(row["requests_per_second"] for row in found["ours"] if row["body"] == body)
-            rows = [row for row in found["stock"] if (row["setting"], row["body"]) == (setting, body)]
-            theirs = max((row["requests_per_second"] for row in rows), default=0.0)
-            if theirs:
-                yield f"{body}: {ours / theirs:.1f} times image_classifier, {setting}."
-
-
 def _training(found: Mapping[str, Any]) -> str:
     rows = [[kind, f"{value:,.0f}"] for kind, value in found["images_per_second"].items()]
     said = (
         f"{found['network']}, {found['image_size']} x {found['image_size']}, batches of {found['batch_size']}, "
-        f"{found['precision']}: the loader reaches {found['ratio']:.2f} of a resident batch "
-        f"(goal {GOALS['training']:g})."
+        f"{found['precision']}: the loader reaches {found['ratio']:.2f} of a resident batch."
     )
     return "\n\n".join([table(["batches", "images/s"], rows), said])

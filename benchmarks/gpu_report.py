@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,47 +28,31 @@ from rich.console import Console
 from benchmarks import bodies, gpu_page, gpu_served, resnet, trained
 from benchmarks.serving import DRAWN
 from handlers import artifact
+from handlers.atomic import write_json, write_text
 from serving import server
 from training.train import machine, versions
-from training.whole import write_json, write_text
 
 RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
 BUDGET, ENDING = 8 * 60.0, 30.0  # seconds in all, and for a command to end in
+TRAINING = 40.0  # and for each step of training the network whose answers are compared
 # Section -> (network, module, seconds that it may take, arguments on a GPU, arguments of a rehearsal)
-SECTIONS: dict[str, tuple[str, str, float, list[str], list[str]]] = {
+SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
     "ceilings": (
-        "resnet50",
-        "gpu_ceilings",
-        90,
-        ["--seconds", "1"],
-        ["--device", "cpu", "--seconds", "0.2", "--distinct", "16"],
+        *("resnet50", "gpu_ceilings", 90),
+        *("--seconds 1 --distinct 0", "--device cpu --seconds 0.2 --distinct 0"),
+    ),
+    "served": (
+        *("resnet50", "gpu_served", 230, ""),
+        "--connections 1 4 --workers 1 --batch 4 --seconds 1 --requests 100 --rate 1",
     ),
     "ceilings of a small network": (
         *("resnet18", "gpu_ceilings", 60),
-        *(["--seconds", "0.5"], ["--device", "cpu", "--seconds", "0.2", "--distinct", "64"]),
-    ),
-    "served": (
-        *("resnet50", "gpu_served", 230, []),
-        [
-            "--connections",
-            "1",
-            "4",
-            "--workers",
-            "1",
-            "--batch",
-            "4",
-            "--seconds",
-            "1",
-            "--requests",
-            "100",
-            "--rate",
-            "1",
-        ],
+        *("--seconds 0.5", "--device cpu --seconds 0.2 --distinct 64"),
     ),
     "training": (
         *("", "training", 50),
-        ["--rounds", "3", "--steps", "20", "--images", "4000", "dataset.image_size=224", "trainer.batch_size=256"],
-        ["--rounds", "1", "--steps", "2", "--images", "200", "dataset.image_size=64", "trainer.batch_size=16"],
+        "--rounds 3 --steps 20 --images 4000 dataset.image_size=224 trainer.batch_size=256",
+        "--rounds 1 --steps 2 --images 200 dataset.image_size=64 trainer.batch_size=16",
     ),
 }
 
@@ -103,14 +87,24 @@ class Report:
         try:
             if limit < 1:
                 raise TimeoutError("no time was left for it")
-            self.document["sections"][name] = self._last_line(command, limit)
+            found, code = self._last_line(command, limit)
+            self.document["sections"][name] = found
+            if code not in (0, 1):  # 1: a goal was missed
+                self.document["reasons"][name] = f"it ended with exit status {code}"
         except (subprocess.TimeoutExpired, TimeoutError, ValueError) as error:
             self.document["reasons"][name] = str(error)
             self.console.print(f"  not measured: {error}")
         self.write()
 
-    def _last_line(self, command: Sequence[str], limit: float) -> Any:
-        environment = {**os.environ, "PYTHONPATH": str(self.root)}
+    def _last_line(self, command: Sequence[str], limit: float) -> tuple[Any, int]:
+        """Return the document that a command prints last, and its exit status.
+
+        Raises:
+            ValueError: it prints none.
+            TimeoutExpired: it takes longer, and does not heed an interrupt.
+        """
+        paths = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=self.root, env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -129,7 +123,7 @@ class Report:
         lines = output.splitlines()
         if not lines:
             raise ValueError(f"it printed no result (exit status {process.returncode})")
-        return json.loads(lines[-1])
+        return json.loads(lines[-1]), process.returncode
 
     def write(self) -> None:
         """Write the result and its page."""
@@ -138,31 +132,31 @@ class Report:
         write_text(self.result.with_suffix(".md"), gpu_page.page(self.document))
 
 
-def commands(root: Path, rehearse: bool, say: Callable[[str], None]) -> Mapping[str, tuple[list[str], float]]:
-    """Return the command of each section and its limit; train the networks, and draw the bodies, where they are not.
+def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -> list[str]:
+    """Return the command of a section; draw the bodies, and make the network, where they are not there.
 
-    Raises:
-        TrainingFailed: a network cannot be trained.
+    Speed does not depend on the weights: only the network whose answers are compared is trained, where that goes well.
     """
+    network, module, _, real, small = SECTIONS[name]
+    given = (small if rehearse else real).split()
+    if not network:
+        return [f"benchmarks.{module}", "--output", str(root / "runs" / "gpu-training.json"), *given]
     folders = [bodies.draw(size, DRAWN)[0].parent for size in bodies.SIZES[:2]]
     asked = [word for folder in folders for word in ("--bodies", str(folder))]
-    found = {}
-    for name, (network, module, limit, real, small) in SECTIONS.items():
-        given = small if rehearse else real
-        if network:
-            run = _untrained(root) if rehearse else trained.run(network, root, say)
-            given = [str(run), *asked, *given]
-        else:
-            given = ["--output", str(root / "runs" / "gpu-training.json"), *given]
-        found[name] = ([f"benchmarks.{module}", *given], limit)
-    return found
+    run = None
+    if network == "resnet18" and not rehearse:
+        try:
+            run = trained.run(network, root, say, timeout=TRAINING)
+        except trained.TrainingFailed as error:
+            say(f"  with random weights: {error}")
+    return [f"benchmarks.{module}", str(run or _untrained(root, network)), *asked, *given]
 
 
-def _untrained(root: Path) -> Path:
-    """Return a run whose ResNet-18 has random weights: a rehearsal is not about what it answers."""
-    run = Path("runs") / "gpu-rehearsal"
+def _untrained(root: Path, network: str) -> Path:
+    """Return a run whose network has random weights."""
+    run = Path("runs") / f"gpu-{network}"
     (root / run).mkdir(parents=True, exist_ok=True)
-    artifact.save(resnet.untrained(), resnet.spec(), root / run / "model.pt")
+    artifact.save(resnet.untrained(kind=network), resnet.spec(network=network), root / run / "model.pt")
     return run
 
 
@@ -175,14 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: torch finds no GPU here: run it where there is one, or add --rehearse", file=sys.stderr)
         return 1
     console = Console(stderr=True)
+    # An ignored interrupt, as a shell's "&" leaves it, would be inherited by the sections, which are ended by one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     report = Report(Path.cwd(), rehearse=options.rehearse, console=console)
-    try:
-        wanted = commands(Path.cwd(), options.rehearse, console.print)
-    except trained.TrainingFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for name, (command, limit) in wanted.items():
-        report.section(name, command, limit)
+    for name, (_, _, limit, _, _) in SECTIONS.items():
+        report.section(name, command(Path.cwd(), name, options.rehearse, console.print), limit)
     print(gpu_page.page(report.document))
     print(json.dumps(report.document))
     return int(bool(report.document["reasons"]))

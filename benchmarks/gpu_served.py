@@ -1,6 +1,6 @@
 """TorchServe in front of a GPU, at growing concurrency: our handler, and its own `image_classifier`, in one run.
 
-    python -m benchmarks.gpu_served RUN --bodies FOLDER [--bodies FOLDER ...] [--connections 16 64 256] [--seconds 3]
+    python -m benchmarks.gpu_served RUN --bodies FOLDER [--bodies FOLDER ...] [--connections 16 64 128] [--seconds 2]
 
 `wrk` sends from this machine. Utilisation and memory of the GPU are nvidia-smi's. After the loads of the largest number
 of workers come 100,000 requests, and a deployment under load: device memory before and after. The last line is one
@@ -28,7 +28,7 @@ from serving import archive, deploy, ports
 
 MODEL, WORK = "bench", Path("runs/bench-gpu")
 BATCH, DELAY = 64, 2  # images, milliseconds
-WORKERS = (2, 4)  # of ours, on one GPU
+WORKERS = (2, 4, 8)  # of ours, on one GPU: what a worker does in Python is what there must be several for
 MIXED, SWAP_RATE, LONGEST = 100_000, 200.0, 40.0  # requests; requests/s beside a deployment; seconds
 
 
@@ -74,8 +74,15 @@ def load(running: Running, folder: Path, connections: int, seconds: float) -> di
 
 
 def settings(cores: int) -> dict[str, Setting]:
-    """Return the settings of the stock handler that are measured: as it comes, and those for many requests."""
-    return {"defaults": stock.DEFAULTS, "batches of 32": Setting(min(4, cores), max(1, cores // 4), 32, 5)}
+    """Return the settings of the stock handler that are measured: as it comes, and those for many requests.
+
+    It decodes on the CPU, one image after the other: a worker for each core has them decoded side by side.
+    """
+    return {
+        "defaults": stock.DEFAULTS,
+        "batches of 32": Setting(min(4, cores), max(1, cores // 4), 32, 5),
+        "a worker for each core": Setting(cores, 1, 16, 5),
+    }
 
 
 def many(running: Running, folders: Sequence[Path], requests: int, connections: int) -> dict[str, Any]:
@@ -116,46 +123,49 @@ def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> N
 
     for workers in options.workers:
         try:
-            with ours(root, options.run, workers, options.batch) as (_, running):
-                for row in _loads(running, options):
+            with ours(root, options.run, workers, options.batch) as (folder, running):
+                for row in _loads(running, options, options.connections):
                     found["ours"].append({"workers": workers, **row})
+                if workers == options.workers[-1]:
+                    found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
+                    found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
         except Exception as error:
             reason(f"ours, {workers} workers", error)
     for name, setting in settings(machine.cores()).items():
         try:
             with theirs(root, options.run, setting) as running:
-                found["stock"] += [{"setting": name, **row} for row in _loads(running, options)]
+                for row in _loads(running, options, options.connections[-2:]):
+                    found["stock"].append({"setting": name, **row})
         except Exception as error:
             reason(f"image_classifier, {name}", error)
-    try:
-        with ours(root, options.run, options.workers[-1], options.batch) as (folder, running):
-            found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-            found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
-    except Exception as error:
-        reason("many requests, and a swap", error)
 
 
-def _loads(running: Running, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _loads(running: Running, options: argparse.Namespace, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
     for body in options.bodies:
-        load(running, body, options.connections[-1], 1)  # what is done at first use
-        for connections in options.connections:
+        load(running, body, counts[-1], 1)  # what is done at first use
+        for connections in counts:
             row = load(running, body, connections, options.seconds)
             print(f"  {row['body']}, {connections}: {row['requests_per_second']:,.0f}/s", file=sys.stderr)
             yield row
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
     parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 128, 192])
     parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS))
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
     parser.add_argument("--requests", type=int, default=MIXED)
     parser.add_argument("--rate", type=float, default=SWAP_RATE, help="requests/s beside the deployment")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    options = parsed(arguments)
     found: dict[str, Any] = {"batch": options.batch, "delay_ms": DELAY, "ours": [], "stock": [], "reasons": {}}
     try:
         measure(Path.cwd(), options, found)

