@@ -11,6 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
+from handlers import atomic
 from training.generate.photograph import jpeg_body
 
 SUFFIXES = (".jpg", ".jpeg")
@@ -69,9 +70,8 @@ def draw(size: Size, folder: Path) -> list[Path]:
     paths = [there / f"{number:02d}.jpg" for number in range(size.count)]
     for number, path in enumerate(paths):
         if not path.is_file():
-            part = path.with_suffix(".part")
-            part.write_bytes(jpeg_body(size.width, size.height, size.kilobytes, seed=number))
-            part.replace(path)
+            with atomic.replacing(path) as part:
+                part.write_bytes(jpeg_body(size.width, size.height, size.kilobytes, seed=number))
     return paths
 
 

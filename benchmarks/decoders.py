@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.rounds import Work, one_core, take_turns, versions
+from handlers.atomic import write_json
 from handlers.decoding import decode
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.generate.photograph import jpeg_body
 from training.train import machine
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/decoders.json")
 SIDE, TURN, BATCH = 224, 0.02, 32  # pixels, seconds, images that nvJPEG gets at once

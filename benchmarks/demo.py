@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from handlers.atomic import write_json
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/demo.json")
 OFFSET = "1700"  # of the ports, so that a server that runs here stays alone

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.real import RunError, step
+from handlers.atomic import write_json
 from pipeline.steps import override
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/fewest.json")
 NAME = "fingers-fewest"

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from handlers import artifact, exported
+from handlers.atomic import write_json
 from handlers.engine import Engine
 from handlers.spec import PreprocessSpec, Spec
 from training.networks import build
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/formats.json")
 CPU = torch.device("cpu")

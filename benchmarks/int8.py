@@ -34,12 +34,12 @@ from torch import nn
 from benchmarks import resnet, trained
 from benchmarks.rounds import Work, one_core, take_turns, versions
 from handlers import artifact
+from handlers.atomic import write_json
 from handlers.engine import Engine
 from handlers.precision import gains_from_bf16
 from handlers.spec import Spec
 from training.quantization import QuantizationError, quantize
 from training.train import machine
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/int8.json")
 BATCHES, TURN = (1, 8, 16), 0.2  # images, seconds

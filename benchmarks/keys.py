@@ -28,9 +28,9 @@ from rich.table import Table
 
 from benchmarks import open_loop, small_server
 from benchmarks.small_server import MODEL
+from handlers.atomic import write_json
 from serving.client import Client, ClientError
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT, WORK = Path("benchmarks/results/keys.json"), Path("runs/bench-keys")
 DEADLINE, THREADS = 5.0, 32  # seconds of an answer; under way in a process

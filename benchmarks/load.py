@@ -19,9 +19,9 @@ from rich.table import Table
 
 from benchmarks import small_server
 from benchmarks.small_server import MODEL
+from handlers.atomic import write_json
 from serving.model_store import path_of
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT, WORK = Path("benchmarks/results/load.json"), Path("runs/bench-load")
 ONE_IN = 10_000

@@ -27,10 +27,10 @@ import simplejpeg
 from rich.console import Console
 from rich.table import Table
 
+from handlers.atomic import write_json
 from training.prepare import prepare
 from training.progress import plain_console
 from training.recipe import Recipe
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/prepare.json")
 LIMIT = 1.2

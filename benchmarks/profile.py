@@ -34,12 +34,12 @@ from benchmarks.decoders import SIZES, pictures
 from benchmarks.numbered import LoadError, Sent
 from benchmarks.rounds import versions
 from handlers import artifact
+from handlers.atomic import write_json
 from serving import archive, launch, package, ports, server
 from serving.model_store import Archive
 from serving.state import ServerState
 from training.pictures import save
 from training.train import machine
-from training.whole import write_json
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("torch", "kornia", "simplejpeg", "numpy", "torchserve")

@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.atomic import write_json
 from pipeline.steps import next_version, override
 from serving import agreement, archive, model_store, server
-from serving.agreement import EvaluationError
-from serving.client import Client, ClientError
+from serving.client import Client
+from serving.errors import ServingError
 from serving.live import Live
-from serving.model_store import Archive, ArchiveError
-from training.whole import write_json
+from serving.model_store import Archive
 
 RESULTS = Path("benchmarks/results/real")
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.runs or RUNS:
         try:
             document = carry_out(name, RUNS[name], given.raw_root / RUNS[name].dataset)
-        except (RunError, ArchiveError, ClientError, EvaluationError, OSError) as error:
+        except (RunError, ServingError, OSError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
         document["command"] = f"python -m benchmarks.real RAW_ROOT {name}"

@@ -17,10 +17,10 @@ from training.networks import Network, build
 SIDE, CLASSES, BATCH = 224, 12, 64
 
 
-def spec(classes: int = CLASSES, side: int = SIDE) -> Spec:
+def spec(classes: int = CLASSES, side: int = SIDE, network: str = "resnet18") -> Spec:
     """Return what goes inside the artifact."""
     names = tuple(places365.names()[label].split("/", 2)[-1] for label in places365.chosen(classes))
-    return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network="resnet18")
+    return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network=network)
 
 
 def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,10 +40,14 @@ def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, to
     return preprocess([decode(each) for each in encoded]), torch.tensor(labels)
 
 
-def untrained(classes: int = CLASSES) -> Network:
-    """Return the network with seeded random weights."""
+def untrained(classes: int = CLASSES, kind: str = "resnet18") -> Network:
+    """Return the network with seeded random weights.
+
+    A deeper one begins as its shortcuts alone (zero_init_residual): with random weights everywhere it would leave the
+    range of fp16.
+    """
     torch.manual_seed(0)
-    return build({"kind": "resnet18", "zero_init_residual": False}, classes, 3, SIDE).eval()
+    return build({"kind": kind, "zero_init_residual": kind != "resnet18"}, classes, 3, SIDE).eval()
 
 
 def learnt(run: Path) -> Network:

@@ -31,12 +31,12 @@ from benchmarks.peers import environment
 from benchmarks.serving_figures import SMALL, Figures
 from benchmarks.serving_rows import Bench, Row
 from benchmarks.serving_session import Session
+from handlers.atomic import write_json
 from handlers.classifier import Classifier
 from pipeline import lock
 from pipeline.setup import SetupError
 from serving import ports
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/serving.json")
 WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")

@@ -1,9 +1,12 @@
 """The tables of README.md on serving: against others, and what its parts cost."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
 from benchmarks.serving_figures import WORDS, rates, words
+from serving import model_config
 
 
 def serving(results: Path) -> str:
@@ -33,9 +36,17 @@ def serving(results: Path) -> str:
         f"most {document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}. "
         f"{machine(document)}. `{document['command']}`"
     )
+    notes += changed(document.get("archive", {}))
     chart = f"\n\n![Requests per second]({RESULTS / 'serving.svg'})" if path.with_suffix(".svg").is_file() else ""
     goals = table(WORDS, [words(target) for target in document["targets"]])
     return table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
+
+
+def changed(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Say which settings of an archive are others now than those that were measured."""
+    for name, now in model_config.DEFAULTS.items():
+        if name in measured and measured[name] != now and name != "handler":
+            yield f"Measured with a {name} of {measured[name]}, which is {now} since then."
 
 
 def worker(results: Path) -> str:

@@ -12,8 +12,8 @@ from benchmarks.peers import stock
 from benchmarks.servers import NotMeasured
 from benchmarks.serving_rows import Bench
 from benchmarks.serving_session import COMPILING, Session
+from handlers.atomic import write_json
 from training.train import machine, versions
-from training.whole import write_json
 
 
 def best(session: Session, quick: bool) -> tuple[stock.Setting, list[dict[str, Any]]]:

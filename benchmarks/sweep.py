@@ -25,10 +25,10 @@ from rich.table import Table
 from benchmarks import bodies, closed_loop, servers, trained
 from benchmarks.servers import NotMeasured
 from benchmarks.serving import DRAWN
+from handlers.atomic import write_json
 from serving import archive, model_config, ports
 from serving.shares import Shares
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
 MODEL, CONNECTIONS = "bench", (1, 16, 64)

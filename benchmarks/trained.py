@@ -24,26 +24,30 @@ class TrainingFailed(Exception):
     """A command failed; the message is what it said last."""
 
 
-def run(network: str, root: Path, say: Callable[[str], None] = print) -> Path:
+def run(network: str, root: Path, say: Callable[[str], None] = print, *, timeout: float | None = None) -> Path:
     """Return `runs/bench-<network>` with its model.pt; train it where it is not there.
 
     Raises:
-        TrainingFailed: one of the project's commands failed.
+        TrainingFailed: one of the project's commands failed, or took longer than `timeout` seconds.
     """
     folder = Path("runs") / f"bench-{network}"
     if (root / folder / "train.json").is_file():
         return folder
     say(f"training {network} on drawn images, once")
     data = ("dataset=places365", f"store={STORE}", f"dataset.image_size={IMAGE_SIZE}")
-    _do(root, "training.generate", "places365", RAW, "--images-per-class", "40", "--classes", str(CLASSES))
-    _do(root, "training.prepare", *data, f"raw={RAW}")
+    _do(root, timeout, "training.generate", "places365", RAW, "--images-per-class", "40", "--classes", str(CLASSES))
+    _do(root, timeout, "training.prepare", *data, f"raw={RAW}")
     recipe = ("augmentation=[]", "trainer.train_size=null", "trainer.batch_size=16", "split.validation=0.1")
-    _do(root, "training.train", *data, f"name={folder.name}", *NETWORKS[network], *recipe)
+    _do(root, timeout, "training.train", *data, f"name={folder.name}", *NETWORKS[network], *recipe)
     return folder
 
 
-def _do(root: Path, module: str, *arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, capture_output=True, text=True)
+def _do(root: Path, timeout: float | None, module: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise TrainingFailed(f"python -m {module} took longer than {timeout:g} s") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
         raise TrainingFailed(f"python -m {module} {' '.join(arguments)}: {lines[-1]}")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from handlers.atomic import write_json
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches, Joined
@@ -35,7 +36,6 @@ from training.precision import use_all_cores
 from training.splits import SplitSpec
 from training.store import PreparedDataset
 from training.train import machine, network_name, versions
-from training.whole import write_json
 
 RESULT = Path("benchmarks/results/training.json")
 GOAL = 0.95
@@ -92,15 +92,20 @@ def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict
     return seconds
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return its exit code."""
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=20_000, help="generated, where no data set is named")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code."""
+    options = parsed(arguments)
     named = any(override.startswith(("dataset=", "store=", "name=")) for override in options.overrides)
     base = [] if named else ["dataset=class_folders", "dataset.image_size=64"]
     config = compose([*base, "network=resnet18", *options.overrides])

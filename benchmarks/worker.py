@@ -23,11 +23,11 @@ import psutil
 from benchmarks import bodies, closed_loop, servers, trained
 from benchmarks.servers import Running
 from benchmarks.serving import DRAWN
+from handlers.atomic import write_json
 from serving import archive, ports
 from serving.client import Client, ClientError
 from serving.state import ServerState
 from training.train import machine, versions
-from training.whole import write_json
 
 RESULT, WORK = Path("benchmarks/results/worker.json"), Path("runs/bench-worker")
 MODEL, CONNECTIONS, STEP = "bench", 32, 5  # connections, seconds of one load

@@ -16,9 +16,9 @@ from benchmarks import servers, serving, serving_rows, serving_tables
 from benchmarks.servers import NotMeasured, Running, top_1
 from benchmarks.serving_rows import Bench, Row
 from benchmarks.serving_session import Session
+from handlers.atomic import write_json
 from serving.state import ServerState
 from tests.server.conftest import CLASSES, ROOT, export, free_offset, picture
-from training.whole import write_json
 
 BODY = "48x40"
 

@@ -32,7 +32,7 @@ def test_what_is_drawn_stays(tmp_path: Path) -> None:
     first = bodies.draw(SMALL, tmp_path)[0]
     first.write_bytes(b"kept")
     assert bodies.draw(SMALL, tmp_path)[0].read_bytes() == b"kept"
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_the_three_sizes_are_those_of_the_web_a_page_and_a_camera() -> None:
