@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ from serving import archive, package, rehearsal
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_servable
 from tests.unit.small_network import CLASSES
+from tests.until import until
 
 FP32 = "handler.precision=fp32"
 
@@ -118,11 +120,19 @@ def test_a_process_that_ends_is_told_with_its_last_line(run: Path, handlers: Pat
     assert "its process was ended by signal 9: out of luck" in refused(run, FP32)
 
 
-def test_what_takes_longer_than_its_time_is_ended(run: Path, handlers: Path) -> None:
+def test_what_takes_longer_than_its_time_is_ended(run: Path, handlers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note = run / "pid"
+    wait = subprocess.Popen.wait
+
+    def once_it_hangs(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if timeout is not None:  # a busy machine takes seconds to come this far
+            until(lambda: note.is_file() and note.read_text() != "", seconds=30)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", once_it_hangs)
     slow = f"child = subprocess.Popen(['sleep', '60']); open({str(note)!r}, 'w').write(str(child.pid)); child.wait()"
     (handlers / "__init__.py").write_text(f"import subprocess; {slow}\n")
-    assert "it is not ready within 5 s, its startupTimeout" in refused(run, FP32, "startupTimeout=5")
+    assert "it is not ready within 1 s, its startupTimeout" in refused(run, FP32, "startupTimeout=1")
     pid = int(note.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
