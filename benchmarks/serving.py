@@ -40,6 +40,7 @@ from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/serving.json")
 WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")
+KEPT = "rounds.json"  # all rounds that are done, while others are still measured
 CONNECTIONS = (1, 16, 64)
 CHECKED = 4  # images of each body whose labels are held against ours
 PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton", "torchserve")
@@ -213,11 +214,12 @@ def main(arguments: Sequence[str]) -> int:
             for row in rows:
                 session.say(f"round {number} of {options.rounds}: {row.title}")
                 session.measure(row, number)
+            write_json(WORK / KEPT, document(session, rows, options, tried))
     except (LoadError, trained.TrainingFailed, ports.PortError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted; the server was stopped and nothing written", file=sys.stderr)
+        print(f"error: interrupted; whole rounds, if any, are in {WORK / KEPT}", file=sys.stderr)
         return 130
     found = document(session, rows, options, tried)
     write_json(options.result, found)

@@ -49,6 +49,7 @@ def settings(cores: int) -> list[Setting]:
     found = [Setting("as served")]
     if cores > 1:
         found.append(Setting(f"1 worker x {cores} threads", ("minWorkers=1",)))
+    found.append(Setting(f"{cores + 1} workers x 1 thread", (f"minWorkers={cores + 1}",)))
     found += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 16, 32)]
     found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 2, 5, 10)]
     found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseParallelGC")]
