@@ -48,7 +48,7 @@ def offset() -> int:
 def up(home: Path, offset: int, *overrides: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pipeline.up", "my images", "colours", "--minutes", "5", *SMALL, *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "SIGHTLINE_PORT_OFFSET": str(offset)}
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=500)
 
 
 def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> None:

@@ -56,7 +56,7 @@ def watched(home: Path) -> Iterator[Path]:
     until(lambda: (home / "logs" / "watch.log").exists(), 40)
     yield home
     process.terminate()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "watching http://127.0.0.1" in output
 
 

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 def data(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pipeline.data", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=500)
 
 
 def test_a_folder_is_prepared_under_a_name_with_overrides(tmp_path: Path) -> None:

