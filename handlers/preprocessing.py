@@ -126,30 +126,30 @@ class Preprocess(nn.Module):
 
     @torch.inference_mode()
     def write(self, images: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> None:
-        """Normalise images into rows of a batch, on a CPU: `normalize` in a fifteenth of its time.
+        """Normalise images into rows of a batch, on a CPU: `normalize` in a tenth of its time.
 
-        One multiplication and addition a value, by numbers that are spread over the image beforehand: torch takes a
-        slow way where it has to repeat three of them along interleaved pixels.
+        One multiplication and addition a value, by numbers that are spread over a line of pixels beforehand: torch takes
+        a slow way where it has to repeat three of them, and the caches do not hold them for a whole image.
 
         Args:
             images: uint8, each of shape (C, S, S).
             rows: float, of the same shape each; overwritten.
         """
+        size = self.spec.image_size
         scale, shift = self._spread
+        values = torch.empty((size, size, self.spec.channels))
+        lines = values.view(size, -1)
         for image, row in zip(images, rows, strict=True):
-            values = row if row.dtype == torch.float32 else torch.empty_like(scale)
-            values.copy_(image)
-            row.copy_(torch.addcmul(shift, values, scale, out=values))
+            values.copy_(image.permute(1, 2, 0))
+            torch.addcmul(shift, lines, scale, out=lines)
+            row.permute(1, 2, 0).copy_(values)
 
     @functools.cached_property
     def _spread(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return 1 / (255 std) and -mean / std for each value of an image: (C, S, S), interleaved."""
-        size = self.spec.image_size
+        """Return 1 / (255 std) and -mean / std for each value of a line of pixels: (S C), interleaved."""
         mean, std = self.mean.cpu().double(), self.std.cpu().double()
-        scale, shift = (
-            each.float().expand(size, size, -1).contiguous().permute(2, 0, 1) for each in (1 / (255 * std), -mean / std)
-        )
-        return scale, shift
+        size = self.spec.image_size
+        return (1 / (255 * std)).float().repeat(size), (-mean / std).float().repeat(size)
 
     def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Return the network's input for images of any sizes.
