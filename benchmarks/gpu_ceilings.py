@@ -152,8 +152,8 @@ def _scene(asked: tuple[int, int, int]) -> bytes:
 def agreement(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str) -> dict[str, float]:
     """Return on how many images the best label is that of float32 on the CPU, and by how much a probability differs."""
     ours = Classifier(path, device=device, precision=precision, threads=cores())
+    ours.warm_up(BATCH)  # before the other one: TorchScript's fusers are switched for the whole process
     reference = Classifier(path, precision="fp32", threads=cores())
-    ours.warm_up(BATCH)
     same, largest = 0, 0.0
     for start in range(0, len(bodies), BATCH):
         rows = []

@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu_served RUN --bodies FOLDER [--bodies FOLDER ...] [--connections 16 64 128] [--seconds 2]
 
-`wrk` sends from this machine. Utilisation and memory of the GPU are nvidia-smi's. After the loads of the largest number
-of workers come 100,000 requests, and a deployment under load: device memory before and after. The last line is one
-JSON document.
+`wrk` sends from this machine. Utilisation and memory of the GPU are nvidia-smi's. The first number of workers is sent
+100,000 requests too, the last has a deployment under load: device memory before and after. What the goals are about
+comes first. Each line is one JSON document of what there is so far.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from serving import archive, deploy, ports
 
 MODEL, WORK = "bench", Path("runs/bench-gpu")
 BATCH, DELAY = 64, 2  # images, milliseconds
-WORKERS = (2, 4, 8)  # of ours, on one GPU: what a worker does in Python is what there must be several for
+WORKERS = (8, 4)  # of ours, on one GPU: what a worker does in Python is what there must be several for
 MIXED, SWAP_RATE, LONGEST = 100_000, 200.0, 40.0  # requests; requests/s beside a deployment; seconds
 
 
@@ -73,15 +74,16 @@ def load(running: Running, folder: Path, connections: int, seconds: float) -> di
     return at | {name: round(value, 3) for name, value in dataclasses.asdict(found).items()} | usage.summary()
 
 
-def settings(cores: int) -> dict[str, Setting]:
+def settings() -> dict[str, Setting]:
     """Return the settings of the stock handler that are measured: as it comes, and those for many requests.
 
     It decodes on the CPU, one image after the other: a worker for each core has them decoded side by side.
     """
+    cores = machine.cores()
     return {
+        "a worker for each core": Setting(cores, 1, 16, 5),
         "defaults": stock.DEFAULTS,
         "batches of 32": Setting(min(4, cores), max(1, cores // 4), 32, 5),
-        "a worker for each core": Setting(cores, 1, 16, 5),
     }
 
 
@@ -115,29 +117,31 @@ def swap(folder: Path, running: Running, bodies: Sequence[bytes], rate: float) -
 
 
 def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Put all of it into `found` as it comes; what cannot be measured has its reason."""
+    """Put all of it into `found` as it comes, what the goals are about first; what is not measured has its reason."""
 
-    def reason(name: str, error: Exception) -> None:  # whatever it is: the other rows are not to be lost
-        found["reasons"][name] = str(error) or type(error).__name__
-        print(f"{name}: not measured: {error}", file=sys.stderr)
+    def mine(workers: int) -> None:
+        with ours(root, options.run, workers, options.batch) as (folder, running):
+            for row in _loads(running, options, options.connections):
+                found["ours"].append({"workers": workers, **row})
+            if workers == options.workers[0]:
+                found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
+            if workers == options.workers[-1]:
+                found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
 
-    for workers in options.workers:
+    def stocks(name: str, setting: Setting) -> None:
+        with theirs(root, options.run, setting) as running:
+            for row in _loads(running, options, options.connections[-2:]):
+                found["stock"].append({"setting": name, **row})
+
+    own = [(f"ours, {workers} workers", partial(mine, workers)) for workers in options.workers]
+    stock = [(f"image_classifier, {name}", partial(stocks, name, each)) for name, each in settings().items()]
+    for name, stage in [*own[:1], *stock[:2], *own[1:], *stock[2:]]:
         try:
-            with ours(root, options.run, workers, options.batch) as (folder, running):
-                for row in _loads(running, options, options.connections):
-                    found["ours"].append({"workers": workers, **row})
-                if workers == options.workers[-1]:
-                    found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-                    found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
-        except Exception as error:
-            reason(f"ours, {workers} workers", error)
-    for name, setting in settings(machine.cores()).items():
-        try:
-            with theirs(root, options.run, setting) as running:
-                for row in _loads(running, options, options.connections[-2:]):
-                    found["stock"].append({"setting": name, **row})
-        except Exception as error:
-            reason(f"image_classifier, {name}", error)
+            stage()
+        except Exception as error:  # whatever it is: the other rows are not to be lost
+            found["reasons"][name] = str(error) or type(error).__name__
+            print(f"{name}: not measured: {error}", file=sys.stderr)
+        print(json.dumps(found), flush=True)  # what is killed while it ends has told this
 
 
 def _loads(running: Running, options: argparse.Namespace, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
@@ -154,7 +158,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
     parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 128, 192])
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 192])
     parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS))
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load")

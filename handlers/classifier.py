@@ -60,7 +60,7 @@ class Classifier:
             torch.set_num_threads(threads)
         self.device = torch.device(device)
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+            torch.cuda.set_device(self.device.index or 0)
         self.engine: Engine
         chosen = choose(precision, self.device)
         if exported.is_exported(path):

@@ -26,8 +26,12 @@ class Graph:
                 module(inputs)
         torch.cuda.current_stream(inputs.device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=beside):
-            self._outputs = module(inputs)
+        before = torch.cuda.current_stream(inputs.device)
+        try:
+            with torch.cuda.graph(self._graph, stream=beside):
+                self._outputs = module(inputs)
+        finally:  # torch 2.11 stays on the other stream where a recording fails
+            torch.cuda.set_stream(before)
 
     def replay(self) -> torch.Tensor:
         """Return what the module gives for what `inputs` hold now; overwritten by the next call."""

@@ -79,6 +79,8 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if "out of memory" in str(error):  # torchvision makes an error of its own of torch's
+            raise torch.OutOfMemoryError(str(error)) from error
         raise Unreadable(str(error).partition("\n")[0]) from error
     return [_upright(pixels, jpeg.orientation_of(data)) for pixels, data in zip(decoded, images, strict=True)]
 

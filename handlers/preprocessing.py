@@ -128,8 +128,8 @@ class Preprocess(nn.Module):
     def write(self, images: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> None:
         """Normalise images into rows of a batch, on a CPU: `normalize` in a tenth of its time.
 
-        One multiplication and addition a value, by numbers that are spread over a line of pixels beforehand: torch takes
-        a slow way where it has to repeat three of them, and the caches do not hold them for a whole image.
+        One multiplication and addition a value, by numbers that are spread over a line of pixels beforehand: torch
+        takes a slow way where it has to repeat three of them, and the caches do not hold them for a whole image.
 
         Args:
             images: uint8, each of shape (C, S, S).

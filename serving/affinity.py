@@ -1,4 +1,4 @@
-"""Keep a worker that loads on one core, so that those that answer meanwhile have the others to themselves.
+"""Keep workers that load on half of the cores, so that those that answer meanwhile have the others to themselves.
 
 Its priority could not be raised again by an ordinary user; where it may run can.
 """
@@ -14,7 +14,7 @@ from serving.state import ServerState
 
 @contextlib.contextmanager
 def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
-    """Give a function that keeps what the server has started since on its last core; all cores are theirs afterwards.
+    """Give a function that keeps what the server has started since on its last cores; all are theirs afterwards.
 
     Call it again and again while workers load: a process is seen when it is there.
     """
@@ -28,7 +28,7 @@ def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
 
     def keep() -> None:
         for pid in _children(front) - before - kept:
-            _run_on(pid, cores[-1:])
+            _run_on(pid, cores[-(len(cores) // 2) :])
             kept.add(pid)
 
     try:

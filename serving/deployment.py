@@ -191,7 +191,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[Callable[[], ModelStatus]]:
-        """Give a function that waits for the workers which the block starts; until then those are kept on one core."""
+        """Give a function that waits for the workers which the block starts, on half of the cores until then."""
         with affinity.loading(state.running(self.root)) as keep:
 
             def alive() -> bool:

@@ -19,6 +19,8 @@ from serving import properties
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
 JAVA_LEAST = 256
+# For a GPU's own metrics it imports nvgpu, which brings a web server along; without it there would be none at all.
+SYSTEM_METRICS = "system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what passes between two layers takes megabytes: 5 to 8 % faster (measured)
 
 
@@ -75,6 +77,8 @@ class Shares:
             lines.append(f"default_workers_per_model={self.workers}")
         if "-Xmx" not in known.get("vmargs", ""):
             lines.append(f"vmargs={known.get('vmargs', '')} {self.java}")
+        if self.thorough and "system_metrics_cmd" not in known:
+            lines.append(SYSTEM_METRICS)
         return "\n".join(lines) + "\n"
 
     def environment(self) -> dict[str, str]:

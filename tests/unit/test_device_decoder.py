@@ -151,6 +151,24 @@ def test_an_image_that_does_not_fit_beside_the_others_costs_them_nothing(
     assert caplog.text.count("the GPU does not: it has not the memory") == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [
+        ("Error while decoding JPEG images: CUDA out of memory. Tried to allocate 2.00 GiB", torch.OutOfMemoryError),
+        ("Error while decoding JPEG images: nvjpegDecode failed: 3", nvjpeg.Unreadable),
+    ],
+)
+def test_what_torchvision_says_of_a_full_memory_is_told_apart(
+    said: str, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> list[torch.Tensor]:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", failing)
+    with pytest.raises(raised):
+        nvjpeg.decode([jpeg()], "rgb", torch.device("cpu"))
+
+
 def test_a_device_that_is_lost_is_not_taken_for_a_bad_image(
     decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,16 @@ def test_a_section_that_cannot_be_interrupted_is_killed(tmp_path: Path, monkeypa
     assert "timed out" in made.document["reasons"]["served"] and time.monotonic() - began < 20
 
 
+def test_what_a_killed_section_had_printed_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "ENDING", 1.0)
+    told = "print('{\"ours\": 3}', flush=True)"
+    code = f"import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n{told}\ntime.sleep(60)"
+    made = report(tmp_path)
+    made.section("part", [module(tmp_path, code)], 5)
+    assert made.document["sections"] == {"part": {"ours": 3}}
+    assert made.document["reasons"] == {"part": "it was ended, since its time was over"}
+
+
 def test_no_section_begins_when_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_report, "BUDGET", 0.0)
     made = report(tmp_path)

@@ -45,6 +45,12 @@ def test_what_somebody_wrote_himself_stays() -> None:
     assert shares.properties(commented) == f"default_workers_per_model=3\nvmargs= {shares.java}\n"
 
 
+def test_beside_a_gpu_the_metrics_of_the_machine_are_collected_without_those_of_the_gpu() -> None:
+    shares = Shares(workers=1, threads=2, heap=700, thorough=True)
+    assert shares.properties("").splitlines()[2:] == ["system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"]
+    assert "system_metrics_cmd" not in shares.properties("system_metrics_cmd=mine\n")
+
+
 def test_threads_that_the_environment_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = Shares(workers=3, threads=2, heap=700)
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
