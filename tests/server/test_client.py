@@ -57,11 +57,11 @@ def test_what_dies_with_its_worker_is_answered(server: RunningServer) -> None:
     right = [server.client.predict(picture(seed), "digits") for seed in range(3)]
     before, began = requested(server, "digits"), time.monotonic()
     with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=24) for seed in range(3)]
+        asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=60) for seed in range(3)]
         until(lambda: requested(server, "digits") == before + 3, 30)
         os.kill(pid, signal.SIGKILL)
         answers = [each.result() for each in asked]
-    assert time.monotonic() - began > 24 / 4, "they were lost, and asked again"
+    assert time.monotonic() - began > 60 / 4, "they were lost, and asked again"
     for answer, expected in zip(answers, right, strict=True):
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     wait_ready(server.client, [("digits", "2.0")], alive=lambda: server.state.process() is not None, timeout=60)
@@ -100,7 +100,7 @@ def test_tokens_change_under_load_and_are_shown_nowhere(
     console = Console(file=table)
 
     def look() -> None:
-        with Client(root=home, deadline=5) as client:
+        with Client(root=home, deadline=30) as client:
             while not done.wait(0.02):
                 assert client.models() == ["shapes"] and client.predict(picture(), "shapes").label
                 with contextlib.suppress(ValueError):  # it is being written
