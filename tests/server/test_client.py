@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks import keys
 from serving import archive
 from serving import server as server_module
-from serving.client import Client, DeadlinePassed
+from serving.client import Client, DeadlinePassed, Prediction
 from serving.ports import Address, is_free
 from serving.readiness import wait_ready
 from serving.server import Started
@@ -52,20 +52,27 @@ def started(home: Path) -> Started:
 
 
 def test_what_dies_with_its_worker_is_answered(server: RunningServer) -> None:
-    # `digits` waits until four requests are together: with three, the kill comes while the batch is being gathered.
-    (pid,) = server.pids("digits")
     right = [server.client.predict(picture(seed), "digits") for seed in range(3)]
+    # On a busy machine the kill may come too late, when the batch is answered.
+    assert any(gathered(server, right) for _ in range(5)), "they were lost, and asked again"
+
+
+def gathered(server: RunningServer, right: list[Prediction]) -> bool:
+    """Ask, and kill the worker while its batch is gathered; return whether the requests had to be sent again."""
+    # `digits` waits for a tenth of a second until four requests are together.
+    (pid,) = server.pids("digits")
     before, began = requested(server, "digits"), time.monotonic()
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=60) for seed in range(3)]
         until(lambda: requested(server, "digits") == before + 3, 30)
         os.kill(pid, signal.SIGKILL)
         answers = [each.result() for each in asked]
-    assert time.monotonic() - began > 60 / 4, "they were lost, and asked again"
+    seconds = time.monotonic() - began
     for answer, expected in zip(answers, right, strict=True):
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    until(lambda: server.pids("digits") != [pid], 60)
     wait_ready(server.client, [("digits", "2.0")], alive=lambda: server.state.process() is not None, timeout=60)
-    assert server.pids("digits") != [pid]
+    return seconds > 60 / 4
 
 
 def requested(server: RunningServer, model: str) -> float:
