@@ -23,7 +23,9 @@ from serving.errors import ServingError
 from serving.live import Live
 from serving.model_store import ArchiveError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"))
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm")
+)
 BATCH = 8  # images that are decoded and computed at once offline
 
 Answer = dict[str, float] | str  # probabilities best first, or why there are none
