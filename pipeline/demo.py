@@ -12,7 +12,7 @@ from pipeline.steps import Steps, guarded
 from pipeline.up import serve_and_ask
 
 NAME = "demo"
-RAW = Path("data/raw/fingers-generated")
+RAW = Path("data/raw/demo")  # its own: `make data RAW=generated` draws another number
 IMAGES_PER_CLASS = 150
 # Of the few settings tried, the one that learns in 18 epochs (benchmarks/results/demo.json has its times and score).
 # The cap is for busier machines.

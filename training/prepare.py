@@ -197,6 +197,7 @@ def _describe(
         "mean": mean,
         "std": std,
         "fingerprint": content.hexdigest(),
+        "made": recipe.made(),
         "key": key,
         "store": "encoded" if encoded else "decoded",
         "raw": str(recipe.raw.resolve()),

@@ -92,21 +92,29 @@ class Recipe:
             "colour": self.colour,
         }
 
+    def made(self) -> str:
+        """Return a hash of all that turns the same files into the same pixels: options, code and package versions."""
+        return digest(
+            {
+                "schema": SCHEMA_VERSION,
+                **self.content(),
+                "code": {module: _file_hash(_source(module)) for module in _CODE},
+                "reading": {path.name: _file_hash(path) for path in readers.sources(self.reader)},
+                "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
+            }
+        )
+
     def key(self) -> str:
-        """Return a hash of all that made, or would make, this store: options, code, package versions and raw files.
+        """Return a hash of all that made, or would make, this store, the raw files by path, size and time among it.
 
         Raises:
             DatasetError: the raw folder is not there.
         """
         return digest(
             {
-                "schema": SCHEMA_VERSION,
-                **self.content(),
+                "made": self.made(),
                 "store": self.store,
                 "max_decoded_gb": self.max_decoded_gb,
-                "code": {module: _file_hash(_source(module)) for module in _CODE},
-                "reading": {path.name: _file_hash(path) for path in readers.sources(self.reader)},
-                "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
                 "raw": str(self.raw.resolve()),
                 "listing": listing(self.raw),
             }

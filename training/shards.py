@@ -58,7 +58,7 @@ def ensure(
     """
     dataset = store.PreparedDataset.open(folder)
     images = min(images_per_shard, max(1, int(shard_bytes * len(dataset) / max(1, dataset.encoded_bytes))))
-    key = digest({"store": dataset.key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
+    key = digest({"store": dataset.content_key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
     target = folder / store.SHARDS
     if _key_of(target) == key:
         return

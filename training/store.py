@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from handlers.spec import Colour, PreprocessSpec, Resize
 from training.index import Index
+from training.recipe import digest
 from training.records import DatasetError, Record
 from training.splits import Rows, Split, SplitSpec, split
 
@@ -73,8 +74,7 @@ class PreparedDataset:
             document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise DatasetError(
-                f"{folder}: no prepared data set; make it with `python -m training.prepare name={folder.name}`"
-                " and its dataset="
+                f"{folder}: no prepared data set; make it (make data NAME={folder.name} DATASET=… RAW=…)"
             ) from None
         except ValueError as error:
             raise DatasetError(f"{folder / DOCUMENT}: not a JSON document ({error}); prepare it again") from error
@@ -117,6 +117,13 @@ class PreparedDataset:
             mean=mean,
             std=std,
         )
+
+    @property
+    def content_key(self) -> str:
+        """Return what changes with any pixel, label or row, and not with the place or the time of the raw files."""
+        # A store of before this was kept has only the key, which changes with those too.
+        made = self.document.get("made", self.key)
+        return digest({"fingerprint": self.fingerprint, "made": made, "encoded": self.encoded})
 
     def record(self, row: int) -> Record:
         """Return where the encoded bytes of a row stand: `dataset.record(row).read(dataset.raw)`.

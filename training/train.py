@@ -113,7 +113,7 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     }
     # Copies are made, and removed, without preparing the data set anew.
     copies = [data.transformed_key] if data.transformed_key else []
-    return fingerprint([FORMAT, relevant, data.key, versions(), *copies])
+    return fingerprint([FORMAT, relevant, data.content_key, versions(), *copies])
 
 
 def is_finished(run: Path, key: str) -> bool:

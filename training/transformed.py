@@ -228,7 +228,7 @@ def _contact_sheet(images: store.Pixels, copies: store.Pixels, sources: Rows, nu
 def _key(dataset: store.PreparedDataset, spec: SplitSpec, number: int, seed: int) -> str:
     return digest(
         {
-            "store": dataset.key,
+            "store": dataset.content_key,
             "split": dataclasses.asdict(spec),
             "copies": number,
             "seed": seed,

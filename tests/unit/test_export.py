@@ -137,7 +137,7 @@ def test_a_checkpoint_of_other_data_is_not_exported(
     monkeypatch.chdir(root)
     document = root / "data/processed/tinted/dataset.json"
     before = document.read_text()
-    document.write_text(json.dumps({**json.loads(before), "key": "another"}))
+    document.write_text(json.dumps({**json.loads(before), "fingerprint": "another"}))
     try:
         assert export.main(["name=exported"]) == 1
         assert "is of other data" in capsys.readouterr().err
@@ -214,7 +214,9 @@ def test_int8_that_loses_too_much_is_refused(
     document = json.loads((run / "export.json").read_text())["int8"]
     assert not document["offered"] and "int8 is offered: int8 loses" in capsys.readouterr().out
     assert not (run / "model.int8.pt").exists() and (run / "model.pt").exists()
-    with pytest.raises(ArchiveError, match=r"no model\.int8\.pt \(int8 loses .* choose another handler\.precision"):
+    with pytest.raises(
+        ArchiveError, match=r"no model\.int8\.pt \(int8 loses .* \(make archive .*handler\.precision=auto"
+    ):
         archive.build("exported", "2.0", overrides=["handler.precision=int8"])
     monkeypatch.setattr(export, "quantize", quantize)
     assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0

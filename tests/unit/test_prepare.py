@@ -108,6 +108,27 @@ def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, f
     assert [path.name for path in folder.parent.iterdir()] == ["pets"]
 
 
+def test_training_sees_what_images_hold_and_not_when_they_were_written(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    kept = tmp_path / "kept"
+
+    def keys(**options: object) -> tuple[str, str]:
+        assert prepare(recipe(raw, **options), folder), "it was up to date"
+        data = PreparedDataset.open(folder)
+        return data.key, data.content_key
+
+    first = keys()
+    shutil.copytree(raw, kept)
+    shutil.rmtree(raw)
+    shutil.copytree(kept, raw, copy_function=shutil.copyfile)
+    again = keys()
+    assert again[0] != first[0] and again[1] == first[1]
+    found = [again, keys(image_size=8), keys(store="encoded")]
+    (raw / "owl" / "0001.jpg").write_bytes(jpeg(77))
+    found.append(keys())
+    assert len({content for _, content in found}) == 4
+
+
 def test_the_key_changes_with_all_code_that_reads(tmp_path: Path) -> None:
     root = Path(module.__file__).parents[1]
     for package in ("handlers", "training"):
