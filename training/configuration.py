@@ -99,7 +99,7 @@ def load(run: Path) -> DictConfig:
     """
     path = run / "config.yaml"
     if not path.is_file():
-        raise ConfigurationError(f"{path} is not there: train first with `python -m training.train name={run.name}`")
+        raise ConfigurationError(f"{path} is not there: train first (make train NAME={run.name} DATASET=…)")
     return cast(DictConfig, OmegaConf.load(path))
 
 

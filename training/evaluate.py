@@ -106,9 +106,8 @@ def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
     """
     config = configuration.load(folder)
     if not (folder / "model.pt").is_file():
-        raise configuration.ConfigurationError(
-            f"{folder}/model.pt is not there: train and export with `python -m training.train name={config.name}`"
-        )
+        how = f"make train NAME={config.name} DATASET={config.dataset.name}"
+        raise configuration.ConfigurationError(f"{folder}/model.pt is not there: train and export it ({how})")
     return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
 
 

@@ -211,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
         best = run / "checkpoints" / "best.ckpt"
         if not best.is_file():
             raise ConfigurationError(
-                f"{best} is not there: train first with `python -m training.train name={run.name}`"
+                f"{best} is not there: train first (make train NAME={run.name} DATASET={config.dataset.name})"
             )
         if (best.parent / "key").read_text() != run_key(settings, data):
             raise ConfigurationError(

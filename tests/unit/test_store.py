@@ -63,7 +63,7 @@ def test_a_row_that_is_not_there_is_named(dataset: PreparedDataset) -> None:
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no prepared data set; make it with `python -m training\.prepare"):
+    with pytest.raises(DatasetError, match=r"no prepared data set; make it \(make data NAME=none DATASET="):
         PreparedDataset.open(tmp_path / "none")
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(DatasetError, match="not a JSON document"):
