@@ -61,7 +61,8 @@ def build(
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
         why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
-        raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another handler.precision")
+        other = f"make archive NAME={name} VERSION={version} ARGS=handler.precision=auto"
+        raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another precision ({other})")
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     prune.unfinished(store)

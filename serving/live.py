@@ -108,8 +108,10 @@ class Live:
         return type(self)(models), chosen
 
     def _before(self, archive: Archive, store: Path) -> str | None:
-        """Return the version to keep beside this one: the one before it, where it is the one that was live."""
+        """Return the version to keep beside this one: the one that was live, or the one before it where it is that."""
         known = self.models.get(archive.name)
-        if known is None or known.version != archive.version or known.before is None:
+        if known is None:
             return None
-        return known.before if model_store.path_of(archive.name, known.before, store).is_file() else None
+        before = known.version if known.version != archive.version else known.before
+        there = before is not None and model_store.path_of(archive.name, before, store).is_file()
+        return before if there else None

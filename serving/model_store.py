@@ -59,7 +59,7 @@ class Archive:
                 members.check(file, self.path)
                 yield file
         except (*UNREADABLE, KeyError, ValueError, TypeError) as error:
-            raise ArchiveError(f"{self.path} is not a whole archive ({error}): build it again") from error
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): remove it and build it again") from error
 
     @staticmethod
     def manifest(file: zipfile.ZipFile) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Archive:
         with self.opened() as file:
             document = yaml.safe_load(file.read("model-config.yaml"))
         if not isinstance(document, dict):
-            raise ArchiveError(f"{self.path} has an empty model-config.yaml: build it again")
+            raise ArchiveError(f"{self.path} has an empty model-config.yaml: remove it and build it again")
         return document
 
     def spec(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Archive:
             found = (model["modelName"], model["modelVersion"])
             weights = model.get("serializedFile")  # a handler may do without
             if weights is not None and weights not in file.namelist():
-                raise ArchiveError(f"{self.path} holds no {weights}: build it again")
+                raise ArchiveError(f"{self.path} holds no {weights}: remove it and build it again")
         if found != (self.name, self.version):
             raise ArchiveError(
                 f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
@@ -230,8 +230,9 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     for text in wanted:
         name, _, version = text.partition("=")
         chosen.append(find(name, version or None, store))
-    if len(set(chosen)) < len(chosen):
-        raise ArchiveError("one archive is asked for twice: name each once")
+    names = [each.name for each in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ArchiveError(f"{', '.join(twice)}: asked for twice. Name each model once")
     if not chosen:
         chosen = newest(store)
     if not chosen:

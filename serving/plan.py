@@ -52,6 +52,12 @@ class Plan:
         """Return how many models the machine is shared out to."""
         return len({each.name for each in self.first} | {name for name, _ in self.others})
 
+    @property
+    def forgotten(self) -> list[Version]:
+        """Return what was live, of models that this start does not serve since only others were named."""
+        named = {each.name for each in self.first}
+        return [(name, each.version) for name, each in self.known.models.items() if self.strict and name not in named]
+
     def recorded(self, left_out: Collection[Version], more: Sequence[ModelStatus] = ()) -> Live:
         """Return what to write down as live where some versions did not load, and `more` did beside the first ones.
 

@@ -135,7 +135,10 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
         raise NotReady("; ".join(f"{name} {version} does not load: {why}" for (name, version), why in left_out.items()))
     _remember(plan.recorded(left_out, more), root, unless=plan.recorded(lost))
     serving = {each.name: each.version for each in models}
-    told = []
+    told = [
+        f"{name} {version} was live and is not served now: make deploy NAME={name} VERSION={version}"
+        for name, version in plan.forgotten
+    ]
     for (name, version), why in left_out.items():
         was_live = (name, version) in plan.damaged or (name, version) in lost
         instead = f" ({serving[name]} is in its place)" if was_live and name in serving else ""

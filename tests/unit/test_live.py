@@ -44,9 +44,15 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(store: Path) -> None:
 def test_a_start_with_names_is_those_alone(store: Path) -> None:
     live = Live({"a": LiveModel("2.0", "1.0"), "b": LiveModel("9.0", "1.0")})
     assert live.select(["a=2.0"], store)[0].models == {"a": LiveModel("2.0", "1.0")}
-    assert live.select(["a=1.0"], store)[0].models == {"a": LiveModel("1.0")}, "what is kept was before another version"
-    assert live.select(["a"], store)[0].models == {"a": LiveModel("3.0")}
-    assert live.select([], store)[0].models == {"a": LiveModel("3.0"), "b": LiveModel("10.0")}
+    assert Live({}).select([], store)[0].models == {"a": LiveModel("3.0"), "b": LiveModel("10.0")}
+
+
+@pytest.mark.parametrize("version", ["1.0", "3.0"])
+def test_another_version_than_the_live_one_keeps_that_one_for_a_rollback(store: Path, version: str) -> None:
+    live = Live({"a": LiveModel("2.0", "1.0")})
+    assert live.select([f"a={version}"], store)[0].models == {"a": LiveModel(version, "2.0")}
+    (store / "a-2.0.mar").unlink()
+    assert live.select([f"a={version}"], store)[0].models == {"a": LiveModel(version)}
 
 
 def test_an_archive_that_is_gone_is_said_and_a_kept_one_is_forgotten(store: Path) -> None:

@@ -59,6 +59,13 @@ def test_what_is_named_must_be_there_and_whole(store: Path) -> None:
         Plan.of(KNOWN, ["d"], store)
 
 
+def test_what_was_live_and_is_not_named_is_forgotten_and_known(store: Path) -> None:
+    assert Plan.of(KNOWN, ["a=3.0"], store).forgotten == [("b", "9.0")]
+    assert Plan.of(KNOWN, ["b", "a"], store).forgotten == Plan.of(KNOWN, [], store).forgotten == []
+    (store / "b-9.0.mar").unlink()
+    assert Plan.of(KNOWN, [], store).forgotten == [], "it stays written down"
+
+
 def test_where_nothing_was_live_the_newest_of_each_must_load(store: Path) -> None:
     plan = Plan.of(Live({}), [], store)
     assert plan.strict and first(plan) == ["a-3.0", "b-10.0", "c-1.0"]
