@@ -23,6 +23,8 @@ from serving.errors import ServingError
 from serving.live import Live
 from serving.state import ServerState
 
+_WIDEST = 1_000  # columns of a table
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Version:
@@ -124,6 +126,8 @@ def show(status: Status, console: Console) -> None:
             _duration(each.uptime),
             ", ".join(str(worker.pid) for worker in model.workers),
         )
+    # As wide as it needs to be: a pipe is taken for a terminal of 80 columns, and half a name finds nothing.
+    table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
     console.print(table)
     for name, version in status.missing:
         console.print(f"[red]{name} {version} should be live and is not served[/red] (make watch tries it again)")
@@ -158,7 +162,7 @@ def main() -> int:
         empty: dict[str, Any] = {"running": False, "server": None, "models": []}
         print(json.dumps(found.document() if found is not None else empty, indent=2, default=str))
     elif found is None:
-        print("No server was started here.")
+        print("No server runs here: make serve")
     else:
         show(found, Console(soft_wrap=True))
     return 0 if found is not None else 3
