@@ -29,6 +29,7 @@ from serving.door import Answer
 from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
 from serving.keys import Keys
 from serving.model_status import ModelStatus, Worker
+from serving.ports import Ports, offset_of_environment
 from serving.state import ServerState
 
 __all__ = [
@@ -46,8 +47,6 @@ __all__ = [
 ]
 
 VERSION_HEADER = "model-version"
-DEFAULT_INFERENCE = "http://127.0.0.1:8080"
-DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEADLINE = 60.0  # seconds
 
 
@@ -68,12 +67,13 @@ class Client:
     """Asks a server that was started in `root` (the current directory).
 
     Addresses and the key file are those that `serving.server start` wrote down, also after that started it again; where
-    it did not, TorchServe's default ports and `key_file.json` in `root`. Each can be given; `management` may be
-    `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which each call can be given too. Threads may
-    share a client.
+    it did not, TorchServe's default ports, moved by SIGHTLINE_PORT_OFFSET, and `key_file.json` in `root`. Each can be
+    given; `management` may be `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which each call can be
+    given too. Threads may share a client.
 
     Raises:
         ClientError: an address cannot be one.
+        PortError: nor can SIGHTLINE_PORT_OFFSET move them.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class Client:
             return (inference or known.inference, management or known.management) if known else None
 
         known = state.running(root)
-        addresses = find() or (inference or DEFAULT_INFERENCE, management or DEFAULT_MANAGEMENT)
+        usual = Ports.of_config("").moved(offset_of_environment())
+        addresses = find() or (inference or usual.inference.url, management or usual.management.url)
         key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
         self._connection = Connection(addresses, key_file, find=find, transport=transport)
         self.deadline = deadline

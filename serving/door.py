@@ -38,6 +38,8 @@ class Answer:
             kind, message = str(document["type"]), str(document["message"])
         except (ValueError, KeyError, TypeError):
             kind, message = httpx.codes.get_reason_phrase(self.code), self.body.decode(errors="replace")[:200]
+        if self.code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and not message:  # the front end says no more
+            message = "the request has more bytes than max_request_size in config.properties allows"
         if kind == "InvalidKeyException":
             return InvalidKey(message)
         if self.code >= 500:

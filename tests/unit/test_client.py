@@ -60,7 +60,7 @@ def test_a_list_of_models_has_pages(ask: Callable[[Handler], Client]) -> None:
         (httpx.Response(503, json={"code": 503, "type": "X", "message": "queue is full"}), ServerFailed, "503: queue"),
         (httpx.Response(507, text="out of memory"), ServerFailed, "507: out of memory"),
         (httpx.Response(200, text="<html>"), ServerFailed, "not JSON"),
-        (httpx.Response(413, text=""), RequestRefused, "413 Request Entity Too Large"),
+        (httpx.Response(413, text=""), RequestRefused, "413 Request Entity Too Large: .*max_request_size"),
         (httpx.Response(400, json=["x"]), RequestRefused, "400 Bad Request"),
         (
             httpx.Response(400, json={"code": 400, "type": "InvalidKeyException", "message": ""}),
@@ -108,3 +108,14 @@ def test_many_read_only_as_far_ahead_as_needed(ask: Callable[[Handler], Client])
 def test_many_end_at_a_failure_that_is_no_refusal(ask: Callable[[Handler], Client]) -> None:
     with ask(lambda _: httpx.Response(503, text="")) as client, pytest.raises(ServerFailed):
         list(client.predict_many([b"x"] * 3, "m"))
+
+
+def test_where_no_server_was_started_the_usual_ports_are_asked_moved_as_all_verbs_move_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_PORT_OFFSET", raising=False)
+    with Client(root=tmp_path) as client:
+        assert (client.inference, client.management) == ("http://127.0.0.1:8080", "http://127.0.0.1:8081")
+    monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", "300")
+    with Client(root=tmp_path, management="unix:m.sock") as client:
+        assert (client.inference, client.management) == ("http://127.0.0.1:8380", "unix:m.sock")
