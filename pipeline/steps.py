@@ -143,11 +143,12 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     there = [each for each in model_store.archives(store) if each.name == name]
     live = Live.read(root).models.get(name)
     # What somebody has made live stays, also beside newer ones of the same run.
-    for each in [*(each for each in there if live is not None and each.version == live.version), *there[-1:]]:
+    candidates = [*(each for each in there if live is not None and each.version == live.version), *there[-1:]]
+    for each in candidates:
         if is_current(each, run):
             return each, False
-    # Settings that somebody asked for hold for what follows, too.
-    asked = json.loads(there[-1].sidecar.read_text()).get("overrides", []) if there else []
+    # Settings that somebody asked for hold for what follows, too: those of what is live before those of a trial.
+    asked = candidates[0].provenance().get("overrides", []) if candidates else []
     version = next_version(name, store)
     runs = root / archive.RUNS
     return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True

@@ -171,6 +171,16 @@ def test_settings_that_somebody_asked_for_hold(trained: Path) -> None:
     assert json.loads(newer.sidecar.read_text())["model_config"]["handler"]["top_k"] == 2
 
 
+def test_settings_of_what_is_live_hold_and_not_those_of_a_trial(trained: Path) -> None:
+    runs, store = trained / "runs", trained / "model_store"
+    for version, setting in (("1.0", "handler.top_k=2"), ("2.0", "handler.top_k=1")):
+        archive.build("small", version, runs=runs, store=store, overrides=[setting], rehearse=False)
+    Live({"small": LiveModel("1.0")}).write(trained)
+    (runs / "small" / "model.pt").write_bytes((runs / "small" / "model.pt").read_bytes() + b" ")
+    newer, _ = build_archive("small", trained)
+    assert newer.version == "3.0" and newer.model_config()["handler"]["top_k"] == 2
+
+
 def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
     assert steps.next_version("x", tmp_path) == "1.0"
     for name in ("x-2.0.mar", "x-10.1.mar", "y-30.0.mar"):
