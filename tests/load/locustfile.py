@@ -138,6 +138,8 @@ def judge(environment: Environment, **_: Any) -> None:
     runner: Any = environment.runner
     total = environment.stats.total
     faults = [f"a deployment failed: {each.error}" for each in plan.history.swaps if each.error]
+    if plan.swaps.versions and not plan.history.swaps:
+        faults.append("the load ended before the first deployment: make it longer, or --swap-pause shorter")
     faults += [each["msg"] for each in runner.exceptions.values()]
     if not total.num_requests:
         faults.append("nothing was asked")

@@ -6,6 +6,7 @@ import sys
 from gevent import subprocess
 from gevent.event import Event
 
+from serving import model_store
 from tests.load.history import History, Swap
 
 
@@ -14,6 +15,7 @@ class Swaps:
 
     Raises:
         ValueError: it asks for fewer than two versions.
+        ArchiveError: one of them is not in the model store.
     """
 
     def __init__(self, text: str, pause: float) -> None:
@@ -22,6 +24,8 @@ class Swaps:
         self.pause = pause  # seconds between two
         if text and len(self.versions) < 2:
             raise ValueError(f"--swap {text!r}: write NAME=VERSION,VERSION")
+        for version in self.versions:
+            model_store.find(self.name, version)
 
     def run(self, history: History, live: str, stopping: Event) -> None:
         """Deploy one after the other, beginning with one that is not live, until it is to stop; note each."""

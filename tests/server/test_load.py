@@ -54,6 +54,13 @@ def test_every_kind_of_request_gets_what_it_should(server: RunningServer) -> Non
     assert sum(row["answered"] for row in rows) == 1000 and max(row["p95"] for row in rows) > 0
 
 
+def test_deployments_that_cannot_be_or_never_came_are_errors(server: RunningServer) -> None:
+    done = load(server, "--requests", "50", "--swap", "shapes=1.0,7.0")
+    assert done.returncode == 1 and "error: no archive of shapes 7.0" in done.stderr
+    done = load(server, "--requests", "50", "--swap", "shapes=1.0,1.0", "--swap-pause", "100")
+    assert done.returncode == 1 and "error: the load ended before the first deployment" in done.stderr
+
+
 def test_limits_decide_the_exit_code(server: RunningServer) -> None:
     done = run_cli("tests.load.run", "--requests", "50", "--mix", "single=1", "--p95", "0.01", root=server.root)
     assert done.returncode == 1 and re.search(r"error: single: p95 is \d+ ms, at most 0.01 are allowed", done.stderr)
