@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from pipeline.steps import StepError, Steps, guarded, override
+from training.generate.__main__ import DATASETS
 
 GENERATED = "generated"
 
@@ -22,6 +23,10 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
     """
     run = Steps("data", root=root, record=root / "logs" / f"data-{name}.json")
     folder = Path(raw).absolute()
+    if raw == GENERATED and dataset not in DATASETS:
+        raise StepError(
+            f"no images of {dataset} can be drawn: DATASET= one of {', '.join(sorted(DATASETS))}, or give RAW=<folder>"
+        )
     if raw == GENERATED:
         folder = Path("data/raw") / f"{dataset}-{GENERATED}"
         run.run("generate", f"drawing images in the layout of {dataset}", "training.generate", dataset, str(folder))

@@ -37,6 +37,13 @@ def test_a_raw_folder_that_is_none_is_one_line(tmp_path: Path, raw: str) -> None
     assert done.stderr == f"error: RAW={raw} is not a folder. Name one, or RAW={GENERATED} to have images drawn\n"
 
 
+def test_a_set_that_cannot_be_drawn_says_which_can(tmp_path: Path) -> None:
+    done = data(tmp_path, "class_folders", "--raw", GENERATED)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no images of class_folders can be drawn: DATASET= one of asl_alphabet, ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_set_that_cannot_be_downloaded_says_what_to_give(tmp_path: Path) -> None:
     done = data(tmp_path, "class_folders")
     assert done.returncode == 1
