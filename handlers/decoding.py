@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from handlers import jpeg
 from handlers.colours import to_array
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, RequestError, TooLarge, UnsupportedFormat
-from handlers.limits import DEFAULT_LIMITS, Limits
+from handlers.limits import DEFAULT_LIMITS, BoundedReads, Limits
 from handlers.orientation import Pixels, orientation, upright
 from handlers.spec import Colour
 
@@ -93,7 +93,7 @@ def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits, sized: Size
     name = _format(data[:16])
     try:
         # The plug-in itself, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
-        with SERVED[name](io.BytesIO(data)) as image:
+        with SERVED[name](BoundedReads(data)) as image:
             limits.check_pixels(*image.size)
             sized(*image.size)
             image.load()

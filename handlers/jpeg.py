@@ -1,7 +1,6 @@
 """JPEG to pixels by libjpeg-turbo, at a part of the size where that is enough."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from handlers.errors import OF_HOSTILE_BYTES, BadImage
-from handlers.limits import Limits
+from handlers.limits import BoundedReads, Limits
 from handlers.orientation import Pixels, orientation, upright
 from handlers.spec import Colour
 
@@ -28,6 +27,7 @@ DCT_FRAMES = tuple(marker for marker in FRAMES if marker[0] % 4 != 3)
 # A JPEG decoded at a part of its size keeps so much more than it is shrunk to, for the antialiasing to work on.
 SCALED_MARGIN = 1.25
 METADATA_BYTES = 2**17
+MAX_SEGMENTS = 4096  # before the frame; the colour profile may take 255 of them
 
 
 def decode_jpeg(
@@ -103,9 +103,11 @@ class Frame:
 
 
 def frame_of(data: bytes) -> Frame | None:
-    """Return the frame of a JPEG, or None where what stands before it is not well-formed."""
+    """Return the frame of a JPEG, or None where what stands before it is not well-formed, or is too much."""
     place, adobe = 2, None
-    while data[place : place + 1] == b"\xff":
+    for _ in range(MAX_SEGMENTS):
+        if data[place : place + 1] != b"\xff":
+            return None
         marker = data[place + 1 : place + 2]
         if marker == b"\xff":  # filling
             place += 1
@@ -131,7 +133,7 @@ def orientation_of(data: bytes | bytearray | memoryview) -> int:
     if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:
         return 1
     try:
-        with JpegImageFile(io.BytesIO(data)) as image:
+        with JpegImageFile(BoundedReads(data)) as image:
             return orientation(image)
-    except OF_HOSTILE_BYTES:  # unreadable metadata of a good picture: it stays as it was stored
+    except (*OF_HOSTILE_BYTES, BadImage):  # unreadable metadata of a good picture: it stays as it was stored
         return 1
