@@ -6,6 +6,7 @@
 Training does the first by itself.
 """
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -29,7 +30,7 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
 from training.errors import TrainingError
-from training.loop import calibration_batches, validation_batches
+from training.loop import calibration_batches, calibration_rows, validation_batches
 from training.module import Classification
 from training.pace import planned
 from training.quantization import QuantizationError, quantize
@@ -57,8 +58,10 @@ def export(
     "pt2" as `kind` write `model.pt2` alone, held to the golden images of `model.pt`.
 
     Raises:
-        TrainingError: the artifact answers otherwise than the network does, on any validation image.
+        TrainingError: the artifact answers otherwise than the network does, on any validation image; on some training
+            images where there are none.
     """
+    shown = split if len(split.validation) else dataclasses.replace(split, validation=calibration_rows(split))
     name = ARTIFACTS[kind]
     spec = Spec(
         preprocess=preprocess,
@@ -78,7 +81,7 @@ def export(
         made = Path(folder) / name
         try:
             exported_network = _written(network, spec, made)
-            document = compare(network, exported_network, module.preprocess, validation_batches(data, split, 8))
+            document = compare(network, exported_network, module.preprocess, validation_batches(data, shown, 8))
             if kind == "pt2":
                 _check_golden(made, run)
         except (artifact.ArtifactError, golden.GoldenError) as error:
@@ -86,12 +89,12 @@ def export(
         if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
             raise TrainingError(
                 f"{run}/{name} was not written: exported and trained network differ on {document['different_top1']} "
-                f"of {document['images']} validation images, by at most {document['largest_difference']:.1e} (allowed: "
+                f"of {document['images']} images, by at most {document['largest_difference']:.1e} (allowed: "
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
-            golden.write(_golden(made, data, split), run / golden.FILE)
+            golden.write(_golden(made, data, shown), run / golden.FILE)
             for stale in (artifact.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
             if document["int8"]["offered"]:
@@ -145,9 +148,9 @@ def _check_golden(weights: Path, run: Path) -> None:
 
 
 def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.Golden]:
-    """Return validation images as prepared, PNG and JPEG, with the artifact's answers; noise where there are none."""
+    """Return validation images as prepared, PNG and JPEG, with the artifact's answers."""
     classifier = Classifier(weights)
-    pixels, _ = next(iter(validation_batches(data, split, GOLDEN)), (_noise(classifier), None))
+    pixels, _ = next(iter(validation_batches(data, split, GOLDEN)))
     chosen = [np.ascontiguousarray(image.permute(1, 2, 0)) for image in pixels[:GOLDEN]]
     colour = "RGB" if classifier.spec.preprocess.channels == 3 else "GRAY"
     encoded = {f"{number}.jpg": simplejpeg.encode_jpeg(image, 95, colour) for number, image in enumerate(chosen[::2])}
@@ -161,12 +164,6 @@ def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.G
     if artifact.quantized(weights).is_file():
         int8 = golden.answers(Classifier(weights, precision="int8"), images)
     return [golden.Golden(name, encoded[name], *rows) for name, *rows in zip(encoded, found, int8, strict=True)]
-
-
-def _noise(classifier: Classifier) -> torch.Tensor:
-    preprocess = classifier.spec.preprocess
-    shape = (GOLDEN, preprocess.channels, preprocess.image_size, preprocess.image_size)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()

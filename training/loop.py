@@ -19,7 +19,7 @@ from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.quantization import CALIBRATION
 from training.shards import EncodedBatches
-from training.splits import Split
+from training.splits import Rows, Split
 from training.store import PreparedDataset
 
 # Lightning warns of what is meant here.
@@ -142,9 +142,14 @@ def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, 
     return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
 
 
+def calibration_rows(split: Split) -> Rows:
+    """Return up to `CALIBRATION` training rows, spread over the classes' order."""
+    return split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
+
+
 def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.Tensor]:
     """Yield up to `CALIBRATION` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
-    rows = split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
+    rows = calibration_rows(split)
     batches = (
         EncodedBatches(data, rows, 32) if data.encoded else Batches(Joined(((data.images, data.labels, rows),)), 32)
     )
