@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
+from training import export
 from training.configuration import ConfigurationError, compose, plain
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
@@ -119,18 +119,59 @@ def test_a_changed_configuration_starts_anew() -> None:
     assert said == ["runs/changed is up to date"]
 
 
+@pytest.fixture(scope="module")
+def plainly(root: Path) -> list[dict[str, float]]:
+    """Return the metrics of two epochs with nothing asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return metrics(tiny("plainly", "trainer.epochs=2", "trainer.precision=fp32")[0])
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    "option",
     [
-        ("trainer.optimizer=adamw", "trainer.lr=0.003", "trainer.schedule=cosine", "trainer.ema=0.9"),
-        ("trainer.mix.mixup=0.2", "trainer.mix.cutmix=1.0", "trainer.mix.p=0.8", "trainer.schedule=constant"),
-        ("trainer.train_size=[8,16]", "trainer.gradient_clip=1.0", "trainer.precision=bf16"),
-        ("split.validation=0.0",),
+        "trainer.optimizer=adamw",
+        "trainer.schedule=constant",
+        "trainer.ema=0.5",
+        "trainer.mix={mixup: 0.2, cutmix: 1.0, p: 0.8}",
+        "trainer.train_size=[8,16]",
+        "trainer.gradient_clip=0.01",
+        "trainer.precision=bf16",
+        "trainer.label_smoothing=0.2",
     ],
 )
-def test_options_of_the_trainer(overrides: Sequence[str]) -> None:
-    run, _ = tiny("options", *overrides)
+def test_each_option_of_the_trainer_changes_what_is_learned(plainly: list[dict[str, float]], option: str) -> None:
+    fp32 = [] if "precision" in option else ["trainer.precision=fp32"]
+    run, _ = tiny("options", "trainer.epochs=2", *fp32, option)
+    # The average of weights is what is validated; everything else changes the steps.
+    column = "validation_loss" if "ema" in option else "train_loss"
+    assert [row[column] for row in metrics(run)] != [row[column] for row in plainly]
+    assert json.loads((run / "train.json").read_text())["precision"] == ("bf16" if "bf16" in option else "fp32")
     assert (run / "model.pt").is_file()
+
+
+def test_training_images_grow_over_the_epochs_in_steps_of_16() -> None:
+    settings = plain(compose([*TINY, "dataset.image_size=64", "trainer.train_size=[24,64]", "trainer.epochs=5"]))
+    module = Classification(settings, CLASSES, PreprocessSpec(image_size=64))
+    assert [module._train_size(epoch) for epoch in range(5)] == [24, 24, 40, 40, 64]
+
+
+def test_without_validation_images_the_artifact_is_held_to_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = tiny("unvalidated", "split.validation=0.0", "trainer.epochs=1")
+    document = json.loads((run / "export.json").read_text())
+    trained = json.loads((run / "train.json").read_text())["images"]
+    assert document["images"] == trained["train"] > 0 == trained["validation"]
+    assert document["different_top1"] == 0 and not document["int8"]["offered"]
+    load = artifact.load
+
+    def broken(path: Path, device: str = "cpu") -> artifact.Artifact:
+        loaded = load(path, device)
+        with torch.no_grad():
+            dict(loaded.module.named_parameters())["head.weight"].mul_(1.1)
+        return loaded
+
+    monkeypatch.setattr(artifact, "load", broken)
+    assert export.main(["name=unvalidated"]) == 1
 
 
 def test_the_best_epoch_is_exported_and_not_the_last() -> None:
