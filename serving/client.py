@@ -29,7 +29,7 @@ from serving.door import Answer
 from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
 from serving.keys import Keys
 from serving.model_status import ModelStatus, Worker
-from serving.ports import Ports, offset_of_environment
+from serving.ports import Address, PortError, Ports, offset_of_environment
 from serving.state import ServerState
 
 __all__ = [
@@ -73,7 +73,6 @@ class Client:
 
     Raises:
         ClientError: an address cannot be one.
-        PortError: nor can SIGHTLINE_PORT_OFFSET move them.
     """
 
     def __init__(
@@ -93,8 +92,7 @@ class Client:
             return (inference or known.inference, management or known.management) if known else None
 
         known = state.running(root)
-        usual = Ports.of_config("").moved(offset_of_environment())
-        addresses = find() or (inference or usual.inference.url, management or usual.management.url)
+        addresses = find() or (inference or _usual("inference"), management or _usual("management"))
         key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
         self._connection = Connection(addresses, key_file, find=find, transport=transport)
         self.deadline = deadline
@@ -177,12 +175,15 @@ class Client:
                 return refusal
 
         waiting = iter(images)
-        with ThreadPoolExecutor(concurrency) as pool:
+        pool = ThreadPoolExecutor(concurrency)
+        try:
             pending = [pool.submit(one, image) for image in islice(waiting, 2 * concurrency)]
             while pending:
                 answer = pending.pop(0).result()
                 pending += [pool.submit(one, image) for image in islice(waiting, 1)]
                 yield answer
+        finally:
+            pool.shutdown(cancel_futures=True)  # what was not asked yet is not asked any more
 
     def predict_instances(
         self, images: Sequence[bytes], model: str, *, deadline: float | None = None
@@ -270,3 +271,12 @@ class Client:
 
     def _change(self, method: str, path: str, deadline: float | None) -> None:
         self._connection.request("management", method, path, deadline=self._within(deadline))
+
+
+def _usual(api: str) -> str:
+    """Return the address of an API where nobody says another: TorchServe's, moved by SIGHTLINE_PORT_OFFSET."""
+    try:
+        address: Address = getattr(Ports.of_config("").moved(offset_of_environment()), api)
+    except PortError as error:
+        raise ClientError(str(error)) from error
+    return address.url

@@ -10,6 +10,7 @@ import contextlib
 import enum
 import math
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class Connection:
             "inference": Door(addresses[0], transport),
             "management": Door(addresses[1], transport),
         }
+        self._moving = threading.Lock()
         self._left: list[Door] = []  # those that the server has moved from
         self._answered = False
         self._took: dict[Api, deque[float]] = {"inference": deque(maxlen=LATEST), "management": deque(maxlen=LATEST)}
@@ -121,10 +123,11 @@ class Connection:
         self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]
     ) -> Answer:
         began = time.monotonic()
+        door = self._doors[api]
         try:
-            answer = self._doors[api].send(method, path, key, deadline, options)
+            answer = door.send(method, path, key, deadline, options)
         except NobodyListens:
-            if not self._moved(api):
+            if not self._moved(api, door):
                 raise
             answer = self._doors[api].send(method, path, key, deadline, options)
         except DeadlinePassed:
@@ -152,15 +155,16 @@ class Connection:
             return FULL
         return None
 
-    def _moved(self, api: Api) -> bool:
-        """Go to the address that the server has now; return whether it is another."""
+    def _moved(self, api: Api, before: Door) -> bool:
+        """Go to the address that the server has now; return whether it is another than that of the door `before`."""
         found = self._find()
         address = found[0 if api == "inference" else 1] if found is not None else None
-        before = self._doors[api]
         if address is None or address == before.address:
             return False
-        self._doors[api] = Door(address, self._transport)
-        self._left.append(before)  # another thread may be using it
+        with self._moving:  # where several threads find the server gone, one goes first
+            if self._doors[api].address != address:
+                self._left.append(self._doors[api])  # another thread may be using it
+                self._doors[api] = Door(address, self._transport)
         return True
 
     def _renew(self, api: Api, key: Key, deadline: Deadline) -> None:

@@ -1,13 +1,14 @@
 """What the client makes of answers that a healthy server does not give; the others are asked of a real one."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from serving.client import Client, NoKey, Prediction, RequestRefused, ServerFailed, Unreachable
+from serving.client import Client, ClientError, NoKey, Prediction, RequestRefused, ServerFailed, Unreachable
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -110,6 +111,21 @@ def test_many_end_at_a_failure_that_is_no_refusal(ask: Callable[[Handler], Clien
         list(client.predict_many([b"x"] * 3, "m"))
 
 
+def test_many_that_are_broken_off_are_not_asked_any_more(ask: Callable[[Handler], Client]) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.content)
+        time.sleep(0.2 * (len(asked) > 1))
+        return httpx.Response(200, json={"a": 1.0})
+
+    with ask(answer) as client:
+        answers = client.predict_many([b"x"] * 9, "m", concurrency=1)
+        next(answers)
+        answers.close()  # type: ignore[attr-defined]
+    assert len(asked) <= 2
+
+
 def test_where_no_server_was_started_the_usual_ports_are_asked_moved_as_all_verbs_move_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,3 +135,8 @@ def test_where_no_server_was_started_the_usual_ports_are_asked_moved_as_all_verb
     monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", "300")
     with Client(root=tmp_path, management="unix:m.sock") as client:
         assert (client.inference, client.management) == ("http://127.0.0.1:8380", "unix:m.sock")
+    monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", "much")
+    with pytest.raises(ClientError, match="SIGHTLINE_PORT_OFFSET is 'much'"):
+        Client(root=tmp_path)
+    with Client(root=tmp_path, inference="http://127.0.0.1:1", management="unix:m.sock"):
+        pass

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,8 @@ import psutil
 import pytest
 
 from serving.client import Client, ClientError, DeadlinePassed, RequestRefused, ServerFailed, Unreachable
-from serving.connection import ATTEMPTS, LATEST
+from serving.connection import ATTEMPTS, LATEST, Connection
+from serving.deadline import Deadline
 from serving.state import LOGS, ServerState, created
 from tests.unit.answering_server import answering
 
@@ -275,3 +277,24 @@ def test_a_server_that_was_started_again_is_found(root: Path, here: Path) -> Non
         with operated(here / "second.sock") as asked:
             assert client.models() == []
         assert asked == ["/models"] and client.management == "unix:second.sock"
+
+
+def test_threads_that_find_a_server_gone_together_all_find_where_it_is_now(root: Path) -> None:
+    together = threading.Barrier(4, timeout=30)
+
+    def find() -> tuple[str, str]:
+        together.wait()  # all have failed before one has moved
+        return "http://new", "http://new"
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "old":
+            raise httpx.ConnectError("nobody")
+        return httpx.Response(200, json={})
+
+    addresses = ("http://old", "http://old")
+    connection = Connection(addresses, root / "key_file.json", find=find, transport=httpx.MockTransport(answer))
+    with contextlib.closing(connection), ThreadPoolExecutor(4) as pool:
+        found = [
+            pool.submit(connection.request, "management", "GET", "/models", deadline=Deadline(30)) for _ in range(4)
+        ]
+        assert [each.result().code for each in found] == [200] * 4
