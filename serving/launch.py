@@ -45,15 +45,17 @@ def launch(
     Raises:
         LaunchError: there is no such process.
         JavaError: there is no Java.
+        ServingError: `config` says something that cannot be.
     """
     found = java.find()
+    shares = Shares.of_this_machine(models)
+    text = config.read_text()
+    workers = shares.workers_of(text)
     # Sockets, unpacked archives and the launcher's pid file go where no other server's are, where nobody else may look
     # (mkdtemp), and not inside `root`: the path of a socket may have about 100 characters.
     temporary = tempfile.mkdtemp(prefix="sightline-")
     listening = listening.behind(f"{temporary}/{SOCKET}")
-    shares = Shares.of_this_machine(models)
     effective = root / logs.FOLDER / CONFIG.name
-    text = config.read_text()
     effective.write_text(
         f"{text}\n# Moved by {offset}\n{listening.properties()}# This machine\n{shares.properties(text)}"
     )
@@ -73,7 +75,7 @@ def launch(
         key_file=str(root / state.KEY_FILE),
         temporary=temporary,
         busy=os.getpid(),
-        workers=shares.workers_of(text),
+        workers=workers,
         config=str(config),
         offset=offset,
         access_log=access_log,

@@ -15,6 +15,7 @@ from pathlib import Path
 from handlers import machine
 from handlers.machine import THREADS_VARIABLE
 from serving import properties
+from serving.errors import ServingError
 
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
@@ -66,8 +67,15 @@ class Shares:
         )
 
     def workers_of(self, config: str) -> int:
-        """Return the workers of each model: what config.properties says, where somebody wrote that himself."""
-        return int(properties.read(config).get("default_workers_per_model", self.workers))
+        """Return the workers of each model: what config.properties says, where somebody wrote that himself.
+
+        Raises:
+            ServingError: that is no number.
+        """
+        text = properties.read(config).get("default_workers_per_model", str(self.workers))
+        if not text.isdecimal():
+            raise ServingError(f"config.properties: default_workers_per_model is {text!r}, write a whole number")
+        return int(text)
 
     def properties(self, config: str) -> str:
         """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ from handlers import atomic
 LOGS = Path("logs")
 FILE = "server.json"
 STOPPED = "stopped"  # there from a `make stop` until the next start
+FRONT_END, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"
 KEY_FILE = "key_file.json"  # TorchServe writes it to the directory it runs in
 
 
@@ -118,13 +120,22 @@ def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
 
 
 def end_orphans(known: ServerState) -> None:
-    """Kill what a front end that was killed left behind: each process that was started with its temporary folder."""
+    """Kill what a front end that was killed left behind: TorchServe's processes that have its temporary folder."""
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and any(known.temporary in word for word in process.cmdline()):
+            if is_part(known, process.cmdline()):
                 process.kill()
         except psutil.Error:
             continue
+
+
+def is_part(known: ServerState, command: Sequence[str]) -> bool:
+    """Return whether a command line is that of this server's front end or of one of its workers.
+
+    Somebody's `curl --unix-socket` of the same folder is not.
+    """
+    ours = any(word.endswith(WORKER) or word == FRONT_END for word in command)
+    return ours and bool(known.temporary) and any(known.temporary in word for word in command)
 
 
 def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:

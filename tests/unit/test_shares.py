@@ -5,6 +5,7 @@ import pytest
 from handlers import machine
 from handlers.machine import THREADS_VARIABLE
 from serving import shares as shares_module
+from serving.errors import ServingError
 from serving.shares import Shares
 
 GB = 10**9
@@ -80,3 +81,10 @@ def test_gpus_are_those_that_torch_will_find(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert shares_module.gpus() == expected
+
+
+def test_a_number_of_workers_that_is_none_is_named() -> None:
+    shares = Shares(workers=3, threads=2, heap=700)
+    assert (shares.workers_of(""), shares.workers_of("default_workers_per_model=5\n")) == (3, 5)
+    with pytest.raises(ServingError, match="default_workers_per_model is 'two', write a whole number"):
+        shares.workers_of("default_workers_per_model=two\n")
