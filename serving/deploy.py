@@ -25,7 +25,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -95,8 +94,10 @@ def rollback(name: str, *, root: Path) -> Deployed:
         client.set_default(name, known.before)
         try:
             live.of(name, LiveModel(known.before, known.version)).write(root)
-        except OSError as error:  # what is not recorded would not last
+        except BaseException as error:  # what is not recorded would not last
             client.set_default(name, known.version)
+            if not isinstance(error, OSError):
+                raise
             raise DeployError(f"{known.version} stays live: what is live cannot be written down ({error})") from error
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
 
@@ -106,10 +107,6 @@ def _client(root: Path) -> Client:
     if running is None:
         raise DeployError("no server runs here: start one (make serve)")
     return Client.of_state(running)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -127,7 +124,7 @@ def main() -> int:
     arguments = parser.parse_args()
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
-            signal.signal(number, _terminate)
+            signal.signal(number, signal.default_int_handler)
     console = Console(soft_wrap=True, highlight=False)
     root = Path.cwd()
     try:

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import httpx
 import psutil
@@ -266,17 +265,13 @@ def _log(root: Path) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Watch until interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.watch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
     _log(root)
     watch = Watch(root)
