@@ -17,12 +17,12 @@ class NotReady(ServingError):
 
 
 def wait_ready(
-    client: Client, wanted: Sequence[Version], *, alive: Callable[[], bool], timeout: float, pause: float | None = None
+    client: Client, wanted: Sequence[Version], *, alive: Callable[[], bool], timeout: float
 ) -> list[ModelStatus]:
-    """Return the states of `wanted` once every worker of each is READY, looking every `pause` seconds.
+    """Return the states of `wanted` once every worker of each is READY, looking ten times a second.
 
-    Left out, that is 0.1, and 1 on a machine with GPUs: there TorchServe runs nvidia-smi for each worker that it
-    describes, in a thread that answers predictions too.
+    Once a second on a machine with GPUs: there TorchServe runs nvidia-smi for each worker that it describes, in a
+    thread that answers predictions too.
 
     `alive` says whether the front end runs. TorchServe starts a worker that died again and again; the first death ends
     the wait.
@@ -31,7 +31,7 @@ def wait_ready(
         NotReady: the front end ended, does not have a version, a worker died, or `timeout` seconds are over.
     """
     deadline = time.monotonic() + timeout
-    pause = (1.0 if gpus() else 0.1) if pause is None else pause
+    pause = 1.0 if gpus() else 0.1
     first: dict[tuple[Version, str], int] = {}  # the process that each worker had first
     while True:
         if not alive():

@@ -20,7 +20,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", choices=("cpu", "cuda"), help="where tensors live (cuda: if there is one)"
     )
-    parser.addoption("--dtype", default="float32", choices=("float32", "float64"), help="floating type of test tensors")
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
 
 
@@ -69,14 +68,6 @@ def device(request: pytest.FixtureRequest) -> "torch.device":
     if wanted != "cpu" and not torch.cuda.is_available():
         raise pytest.UsageError(f"--device {wanted}: torch finds no GPU here; leave it out to test on the CPU")
     return torch.device(wanted)
-
-
-@pytest.fixture(scope="session")
-def dtype(request: pytest.FixtureRequest) -> "torch.dtype":
-    """Return the floating type of `--dtype`."""
-    import torch
-
-    return torch.float64 if request.config.getoption("--dtype") == "float64" else torch.float32
 
 
 @pytest.fixture(scope="session")

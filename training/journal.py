@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from handlers.atomic import replacing, write_text
@@ -89,9 +88,3 @@ class Journal(Checkpoint):
         if self.max_minutes is not None and row["epoch"] < epochs and sum(self.seconds) + pace > 60 * self.max_minutes:
             self.say(f"stopping: another epoch would pass trainer.max_minutes={self.max_minutes:g}")
             trainer.should_stop = True
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a Lightning checkpoint's contents, on the CPU."""
-    document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return document

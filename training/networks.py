@@ -76,10 +76,6 @@ class _ResNet(Network):
 
 
 class _Vgg(Network):
-    def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.features(x)
-        return made
-
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = self.body.classifier(self.body.avgpool(tokens).flatten(1))
         return made

@@ -230,9 +230,7 @@ def part(
 
 
 def parts(
-    probabilities: Floats, labels: Integers, classes: Sequence[str], patterns: Mapping[str, str], *, seed: int = 0
+    probabilities: Floats, labels: Integers, classes: Sequence[str], patterns: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return `score` of each named part of the class names; see `part`."""
-    return {
-        name: score(*part(probabilities, labels, classes, pattern), seed=seed) for name, pattern in patterns.items()
-    }
+    return {name: score(*part(probabilities, labels, classes, pattern)) for name, pattern in patterns.items()}

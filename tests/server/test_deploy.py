@@ -167,7 +167,7 @@ def test_a_rollback_that_cannot_be_written_down_changes_nothing(one: Path, monke
     assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
 
 
-def test_a_worker_that_loads_is_kept_on_one_core(one: Path) -> None:
+def test_a_worker_that_loads_is_kept_on_half_of_the_cores(one: Path) -> None:
     known = state.running(one)
     front = known.process() if known else None
     assert front is not None
@@ -187,7 +187,8 @@ def test_a_worker_that_loads_is_kept_on_one_core(one: Path) -> None:
     finally:
         done.set()
         thread.join()
-    assert 1 in seen and max(seen) == len(os.sched_getaffinity(0)), "and has all of them afterwards"
+    cores = len(os.sched_getaffinity(0))
+    assert max(1, cores // 2) in seen and max(seen) == cores, "and has all of them afterwards"
 
 
 def test_what_changes_is_said(one: Path) -> None:

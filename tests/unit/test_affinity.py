@@ -19,19 +19,23 @@ def test_what_starts_meanwhile_is_kept_on_the_last_cores(tmp_path: Path) -> None
     )  # fmt: skip
     cores = os.sched_getaffinity(0)
     command = [sys.executable, "-c", "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()"]
-    with subprocess.Popen(command) as older, affinity.loading(known) as keep, subprocess.Popen(command) as newer:
-        try:
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        started.append(subprocess.Popen(command))
+        with affinity.loading(known) as keep:
+            started.append(subprocess.Popen(command))
+            older, newer = (each.pid for each in started)
             keep()
             keep()
-            assert os.sched_getaffinity(newer.pid) == set(sorted(cores)[-(len(cores) // 2) :])
-            assert os.sched_getaffinity(older.pid) == cores
-            while psutil.Process(newer.pid).num_threads() < 2:
+            assert os.sched_getaffinity(newer) == set(sorted(cores)[-(len(cores) // 2) :])
+            assert os.sched_getaffinity(older) == cores
+            while psutil.Process(newer).num_threads() < 2:
                 pass
-        finally:
-            older.kill()
-        affinity._run_on(newer.pid, sorted(cores))
-        assert {tuple(os.sched_getaffinity(each.id)) for each in psutil.Process(newer.pid).threads()} == {tuple(cores)}
-        newer.kill()
+        assert {tuple(os.sched_getaffinity(each.id)) for each in psutil.Process(newer).threads()} == {tuple(cores)}
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
     assert os.sched_getaffinity(0) == cores
 
 

@@ -21,7 +21,7 @@ def test_each_network_can_be_chosen_for_each_data_set(name: str) -> None:
     kind = OmegaConf.select(OmegaConf.load(CONFIGS / "network" / f"{name}.yaml"), "kind")
     for dataset in DATASETS:
         config = compose([f"dataset={dataset}", f"network={name}"])
-        assert kind is None or config.network.kind == kind
+        assert config.network.kind == kind
 
 
 def test_overrides_beat_the_recipe() -> None:

@@ -1,4 +1,4 @@
-"""pipeline/data.py as `make data` calls it: generated images, a folder, and what it says where there are none."""
+"""pipeline/data.py as `make data` calls it: the images of a folder, and what it says where there are none."""
 
 import os
 import subprocess

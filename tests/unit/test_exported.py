@@ -156,7 +156,7 @@ def test_a_file_that_is_no_package_is_named(folder: Path, tmp_path: Path) -> Non
         Classifier(changed(folder / "model.pt2", path, None))
 
 
-def test_saving_leaves_the_model_as_it_was_and_no_other_file(folder: Path) -> None:
+def test_saving_leaves_no_other_file(folder: Path) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["golden.json", "model.pt", "model.pt2"]
 
 

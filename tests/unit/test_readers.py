@@ -564,7 +564,7 @@ def test_petals_choose_a_size(raw: Path) -> None:
     assert _records("petals", raw)[1][0].path.startswith("tfrecords-jpeg-512x512/")
 
 
-# Real images, or the generated ones in the same layout
+# Real images, or toy ones in the same layout; those that are drawn are counted in test_generate
 
 
 @pytest.mark.parametrize(
