@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Cross-validate the recipe that the command line gives."""
     try:
         document = run(folds(sys.argv[1:] if arguments is None else arguments))
-    except (configuration.ConfigurationError, DatasetError, TrainingError, ValueError) as error:
+    except (configuration.ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = evaluate.table(document)

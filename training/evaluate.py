@@ -179,7 +179,8 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
     for key, value in given.items():
         if key not in defaults:
             raise configuration.ConfigurationError(f"{key!r} is no setting: known are {', '.join(defaults)}")
-        if type(value) is not type(defaults[key]) and key != "name":
+        wanted = (int, float) if type(defaults[key]) is float else (type(defaults[key]),)
+        if type(value) not in wanted and key != "name":
             raise configuration.ConfigurationError(f"{key}={value}: it must be like {key}={defaults[key]}")
     if given.get("name") in (None, ""):
         raise configuration.ConfigurationError("name=<run> is missing: it names the folder below runs/")

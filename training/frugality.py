@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not any(argument.startswith("store=") for argument in rest):
             config.store = config.dataset.name
         document = run(config, given)
-    except (configuration.ConfigurationError, DatasetError, TrainingError, ValueError) as error:
+    except (configuration.ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     table = Table("images a class", "parameters", "validation top 1", "test top 1", title=f"{document['name']}: fewest")

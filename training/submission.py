@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
         path = run(Path("runs") / given["name"], batch=max(1, given["batch"]))
-    except (configuration.ConfigurationError, DatasetError, ValueError) as error:
+    except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(path)
