@@ -1,5 +1,6 @@
 """Remove old archives of a model, but never one that is live, nor the one before it."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Collection
@@ -51,8 +52,9 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
 def unfinished(store: Path) -> None:
     """Remove the folders that builds left in a store when they were killed, a day ago or more."""
     for folder in store.glob(f"{BUILDING}*"):
-        if time.time() - folder.stat().st_mtime > LONGEST_BUILD:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # a build beside this one has just ended
+            if time.time() - folder.stat().st_mtime > LONGEST_BUILD:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def protected(name: str, root: Path) -> set[str]:
