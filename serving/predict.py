@@ -86,7 +86,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     """Return who answers, and the answers; an archive stays unpacked until `unpacked` is closed."""
     name, version = arguments.name, arguments.version
     if not arguments.offline:
-        client = Client()
+        client = unpacked.enter_context(Client())
         return f"{name} {version or '(default version)'} at {client.inference}", online(
             name, paths, version, client=client
         )

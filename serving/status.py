@@ -159,7 +159,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        empty: dict[str, Any] = {"running": False, "server": None, "models": []}
+        empty: dict[str, Any] = {"running": False, "server": None, "models": [], "missing": []}
         print(json.dumps(found.document() if found is not None else empty, indent=2, default=str))
     elif found is None:
         print("No server runs here: make serve")
