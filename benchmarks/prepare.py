@@ -31,6 +31,7 @@ from handlers.atomic import write_json
 from training.prepare import prepare
 from training.progress import plain_console
 from training.recipe import Recipe
+from training.train import machine
 
 RESULT = Path("benchmarks/results/prepare.json")
 LIMIT = 1.2
@@ -117,7 +118,11 @@ def main() -> int:
         "benchmark": "prepare",
         "command": " ".join(["python -m benchmarks.prepare", *sys.argv[1:]]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 1)},
+        "machine": {
+            "cpu": machine("cpu")["processor"],
+            "cores": len(os.sched_getaffinity(0)),
+            "load": round(os.getloadavg()[0], 1),
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "simplejpeg")},
@@ -143,11 +148,6 @@ def _print_table(runs: list[dict[str, Any]]) -> None:
             f"{run['images']:,}", *spent, f"{run['milliseconds_per_image']:.3f}", f"{run['peak_anonymous_mb']:.0f}"
         )
     Console(width=110).print(table)
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import numbered, profiled_handler, resnet, stages
+from benchmarks import numbered, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
 from benchmarks.numbered import LoadError, Sent
 from benchmarks.rounds import versions
@@ -44,30 +43,25 @@ from training.train import machine
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("torch", "kornia", "simplejpeg", "numpy", "torchserve")
 MODEL, WARM_UP = "profiled", 3.0  # seconds
+MANIFEST = "MAR-INF/MANIFEST.json"
 QUEUE = re.compile(r'^ts_queue_latency_microseconds\{[^}]*model_name="(?P<model>[^"]+)"[^}]*\}\s+(?P<value>\S+)', re.M)
 
 
 def profiled(built: Archive) -> None:
     """Make an archive's handler the one with clocks."""
     source = Path(profiled_handler.__file__)
-    original = built.path.with_suffix(".original")
-    os.replace(built.path, original)
-    with zipfile.ZipFile(original) as old, zipfile.ZipFile(built.path, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name == "MAR-INF/MANIFEST.json":
-                manifest = json.loads(content)
-                manifest["model"]["handler"] = source.name
-                content = json.dumps(manifest).encode()
-            new.writestr(name, content)
-        new.write(source, source.name)
-    original.unlink()
+
+    def change(members: dict[str, bytes]) -> None:
+        manifest = json.loads(members[MANIFEST])
+        manifest["model"]["handler"] = source.name
+        members |= {MANIFEST: json.dumps(manifest).encode(), source.name: source.read_bytes()}
+
+    small_server.edit(built.path, change)
 
 
 def queued(state: ServerState) -> float:
     """Return the seconds that all requests so far have waited in the front end's queue."""
-    token = json.loads(Path(state.key_file).read_text())["inference"]["key"]
-    answer = httpx.get(f"{state.metrics}/metrics", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    answer = httpx.get(f"{state.metrics}/metrics", headers=small_server.authorization(state), trust_env=False)
     return sum(float(found["value"]) for found in QUEUE.finditer(answer.text) if found["model"] == MODEL) / 1e6
 
 
@@ -88,8 +82,7 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     try:
         state = server.start(root=root, offset=ports.offset_of_environment()).state
         url = f"{state.inference}/predictions/{MODEL}"
-        headers = {"Content-Type": "application/octet-stream"}
-        headers["Authorization"] = f"Bearer {json.loads(Path(state.key_file).read_text())['inference']['key']}"
+        headers = small_server.authorization(state)
         for number in states:
             first = sum(len(requests) for _, requests, _ in measured)
             warm = numbered.run(url, headers, body, connections=number, seconds=WARM_UP, number="warm-up")

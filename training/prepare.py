@@ -25,6 +25,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from handlers.atomic import replace_folder
 from handlers.machine import cores
 from training import store
 from training.decoders import Job, Pool, PoolBroken, require_space, run_chunk
@@ -57,19 +58,9 @@ def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Consol
         except DatasetError:
             shutil.rmtree(partial_folder)
             raise
-        replace(partial_folder, folder)
+        replace_folder(partial_folder, folder)
     _report(folder, sum(seconds.values()), console)
     return seconds
-
-
-def replace(new: Path, old: Path) -> None:
-    """Put the folder `new` in the place of `old`, which is kept whole until `new` stands there."""
-    aside = old.with_name(f"{old.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Console) -> dict[str, float]:

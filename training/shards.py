@@ -11,7 +11,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def ensure(
     images = min(images_per_shard, max(1, int(shard_bytes * len(dataset) / max(1, dataset.encoded_bytes))))
     key = digest({"store": dataset.content_key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
     target = folder / store.SHARDS
-    if _key_of(target) == key:
+    if store.key_of(target / DOCUMENT) == key:
         return
     plan = _plan(dataset, spec, seed, images)
     partial = target.with_name(f"{target.name}.partial")
@@ -78,8 +78,7 @@ def ensure(
     np.save(partial / PLACES, places)
     document = {"key": key, "split": dataclasses.asdict(spec), "seed": seed, "shards": list(plan)}
     (partial / DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    atomic.replace_folder(partial, target)
 
 
 def _plan(dataset: store.PreparedDataset, spec: SplitSpec, seed: int, images: int) -> dict[str, Rows]:
@@ -109,13 +108,6 @@ def _write(path: Path, dataset: store.PreparedDataset, rows: Rows, advance: Call
             data = read_bytes(dataset.raw, dataset.record(row))
             writer.write({"__key__": f"{row:09d}", "image": data, "cls": b"%d" % dataset.labels[row]})
             advance(1)
-
-
-def _key_of(folder: Path) -> str | None:
-    try:
-        return cast(str, json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 class EncodedBatches:

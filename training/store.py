@@ -193,6 +193,14 @@ class PreparedDataset:
         return array
 
 
+def key_of(document: Path) -> str | None:
+    """Return the key that a JSON document beside what it describes was written with; None where there is none."""
+    try:
+        return str(json.loads(document.read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def statistics(moments: npt.NDArray[np.int64], rows: Rows, pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, in [0, 1], from int64 (N, 2, C) sums over `pixels` pixels each.
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from rich.console import Console
 
+from handlers.atomic import replace_folder
 from training import store
 from training.arrays import RowFile
 from training.decoders import Pool, require_space
@@ -95,7 +96,7 @@ def ensure(folder: Path, spec: SplitSpec, number: int, *, seed: int, console: Co
     if dataset.encoded:
         raise DatasetError(f"augment={number}: {folder} is kept encoded; set augment=0, or dataset.store=decoded")
     key = _key(dataset, spec, number, seed)
-    if _key_of(target) == key:
+    if store.key_of(target / DOCUMENT) == key:
         return
     unfinished = target.with_name(f"{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,8 +106,7 @@ def ensure(folder: Path, spec: SplitSpec, number: int, *, seed: int, console: Co
     _contact_sheet(dataset.images, np.load(job.copies, mmap_mode="r"), sources, number, unfinished / SHEET)
     document = {"key": key, "split": dataclasses.asdict(spec), "copies": number, "seed": seed, "images": job.total}
     (unfinished / DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+    replace_folder(unfinished, target)
     console.print(f"{target}: {job.total:,} transformed copies; {SHEET} shows some")
 
 
@@ -236,10 +236,3 @@ def _key(dataset: store.PreparedDataset, spec: SplitSpec, number: int, seed: int
             "packages": [importlib.metadata.version(package) for package in ("torch", "kornia")],
         }
     )
-
-
-def _key_of(folder: Path) -> str | None:
-    try:
-        return cast(str, json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))["key"])
-    except (OSError, ValueError, KeyError):
-        return None

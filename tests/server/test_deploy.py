@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -157,14 +158,17 @@ def test_a_kept_version_without_workers_is_registered_anew(one: Path) -> None:
 def test_a_rollback_that_cannot_be_written_down_changes_nothing(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go(one, "2.0")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Live, "write", full)
-        with pytest.raises(DeployError, match=r"2\.0 stays live: .*no space left"):
-            deploy.rollback(NAME, root=one)
-    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
+    full, stopped = OSError(errno.ENOSPC, "no space left on device"), KeyboardInterrupt("by somebody")
+    refused: tuple[tuple[BaseException, type[BaseException], str], ...] = (
+        (full, DeployError, r"2\.0 stays live: .*no space left"),
+        (stopped, KeyboardInterrupt, "by somebody"),
+    )
+    for error, kind, says in refused:
+        with monkeypatch.context() as patch:
+            patch.setattr(Live, "write", Mock(side_effect=error))
+            with pytest.raises(kind, match=says):
+                deploy.rollback(NAME, root=one)
+        assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
 
 
 def test_a_worker_that_loads_is_kept_on_half_of_the_cores(one: Path) -> None:

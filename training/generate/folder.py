@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from handlers.atomic import replace_folder
 from handlers.machine import cores
 from training.records import DatasetError
 
@@ -63,7 +64,7 @@ def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int
     # The mark goes in first: an interrupted run leaves a folder that the next run knows as its own.
     (partial / MARK).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     _make(partial, parameters.dataset, tasks, workers)
-    _replace(raw, partial)
+    replace_folder(partial, raw)
     return True
 
 
@@ -128,14 +129,3 @@ def _refuse_foreign(folder: Path) -> None:
         raise DatasetError(f"{folder} holds files that were not generated. Name another folder, or empty this one.")
     if _count(folder) > made["files"]:
         raise DatasetError(f"{folder} holds files beyond the generated ones. Move them away, or name another folder.")
-
-
-def _replace(raw: Path, partial: Path) -> None:
-    if raw.exists():
-        old = raw.with_name(raw.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        raw.rename(old)
-        partial.rename(raw)
-        shutil.rmtree(old)
-    else:
-        partial.rename(raw)
