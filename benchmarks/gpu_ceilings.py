@@ -22,10 +22,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_page import RESIZED
+from benchmarks.gpu_page import ALL, RESIZED
 from benchmarks.in_process import read
 from benchmarks.trained import CLASSES
 from handlers import artifact, nvjpeg
+from handlers.ahead import PART, Ahead
 from handlers.classifier import Classifier
 from handlers.decoder import Decoder
 from handlers.decoding import decode
@@ -128,13 +129,22 @@ def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[s
             yield {"precision": precision, "batch": size, "graph": recorded, "images_per_second": speed}
 
 
-def in_process(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str, seconds: float) -> float:
-    """Return images a second from JPEG bodies to labels, one batch after the other."""
+def in_process(
+    path: Path, bodies: Sequence[bytes], device: torch.device, precision: str, seconds: float
+) -> Iterator[tuple[str, float]]:
+    """Yield images a second from JPEG bodies to labels: a batch at once, as a worker gets them, in parts or whole.
+
+    And of a stream of batches, the next of which is decoded meanwhile.
+    """
     classifier = Classifier(path, device=device, threads=cores(), precision=precision)
     classifier.warm_up(BATCH)
     endless = itertools.cycle(bodies)
     batches = itertools.cycle([list(itertools.islice(endless, BATCH)) for _ in range(4)])
-    return rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
+    for name, part in ((ALL, PART), (f"{ALL}, whole batches", BATCH), (f"{ALL}, parts of {PART // 2}", PART // 2)):
+        classifier.ahead = Ahead(classifier.decode, device, part)
+        yield name, rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
+    stream = classifier.classify_all(batches)
+    yield f"{ALL}, a stream of batches", rate(lambda: next(stream), BATCH, device, seconds)
 
 
 def scenes(count: int) -> list[bytes]:
@@ -194,7 +204,8 @@ def measure(
         bodies = list(itertools.islice(itertools.cycle(read(folder)), BATCH))
         height, width = decode(bodies[0]).shape[-2:]
         with found.stage(f"{folder.name}, all in process"):
-            stages["all, in process"] = in_process(path, bodies, device, precision, seconds)
+            for name, speed in in_process(path, bodies, device, precision, seconds):
+                stages[name] = speed
         with found.stage(f"{folder.name}, decoding"):
             stages["decode"]["nvJPEG, through torchvision"] = decoding(bodies, device, seconds)
         with found.stage(f"{folder.name}, preprocessing"):

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.markdown import NOT_MEASURED, load, machine, table
 
 Row = tuple[str, str, str, str]
+ALL = "all, in process"  # in parts, as it is served
 RESIZED = "resize, crop and normalise"  # the stage that the goal of preprocessing is about
 GOALS = {
     "200x200": 10_000.0,  # requests/s, ResNet-50
@@ -120,10 +121,10 @@ def _of_stages(found: Mapping[str, Any]) -> Iterator[Row]:
 def _share(found: Mapping[str, Any], stages: Mapping[str, Any]) -> float | None:
     """Return what all of it in process reaches of its slowest stage, where each was measured."""
     network = max((row["images_per_second"] for row in found["network"]), default=None)
-    if network is None or not stages["decode"] or not {"preprocess", "all, in process"} <= set(stages):
+    if network is None or not stages["decode"] or not {"preprocess", ALL} <= set(stages):
         return None
     slowest = min(max(stages["decode"].values()), stages["preprocess"][RESIZED], network)
-    return float(stages["all, in process"] / slowest)
+    return float(stages[ALL] / slowest)
 
 
 def _ceilings(found: Mapping[str, Any]) -> str:

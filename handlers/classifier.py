@@ -8,12 +8,13 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
 
 import contextlib
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from handlers import artifact, exported
+from handlers.ahead import Ahead
 from handlers.decoder import Decoded, Decoder
 from handlers.decoding import Buffer
 from handlers.device_decoder import DeviceDecoder
@@ -22,6 +23,8 @@ from handlers.errors import NoAnswer, RequestError
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.precision import choose
 from handlers.preprocessing import Preprocess
+
+Answer = dict[str, float] | RequestError
 
 
 class Classifier:
@@ -74,6 +77,8 @@ class Classifier:
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
         if self.device.type == "cuda" and chosen != "fp32":
             self.decoder = DeviceDecoder(self.decoder, self.preprocess, torch.float16)
+        on_device = isinstance(self.decoder, DeviceDecoder)
+        self.ahead = Ahead(self.decode, self.device) if on_device else None
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
@@ -138,14 +143,23 @@ class Classifier:
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{self.spec.classes[place]: value for place, value in zip(*row, strict=True)} for row in rows]
 
-    def classify(self, images: Sequence[Buffer]) -> list[dict[str, float] | RequestError]:
+    def classify(self, images: Sequence[Buffer]) -> list[Answer]:
         """Return, for each encoded image, its labels with probabilities, or what is wrong with it."""
-        decoded = self.decode(images)
+        if self.ahead is None or len(images) <= self.ahead.part:
+            return self._answers(self.decode(images))
+        return [answer for answers in self.classify_all(self.ahead.parts(images)) for answer in answers]
+
+    def classify_all(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Answer]]:
+        """Yield the same for each batch, where a GPU decodes with the next one decoded meanwhile."""
+        for decoded in self.ahead(batches) if self.ahead else map(self.decode, batches):
+            yield self._answers(decoded)
+
+    def _answers(self, decoded: Sequence[Decoded]) -> list[Answer]:
         probabilities = self.predict([each for each in decoded if isinstance(each, torch.Tensor)])
         answers = zip(self.encode(probabilities), probabilities.isfinite().all(dim=1).tolist(), strict=True)
         return [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
 
-    def _answer(self, labels: dict[str, float], finite: bool) -> dict[str, float] | RequestError:
+    def _answer(self, labels: dict[str, float], finite: bool) -> Answer:
         if finite:
             return labels
         return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from handlers import golden, payload
-from handlers.classifier import Classifier
+from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose
 from handlers.errors import BadRequest, RequestError, TooLarge
 from handlers.exported import is_exported
@@ -38,8 +38,6 @@ from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
 VERSION_HEADER = "model-version"
-
-Answer = dict[str, float] | RequestError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -76,9 +76,9 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
         classifier = load(weights, Settings.read(settings), largest=min(BATCH, len(paths)))
     except (ArtifactError, GoldenError) as error:
         raise ArchiveError(str(error)) from error
-    for first in range(0, len(paths), BATCH):
-        batch = [path.read_bytes() for path in paths[first : first + BATCH]]
-        for answer in classifier.classify(batch):
+    parts = (paths[first : first + BATCH] for first in range(0, len(paths), BATCH))
+    for answers in classifier.classify_all([path.read_bytes() for path in part] for part in parts):
+        for answer in answers:
             yield str(answer) if isinstance(answer, RequestError) else answer
 
 

@@ -55,6 +55,7 @@ def ceilings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_stage_has_a_rate_and_answers_are_held_to_float32(ceilings: dict[str, Any]) -> None:
     (stages,) = ceilings["bodies"].values()
     rates = [*stages["decode"].values(), *stages["preprocess"].values(), ceilings["copies"], stages["all, in process"]]
+    rates += [stages[f"{gpu_page.ALL}, {way}"] for way in ("whole batches", "parts of 16", "a stream of batches")]
     rates += [stages["decode and resize on the CPU"], *(row["images_per_second"] for row in ceilings["network"])]
     assert min(rates) > 0
     assert {row["batch"] for row in ceilings["network"]} == {1, 8, 16}

@@ -1,0 +1,58 @@
+"""Decoding the next images while the network computes on those before."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from handlers.decoder import Decoded
+from handlers.decoding import Buffer
+
+PART = 32  # images; smaller parts overlap more, and cost the decoder and the network of their pace
+
+
+class Ahead:
+    """Decodes one batch ahead of whoever takes them: in a thread, and on a GPU on a stream of its own.
+
+    A GPU decodes JPEG files by units of their own, which would stand still while the network computes.
+
+    Args:
+        decode: gives the images of a batch, on `device`.
+        device: a GPU; on a CPU whoever takes them and the thread share the cores.
+        part: images of a batch that is cut up, see `parts`.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[Buffer]], list[Decoded]], device: torch.device, part: int = PART
+    ) -> None:
+        self.part = part
+        self._decode = decode
+        self._pool = ThreadPoolExecutor(1, "ahead")
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def parts(self, images: Sequence[Buffer]) -> list[Sequence[Buffer]]:
+        """Return a batch in parts of at most `part` images, each of which is decoded while the one before is used."""
+        return [images[start : start + self.part] for start in range(0, len(images), self.part)]
+
+    def __call__(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Decoded]]:
+        """Yield each batch decoded; what was yielded before must not be in use by the device any more."""
+        pending: deque[Future[list[Decoded]]] = deque()
+        try:
+            for batch in batches:
+                pending.append(self._pool.submit(self._decoded, batch))
+                if len(pending) == 2:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for each in pending:
+                each.cancel()
+
+    def _decoded(self, batch: Sequence[Buffer]) -> list[Decoded]:
+        if self._stream is None:
+            return self._decode(batch)
+        with torch.cuda.stream(self._stream):
+            decoded = self._decode(batch)
+            self._stream.synchronize()  # whoever takes them computes on another stream
+        return decoded
