@@ -19,6 +19,7 @@ GOALS = {
     "preprocess": 20_000.0,  # images/s, 640 x 480
     "same_top1": 0.998,
     "training": 0.9,  # of a resident batch
+    "to_accuracy": 15.0,  # seconds
     "memory_growth": 0.01,  # of the device memory in use, over 100,000 requests and a deployment
 }
 
@@ -63,8 +64,19 @@ def goals(sections: Mapping[str, Any]) -> str:
     rows.append(_row("labels as float32 on the CPU gives them", "same_top1", same, lambda x: f"{x:.2%}"))
     training = sections.get("training", {}).get("ratio")
     rows.append(_row("training, of a resident batch", "training", training, lambda x: f"{x:.2f}"))
-    rows.append(("the real ASL set from scratch to 99.5 %", "at most 15 s", NOT_MEASURED, ""))
+    rows.append(_to_accuracy(sections.get("time to accuracy", {})))
     return table(["target", "goal", "measured", "met"], rows)
+
+
+def _to_accuracy(found: Mapping[str, Any]) -> Row:
+    """Return the row of the real ASL set; drawn frames say nothing of it."""
+    what, goal = "the real ASL set from scratch to 99.5 %", f"at most {GOALS['to_accuracy']:g} s"
+    if not found.get("real"):
+        return what, goal, NOT_MEASURED, ""
+    seconds = found["seconds_to_goal"]
+    if seconds is None:
+        return what, goal, f"not reached: {found['best']:.2%} in {found['seconds']:.1f} s", "no"
+    return what, goal, f"{seconds:.1f} s", "yes" if seconds <= GOALS["to_accuracy"] else "no"
 
 
 def _row(what: str, goal: str, value: float | None, show: Callable[[float], str]) -> Row:

@@ -4,10 +4,11 @@
     python -m benchmarks.gpu_report --rehearse   the same commands on the CPU with small loads: that all of it runs
 
 In this order: the ceiling of each stage, and all of them in process (`benchmarks.gpu_ceilings`); training
-(`benchmarks.training`); with all the time that is left, TorchServe at growing concurrency, and its own image_classifier
-(`benchmarks.gpu_served`), where what comes last may be cut. Each is a process
-of its own with a time limit, so that one that fails costs the others nothing. What was found so far is written after
-each: benchmarks/results/gpu.json, and gpu.md beside it, a page to read. A rehearsal writes runs/gpu-rehearsal.json.
+(`benchmarks.training`), and the time that it takes to an accuracy (`benchmarks.time_to_accuracy`); with all the time
+that is left, TorchServe at growing concurrency, and its own image_classifier (`benchmarks.gpu_served`), where what
+comes last may be cut. Each is a process of its own with a time limit, so that one that fails costs the others nothing.
+What was found so far is written after each: benchmarks/results/gpu.json, and gpu.md beside it, a page to read. A
+rehearsal writes runs/gpu-rehearsal.json.
 
 Without a network: `python -m benchmarks.gpu_needs` names what has to be carried there.
 """
@@ -50,6 +51,10 @@ SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
         *("", "training", 50),
         "--rounds 3 --steps 20 --images 4000 dataset.image_size=224 trainer.batch_size=256",
         "--rounds 1 --steps 2 --images 200 dataset.image_size=64 trainer.batch_size=16",
+    ),
+    "time to accuracy": (
+        *("", "time_to_accuracy", 60),
+        *("", "--images 20 --goal 0.5 network=small_cnn trainer.epochs=2"),
     ),
     "served": (
         *("resnet50", "gpu_served", BUDGET, ""),
@@ -143,7 +148,8 @@ def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -
     network, module, _, real, small = SECTIONS[name]
     given = (small if rehearse else real).split()
     if not network:
-        return [f"benchmarks.{module}", "--output", str(root / "runs" / "gpu-training.json"), *given]
+        output = ["--output", str(root / "runs" / "gpu-training.json")] if module == "training" else []
+        return [f"benchmarks.{module}", *output, *given]
     folders = [bodies.draw(size, DRAWN)[0].parent for size in bodies.SIZES[:2]]
     asked = [word for folder in folders for word in ("--bodies", str(folder))]
     run = None

@@ -1,0 +1,103 @@
+"""How long does training from scratch take until frames that it has not seen are told apart? ASL, 64 x 64.
+
+    python -m benchmarks.time_to_accuracy [--raw RAW] [--goal 0.995] [key=value ...]
+
+RAW is the raw ASL alphabet, by default that of SIGHTLINE_REAL_DATA; where there is none, frames are drawn, which says
+nothing of the real ones. The time is that of all epochs up to the first whole one after which the share of right
+answers on the held-out frames reaches the goal, validation included, without preparing the data. `key=value` are those
+of `training.train`; the batches are larger than the recipe's, which was made for a CPU.
+
+The last line is one JSON document; exits with 1 where the goal was not reached.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.steps import override
+
+GOAL = 0.995
+NAME, DRAWN = "time-to-accuracy", Path("data/raw/time-to-accuracy")
+# Four times the recipe's batches, twice its rate (the square root: arXiv:1404.5997), and the average of as many images.
+RECIPE = ("trainer.batch_size=256", "trainer.lr=0.2", "trainer.ema=0.992")
+
+
+def reached(accuracies: Sequence[float], seconds: Sequence[float], goal: float) -> float | None:
+    """Return the seconds up to the end of the first epoch whose accuracy is at least `goal`; None without one."""
+    ends = itertools.accumulate(seconds)
+    return next((end for accuracy, end in zip(accuracies, ends, strict=True) if accuracy >= goal), None)
+
+
+def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Prepare, train anew, and return what came of it.
+
+    Raises:
+        CalledProcessError: a command failed, and has said why.
+    """
+    if raw is None:
+        number = ["--images-per-class", str(images)] if images else []
+        _do("training.generate", "asl_alphabet", str(DRAWN), "--size", "64", *number)
+    data = ("dataset=asl_alphabet", f"store={NAME}")
+    _do("training.prepare", *data, override("raw", (raw or DRAWN).absolute()))
+    run = Path("runs") / NAME
+    shutil.rmtree(run, ignore_errors=True)
+    _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)
+    trained = json.loads((run / "train.json").read_text())
+    with open(run / "metrics.csv", encoding="utf-8") as file:
+        accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
+    found = reached(accuracies, trained["seconds_by_epoch"], goal)
+    kept = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
+    return {
+        "benchmark": "time to accuracy",
+        "command": " ".join(["python -m benchmarks.time_to_accuracy", *overrides]),
+        "real": raw is not None,
+        "goal": goal,
+        "seconds_to_goal": None if found is None else round(found, 2),
+        "best": max(accuracies),
+        **{name: trained[name] for name in kept},
+    }
+
+
+def _do(module: str, *arguments: str) -> None:
+    # Standard output is for the result alone.
+    subprocess.run([sys.executable, "-m", module, *arguments], stdout=sys.stderr, check=True)
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", type=Path, help="folder of the raw ASL alphabet")
+    parser.add_argument("--goal", type=float, default=GOAL, help="share of right answers")
+    parser.add_argument("--images", type=int, metavar="N", help="drawn a class, where there are no real ones")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    options = parsed(arguments)
+    named = os.environ.get("SIGHTLINE_REAL_DATA")
+    real = Path(named) / "asl_alphabet" if named else None
+    raw = options.raw or (real if real is not None and real.is_dir() else None)
+    try:
+        document = measure(raw, options.goal, options.images, options.overrides)
+    except subprocess.CalledProcessError as error:
+        print(f"error: {' '.join(error.cmd[1:4])} failed: its reason stands above", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    print(json.dumps(document))
+    return int(document["seconds_to_goal"] is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
