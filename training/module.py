@@ -77,8 +77,8 @@ class Classification(L.LightningModule):
         done = epoch / max(1, len(self._epochs) - 1)
         return int(end) if done >= 1 else int(min(end, start + (end - start) * done // 16 * 16))
 
-    def augment(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
-        """Return float images in [0, 1] of this epoch's size, changed at random, and their labels."""
+    def augment(self, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Batch:
+        """Return images in [0, 1] of this epoch's size and of `dtype`, changed at random, and their labels."""
         size = self._train_size(min(self.current_epoch, len(self._epochs) - 1))
         augmentation: Augmentation = self.augmentations[str(size)]  # type: ignore[assignment]
         floats = images.float().div_(255.0)
@@ -87,12 +87,14 @@ class Classification(L.LightningModule):
         before = min(images.shape[-1], size * 3 // 2) if augmentation.crops else size
         if before != images.shape[-1]:
             floats = nn.functional.interpolate(floats, size=(before, before), mode="bilinear", antialias=True)
-        changed: Batch = augmentation(floats, labels)
+        changed: Batch = augmentation(floats.to(dtype), labels)
         return changed
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        # What bounds augmentation on a GPU is its memory, of which bf16 images take half; a CPU is slower with them.
+        lower = self.device.type == "cuda" and torch.is_autocast_enabled("cuda")
         with torch.autocast(self.device.type, enabled=False):
-            images, labels = self.augment(*batch)
+            images, labels = self.augment(*batch, torch.bfloat16 if lower else torch.float32)
             mixed, targets = self.mix(images, labels)
             inputs = self.preprocess.normalize(mixed).contiguous(memory_format=torch.channels_last)
         logits = self.network(inputs).float()

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.augmentation import Augmentation, Mix, operation_names
+from training.augmentation import IN_BF16, Augmentation, Mix, operation_names
 from training.configuration import CONFIGS, ConfigurationError, compose, plain
 
 HANDS = ("0L", "0R", "1L", "1R")
@@ -51,6 +51,50 @@ def test_operations_change_images_and_stay_in_range(operation: dict[str, Any], d
     changed, found = change(images, labels)
     assert changed.shape == images.shape and changed.device.type == device.type and torch.equal(found, labels)
     assert not torch.equal(changed, images) and changed.min() >= 0 and changed.max() <= 1
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ColorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
+    "ColorJiggle": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
+    "RandomBrightness": {"brightness": [0.8, 1.2]},
+    "RandomContrast": {"contrast": [0.8, 1.2]},
+    "RandomSaturation": {"saturation": [0.8, 1.2]},
+    "RandomHue": {"hue": [-0.1, 0.1]},
+    "RandomGaussianBlur": {"kernel_size": [5, 5], "sigma": [0.1, 2.0]},
+}
+
+
+@pytest.mark.parametrize("name", IN_BF16)
+def test_colours_are_changed_in_bf16_as_in_float32(name: str, device: torch.device) -> None:
+    (operation,) = augmentation({"op": name, "p": 1.0, **OPTIONS.get(name, {})}).to(device).operations
+    change: Any = operation.change
+    images = torch.rand(16, 3, 24, 24, generator=torch.Generator().manual_seed(0)).to(device)
+    expected = change(images)
+    found = change(images.bfloat16(), params=change._params)
+    assert found.dtype == torch.bfloat16
+    assert float((found.clamp(0, 1).float() - expected.clamp(0, 1)).abs().mean()) < 1 / 255
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "RandomAffine", "degrees": 15, "translate": [0.1, 0.1], "scale": [0.9, 1.1], "p": 1.0},
+        {"op": "RandomResizedCrop", "scale": [0.4, 0.6], "p": 1.0},
+        {"op": "RandomPerspective", "distortion_scale": 0.3, "p": 1.0},
+        {"op": "RandomHorizontalFlip", "p": 1.0},
+    ],
+    ids=lambda operation: operation["op"],
+)
+def test_pixels_are_moved_to_the_same_places_in_bf16(operation: dict[str, Any], device: torch.device) -> None:
+    change = Augmentation([operation], HANDS, 3, 224).to(device)
+    images, labels = torch.rand(4, 3, 224, 224).to(device), torch.zeros(4, dtype=torch.int64, device=device)
+    made = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(1)
+        changed, _ = change(images.to(dtype), labels)
+        assert changed.dtype == dtype
+        made.append(changed.float())
+    assert float((made[0] - made[1]).abs().max()) < 2.5 / 255, "noise shows each fraction of a pixel"
 
 
 def test_the_same_random_state_gives_the_same_batch() -> None:

@@ -359,3 +359,15 @@ def test_averaged_weights_follow_slowly_and_are_those_validated() -> None:
     module.on_train_batch_end()
     moved = (averaged.head.weight - before).mean()
     assert 0.05 < float(moved) < 0.95  # the decay is still low: (1 + n) / (10 + n)
+
+
+def test_a_batch_in_bf16_stays_so_until_it_is_normalised() -> None:
+    settings = plain(
+        compose([*TINY, "augmentation=[{op: RandomAffine, degrees: 10}, {op: ColorJitter, contrast: 0.2}]"])
+    )
+    module = Classification(settings, CLASSES, PreprocessSpec(image_size=16))
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        changed, _ = module.augment(images, torch.zeros(4, dtype=torch.int64), dtype)
+        assert changed.dtype == dtype and 0 <= float(changed.min()) <= float(changed.max()) <= 1
+        assert module.preprocess.normalize(changed).dtype == torch.float32
