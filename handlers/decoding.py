@@ -5,44 +5,23 @@ Pillow. Nothing is decoded before its header has been held against the limits, a
 bytes comes out as a `RequestError`.
 """
 
-import contextlib
-import ctypes
 import functools
-import io
 import logging
-import warnings
 from collections.abc import Callable
 
 import torch
-from PIL import AvifImagePlugin, Image, ImageFile, _imaging
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL import Image
 
 from handlers import jpeg
 from handlers.colours import to_array
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, RequestError, TooLarge, UnsupportedFormat
-from handlers.limits import DEFAULT_LIMITS, BoundedReads, Limits
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.orientation import Pixels, orientation, upright
+from handlers.plugins import SERVED, check_decoder, open_image, silence
 from handlers.spec import Colour
 
 Buffer = bytes | bytearray | memoryview
 Sized = Callable[[int, int], None]
-
-SERVED: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "WEBP": WebPImageFile,
-    "PPM": PpmImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
-}
 
 
 def _nothing(width: int, height: int) -> None:
@@ -79,7 +58,7 @@ def decode(
     limits.check_bytes(len(data))
     if not len(data):
         raise BadImage("the image is empty")
-    _silence_pillow()
+    silence()
     data = bytes(data)  # the only copy
     pixels = None
     if data.startswith(jpeg.START):
@@ -92,9 +71,9 @@ def decode(
 def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits, sized: Sized) -> Pixels:
     name = _format(data[:16])
     try:
-        # The plug-in itself, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
-        with SERVED[name](BoundedReads(data)) as image:
+        with open_image(name, data) as image:
             limits.check_pixels(*image.size)
+            check_decoder(image, len(data))
             sized(*image.size)
             image.load()
             return upright(to_array(image, colour), orientation(image))
@@ -145,27 +124,3 @@ def _begins(name: str, start: bytes) -> bool:
         return accept is not None and accept(start) is True
     except OF_HOSTILE_BYTES:  # of a start shorter than it expects
         return False
-
-
-def _silence_pillow() -> None:
-    """Keep Pillow's remarks on odd files from the log: what a client must know is in the error that it gets.
-
-    The filter stays, since `warnings.catch_warnings` is not safe where several threads decode. Setting it again for
-    each image costs a microsecond and survives a caller's own `catch_warnings`.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    _set_up_pillow()
-
-
-@functools.cache
-def _set_up_pillow() -> None:
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    # As many threads as cores is AVIF's default, for every worker at once.
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    # libtiff writes to stderr itself, hundreds of lines for a hostile file. Pillow offers no switch: ask the library.
-    library = ctypes.CDLL(_imaging.__file__)
-    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-        with contextlib.suppress(AttributeError):  # a build of Pillow without libtiff
-            handler = getattr(library, name)
-            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
-            handler(None)

@@ -1,0 +1,107 @@
+"""Pillow's readers of the formats that are served, kept from what would cost them seconds of Python.
+
+Most of an image is decoded in C. What is walked in Python (segments, chunks, tags, text, runs) takes a file of a few
+megabytes a minute where it was made for that.
+"""
+
+import contextlib
+import ctypes
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from PIL import AvifImagePlugin, ImageFile, _imaging
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from handlers.errors import BadImage, UnsupportedFormat
+from handlers.limits import BoundedReads
+
+# Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
+PIECES = {"JPEG": ((b"Exif\0\0", 64), (b"8BIM", 4096)), "PNG": ((b"iCCP", 16),)}
+TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
+# Decoders in Python -> pixels. A run of a BMP is two reads, a pixel of a PPM that is not of 8 bits three.
+PYTHON_PIXELS = {"bmp_rle": 2**20, "ppm": 2**17}
+TAG_BYTES = 2**18  # of numbers in one tag of a TIFF: 65,536 strips
+BYTES_AND_TEXT = (1, 2, 7)  # types of tags that are not made into numbers (TIFF 6.0, section 2)
+
+
+class BoundedTiff(TiffImageFile):
+    """A TIFF whose tags are looked at before they become numbers."""
+
+    def _setup(self) -> None:
+        tags: Any = self.tag_v2
+        for tag, data in tags._tagdata.items():
+            if len(data) > TAG_BYTES and tags.tagtype[tag] not in BYTES_AND_TEXT:
+                raise BadImage(f"tag {tag} of the TIFF image has {len(data)} bytes, more than the limit of {TAG_BYTES}")
+        super()._setup()
+
+
+SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "GIF": GifImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": BoundedTiff,
+    "WEBP": WebPImageFile,
+    "PPM": PpmImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+
+def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
+    """Return an image of a format of `SERVED`, of which only the header has been read.
+
+    The plug-in itself opens it, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
+
+    Raises:
+        BadImage: it is in more pieces than a picture is.
+        Exception: nearly anything, on hostile bytes.
+    """
+    for mark, most in PIECES.get(name, ()):
+        if data.count(mark) > most:
+            raise BadImage(f"the {name} image has more than {most} pieces {mark.decode()!a}")
+    return SERVED[name](BoundedReads(data))
+
+
+def check_decoder(image: ImageFile.ImageFile, size: int) -> None:
+    """Refuse an image of so many bytes that Pillow would decode in Python, unless it is small.
+
+    Raises:
+        UnsupportedFormat: with what to send in its place.
+    """
+    decoder = image.tile[0].codec_name if image.tile else ""
+    width, height = image.size
+    if (decoder == "ppm_plain" and size > TEXT_BYTES) or width * height > PYTHON_PIXELS.get(decoder, width * height):
+        raise UnsupportedFormat(f"{image.format} images of this kind ({decoder}) are not served: send it as a PNG")
+
+
+def silence() -> None:
+    """Keep Pillow's remarks on odd files from the log: what a client must know is in the error that it gets.
+
+    The filter stays, since `warnings.catch_warnings` is not safe where several threads decode. Setting it again for
+    each image costs a microsecond and survives a caller's own `catch_warnings`.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    _set_up()
+
+
+@functools.cache
+def _set_up() -> None:
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # As many threads as cores is AVIF's default, for every worker at once.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    # libtiff writes to stderr itself, hundreds of lines for a hostile file. Pillow offers no switch: ask the library.
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        with contextlib.suppress(AttributeError):  # a build of Pillow without libtiff
+            handler = getattr(library, name)
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
