@@ -259,9 +259,12 @@ class Index:
             )
 
     def hash_content(self) -> "hashlib._Hash":
-        """Return a sha256, to be added to, over id, split, label and content of all rows, in the order of their ids."""
+        """Return a sha256, to be added to, over id, split, label and content of all rows, in their order.
+
+        The order is part of it: rows are dealt to training and test by their numbers.
+        """
         total = hashlib.sha256()
-        for line in self._base.execute("SELECT id, split, label, sha256 FROM records WHERE row NOT NULL ORDER BY id"):
+        for line in self._base.execute("SELECT id, split, label, sha256 FROM records WHERE row NOT NULL ORDER BY row"):
             total.update(repr(line).encode())
         return total
 

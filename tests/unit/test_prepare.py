@@ -108,6 +108,21 @@ def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, f
     assert [path.name for path in folder.parent.iterdir()] == ["pets"]
 
 
+def test_rows_that_moved_are_another_data_set(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 3)
+    (raw / "cat" / "broken.jpg").write_bytes(b"no image")
+    assert prepare(recipe(raw), folder)
+    before = PreparedDataset.open(folder)
+    order = [before.record(row).id for row in range(len(before))]
+    (raw / "cat" / "broken.jpg").unlink()
+    assert prepare(recipe(raw), folder)
+    after = PreparedDataset.open(folder)
+    now = [after.record(row).id for row in range(len(after))]
+    assert sorted(now) == sorted(order)
+    assert (now == order) == (after.fingerprint == before.fingerprint), "rows are dealt to training and test by number"
+    assert now != order, "the last row filled the gap"
+
+
 def test_training_sees_what_images_hold_and_not_when_they_were_written(tmp_path: Path, folder: Path) -> None:
     raw = write(tmp_path / "raw", 2)
     kept = tmp_path / "kept"
