@@ -20,10 +20,11 @@ back with the version before, afterwards with the new one.
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -91,15 +92,26 @@ def rollback(name: str, *, root: Path) -> Deployed:
             ready = False
         if not ready:
             raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
-        client.set_default(name, known.before)
-        try:
-            live.of(name, LiveModel(known.before, known.version)).write(root)
-        except BaseException as error:  # what is not recorded would not last
-            client.set_default(name, known.version)
-            if not isinstance(error, OSError):
-                raise
-            raise DeployError(f"{known.version} stays live: what is live cannot be written down ({error})") from error
+        with _uninterrupted():  # switched and not recorded, it would not last
+            client.set_default(name, known.before)
+            try:
+                live.of(name, LiveModel(known.before, known.version)).write(root)
+            except OSError as error:
+                client.set_default(name, known.version)
+                why = f"what is live cannot be written down ({error})"
+                raise DeployError(f"{known.version} stays live: {why}") from error
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let interrupts wait; what one has come for is done by then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def _client(root: Path) -> Client:

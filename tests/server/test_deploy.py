@@ -157,18 +157,37 @@ def test_a_kept_version_without_workers_is_registered_anew(one: Path) -> None:
 
 def test_a_rollback_that_cannot_be_written_down_changes_nothing(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go(one, "2.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Live, "write", Mock(side_effect=OSError(errno.ENOSPC, "no space left on device")))
+        with pytest.raises(DeployError, match=r"2\.0 stays live: .*no space left"):
+            deploy.rollback(NAME, root=one)
+    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
 
-    full, stopped = OSError(errno.ENOSPC, "no space left on device"), KeyboardInterrupt("by somebody")
-    refused: tuple[tuple[BaseException, type[BaseException], str], ...] = (
-        (full, DeployError, r"2\.0 stays live: .*no space left"),
-        (stopped, KeyboardInterrupt, "by somebody"),
-    )
-    for error, kind, says in refused:
-        with monkeypatch.context() as patch:
-            patch.setattr(Live, "write", Mock(side_effect=error))
-            with pytest.raises(kind, match=says):
-                deploy.rollback(NAME, root=one)
-        assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
+
+INTERRUPTED = """
+import os, signal, sys
+from serving import deploy
+from serving.client import Client
+from serving.live import Live
+
+def interrupted(work):
+    def does(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return work(*given)
+    return does
+
+Client.set_default, Live.write = interrupted(Client.set_default), interrupted(Live.write)
+sys.exit(deploy.main())
+"""
+
+
+def test_a_rollback_that_is_interrupted_is_whole(one: Path) -> None:
+    go(one, "2.0")
+    command = [sys.executable, "-c", INTERRUPTED, NAME, "--rollback"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=one, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "1.0 is live" in done.stdout
+    assert versions(one) == ("1.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("1.0", "2.0")
 
 
 def test_a_worker_that_loads_is_kept_on_half_of_the_cores(one: Path) -> None:
