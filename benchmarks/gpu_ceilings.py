@@ -141,7 +141,7 @@ def in_process(
     endless = itertools.cycle(bodies)
     batches = itertools.cycle([list(itertools.islice(endless, BATCH)) for _ in range(4)])
     for name, part in ((ALL, PART), (f"{ALL}, whole batches", BATCH), (f"{ALL}, parts of {PART // 2}", PART // 2)):
-        classifier.ahead = Ahead(classifier.decode, device, part)
+        classifier.ahead = Ahead(classifier.decoder.decode, device, part)
         yield name, rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
     stream = classifier.classify_all(batches)
     yield f"{ALL}, a stream of batches", rate(lambda: next(stream), BATCH, device, seconds)

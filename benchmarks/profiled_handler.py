@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from handlers.ahead import Ahead
 from handlers.sightline_handler import ImageHandler, Row
 
 FOLDER_VARIABLE, HEADER = "SIGHTLINE_PROFILE", "profile-id"
@@ -29,8 +30,11 @@ class ProfiledHandler(ImageHandler):
         self._first: float | None = None
         self._file = open(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.jsonl", "a", buffering=1)  # noqa: SIM115
         asked = self.service.classifier
-        asked.decode = self._timed("decode and resize", asked.decode)  # type: ignore[method-assign]
-        reader: Any = getattr(asked.decoder, "others", asked.decoder)  # of a GPU's: the one on the CPU
+        decoder: Any = asked.decoder
+        decoder.decode = self._timed("decode and resize", decoder.decode)
+        if asked.ahead is not None:
+            asked.ahead = Ahead(decoder.decode, asked.device)
+        reader: Any = getattr(decoder, "others", decoder)  # of a GPU's: the one on the CPU
         used: Any = sys.modules[type(reader).__module__]
         used.decode = self._timed("decode", used.decode)
         reader.preprocess.resize = self._timed("resize", reader.preprocess.resize)

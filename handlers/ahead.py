@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
@@ -45,9 +45,12 @@ class Ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-        finally:
-            for each in pending:
-                each.cancel()
+        finally:  # whoever breaks off has the device to himself
+            wait([each for each in pending if not each.cancel()])
+
+    def rest(self) -> None:
+        """Wait until nothing is being decoded: what that took of the device's memory is free again."""
+        self._pool.submit(int).result()
 
     def _decoded(self, batch: Sequence[Buffer]) -> list[Decoded]:
         if self._stream is None:

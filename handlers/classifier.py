@@ -77,8 +77,9 @@ class Classifier:
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
         if self.device.type == "cuda" and chosen != "fp32":
             self.decoder = DeviceDecoder(self.decoder, self.preprocess, torch.float16)
+        # Given the decoder's own method: with one of this object the two would keep each other, and a GPU's memory.
         on_device = isinstance(self.decoder, DeviceDecoder)
-        self.ahead = Ahead(self.decode, self.device) if on_device else None
+        self.ahead = Ahead(self.decoder.decode, self.device) if on_device else None
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
@@ -121,9 +122,13 @@ class Classifier:
         try:
             return self._probabilities(images)
         except torch.OutOfMemoryError:
-            if len(images) == 1:
+            if len(images) == 1 and self.ahead is None:
                 raise
+        if len(images) == 1 and self.ahead is not None:
+            self.ahead.rest()
         torch.cuda.empty_cache()  # what the failed attempt held is free by now
+        if len(images) == 1:
+            return self._probabilities(images)
         middle = len(images) // 2
         return torch.cat([self._fitting(images[:middle]), self._fitting(images[middle:])])
 

@@ -1,7 +1,9 @@
 """Batches are decoded one ahead of whoever takes them, and come in their order whatever happens."""
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -85,3 +87,65 @@ def test_a_classifier_answers_in_parts_as_it_does_at_once(tmp_path: Path, device
             for ours, theirs in zip(found[:4] + found[5:], expected[:4] + expected[5:], strict=True):
                 assert ours == pytest.approx(theirs, abs=1e-2)
     assert [len(each) for each in classifier.classify_all([images, [], images[:2]])] == [9, 0, 2]
+
+
+def test_what_was_decoded_is_there_when_it_is_yielded(device: torch.device) -> None:
+    def decode(batch: Sequence[Buffer]) -> list[Decoded]:
+        if device.type == "cuda":
+            torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call] # cycles: a tenth of a second
+        return [torch.full((4096, 4096), int(bytes(batch[0])), dtype=torch.int32, device=device)]
+
+    for number, (image,) in enumerate(Ahead(decode, device)(batches(4))):
+        assert isinstance(image, torch.Tensor) and int(image.min()) == int(image.max()) == number
+
+
+def test_rest_waits_for_what_is_being_decoded(device: torch.device) -> None:
+    decoder, held = Counting(device), threading.Event()
+
+    def slowly(batch: Sequence[Buffer]) -> list[Decoded]:
+        decoded = decoder(batch)
+        assert bytes(batch[0]) == b"0" or held.wait(LONGEST)
+        return decoded
+
+    ahead = Ahead(slowly, device)
+    found = ahead(batches(2))
+    next(found)
+    timer = threading.Timer(0.5, held.set)
+    timer.start()
+    ahead.rest()
+    assert held.is_set()
+    timer.join()
+
+
+def test_a_dropped_classifier_frees_its_memory_at_once(tmp_path: Path, device: torch.device) -> None:
+    save_small(tmp_path / "model.pt")
+    classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
+    classifier.ahead = Ahead(classifier.decoder.decode, device)
+    classifier.classify([places365.image(0, 0, 1, 0, 64)])
+    gone = weakref.ref(classifier)
+    gc.disable()  # which would find what keeps itself, some time
+    try:
+        del classifier
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
+    tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_small(tmp_path / "model.pt")
+    classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
+    classifier.ahead = Ahead(classifier.decoder.decode, device)
+    image = places365.image(0, 0, 1, 0, 64)
+    expected, probabilities, full = classifier.classify([image]), classifier._probabilities, True
+
+    def once(batch: Sequence[torch.Tensor]) -> torch.Tensor:
+        nonlocal full
+        if full:
+            full = False
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return probabilities(batch)
+
+    monkeypatch.setattr(classifier, "_probabilities", once)
+    assert classifier.classify([image]) == expected and not full
