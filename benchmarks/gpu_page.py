@@ -45,6 +45,8 @@ def page(document: Mapping[str, Any]) -> str:
             parts.append(f"Why: {document['reasons'][name]}")
         for stage, why in sections.get(name, {}).get("reasons", {}).items():
             parts.append(f"{stage}: not measured: {why}")
+    titled = ("ceilings", "ceilings of a small network", "served", "training")
+    parts += [f"{name}: {why}" for name, why in document["reasons"].items() if name not in titled]
     return "\n\n".join(parts) + "\n"
 
 

@@ -53,7 +53,7 @@ SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
         "--rounds 1 --steps 2 --images 200 dataset.image_size=64 trainer.batch_size=16",
     ),
     "time to accuracy": (
-        *("", "time_to_accuracy", 60),
+        *("", "time_to_accuracy", 75),
         *("", "--images 20 --goal 0.5 network=small_cnn trainer.epochs=2"),
     ),
     "served": (

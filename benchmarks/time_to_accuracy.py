@@ -46,7 +46,10 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
         number = ["--images-per-class", str(images)] if images else []
         _do("training.generate", "asl_alphabet", str(DRAWN), "--size", "64", *number)
     data = ("dataset=asl_alphabet", f"store={NAME}")
-    _do("training.prepare", *data, override("raw", (raw or DRAWN).absolute()))
+    prepared = [each for each in overrides if each.startswith("dataset.")]
+    _do("training.prepare", *data, override("raw", (raw or DRAWN).absolute()), *prepared)
+    told = [] if goal == GOAL else [f"--goal {goal:g}"]
+    told += [] if raw is not None or images is None else [f"--images {images}"]
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)
@@ -57,7 +60,7 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     kept = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
     return {
         "benchmark": "time to accuracy",
-        "command": " ".join(["python -m benchmarks.time_to_accuracy", *overrides]),
+        "command": " ".join(["python -m benchmarks.time_to_accuracy", *told, *overrides]),
         "real": raw is not None,
         "goal": goal,
         "seconds_to_goal": None if found is None else round(found, 2),
