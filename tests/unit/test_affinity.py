@@ -9,6 +9,7 @@ import psutil
 
 from serving import affinity
 from serving.state import ServerState, created
+from tests.until import until
 
 
 def test_what_starts_meanwhile_is_kept_on_the_last_cores(tmp_path: Path) -> None:
@@ -29,8 +30,7 @@ def test_what_starts_meanwhile_is_kept_on_the_last_cores(tmp_path: Path) -> None
             keep()
             assert os.sched_getaffinity(newer) == set(sorted(cores)[-(len(cores) // 2) :])
             assert os.sched_getaffinity(older) == cores
-            while psutil.Process(newer).num_threads() < 2:
-                pass
+            until(lambda: psutil.Process(newer).num_threads() == 2, 60)
         assert {tuple(os.sched_getaffinity(each.id)) for each in psutil.Process(newer).threads()} == {tuple(cores)}
     finally:
         for each in started:
