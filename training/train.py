@@ -19,17 +19,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from handlers.atomic import write_json
+from handlers.formats import ARTIFACTS, INT8
 from handlers.machine import cores
 from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
 from training.errors import TrainingError
 from training.records import DatasetError
 from training.splits import Split, SplitSpec
 from training.store import PreparedDataset
+
+if TYPE_CHECKING:
+    from training.loop import Outcome
 
 FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
@@ -78,8 +82,15 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
         f"{run}/model.pt differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
-    document = {
-        "key": key,
+    seconds = {"seconds_of_this_start": round(time.perf_counter() - began, 3)}
+    write_json(run / "train.json", {"key": key, **_document(settings, data, split, outcome), **seconds})
+    return run
+
+
+def _document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
+    """Return what a finished run says of itself."""
+    best = outcome.journal.best or {}
+    return {
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
         "epochs": len(outcome.journal.rows),
@@ -96,13 +107,10 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),
         "seconds_by_epoch": [round(seconds, 3) for seconds in outcome.journal.seconds],
-        "seconds_of_this_start": round(time.perf_counter() - began, 3),
         "precision": "bf16" if outcome.bf16 else "fp32",
         "machine": machine(outcome.device.type),
         "versions": versions(),
     }
-    write_json(run / "train.json", document)
-    return run
 
 
 def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
@@ -197,9 +205,8 @@ def _prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str]
         for name in (
             "metrics.csv",
             "curves.png",
-            "model.pt",
-            "model.int8.pt",
-            "model.pt2",
+            *ARTIFACTS.values(),
+            INT8,
             "golden.json",
             "export.json",
         ):
