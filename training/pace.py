@@ -1,5 +1,6 @@
 """The training step alone, and how many epochs of it fit into a given time."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from training.precision import choose_bf16, choose_device, use_all_cores
 from training.splits import Split
 from training.store import PreparedDataset
 
-WARM_UP, TIMED = 2, 4  # steps
+WARM_UP, TIMED = 2, 5  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.
 PLANNED = 0.85
 
@@ -60,13 +61,15 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
     shape = (trainer["batch_size"], spec.channels, spec.image_size, spec.image_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
     batch = stepper.on_device((pixels, torch.zeros(len(pixels), dtype=torch.int64)))
-    for number in range(WARM_UP + TIMED):
-        if number == WARM_UP:
-            stepper.wait()
-            began = time.perf_counter()
+    seconds = []
+    for _ in range(WARM_UP + TIMED):
+        stepper.wait()
+        began = time.perf_counter()
         stepper.step(batch)
-    stepper.wait()
-    epoch = images / len(pixels) * (time.perf_counter() - began) / TIMED
+        stepper.wait()
+        seconds.append(time.perf_counter() - began)
+    # The median: of a machine that others use too, a step may take many times as long as the next.
+    epoch = images / len(pixels) * statistics.median(seconds[WARM_UP:])
     return max(1, min(int(trainer["epochs"]), int(60 * trainer["max_minutes"] * PLANNED / epoch)))
 
 
