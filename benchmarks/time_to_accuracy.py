@@ -48,8 +48,6 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     data = ("dataset=asl_alphabet", f"store={NAME}")
     prepared = [each for each in overrides if each.startswith("dataset.")]
     _do("training.prepare", *data, override("raw", (raw or DRAWN).absolute()), *prepared)
-    told = [] if goal == GOAL else [f"--goal {goal:g}"]
-    told += [] if raw is not None or images is None else [f"--images {images}"]
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)
@@ -60,13 +58,20 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     kept = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
     return {
         "benchmark": "time to accuracy",
-        "command": " ".join(["python -m benchmarks.time_to_accuracy", *told, *overrides]),
+        "command": " ".join(["python -m benchmarks.time_to_accuracy", *sys.argv[1:]]),
         "real": raw is not None,
         "goal": goal,
         "seconds_to_goal": None if found is None else round(found, 2),
         "best": max(accuracies),
         **{name: trained[name] for name in kept},
     }
+
+
+def real() -> Path | None:
+    """Return the folder of the real frames, None where there is none."""
+    named = os.environ.get("SIGHTLINE_REAL_DATA")
+    folder = Path(named) / "asl_alphabet" if named else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _do(module: str, *arguments: str) -> None:
@@ -87,11 +92,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     options = parsed(arguments)
-    named = os.environ.get("SIGHTLINE_REAL_DATA")
-    real = Path(named) / "asl_alphabet" if named else None
-    raw = options.raw or (real if real is not None and real.is_dir() else None)
     try:
-        document = measure(raw, options.goal, options.images, options.overrides)
+        document = measure(options.raw or real(), options.goal, options.images, options.overrides)
     except subprocess.CalledProcessError as error:
         print(f"error: {' '.join(error.cmd[1:4])} failed: its reason stands above", file=sys.stderr)
         return 2

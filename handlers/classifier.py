@@ -124,7 +124,7 @@ class Classifier:
         except torch.OutOfMemoryError:
             if len(images) == 1 and self.ahead is None:
                 raise
-        if len(images) == 1 and self.ahead is not None:
+        if self.ahead is not None:
             self.ahead.rest()
         torch.cuda.empty_cache()  # what the failed attempt held is free by now
         if len(images) == 1:

@@ -29,7 +29,7 @@ DCT_FRAMES = tuple(marker for marker in FRAMES if marker[0] % 4 != 3)
 # A JPEG decoded at a part of its size keeps so much more than it is shrunk to, for the antialiasing to work on.
 SCALED_MARGIN = 1.25
 METADATA_BYTES = 2**17
-MAX_SEGMENTS = 4096  # before the frame; the colour profile may take 255 of them
+MAX_SEGMENTS = 4096  # and bytes of filling; a colour profile may take 255 of them
 
 
 def decode_jpeg(

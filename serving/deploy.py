@@ -9,7 +9,7 @@ changes    what is different from the version that is live
 register   without waiting inside the server, which would stall its other requests
 load       one worker, until it is READY; if it dies, that ends it
 compare    golden images on /predictions/<name>/<version>: the answers, and the latency against the live version's
-scale      its other workers, one after the other: loading takes a core from those that answer
+scale      its other workers, one after the other: loading takes half of the cores from those that answer
 switch     the default version, in one step
 watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back

@@ -148,7 +148,7 @@ def _check_golden(weights: Path, run: Path) -> None:
 
 
 def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.Golden]:
-    """Return validation images as prepared, PNG and JPEG, with the artifact's answers."""
+    """Return images of the split's validation as prepared, PNG and JPEG, with the artifact's answers."""
     classifier = Classifier(weights)
     pixels, _ = next(iter(validation_batches(data, split, GOLDEN)))
     chosen = [np.ascontiguousarray(image.permute(1, 2, 0)) for image in pixels[:GOLDEN]]

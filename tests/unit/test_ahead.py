@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_a_classifier_answers_in_parts_as_it_does_at_once(tmp_path: Path, device
     classifier.ahead = None
     expected = classifier.classify(images)
     for part in (2, 4, 64):
-        classifier.ahead = Ahead(classifier.decode, device, part)
+        classifier.ahead = Ahead(classifier.decoder.decode, device, part)
         for found in (classifier.classify(images), next(iter(classifier.classify_all([images])))):
             assert isinstance(found[4], BadImage) and len(found) == 9
             for ours, theirs in zip(found[:4] + found[5:], expected[:4] + expected[5:], strict=True):
@@ -99,7 +100,8 @@ def test_what_was_decoded_is_there_when_it_is_yielded(device: torch.device) -> N
         assert isinstance(image, torch.Tensor) and int(image.min()) == int(image.max()) == number
 
 
-def test_rest_waits_for_what_is_being_decoded(device: torch.device) -> None:
+@pytest.mark.parametrize("rests", [True, False], ids=["rest", "broken off"])
+def test_what_is_being_decoded_is_waited_for(device: torch.device, rests: bool) -> None:
     decoder, held = Counting(device), threading.Event()
 
     def slowly(batch: Sequence[Buffer]) -> list[Decoded]:
@@ -112,7 +114,8 @@ def test_rest_waits_for_what_is_being_decoded(device: torch.device) -> None:
     next(found)
     timer = threading.Timer(0.5, held.set)
     timer.start()
-    ahead.rest()
+    waits = ahead.rest if rests else found.close  # type: ignore[attr-defined]
+    waits()
     assert held.is_set()
     timer.join()
 
@@ -120,7 +123,8 @@ def test_rest_waits_for_what_is_being_decoded(device: torch.device) -> None:
 def test_a_dropped_classifier_frees_its_memory_at_once(tmp_path: Path, device: torch.device) -> None:
     save_small(tmp_path / "model.pt")
     classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
-    classifier.ahead = Ahead(classifier.decoder.decode, device)
+    if classifier.ahead is None:  # on a CPU
+        classifier.ahead = Ahead(classifier.decoder.decode, device)
     classifier.classify([places365.image(0, 0, 1, 0, 64)])
     gone = weakref.ref(classifier)
     gc.disable()  # which would find what keeps itself, some time
@@ -148,4 +152,7 @@ def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
         return probabilities(batch)
 
     monkeypatch.setattr(classifier, "_probabilities", once)
+    rest = Mock(wraps=classifier.ahead.rest)
+    monkeypatch.setattr(classifier.ahead, "rest", rest)
     assert classifier.classify([image]) == expected and not full
+    rest.assert_called_once()

@@ -370,7 +370,14 @@ def test_a_batch_in_bf16_stays_so_until_it_is_normalised() -> None:
     )
     module = Classification(settings, CLASSES, PreprocessSpec(image_size=16))
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    (augmentation,) = module.augmentations.values()
+    operations: Any = augmentation.operations
+    given: list[torch.dtype] = []
+    for operation in operations:
+        operation.change.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].dtype))
     for dtype in (torch.float32, torch.bfloat16):
+        given.clear()
         changed, _ = module.augment(images, torch.zeros(4, dtype=torch.int64), dtype)
+        assert given == [torch.float32, dtype], "places in float32, colours in what was asked for"
         assert changed.dtype == dtype and 0 <= float(changed.min()) <= float(changed.max()) <= 1
         assert module.preprocess.normalize(changed).dtype == torch.float32
