@@ -9,7 +9,7 @@ from typing import Any
 from handlers.errors import BadRequest, RequestError, TooLarge
 
 FORM = '{"instances": [{"b64": "<base64 of an image>"}, ...]}'
-JSON_START = b"{"
+JSON_START = (b"{", b"[")
 BLANKS = b" \t\r\n"
 
 Image = bytes | bytearray | RequestError
@@ -27,7 +27,7 @@ class Request:
 
 
 def is_json(body: bytes | bytearray) -> bool:
-    """Tell whether a body is meant as a JSON object: no image that is served begins so."""
+    """Tell whether a body is meant as a JSON document: no image that is served begins so."""
     return bytes(body[:64]).lstrip(BLANKS).startswith(JSON_START)
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from handlers import wire
 from handlers.device import fault_of
 from handlers.service import Asked, Service
 
@@ -19,6 +20,7 @@ class ImageHandler:
 
     def initialize(self, context: Any) -> None:
         """Load the artifact of the archive; raises what `Service` does."""
+        wire.install()
         model = context.manifest["model"]
         properties = context.system_properties
         gpu = properties.get("gpu_id")

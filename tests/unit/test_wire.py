@@ -1,0 +1,158 @@
+"""Reading a batch through a buffer gives what TorchServe's own reader gives."""
+
+import importlib.util
+import logging
+import random
+import socket
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from handlers import wire
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=r"unclosed file .*version\.txt")  # the package leaves it open
+    from ts.protocol import otf_message_handler as protocol
+
+Connected = tuple[socket.socket, socket.socket]
+Part = tuple[bytes, bytes, bytes]  # a field's name, content type and value
+END = struct.pack("!i", -1)
+
+
+def field(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
+
+
+def message(requests: Sequence[tuple[dict[bytes, bytes], Sequence[Part]]]) -> bytes:
+    """Return a batch as the front end sends it."""
+    sent = b"I"
+    for number, (headers, parts) in enumerate(requests):
+        sent += field(f"request-{number}".encode())
+        sent += b"".join(field(name) + field(value) for name, value in headers.items()) + END
+        sent += b"".join(field(each) for part in parts for each in part) + END
+    return sent + END
+
+
+def batch(seed: int) -> bytes:
+    """Return a batch of random requests: none, small and large bodies, forms of several fields, no headers at all."""
+    draw = random.Random(seed)
+    requests = []
+    for _ in range(draw.randrange(9)):
+        headers = {
+            b"h%d" % each: draw.randbytes(draw.randrange(40)).hex().encode() for each in range(draw.randrange(6))
+        }
+        sizes = [draw.choice((0, 1, 5_000, wire.BUFFER, 300_000)) for _ in range(draw.choice((0, 1, 1, 1, 3)))]
+        parts = [(b"f%d" % each, b"image/jpeg", draw.randbytes(size)) for each, size in enumerate(sizes)]
+        requests.append((headers, parts))
+    return message(requests)
+
+
+@pytest.fixture
+def connected() -> Iterator[Connected]:
+    front_end, worker = socket.socketpair(socket.AF_UNIX)
+    with closing(front_end), closing(worker):
+        worker.settimeout(60)
+        yield front_end, worker
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    """Read through the buffer within a test, whoever installed it before."""
+    names = ("_retrieve_buffer", "_retrieve_inference_msg")
+    before = {name: getattr(protocol, name) for name in names}
+    reader = wire.install()
+    yield
+    reader.close()
+    for name, value in before.items():
+        setattr(protocol, name, value)
+
+
+def send(front_end: socket.socket, data: bytes, piece: int) -> threading.Thread:
+    def run() -> None:
+        for start in range(0, len(data), piece):
+            front_end.sendall(data[start : start + piece])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def read(connected: Connected, data: bytes, batches: int, piece: int = 1 << 20) -> list[Any]:
+    """Return what the worker reads where the front end sends `data`."""
+    front_end, worker = connected
+    thread = send(front_end, data, piece)
+    found = [protocol.retrieve_msg(worker) for _ in range(batches)]
+    thread.join()
+    return found
+
+
+def theirs(data: bytes, batches: int) -> list[Any]:
+    """Return what TorchServe's own reader makes of the same: that of a module in which nothing is installed."""
+    spec = importlib.util.find_spec("ts.protocol.otf_message_handler")
+    assert spec is not None and spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    front_end, worker = socket.socketpair(socket.AF_UNIX)
+    with closing(front_end), closing(worker):
+        thread = send(front_end, data, 1 << 20)
+        found = [fresh.retrieve_msg(worker) for _ in range(batches)]
+        thread.join()
+    return found
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("piece", [4096, 1 << 20])
+def test_what_is_read_is_what_torchserve_reads(connected: Connected, piece: int) -> None:
+    data = b"".join(map(batch, range(12)))
+    found = read(connected, data, 12, piece)
+    assert found == theirs(data, 12)
+    assert any(len(requests) > 1 for _, requests in found)
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_comes_in_small_pieces_is_whole(connected: Connected) -> None:
+    data = message([({b"name": b"value"}, [(b"body", b"image/jpeg", b"x" * 99)])] * 3)
+    assert read(connected, 2 * data, 2, piece=1) == theirs(2 * data, 2)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_body_is_the_bytes_that_came(connected: Connected) -> None:
+    """TorchServe parses JSON and decodes text where `decode_input_request` is not false."""
+    parts = [(b"body", b"application/json", b'{"instances": []}'), (b"more", b"text/plain", b"a")]
+    [(_, [request])] = read(connected, message([({}, parts)]), 1)
+    assert [part["value"] for part in request["parameters"]] == [b'{"instances": []}', b"a"]
+    assert all(type(part["value"]) is bytearray for part in request["parameters"])  # torch.frombuffer wants to write
+
+
+@pytest.mark.usefixtures("installed")
+def test_another_connection_has_a_buffer_of_its_own(connected: Connected) -> None:
+    first = read(connected, batch(1) + b"left behind", 1)
+    other = socket.socketpair(socket.AF_UNIX)
+    with closing(other[0]), closing(other[1]):
+        assert read(other, batch(1), 1) == first
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("kept", [0, 1, 3, 40, 4000])
+def test_a_front_end_that_is_gone_ends_the_worker(connected: Connected, kept: int) -> None:
+    front_end, worker = connected
+    front_end.sendall(message([({b"name": b"value"}, [(b"body", b"", b"x" * 9000)])])[:kept])
+    front_end.close()
+    with pytest.raises(SystemExit) as raised:
+        protocol.retrieve_msg(worker)
+    assert raised.value.code == 0
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_line_of_each_batch_is_left_out_and_no_other(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        read(connected, batch(1), 1)
+        logging.info("Torch worker started.")
+    assert [record.getMessage() for record in caplog.records] == ["Torch worker started."]
