@@ -52,7 +52,7 @@ def settings(cores: int) -> list[Setting]:
     found.append(Setting(f"{cores + 1} workers x 1 thread", (f"minWorkers={cores + 1}",)))
     found += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 16, 32)]
     found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 2, 5, 10)]
-    found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseParallelGC")]
+    found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseG1GC")]
     found.append(Setting("both of Java's compilers", java="-XX:TieredStopAtLevel=4"))
     found += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=2", "netty_client_threads=1")]
     return found
@@ -61,7 +61,7 @@ def settings(cores: int) -> list[Setting]:
 def config_of(text: str, setting: Setting) -> str:
     """Return config.properties with what a setting adds."""
     (vmargs,) = [line for line in text.splitlines() if line.startswith("vmargs=")]
-    more = [f"{vmargs} {Shares.of_this_machine(1).java} {setting.java}"] if setting.java else []
+    more = [f"{vmargs} {setting.java}"] if setting.java else []  # in the place of what is served with
     return "\n".join([text, *more, *setting.config]) + "\n"
 
 

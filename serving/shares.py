@@ -10,6 +10,7 @@ the others keep theirs until the next start. `python -m benchmarks.sweep` measur
 import dataclasses
 import importlib.metadata
 import os
+import re
 from pathlib import Path
 
 from handlers import machine
@@ -20,6 +21,10 @@ from serving.errors import ServingError
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
 JAVA_LEAST = 256
+# Which of Java's collectors somebody chose. The parallel one takes less of the workers' time than Java's default, for
+# which a body of a megabyte is an object of its own (`python -m benchmarks.sweep`).
+COLLECTOR = r"-XX:\+Use\w+GC\b"
+JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 # For a GPU's own metrics it imports nvgpu, which brings a web server along; without it there would be none at all.
 SYSTEM_METRICS = "system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what passes between two layers takes megabytes: 5 to 8 % faster (measured)
@@ -30,7 +35,7 @@ class Shares:
     """Workers of each model, torch's threads in each of them, the front end's heap in megabytes, and its compiler.
 
     `thorough`: Java's second compiler takes the cores from the workers for half a minute, and is worth it where a GPU
-    lets the front end answer thousands of requests a second.
+    lets the front end answer thousands of requests a second; its own choice of a collector stands there too.
     """
 
     workers: int
@@ -43,10 +48,12 @@ class Shares:
         """Return the workers of a model on one device: the CPU, or one of the GPUs."""
         return 1 if self.thorough else self.workers
 
-    @property
-    def java(self) -> str:
-        """Return what is added to TorchServe's `vmargs`."""
-        return f"-Xmx{self.heap}m" + ("" if self.thorough else " -XX:TieredStopAtLevel=1")
+    def java(self, told: str = "") -> str:
+        """Return the options that are added to TorchServe's `vmargs`: of those that `told` has already, none."""
+        wanted = {"-Xmx": f"-Xmx{self.heap}m"}
+        if not self.thorough:
+            wanted |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
+        return " ".join(option for pattern, option in wanted.items() if not re.search(pattern, told))
 
     @classmethod
     def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
@@ -83,8 +90,10 @@ class Shares:
         lines = []
         if "default_workers_per_model" not in known:
             lines.append(f"default_workers_per_model={self.workers}")
-        if "-Xmx" not in known.get("vmargs", ""):
-            lines.append(f"vmargs={known.get('vmargs', '')} {self.java}")
+        told = known.get("vmargs", "")
+        # Two collectors stop Java, wherever they are named.
+        if more := self.java(" ".join([told, *(os.environ.get(name, "") for name in JAVA_VARIABLES)])):
+            lines.append(f"vmargs={told} {more}")
         if self.thorough and "system_metrics_cmd" not in known:
             lines.append(SYSTEM_METRICS)
         return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from handlers import machine
 from handlers.machine import THREADS_VARIABLE
 from serving import shares as shares_module
 from serving.errors import ServingError
-from serving.shares import Shares
+from serving.shares import JAVA_VARIABLES, Shares
 
 GB = 10**9
 
@@ -31,19 +31,23 @@ def test_cores_and_memory_are_shared_out(
 ) -> None:
     shares = Shares.of(models, cores=cores, memory=memory, gpus=gpus)
     assert (shares.workers, shares.threads) == expected
-    assert 256 <= shares.heap <= 2048 and f"-Xmx{shares.heap}m" in shares.java
-    assert ("TieredStopAtLevel" in shares.java) is (gpus == 0)
+    assert 256 <= shares.heap <= 2048 and f"-Xmx{shares.heap}m" in shares.java()
+    assert ("TieredStopAtLevel" in shares.java()) is ("ParallelGC" in shares.java()) is (gpus == 0)
 
 
-def test_what_somebody_wrote_himself_stays() -> None:
+def test_what_somebody_wrote_himself_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in JAVA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     shares = Shares(workers=3, threads=2, heap=700)
-    assert (
-        shares.properties("vmargs=-XX:+A -Db=c\n")
-        == "default_workers_per_model=3\nvmargs=-XX:+A -Db=c " + shares.java + "\n"
-    )
-    assert shares.properties("default_workers_per_model = 1\n vmargs = -Xmx1g\n") == "\n"
+    ours = "-Xmx700m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
+    written = "vmargs=-XX:+A -Db=c\n"
+    assert shares.properties(written) == f"default_workers_per_model=3\nvmargs=-XX:+A -Db=c {ours}\n"
     commented = "#default_workers_per_model=1\n# vmargs=-Xmx1g\n"
-    assert shares.properties(commented) == f"default_workers_per_model=3\nvmargs= {shares.java}\n"
+    assert shares.properties(commented) == f"default_workers_per_model=3\nvmargs= {ours}\n"
+    his = "-Xmx1g -XX:TieredStopAtLevel=4 -XX:+UseSerialGC"
+    assert shares.properties(f"default_workers_per_model = 1\n vmargs = {his}\n") == "\n"
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
+    assert shares.properties(written).endswith("vmargs=-XX:+A -Db=c -Xmx700m -XX:TieredStopAtLevel=1\n")
 
 
 def test_beside_a_gpu_the_metrics_of_the_machine_are_collected_without_those_of_the_gpu() -> None:

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from benchmarks import sweep
 from benchmarks.sweep import Setting
 from serving import model_config
@@ -23,11 +25,14 @@ def test_every_setting_changes_one_thing_and_is_one_that_archives_know() -> None
     assert not any(each.archive == ("minWorkers=1",) for each in sweep.settings(1))
 
 
-def test_options_of_java_come_after_those_that_are_served_with() -> None:
-    text = sweep.config_of(CONFIG, Setting("x", java="-XX:+UseSerialGC"))
-    whole = last(text + Shares.of_this_machine(1).properties(text), "vmargs")
-    assert whole.startswith(last(CONFIG, "vmargs")) and whole.endswith("-XX:+UseSerialGC")
-    assert Shares.of_this_machine(1).java in whole
+@pytest.mark.parametrize("option", [each.java for each in sweep.settings(2) if each.java])
+def test_an_option_of_java_stands_in_the_place_of_the_one_that_is_served_with(option: str) -> None:
+    text = sweep.config_of(CONFIG, Setting("x", java=option))
+    shares = Shares(workers=2, threads=1, heap=700)
+    whole = last(text + shares.properties(text), "vmargs").split()
+    assert " ".join(whole).startswith(f"{last(CONFIG, 'vmargs')} {option} -Xmx700m")
+    assert len([each for each in whole if each.endswith("GC")]) == 1
+    assert len([each for each in whole if "TieredStopAtLevel" in each]) == 1
 
 
 def test_lines_of_the_configuration_are_added() -> None:
