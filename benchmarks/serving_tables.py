@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
-from benchmarks.serving_figures import WORDS, rates, words
+from benchmarks.serving_figures import WORDS, rate, rates, words
 from serving import model_config
 
 
@@ -66,6 +66,24 @@ def worker(results: Path) -> str:
     return table(["a worker", "measured", "at most"], rows) + note
 
 
+def wire(results: Path) -> str:
+    """Make the table of what reading a request costs a worker."""
+    document = load(results / "wire.json")
+    if document is None:
+        return NOT_MEASURED
+    bodies = list(dict.fromkeys(row["body"] for row in document["rows"]))
+    taken = {(row["reader"], row["body"]): row["microseconds"] for row in document["rows"]}
+    rows = [
+        [reader, *(f"{taken[reader, body]:,.0f}" for body in bodies)]
+        for reader in dict.fromkeys(row["reader"] for row in document["rows"])
+    ]
+    note = (
+        f"\n\nMicroseconds of processor time a request, in batches of {document['batch']}, medians of "
+        f"{document['number_of_rounds']} rounds in turns. {machine(document)}. `{document['command']}`"
+    )
+    return table(["reading a request", *(f"body of {body}" for body in bodies)], rows) + note
+
+
 def sweep(results: Path) -> str:
     """Make the table of settings that were compared."""
     document = load(results / "sweep.json")
@@ -73,14 +91,15 @@ def sweep(results: Path) -> str:
         return NOT_MEASURED
     keys = [key for key in document["rows"][0]["median"] if key != "p50"]
     rows = [
-        [row["title"], *(f"{row['median'][key]:,.0f}" for key in keys), f"{row['median']['p50']:.1f}"]
+        [row["title"], *(rate(row["median"][key]) for key in keys), f"{row['median']['p50']:.1f}"]
         for row in document["rows"]
     ]
-    head = ["setting", *(f"{key} connection{'s' if key != '1' else ''}" for key in keys), "median of 1, ms"]
+    named = {"large": "64 connections, large images"}
+    head = ["setting", *(named.get(key) or _connections(int(key)) for key in keys), "median of 1, ms"]
     rounds = len(document["rows"][0]["rounds"])
     note = (
-        f"\n\nRequests/s with small images in {document['precision']}, medians of {rounds} rounds in turns. "
-        f"{machine(document)}. `{document['command']}`"
+        f"\n\nRequests/s in {document['precision']}, of small images where not said otherwise; "
+        f"medians of {rounds} rounds in turns. {machine(document)}. `{document['command']}`"
     )
     return table(head, rows) + note
 

@@ -1,12 +1,12 @@
 """Which settings TorchServe is fastest with: one is changed at a time, everything else stays as it is served.
 
-    python -m benchmarks.sweep               every setting, two rounds, about 8 minutes on 2 cores
+    python -m benchmarks.sweep               every setting, two rounds, about 15 minutes on 2 cores
     python -m benchmarks.sweep --rounds 5    steadier
 
 Batch size, batch delay, workers and threads, JVM options and the front end's threads, each measured with `wrk` at 1, 16
-and 64 connections of small images, against the same network as `benchmarks.serving`. Rounds go over all settings in
-turn. What `serving.model_config.DEFAULTS`, `serving.shares` and config.properties say was chosen from this table. The
-last line is one JSON document.
+and 64 connections of small images and at 64 of large ones, against the same network as `benchmarks.serving`. Rounds go
+over all settings in turn. What `serving.model_config.DEFAULTS`, `serving.shares` and config.properties say was chosen
+from this table. The last line is one JSON document.
 """
 
 import argparse
@@ -32,6 +32,8 @@ from training.train import machine, versions
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
 MODEL, CONNECTIONS = "bench", (1, 16, 64)
+# What is measured: images of which size, at how many connections
+LOADS = {**{str(number): (bodies.SIZES[0], number) for number in CONNECTIONS}, "large": (bodies.SIZES[-1], 64)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,10 +67,8 @@ def config_of(text: str, setting: Setting) -> str:
     return "\n".join([text, *more, *setting.config]) + "\n"
 
 
-def measure(
-    setting: Setting, run: Path, paths: list[Path], precision: str, seconds: float, offset: int
-) -> dict[str, float]:
-    """Return requests/s at each number of connections, and the median of one connection in ms."""
+def measure(setting: Setting, run: Path, precision: str, seconds: float, offset: int) -> dict[str, float]:
+    """Return requests/s of each of `LOADS`, and the median of one connection in ms."""
     root = Path.cwd()
     folder = servers.empty(root / WORK)
     overrides = [*setting.archive, f"handler.precision={precision}"]
@@ -79,13 +79,14 @@ def measure(
         python=servers.own_python(), root=root, offset=offset,
         environment=Shares.of_this_machine(1).environment(),
     ) as running:  # fmt: skip
-        closed_loop.run(running.url, paths, connections=16, seconds=2, headers=running.headers)
-        for connections in CONNECTIONS:
+        for name, (size, connections) in LOADS.items():
+            paths = bodies.draw(size, DRAWN)
+            closed_loop.run(running.url, paths, connections=8, seconds=1, headers=running.headers)
             running.ask(paths[0].read_bytes())
             load = closed_loop.run(
                 running.url, paths, connections=connections, seconds=seconds, headers=running.headers
             )
-            found[str(connections)] = round(load.requests_per_second, 1)
+            found[name] = round(load.requests_per_second, 1)
             if connections == 1:
                 found["p50"] = round(load.p50, 2)
     return found
@@ -93,9 +94,9 @@ def measure(
 
 def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """Print the table."""
-    table = Table("setting", *(f"{number} connections" for number in CONNECTIONS), "median of 1, ms")
+    table = Table("setting", *LOADS, "median of 1, ms", title="requests/s by connections")
     for row in rows:
-        table.add_row(row["title"], *(f"{row['median'][key]:g}" for key in (*map(str, CONNECTIONS), "p50")))
+        table.add_row(row["title"], *(f"{row['median'][key]:g}" for key in (*LOADS, "p50")))
     console.print(table)
 
 
@@ -114,13 +115,12 @@ def main(arguments: Sequence[str]) -> int:
     except (closed_loop.LoadError, trained.TrainingFailed, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    paths = bodies.draw(bodies.SIZES[0], DRAWN)
     compared = settings(len(os.sched_getaffinity(0)))
     found: dict[str, list[dict[str, float]]] = {each.title: [] for each in compared}
     for number in range(options.rounds):
         for each in compared:
             try:
-                rates = measure(each, run, paths, options.precision, options.seconds, offset)
+                rates = measure(each, run, options.precision, options.seconds, offset)
             except (NotMeasured, closed_loop.LoadError) as error:
                 console.print(f"{each.title}: not measured: {error}")
                 continue

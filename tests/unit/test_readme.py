@@ -169,12 +169,21 @@ def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
     (tmp_path / "worker.json").write_text(json.dumps(document))
     text = readme.render(block("worker"), tmp_path)
     assert "| 3.5 s (3.0 to 4.0) | 4.5 s |" in text and "20,500 requests | 400 MB, then 480 MB | 600 MB |" in text
-    rows = [{"title": "as served", "median": {"1": 99.6, "p50": 7.24, "64": 1400.0}, "rounds": [{}, {}]}]
+    rows = [{"title": "as served", "median": {"1": 99.64, "p50": 7.24, "64": 1400.0, "large": 9.0}, "rounds": [{}, {}]}]
     settings = {**about, "precision": "bf16", "rows": rows, "command": "python -m benchmarks.sweep"}
     (tmp_path / "sweep.json").write_text(json.dumps(settings))
     text = readme.render(block("sweep"), tmp_path)
-    assert "| setting | 1 connection | 64 connections | median of 1, ms |" in text
-    assert "| as served | 100 | 1,400 | 7.2 |" in text and "medians of 2 rounds" in text
+    assert "| setting | 1 connection | 64 connections | 64 connections, large images | median of 1, ms |" in text
+    assert "| as served | 99.6 | 1,400 | 9.0 | 7.2 |" in text and "medians of 2 rounds" in text
+    timed = [
+        {"reader": name, "body": body, "microseconds": value}
+        for name, value in (("theirs", 77.4), ("ours", 18.0))
+        for body in ("5 KB", "28 KB")
+    ]
+    read = {**about, "batch": 8, "number_of_rounds": 30, "rows": timed, "command": "python -m benchmarks.wire"}
+    (tmp_path / "wire.json").write_text(json.dumps(read))
+    text = readme.render(block("wire"), tmp_path)
+    assert "| ours | 18 | 18 |" in text and "batches of 8, medians of 30 rounds" in text
 
 
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:
