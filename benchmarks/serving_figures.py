@@ -88,6 +88,10 @@ class Figures:
         return found["p99"] / found["p50"] if found and found["p50"] and not found["failures"] else None
 
 
+def _against(row: str, precision: str) -> Callable[[Figures], float | None]:
+    return lambda figures: figures.ratio(f"ours-{precision}", row, SMALL, 64)
+
+
 # name, unit, whether more is better, goal, where the value comes from
 TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], ...] = (
     ("in process, bf16, 200x200", "images/s", True, 460, lambda f: f.value("in-process-bf16", SMALL, 0)),
@@ -101,13 +105,19 @@ TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], 
         *("times", False, 1.3),
         lambda f: f.overhead("ours-bf16", "in-process-bf16", "noop"),
     ),
-    ("LitServe, our parts, 16", "times", True, 2, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 16)),
-    ("LitServe, our parts, 64", "times", True, 1.25, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 64)),
-    ("Triton, our parts, 16", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 16)),
-    ("Triton, our parts, 64", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 64)),
-    ("stock TorchServe at its best, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "stock-best", SMALL, 64)),
-    ("LitServe as documented, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "litserve-documented", SMALL, 64)),
-    ("BentoML as documented, 64", "times", True, 9, lambda f: f.ratio("ours-bf16", "bentoml-documented", SMALL, 64)),
+    ("LitServe, our parts, 16 (bf16)", "times", True, 2, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 16)),
+    ("LitServe, our parts, 64 (bf16)", "times", True, 1.25, lambda f: f.ratio("ours-bf16", "litserve-ours", SMALL, 64)),
+    ("Triton, our parts, 16 (bf16)", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 16)),
+    ("Triton, our parts, 64 (bf16)", "times", True, 1.2, lambda f: f.ratio("ours-bf16", "triton-ours", SMALL, 64)),
+    *(
+        (f"{title}, 64 ({precision})", "times", True, 9, _against(row, precision))
+        for title, row in (
+            ("stock TorchServe at its best", "stock-best"),
+            ("LitServe as documented", "litserve-documented"),
+            ("BentoML as documented", "bentoml-documented"),
+        )
+        for precision in ("bf16", "int8")
+    ),
     (
         "one connection, median above in process (bf16, 200x200)",
         *("ms", False, 3.0),

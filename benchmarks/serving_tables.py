@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
-from benchmarks.serving_figures import WORDS, rate, rates, words
+from benchmarks.serving_figures import WORDS, Figures, rate, rates, targets, words
 from serving import model_config
 
 
@@ -38,7 +38,7 @@ def serving(results: Path) -> str:
     )
     notes += changed(document.get("archive", {}))
     chart = f"\n\n![Requests per second]({RESULTS / 'serving.svg'})" if path.with_suffix(".svg").is_file() else ""
-    goals = table(WORDS, [words(target) for target in document["targets"]])
+    goals = table(WORDS, [words(target) for target in targets(Figures(document["cells"], document["open"]))])
     return table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
 
 

@@ -56,7 +56,7 @@ def test_targets_are_computed_and_judged() -> None:
         430,
         True,
     )
-    assert found["LitServe, our parts, 64"]["value"] == 2.0 and found["LitServe, our parts, 64"]["met"]
+    assert found["LitServe, our parts, 64 (bf16)"]["value"] == 2.0 and found["LitServe, our parts, 64 (bf16)"]["met"]
     above = found["time an image above in process, by the no-op handler's (bf16, 200x200)"]
     assert above["value"] == pytest.approx((1 / 430 - 1 / 500) * 2000, abs=1e-3) and above["met"]
     assert found["one connection, median above in process (bf16, 200x200)"]["value"] == 2.0
@@ -64,6 +64,13 @@ def test_targets_are_computed_and_judged() -> None:
     assert found["in process, bf16, 200x200"]["met"]
     missing = found["int8, 64 connections, 200x200"]
     assert missing["value"] is None and missing["met"] is None
+
+
+def test_a_peer_is_held_against_each_precision_by_itself() -> None:
+    runs = [raw("ours-bf16", 400.0), raw("ours-int8", 600.0), raw("bentoml-documented", 60.0)]
+    found = {each["name"]: each for each in serving_figures.targets(Figures(serving_figures.cells(runs), {}))}
+    slower, faster = (found[f"BentoML as documented, 64 ({precision})"] for precision in ("bf16", "int8"))
+    assert (slower["met"], faster["met"], faster["value"]) == (False, True, 10.0)
 
 
 def test_a_missed_target_is_missed() -> None:
@@ -113,7 +120,7 @@ def result() -> dict[str, Any]:
         "rows": rows,
         "cells": found.cells,
         "bodies": {"200x200": {"images": 16, "kilobytes": 5.1}},
-        "targets": serving_figures.targets(found),
+        "open": found.open,
         "machine": {"processor": "Chip", "cores": 2, "device": "cpu"},
         "network": {"name": "resnet18"},
         "versions": {"torch": "2.15.0"},
@@ -126,7 +133,7 @@ def test_the_readme_shows_rates_targets_and_what_was_not_measured(tmp_path: Path
     assert "| **Sightline, bf16** | bf16 | 100 / - / 430 |" in text
     assert "| in process | bf16 | 500 |" in text
     assert "Sightline, int8: not measured (precision is 'int8')." in text and "nothing, 200x200: - / - / 2,000." in text
-    assert "| LitServe, our parts, 64 | at least 1.25 times | 2 times | yes |" in text
+    assert "| LitServe, our parts, 64 (bf16) | at least 1.25 times | 2 times | yes |" in text
     assert "serving.svg" not in text and "Chip" in text
 
 
