@@ -156,12 +156,7 @@ def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
     if "0" in loads:
         return f"{loads['0']['requests_per_second']:,.0f}"
     found = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
-    return " / ".join("-" if value is None else rate(value) for value in found)
-
-
-def rate(value: float) -> str:
-    """Return requests or images a second as they stand in a table."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in found)
 
 
 WORDS = ("target", "goal", "measured", "met")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
-from benchmarks.serving_figures import WORDS, Figures, rate, rates, targets, words
+from benchmarks.serving_figures import WORDS, Figures, rates, targets, words
 from serving import model_config
 
 
@@ -89,17 +89,20 @@ def sweep(results: Path) -> str:
     document = load(results / "sweep.json")
     if document is None:
         return NOT_MEASURED
-    keys = [key for key in document["rows"][0]["median"] if key != "p50"]
+    loads = list(document["rows"][0]["ratio"])
     rows = [
-        [row["title"], *(rate(row["median"][key]) for key in keys), f"{row['median']['p50']:.1f}"]
+        [
+            row["title"],
+            *(f"{row['ratio'][load]:.2f} ({row['low'][load]:.2f} to {row['high'][load]:.2f})" for load in loads),
+        ]
         for row in document["rows"]
     ]
-    named = {"large": "64 connections, large images"}
-    head = ["setting", *(named.get(key) or _connections(int(key)) for key in keys), "median of 1, ms"]
-    rounds = len(document["rows"][0]["rounds"])
+    named = {"large": "16 connections, large images"}
+    head = ["setting", *(named.get(load) or _connections(int(load)) for load in loads)]
     note = (
-        f"\n\nRequests/s in {document['precision']}, of small images where not said otherwise; "
-        f"medians of {rounds} rounds in turns. {machine(document)}. `{document['command']}`"
+        f"\n\nTimes the requests/s of what is served, in {document['precision']}: the median of "
+        f"{document['number_of_rounds']} pairs of loads, the lowest and the highest. "
+        f"{machine(document)}. `{document['command']}`"
     )
     return table(head, rows) + note
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import markdown, readme, tables
+from benchmarks import markdown, readme, sweep, tables
 
 SCORE = {"value": 0.995, "low": 0.99, "high": 0.998}
 RUN = {
@@ -169,12 +169,12 @@ def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
     (tmp_path / "worker.json").write_text(json.dumps(document))
     text = readme.render(block("worker"), tmp_path)
     assert "| 3.5 s (3.0 to 4.0) | 4.5 s |" in text and "20,500 requests | 400 MB, then 480 MB | 600 MB |" in text
-    rows = [{"title": "as served", "median": {"1": 99.64, "p50": 7.24, "64": 1400.0, "large": 9.0}, "rounds": [{}, {}]}]
-    settings = {**about, "precision": "bf16", "rows": rows, "command": "python -m benchmarks.sweep"}
-    (tmp_path / "sweep.json").write_text(json.dumps(settings))
+    pairs = {"16": [(100.0, 110.0), (100.0, 120.0), (200.0, 200.0)], "large": [(10.0, 9.0)]}
+    settings = {**about, "precision": "bf16", "seconds": 1.0, "number_of_rounds": 3, "command": "python -m x"}
+    (tmp_path / "sweep.json").write_text(json.dumps({**settings, "rows": [sweep.row("more", pairs)]}))
     text = readme.render(block("sweep"), tmp_path)
-    assert "| setting | 1 connection | 64 connections | 64 connections, large images | median of 1, ms |" in text
-    assert "| as served | 99.6 | 1,400 | 9.0 | 7.2 |" in text and "medians of 2 rounds" in text
+    assert "| setting | 16 connections | 16 connections, large images |" in text
+    assert "| more | 1.10 (1.00 to 1.20) | 0.90 (0.90 to 0.90) |" in text and "median of 3 pairs" in text
     timed = [
         {"reader": name, "body": body, "microseconds": value}
         for name, value in (("theirs", 77.4), ("ours", 18.0))
