@@ -21,9 +21,10 @@ from serving.errors import ServingError
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
 JAVA_LEAST = 256
-# Which of Java's collectors somebody chose. The parallel one takes less of the workers' time than Java's default, for
-# which a body of a megabyte is an object of its own (`python -m benchmarks.sweep`).
-COLLECTOR = r"-XX:\+Use\w+GC\b"
+HEAP = r"-Xmx|-XX:Max(HeapSize|RAMPercentage)="
+# Which of Java's collectors somebody chose, or may have chosen in a file. G1, Java's own choice on most machines, makes
+# an object of its own of every body of a megabyte (`python -m benchmarks.sweep` holds the two against each other).
+COLLECTOR = r"-XX:\+Use\w+GC\b|-XX:(VMOptionsFile|Flags)=|(^|\s)@"
 JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 # For a GPU's own metrics it imports nvgpu, which brings a web server along; without it there would be none at all.
 SYSTEM_METRICS = "system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"
@@ -32,7 +33,7 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what passes between two layers takes me
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shares:
-    """Workers of each model, torch's threads in each of them, the front end's heap in megabytes, and its compiler.
+    """Workers of each model, torch's threads in each, the front end's heap in megabytes, its compiler and collector.
 
     `thorough`: Java's second compiler takes the cores from the workers for half a minute, and is worth it where a GPU
     lets the front end answer thousands of requests a second; its own choice of a collector stands there too.
@@ -50,7 +51,7 @@ class Shares:
 
     def java(self, told: str = "") -> str:
         """Return the options that are added to TorchServe's `vmargs`: of those that `told` has already, none."""
-        wanted = {"-Xmx": f"-Xmx{self.heap}m"}
+        wanted = {HEAP: f"-Xmx{self.heap}m"}
         if not self.thorough:
             wanted |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
         return " ".join(option for pattern, option in wanted.items() if not re.search(pattern, told))

@@ -46,8 +46,24 @@ def test_what_somebody_wrote_himself_stays(monkeypatch: pytest.MonkeyPatch) -> N
     assert shares.properties(commented) == f"default_workers_per_model=3\nvmargs= {ours}\n"
     his = "-Xmx1g -XX:TieredStopAtLevel=4 -XX:+UseSerialGC"
     assert shares.properties(f"default_workers_per_model = 1\n vmargs = {his}\n") == "\n"
-    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseG1GC")
-    assert shares.properties(written).endswith("vmargs=-XX:+A -Db=c -Xmx700m -XX:TieredStopAtLevel=1\n")
+    for name in JAVA_VARIABLES:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "-XX:+UseG1GC")
+            assert shares.properties(written).endswith("vmargs=-XX:+A -Db=c -Xmx700m -XX:TieredStopAtLevel=1\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("-XX:MaxRAMPercentage=50", "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"),
+        ("-XX:MaxHeapSize=1g -XX:-UseG1GC", "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"),
+        ("-Xmx1g @options.txt", "-XX:TieredStopAtLevel=1"),
+        ("-Xmx1g -XX:Flags=.hotspotrc -XX:TieredStopAtLevel=4", ""),
+        ("-Dmail=me@here", "-Xmx700m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC"),
+    ],
+)
+def test_options_of_java_are_added_beside_those_that_somebody_chose(told: str, expected: str) -> None:
+    assert Shares(workers=3, threads=2, heap=700).java(told) == expected
 
 
 def test_beside_a_gpu_the_metrics_of_the_machine_are_collected_without_those_of_the_gpu() -> None:
