@@ -18,7 +18,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ HEADERS = {
     b"content-length": b"5000",
 }
 NAMES = ("_retrieve_buffer", "_retrieve_inference_msg")
+Part = tuple[bytes, bytes, bytes]  # a field's name, content type and value
 BATCHES = 1 << 22  # bytes of one turn, at least four batches
 
 
@@ -50,32 +51,37 @@ def field(value: bytes) -> bytes:
     return struct.pack("!i", len(value)) + value
 
 
-def batch(requests: int, size: int) -> bytes:
-    """Return a batch of requests with bodies of `size` bytes, as the front end sends it."""
+def message(requests: Iterable[tuple[Mapping[bytes, bytes], Iterable[Part]]]) -> bytes:
+    """Return a batch as the front end sends it: the headers of each request, and its fields."""
     end = struct.pack("!i", wire.END)
-    headers = b"".join(field(name) + field(value) for name, value in HEADERS.items())
-    body = field(b"body") + field(b"image/jpeg") + field(os.urandom(size))
-    return b"I" + (field(b"0" * 36) + headers + end + body + end) * requests + end
+    sent = b"I"
+    for number, (headers, parts) in enumerate(requests):
+        sent += field(f"{number:036d}".encode())
+        sent += b"".join(field(name) + field(value) for name, value in headers.items()) + end
+        sent += b"".join(field(each) for part in parts for each in part) + end
+    return sent + end
 
 
 @contextlib.contextmanager
 def ours() -> Iterator[None]:
     """Read as a worker of ours does, as long as this lasts."""
     before = {name: getattr(protocol, name) for name in NAMES}
-    with closing(wire.install()):
-        yield
-    for name, value in before.items():
-        setattr(protocol, name, value)
+    try:
+        with closing(wire.install()):
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(protocol, name, value)
 
 
-def read(message: bytes, batches: int) -> float:
+def read(sent: bytes, batches: int) -> float:
     """Return the processor seconds that reading so many batches takes this thread."""
     front_end, worker = socket.socketpair(socket.AF_UNIX)
     with closing(front_end), closing(worker):
 
         def send() -> None:
             for _ in range(batches):
-                front_end.sendall(message)
+                front_end.sendall(sent)
                 front_end.recv(1)  # the next batch comes when the last one is answered
 
         sender = threading.Thread(target=send)
@@ -98,12 +104,12 @@ def measure(requests: int, rounds: int) -> list[dict[str, Any]]:
     }
     taken: dict[tuple[str, str], list[float]] = {}
     for name, size in SIZES.items():
-        message = batch(requests, size)
-        batches = max(4, BATCHES // len(message))
+        sent = message([(HEADERS, [(b"body", b"image/jpeg", os.urandom(size))])] * requests)
+        batches = max(4, BATCHES // len(sent))
         for _ in range(rounds):
             for reader, using in readers.items():
                 with using():
-                    taken.setdefault((reader, name), []).append(1e6 * read(message, batches) / batches / requests)
+                    taken.setdefault((reader, name), []).append(1e6 * read(sent, batches) / batches / requests)
     return [
         {
             "reader": reader,

@@ -10,12 +10,13 @@ import logging
 import socket
 import struct
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
 BUFFER = 1 << 16  # bytes: a batch of small images in one call; what is larger goes past it, straight to its place
 LENGTH = struct.Struct("!i")
+KNOWN = "0.12."  # of TorchServe, whose message this is
 END = -1  # stands for the length of what would come next in a list
-EACH_BATCH = "Backend received inference at"  # a line a batch, which costs the front end more than its reading here
+EACH_BATCH = "Backend received inference at"  # a line a batch, which the front end would read, parse and throw away
 
 
 class Reader:
@@ -23,12 +24,12 @@ class Reader:
 
     def __init__(self) -> None:
         self._connection: socket.socket | None = None
-        self._stream: BinaryIO = io.BytesIO()
+        self._stream: io.BufferedIOBase = io.BytesIO()
 
     def buffer(self, connection: socket.socket, length: int) -> bytearray:
         """Return the next `length` bytes; ends the process where the front end is gone, as TorchServe's own does."""
         data = bytearray(length)
-        if self._of(connection).readinto(data) < length:  # type: ignore[attr-defined]
+        if self._of(connection).readinto(data) < length:
             _end()
         return data
 
@@ -46,7 +47,7 @@ class Reader:
                     value = self.buffer(connection, unpack(read(width))[0])
                     request["parameters"].append({"name": name, "contentType": kind, "value": value})
                 requests.append(request)
-        except struct.error:  # a length came short: nothing comes any more, and no field before it was whole
+        except struct.error:  # a length came short: nothing comes any more, and the field before may be cut
             _end()
         return requests
 
@@ -55,7 +56,7 @@ class Reader:
         self._connection = None
         self._stream.close()
 
-    def _of(self, connection: socket.socket) -> BinaryIO:
+    def _of(self, connection: socket.socket) -> io.BufferedIOBase:
         if connection is not self._connection:
             self.close()
             self._connection = connection
@@ -65,14 +66,15 @@ class Reader:
 
 def install() -> Reader:
     """Let this process read so, where its TorchServe is the one that is known here; another one is left alone."""
+    import ts
     from ts.protocol import otf_message_handler as protocol
 
     reader = Reader()
-    if hasattr(protocol, "_retrieve_buffer") and hasattr(protocol, "_retrieve_inference_msg"):
+    if ts.__version__.startswith(KNOWN):
         # The command before a batch is read by the first of them: nothing goes past the buffer.
         protocol._retrieve_buffer = reader.buffer
         protocol._retrieve_inference_msg = reader.batch
-    logging.getLogger().addFilter(_is_kept)
+        logging.getLogger().addFilter(_is_kept)
     return reader
 
 

@@ -4,10 +4,9 @@ import importlib.util
 import logging
 import random
 import socket
-import struct
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -19,23 +18,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"unclosed file .*version\.txt")  # the package leaves it open
     from ts.protocol import otf_message_handler as protocol
 
+    from benchmarks.wire import measure, message, ours
+
 Connected = tuple[socket.socket, socket.socket]
-Part = tuple[bytes, bytes, bytes]  # a field's name, content type and value
-END = struct.pack("!i", -1)
-
-
-def field(value: bytes) -> bytes:
-    return struct.pack("!i", len(value)) + value
-
-
-def message(requests: Sequence[tuple[dict[bytes, bytes], Sequence[Part]]]) -> bytes:
-    """Return a batch as the front end sends it."""
-    sent = b"I"
-    for number, (headers, parts) in enumerate(requests):
-        sent += field(f"request-{number}".encode())
-        sent += b"".join(field(name) + field(value) for name, value in headers.items()) + END
-        sent += b"".join(field(each) for part in parts for each in part) + END
-    return sent + END
 
 
 def batch(seed: int) -> bytes:
@@ -63,13 +48,22 @@ def connected() -> Iterator[Connected]:
 @pytest.fixture
 def installed() -> Iterator[None]:
     """Read through the buffer within a test, whoever installed it before."""
-    names = ("_retrieve_buffer", "_retrieve_inference_msg")
-    before = {name: getattr(protocol, name) for name in names}
-    reader = wire.install()
-    yield
-    reader.close()
-    for name, value in before.items():
-        setattr(protocol, name, value)
+    with ours():
+        yield
+
+
+class Counted(socket.socket):
+    """A socket that counts how often it is read."""
+
+    calls = 0
+
+    def recv(self, *arguments: Any) -> bytes:
+        self.calls += 1
+        return super().recv(*arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        self.calls += 1
+        return super().recv_into(*arguments)
 
 
 def send(front_end: socket.socket, data: bytes, piece: int) -> threading.Thread:
@@ -112,6 +106,22 @@ def test_what_is_read_is_what_torchserve_reads(connected: Connected, piece: int)
     found = read(connected, data, 12, piece)
     assert found == theirs(data, 12)
     assert any(len(requests) > 1 for _, requests in found)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_batch_of_small_images_takes_few_calls(connected: Connected) -> None:
+    front_end, worker = connected
+    data = message([({b"name": b"value"}, [(b"body", b"image/jpeg", b"x" * 5000)])] * 8)
+    thread = send(front_end, data, len(data))
+    thread.join()  # all of it is there
+    with closing(Counted(fileno=worker.detach())) as counted:
+        _, requests = protocol.retrieve_msg(counted)
+        assert len(requests) == 8 and counted.calls <= 2
+
+
+def test_both_readers_are_timed() -> None:
+    rows = measure(2, 1)
+    assert len(rows) == 6 and all(row["microseconds"] > 0 for row in rows)
 
 
 @pytest.mark.usefixtures("installed")
