@@ -12,11 +12,13 @@ import itertools
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.options import parse
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
 WARM_UP = 4  # batches
+PATIENCE = 600.0  # seconds for everything
 
 
 def batches(images: list[bytes], size: int) -> Iterator[list[bytes]]:
@@ -116,9 +119,22 @@ def main() -> None:
     options = parse()
     context = multiprocessing.get_context("spawn")
     together, queue = context.Barrier(options.workers, timeout=300), context.Queue()
-    for number in range(options.workers):
-        context.Process(target=measure, args=(options, number, together, queue), daemon=True).start()
-    found = dict(queue.get(timeout=600) for _ in range(options.workers))
+    workers = [
+        context.Process(target=measure, args=(options, number, together, queue), daemon=True)
+        for number in range(options.workers)
+    ]
+    for each in workers:
+        each.start()
+    found: dict[int, Any] = {}
+    deadline = time.monotonic() + PATIENCE
+    while len(found) < options.workers:
+        try:
+            number, rates = queue.get(timeout=1)
+        except Empty:
+            if any(each.exitcode for each in workers) or time.monotonic() > deadline:
+                sys.exit("error: one of the workers failed; run the same command by hand to see why")
+            continue
+        found[number] = rates
     document: dict[str, Any] = {}
     for folder, first in found[0].items():
         sums = {name: sum(rates[folder][name] for rates in found.values()) for name in ("in_turn", "pipelined")}
