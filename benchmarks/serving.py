@@ -96,7 +96,6 @@ def document(
         "cells": cells,
         "open": open_cells,
         "ratios": serving_figures.ratios(figures, "ours-bf16", [name for name in measured if name != "ours-bf16"]),
-        "targets": serving_figures.targets(figures),
         "stock_search": list(tried),
         "runs": session.runs,
     }
@@ -123,7 +122,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         table.add_row(row["title"], *(texts if row["reason"] is None else [f"not measured: {row['reason']}"]))
     console.print(table)
     goals = Table(*serving_figures.WORDS)
-    for each in found["targets"]:
+    for each in serving_figures.targets(Figures(found["cells"], found["open"])):
         goals.add_row(*serving_figures.words(each))
     console.print(goals)
 
