@@ -7,6 +7,7 @@ SIGHTLINE_REAL_DATA=<folder> ...         tests that can use real images take the
 
 import os
 import random
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Read by the OpenMP runtime when torch is first imported, here and in every process that a test starts: the cores
     # of a small machine are shared by the test, the server and its workers.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What a shell runs in the background ignores Ctrl-C, and so would all that a test starts and interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,9 +22,8 @@ from rich.console import Console
 from benchmarks import keys
 from serving import archive
 from serving import server as server_module
-from serving.client import Client, DeadlinePassed, Prediction
+from serving.client import Client, DeadlinePassed
 from serving.ports import Address, is_free
-from serving.readiness import wait_ready
 from serving.server import Started
 from tests.server.conftest import CLASSES, CONFIG, RunningServer, export, free_offset, picture
 from tests.until import until
@@ -51,28 +50,24 @@ def started(home: Path) -> Started:
     return server_module.start(root=home, offset=free_offset(13_000))
 
 
-def test_what_dies_with_its_worker_is_answered(server: RunningServer) -> None:
-    right = [server.client.predict(picture(seed), "digits") for seed in range(3)]
-    # On a busy machine the kill may come too late, when the batch is answered.
-    assert any(gathered(server, right) for _ in range(5)), "they were lost, and asked again"
-
-
-def gathered(server: RunningServer, right: list[Prediction]) -> bool:
-    """Ask, and kill the worker while its batch is gathered; return whether the requests had to be sent again."""
-    # `digits` waits for a tenth of a second until four requests are together.
-    (pid,) = server.pids("digits")
-    before, began = requested(server, "digits"), time.monotonic()
-    with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(server.client.predict, picture(seed), "digits", deadline=60) for seed in range(3)]
-        until(lambda: requested(server, "digits") == before + 3, 30)
+def test_what_dies_with_its_worker_is_answered(server: RunningServer, root: Path) -> None:
+    """Killed while its batch is gathered, which is lost then without an answer."""
+    right = [server.client.predict(picture(seed), "digits").probabilities for seed in range(3)]
+    waiting = ["batchSize=4", "maxBatchDelay=3000", "handler.top_k=3", "handler.precision=fp32", "minWorkers=1"]
+    gathers = archive.build(
+        *("gathers", "1.0"), run=root / "runs" / "digits", store=root / "model_store", overrides=waiting, rehearse=False
+    )
+    with server.also_serving([gathers]), ThreadPoolExecutor(3) as pool:
+        (pid,) = server.pids("gathers")
+        began = time.monotonic()
+        asked = [pool.submit(server.client.predict, picture(seed), "gathers", deadline=60) for seed in range(3)]
+        until(lambda: requested(server, "gathers") == 3, 30)
         os.kill(pid, signal.SIGKILL)
         answers = [each.result() for each in asked]
-    seconds = time.monotonic() - began
-    for answer, expected in zip(answers, right, strict=True):
-        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
-    until(lambda: server.pids("digits") != [pid], 60)
-    wait_ready(server.client, [("digits", "2.0")], alive=lambda: server.state.process() is not None, timeout=60)
-    return seconds > 60 / 4
+        seconds = time.monotonic() - began
+        for answer, expected in zip(answers, right, strict=True):
+            assert answer.probabilities == pytest.approx(expected, abs=1e-5)
+        assert server.pids("gathers") != [pid] and seconds > 60 / 4, "they were lost, and asked again"
 
 
 def requested(server: RunningServer, model: str) -> float:

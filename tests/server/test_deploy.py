@@ -308,6 +308,7 @@ def started(root: Path, step: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it would not heed it
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:

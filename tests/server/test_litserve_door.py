@@ -81,6 +81,8 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=30)
         assert not alive
     finally:
+        if process.poll() is None:  # also what it has started since
+            family += psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for each in family:
             with contextlib.suppress(psutil.NoSuchProcess):
