@@ -59,6 +59,14 @@ class Augmentation(nn.Module):
             _try(operation, name, channels, image_size, where)
             self.operations.append(operation)
 
+    def _apply(self, *arguments: Any, **options: Any) -> "Augmentation":
+        """Leave the drawing of parameters on the CPU: Kornia, and what follows it there, waits for those of a GPU."""
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        for module in self.modules():
+            if isinstance(module, K.base._BasicAugmentationBase):
+                module.set_rng_device_and_dtype(torch.device("cpu"), torch.float32)
+        return self
+
     @torch.no_grad()
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         for operation in self.operations if self.enabled else ():

@@ -160,7 +160,17 @@ class Classification(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _average(network: nn.Module, decay: float) -> AveragedModel | None:
+class Average(AveragedModel):
+    """Keeps the number of its steps on the CPU: asking a GPU for it at each step waits for all that it has to do."""
+
+    def _apply(self, *arguments: Any, **options: Any) -> "Average":
+        steps = self.n_averaged
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        self.n_averaged = steps
+        return self
+
+
+def _average(network: nn.Module, decay: float) -> Average | None:
     """Return a copy of the network whose weights follow with `decay`, 0.999 for a mean over about 1000 steps.
 
     The decay starts low, (1 + n) / (10 + n) after n steps, so that the random first weights are soon forgotten.
@@ -179,5 +189,5 @@ def _average(network: nn.Module, decay: float) -> AveragedModel | None:
             else:
                 mean.copy_(value)
 
-    average = AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+    average = Average(network, multi_avg_fn=follow, use_buffers=True)
     return average.requires_grad_(False)

@@ -97,6 +97,13 @@ def test_pixels_are_moved_to_the_same_places_in_bf16(operation: dict[str, Any], 
     assert float((made[0] - made[1]).abs().max()) < 2.5 / 255, "noise shows each fraction of a pixel"
 
 
+def test_what_is_drawn_at_random_stays_on_the_cpu_in_float32() -> None:
+    changes = augmentation({"op": "RandomAffine", "degrees": 10}, {"op": "ColorJitter", "contrast": 0.2})
+    changes.to(torch.float64)  # where Kornia would draw in it, as it would on a GPU
+    operations: Any = changes.operations
+    assert [operation.change.dtype for operation in operations] == 2 * [torch.float32]
+
+
 def test_the_same_random_state_gives_the_same_batch() -> None:
     change = augmentation({"op": "RandomAffine", "degrees": 30, "p": 0.5}, {"op": "RandomGaussianNoise", "p": 0.5})
     images, labels = torch.rand(8, 3, 24, 24), torch.zeros(8, dtype=torch.int64)

@@ -349,8 +349,6 @@ def test_schedules_rise_and_end(schedule: str, last: float) -> None:
 
 
 def test_averaged_weights_follow_slowly_and_are_those_validated() -> None:
-    from handlers.spec import PreprocessSpec
-
     config = plain(compose([*TINY, "trainer.ema=0.9"]))
     module = Classification(config, CLASSES, PreprocessSpec(image_size=16))
     assert module.average is not None and module.best_network is module.average.module
@@ -362,6 +360,14 @@ def test_averaged_weights_follow_slowly_and_are_those_validated() -> None:
     module.on_train_batch_end()
     moved = (averaged.head.weight - before).mean()
     assert 0.05 < float(moved) < 0.95  # the decay is still low: (1 + n) / (10 + n)
+
+
+def test_steps_are_counted_on_the_cpu() -> None:
+    config = plain(compose([*TINY, "trainer.ema=0.9"]))
+    module = Classification(config, CLASSES, PreprocessSpec(image_size=16))
+    module.to("meta")
+    assert module.average is not None and module.average.n_averaged.device.type == "cpu"
+    assert {each.device.type for each in module.average.module.parameters()} == {"meta"}
 
 
 def test_a_batch_in_bf16_stays_so_until_it_is_normalised() -> None:
