@@ -158,6 +158,7 @@ def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -
             run = trained.run(network, root, say, timeout=TRAINING)
         except trained.TrainingFailed as error:
             say(f"  with random weights: {error}")
+            given += ["--distinct", "0"]  # what random weights agree on says nothing
     return [f"benchmarks.{module}", str(run or _untrained(root, network)), *asked, *given]
 
 
