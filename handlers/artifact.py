@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handlers import atomic
+from handlers import atomic, memory
 from handlers.spec import Spec
 
 SPEC_FILE, QUANTIZED = "spec.json", ".int8.pt"
@@ -91,6 +91,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
 
     Raises:
         ArtifactError: no such file, not an artifact, or an artifact of a newer Sightline.
+        OutOfMemoryError: the device has no room for its weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,9 +104,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
                 # Once a process torch says that int8 tensors are deprecated. Here it says so to Python, which filters;
                 # while it reads the file, C++ would print it.
                 torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
-            module = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(path), map_location=torch.device(device), _extra_files=files
-            )
+            with memory.told():
+                module = torch.jit.load(  # type: ignore[no-untyped-call]
+                    str(path), map_location=torch.device(device), _extra_files=files
+                )
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ArtifactError(f"{path} is not an artifact or is damaged; export the model again") from error
     text: str | bytes = files[SPEC_FILE]  # torch answers bytes, and empty bytes for a file that is not there

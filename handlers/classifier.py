@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from handlers import artifact, exported
+from handlers import artifact, exported, memory, nvjpeg
 from handlers.ahead import Ahead
 from handlers.decoder import Decoded, Decoder
 from handlers.decoding import Buffer
@@ -97,6 +97,8 @@ class Classifier:
         What loading and compiling left behind goes back to the system: with a ResNet-18 a quarter of a worker's memory.
         """
         self.engine.warm_up(largest)
+        if self.ahead is not None:  # its thread and its stream have libraries to load too
+            self.classify([nvjpeg.probe()] * (self.ahead.part + 1))
         with contextlib.suppress(AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)
 
@@ -120,7 +122,8 @@ class Classifier:
             OutOfMemoryError: it has none for a single image.
         """
         try:
-            return self._probabilities(images)
+            with memory.told():
+                return self._probabilities(images)
         except torch.OutOfMemoryError:
             if len(images) == 1 and self.ahead is None:
                 raise
@@ -137,6 +140,8 @@ class Classifier:
         inputs = self.engine.inputs(len(images))
         rows = inputs[: len(images)]
         if self.device.type != "cpu":
+            if len({image.device for image in images}) > 1:  # for some there was no room yet
+                images = [image.to(self.device) for image in images]
             rows.copy_(self.preprocess.normalize(torch.stack(list(images)).to(self.device)))
         else:
             self.preprocess.write(images, list(rows))

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from handlers import nvjpeg
+from handlers import memory, nvjpeg
 from handlers.decoder import Decoded, Decoder
 from handlers.decoding import Buffer
 from handlers.preprocessing import Preprocess
@@ -55,8 +55,9 @@ class DeviceDecoder:
         It does not say on which: halves are tried again.
         """
         try:
-            decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
-            return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
+            with memory.told():
+                decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
+                return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
         except torch.OutOfMemoryError:
             _say("it has not the memory")
             torch.cuda.empty_cache()
@@ -70,14 +71,18 @@ class DeviceDecoder:
         return {**self._on_device(first), **self._on_device(second)}
 
     def _uploaded(self, places: Sequence[int], decoded: Sequence[Decoded]) -> dict[int, Decoded]:
-        """Return what the CPU decoded, on the device."""
+        """Return what the CPU decoded, on the device, or as it is where that has no room for it at present."""
         found = dict(zip(places, decoded, strict=True))
         there = {place: image for place, image in found.items() if isinstance(image, torch.Tensor)}
         if there:
             device = self.preprocess.mean.device
             images = torch.stack(list(there.values()))
-            if device.type == "cuda":  # the copy goes beside what else the GPU does
-                images = images.pin_memory().to(device, non_blocking=True)
+            if device.type == "cuda":
+                try:
+                    with memory.told():  # the copy goes beside what else the GPU does
+                        images = images.pin_memory().to(device, non_blocking=True)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
             found |= zip(there, images, strict=True)
         return found
 

@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from handlers import artifact
+from handlers import artifact, memory
 from handlers.graphs import Graph
 from handlers.precision import DTYPES
 
@@ -50,7 +50,7 @@ class Engine:
         """Have the GPU start a size's kernels in one call, where the network can be recorded."""
         room = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), memory.told():
                 self._graphs[size] = Graph(self.module, room)
         except RuntimeError as error:  # also where there is no memory for it
             self._records = False  # after one that failed, none is tried
@@ -88,5 +88,6 @@ class Engine:
         graph = self._graphs.get(len(inputs))
         if graph is not None and graph.inputs is inputs:
             return graph.replay()
-        logits: torch.Tensor = self.module(inputs)
+        with memory.told():
+            logits: torch.Tensor = self.module(inputs)
         return logits

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from handlers import jpeg
+from handlers import jpeg, memory
 from handlers.decoding import Buffer
 from handlers.errors import TooLarge
 from handlers.limits import Limits
@@ -32,12 +32,17 @@ class Unreadable(Exception):
 @functools.cache
 def fault_of(device: torch.device) -> str:
     """Return why nothing can be decoded on a device, asked once with a small image; empty where it can."""
-    image = simplejpeg.encode_jpeg(np.zeros((2 * LEAST, 2 * LEAST, 3), np.uint8))
     try:
-        decode([image], "rgb", device)
+        decode([probe()], "rgb", device)
     except Unreadable as error:
         return str(error)
     return ""
+
+
+def probe() -> bytes:
+    """Return a small image that a GPU is to decode."""
+    encoded: bytes = simplejpeg.encode_jpeg(np.zeros((2 * LEAST, 2 * LEAST, 3), np.uint8))
+    return encoded
 
 
 def pixels_of(data: Buffer, limits: Limits) -> int | None:
@@ -75,12 +80,11 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
         # torchvision decodes on a stream of its own into memory that kernels of this one may still be reading.
         torch.cuda.current_stream(device).synchronize()
     try:
-        decoded = library.decode_jpeg(encoded, mode=mode, device=device)
+        with memory.told():  # torchvision makes an error of its own of torch's
+            decoded = library.decode_jpeg(encoded, mode=mode, device=device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if "out of memory" in str(error):  # torchvision makes an error of its own of torch's
-            raise torch.OutOfMemoryError(str(error)) from error
         raise Unreadable(str(error).partition("\n")[0]) from error
     return [_upright(pixels, jpeg.orientation_of(data)) for pixels, data in zip(decoded, images, strict=True)]
 

@@ -93,7 +93,11 @@ class Service:
         # int8, and what is compiled ahead of time, run on a CPU alone.
         able = self.settings.precision != "int8" and not is_exported(weights)
         chosen = choose(self.settings.device, device, able=able)
-        made = partial(load, weights, self.settings, largest=largest, threads=workers)
+        settings = self.settings
+        if settings.precision == "fp16" and settings.device == "auto" and chosen.type == "cpu":
+            logging.getLogger(__name__).warning("serving in what the CPU gains from, since fp16 is a GPU's")
+            settings = dataclasses.replace(settings, precision="auto")
+        made = partial(load, weights, settings, largest=largest, threads=workers)
         try:
             self.classifier = made(device=chosen)
             return
@@ -105,7 +109,9 @@ class Service:
                 ) from error
         logging.getLogger(__name__).warning("serving on the CPU, since the GPU has no memory: %s", reason)
         torch.cuda.empty_cache()
-        self.classifier = made(device="cpu")
+        if settings.precision == "fp16":
+            settings = dataclasses.replace(settings, precision="auto")
+        self.classifier = load(weights, settings, largest=largest, threads=workers, device="cpu")
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images go through the network together."""

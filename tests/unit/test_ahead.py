@@ -135,6 +135,15 @@ def test_a_dropped_classifier_frees_its_memory_at_once(tmp_path: Path, device: t
         gc.enable()
 
 
+def test_the_thread_is_warmed_up_too(tmp_path: Path, device: torch.device) -> None:
+    save_small(tmp_path / "model.pt")
+    classifier = Classifier(tmp_path / "model.pt", device=device)
+    decode = Mock(wraps=classifier.decoder.decode)
+    classifier.ahead = Ahead(decode, device, 3)
+    classifier.warm_up(4)
+    assert [len(call.args[0]) for call in decode.call_args_list] == [3, 1]
+
+
 def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
     tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

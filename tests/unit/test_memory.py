@@ -1,0 +1,111 @@
+"""A device without memory is told from all else, however torch says it, and answered in parts or on the CPU."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handlers import artifact, memory, precision, service
+from handlers.artifact import ArtifactError
+from handlers.classifier import Classifier
+from handlers.device import DeviceError
+from handlers.service import Service
+from handlers.settings import Settings
+from tests.unit.small_network import save_small
+from tests.unit.test_classifier import png
+
+FULL = "CUDA out of memory. Tried to allocate 20.00 MiB"
+INTERPRETER = (
+    f"The following operation failed in the TorchScript interpreter.\nTraceback:\n    x\nRuntimeError: {FULL}\n"
+)
+
+
+class Narrow(torch.nn.Module):
+    """A network that asks for more memory than there is, of more than three images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[0] > 3:
+            return torch.zeros([1 << 50])
+        return images.flatten(1)[:, :3]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save_small(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (FULL, FULL),
+        (INTERPRETER, f"RuntimeError: {FULL}"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling x", "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when"),
+    ],
+)
+def test_each_way_to_say_it_is_one(text: str, line: str) -> None:
+    with pytest.raises(torch.OutOfMemoryError) as raised, memory.told():
+        raise RuntimeError(text)
+    assert str(raised.value).startswith(line) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError(FULL)])
+def test_another_error_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, memory.told():
+        raise error
+    assert raised.value is error and not isinstance(error, torch.OutOfMemoryError)
+
+
+def test_what_the_interpreter_has_no_memory_for_goes_in_parts(path: Path) -> None:
+    classifier = Classifier(path)
+    with artifact.quiet():
+        classifier.engine.module = torch.jit.script(Narrow())
+    with pytest.raises(RuntimeError, match="TorchScript interpreter") as raised:
+        classifier.engine.module(torch.zeros(4, 3, 16, 16))
+    assert not isinstance(raised.value, torch.OutOfMemoryError)
+    assert all(isinstance(answer, dict) for answer in classifier.classify([png(seed) for seed in range(5)]))
+
+
+def test_weights_that_find_no_memory_are_no_damaged_artifact(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.jit, "load", fail)
+    error = FULL
+    with pytest.raises(torch.OutOfMemoryError):
+        artifact.load(path)
+    error = "PytorchStreamReader failed"
+    with pytest.raises(ArtifactError, match="is damaged"):
+        artifact.load(path)
+
+
+def test_a_full_gpu_leaves_a_worker_on_the_cpu(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = service.load
+
+    def full(weights: Path, settings: Settings, *, device: str | torch.device = "cpu", **options: Any) -> Classifier:
+        if torch.device(device).type == "cuda":
+            raise torch.OutOfMemoryError(FULL)
+        return load(weights, settings, device=device, **options)
+
+    monkeypatch.setattr(service, "choose", lambda *_, **__: torch.device("cuda:0"))
+    monkeypatch.setattr(service, "load", full)
+    for wanted in ("auto", "fp16"):
+        caplog.clear()
+        served = Service(path, {"handler": {"precision": wanted}}, version="1.0", device="cuda:0")
+        assert served.classifier.device.type == "cpu"
+        assert f"serving on the CPU, since the GPU has no memory: {FULL}" in caplog.text
+    settings = dataclasses.asdict(Settings(device="cuda"))
+    with pytest.raises(DeviceError, match=r"no memory for this model .*: serve fewer workers of it"):
+        Service(path, {"handler": settings}, version="1.0", device="cuda:0")
+
+
+def test_an_archive_in_fp16_is_served_without_a_gpu_too(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    served = Service(path, {"handler": {"precision": "fp16"}}, version="1.0")
+    assert served.classifier.engine.precision in precision.by_speed(torch.device("cpu"))
+    assert "since fp16 is a GPU's" in caplog.text
+    with pytest.raises(ValueError, match="runs on a GPU alone"):
+        Service(path, {"handler": {"precision": "fp16", "device": "cpu"}}, version="1.0")
