@@ -7,8 +7,8 @@ Batch size, batch delay, workers and threads, JVM options and the front end's th
 and 64 connections of small images and at 16 of large ones, against the same network as `benchmarks.serving`. A server
 with the settings of today stands beside one with another setting; one idles while the other is loaded, in turns of
 seconds, so that a machine that changes its pace changes both: what counts is the ratio of the two. The first row is the
-same settings twice, and shows what a ratio is worth. What `serving.model_config.DEFAULTS`, `serving.shares` and
-config.properties say was chosen from this table. The last line is one JSON document.
+same settings twice, and shows what a ratio is worth. What is served stands in `serving.model_config.DEFAULTS`,
+`serving.shares` and config.properties. The last line is one JSON document.
 """
 
 import argparse
@@ -118,12 +118,9 @@ class Sweep:
         found: dict[str, list[tuple[float, float]]] = {}
         for load in LOADS:
             for number in range(self.rounds):
-                if number % 2:
-                    first = self.rate(usual, load)
-                    found[load].append((first, self.rate(other, load)))
-                else:
-                    last = self.rate(other, load)
-                    found.setdefault(load, []).append((self.rate(usual, load), last))
+                order = (usual, other) if number % 2 else (other, usual)
+                rates = {each.url: self.rate(each, load) for each in order}
+                found.setdefault(load, []).append((rates[usual.url], rates[other.url]))
         return found
 
 

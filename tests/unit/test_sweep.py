@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sweep
+from benchmarks.servers import Running
 from benchmarks.sweep import Setting
 from serving import model_config
 from serving.shares import JAVA_VARIABLES, Shares
@@ -42,3 +43,17 @@ def test_an_option_of_java_stands_in_the_place_of_the_one_that_is_served_with(
 def test_lines_of_the_configuration_are_added() -> None:
     text = sweep.config_of(CONFIG, Setting("x", config=("netty_client_threads=1",)))
     assert last(text, "netty_client_threads") == "1" and text.startswith(CONFIG)
+
+
+def test_both_servers_take_turns_and_a_pair_is_that_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def rate(_: sweep.Sweep, running: Running, load: str) -> float:
+        asked.append(running.url)
+        return len(asked) + (100 if running.url == "other" else 0)
+
+    monkeypatch.setattr(sweep.Sweep, "rate", rate)
+    compared = sweep.Sweep(Path("run"), "fp32", 1.0, 2, 0)
+    found = compared.pairs(Running("usual", {}), Running("other", {}))
+    assert asked == ["other", "usual", "usual", "other"] * len(sweep.LOADS)
+    assert list(found) == list(sweep.LOADS) and found["1"] == [(2, 101), (3, 104)]
