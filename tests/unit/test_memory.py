@@ -65,6 +65,8 @@ def test_what_the_interpreter_has_no_memory_for_goes_in_parts(path: Path) -> Non
     with pytest.raises(RuntimeError, match="TorchScript interpreter") as raised:
         classifier.engine.module(torch.zeros(4, 3, 16, 16))
     assert not isinstance(raised.value, torch.OutOfMemoryError)
+    with pytest.raises(torch.OutOfMemoryError):  # from which a worker that loads falls back to the CPU
+        classifier.engine.warm_up(8)
     assert all(isinstance(answer, dict) for answer in classifier.classify([png(seed) for seed in range(5)]))
 
 
