@@ -256,17 +256,17 @@ def test_what_a_killed_deployment_made_the_default_is_set_back(watched: Path) ->
     until(lambda: "shapes 2.0 is the default again, as live.json says" in told(watched), 30)
 
 
-def test_what_should_be_live_and_is_not_served_is_loaded_again(watched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_should_be_live_and_is_not_served_is_loaded_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.watch.FIRST_WAIT", 0.0)
-    with contextlib.closing(Watch(watched)) as watch, Client(root=watched) as client:
+    with contextlib.closing(Watch(home)) as watch, Client(root=home) as client:
         client.set_default(NAME, "1.0")
         client.unregister(NAME, "2.0")
-        assert run_cli("serving.status", root=watched).stdout.count("shapes 2.0 should be live and is not served") == 1
+        assert run_cli("serving.status", root=home).stdout.count("shapes 2.0 should be live and is not served") == 1
         watch.look()
-        assert answers(watched, "1.0")
+        assert answers(home, "1.0")
         watch.look()
         until(lambda: client.describe(NAME).version == "2.0", 30)
-    assert answers(watched)
+    assert answers(home)
 
 
 def test_whoever_starts_a_server_has_it_in_hand_until_he_is_gone(home: Path) -> None:
