@@ -5,8 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from handlers import artifact, memory
-from handlers.graphs import Graph
+from handlers import artifact, graphs, memory
 from handlers.precision import DTYPES
 
 # Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
@@ -26,8 +25,8 @@ class Engine:
         self.device, self.shape, self.precision = device, shape, precision
         self.sizes = SIZES[device.type]
         self.module = module
-        self._graphs: dict[int, Graph] = {}
-        self._records = device.type == "cuda"
+        self._graphs: dict[int, graphs.Graph] = {}
+        self._pool = graphs.pool() if device.type == "cuda" else None
         if precision == "int8":
             self.module = artifact.frozen(module)
         else:
@@ -38,22 +37,24 @@ class Engine:
 
     def warm_up(self, largest: int, *, record: bool = True) -> None:
         """Run every size up to the first that holds `largest` images; on a GPU, `record` it as a CUDA graph."""
-        for size in self.sizes:
+        first = next(size for size in self.sizes if size >= min(largest, self.sizes[-1]))
+        sizes = self.sizes[: self.sizes.index(first) + 1]
+        for size in sizes:
             for _ in range(WARM_UP):
                 self(self.inputs(size).zero_())
-            if record and self._records:
-                self._record(size)
-            if size >= largest:
-                return
+        for size in reversed(sizes if record else ()):  # the memory of the largest holds what the others need
+            self._record(size)
 
     def _record(self, size: int) -> None:
         """Have the GPU start a size's kernels in one call, where the network can be recorded."""
+        if self._pool is None:
+            return
         room = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
         try:
             with torch.inference_mode(), memory.told():
-                self._graphs[size] = Graph(self.module, room)
+                self._graphs[size] = graphs.Graph(self.module, room, self._pool)
         except RuntimeError as error:  # also where there is no memory for it
-            self._records = False  # after one that failed, none is tried
+            self._pool = None  # after one that failed, none is tried
             reason = str(error).partition("\n")[0]
             logging.getLogger(__name__).warning("batches of %d are not recorded as a CUDA graph: %s", size, reason)
 

@@ -46,13 +46,22 @@ def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, 
             torch.testing.assert_close(logits, plain(batch), rtol=1e-4, atol=1e-4)
 
 
+def test_batches_of_all_sizes_take_turns(path: Path, device: torch.device) -> None:
+    plain, engine = artifact.load(path).module, engine_of(path, device)
+    engine.warm_up(16)  # on a GPU: recorded, all in one memory
+    for count in (16, 3, 1, 16, 8, 2, 4, 16, 1):
+        batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            torch.testing.assert_close(ask(engine, batch), plain(batch), rtol=1e-4, atol=1e-4)
+
+
 class Replayed:
     """In place of a CUDA graph: runs the module anew."""
 
     replays = 0
 
-    def __init__(self, module: Any, inputs: torch.Tensor) -> None:
-        self.module, self.inputs = module, inputs
+    def __init__(self, module: Any, inputs: torch.Tensor, pool: Any) -> None:
+        self.module, self.inputs, self.pool = module, inputs, pool
 
     def replay(self) -> Any:
         Replayed.replays += 1
@@ -62,10 +71,12 @@ class Replayed:
 def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.engine.Graph", Replayed)
+    monkeypatch.setattr("handlers.graphs.Graph", Replayed)
     plain, engine = engine_of(path), engine_of(path)
-    for size in engine.sizes:
-        engine._record(size)
+    engine._pool = "the one memory of all sizes"
+    engine.warm_up(16)
+    assert list(engine._graphs) == [16, 8, 4, 2, 1], "the memory of the largest holds what the others need"
+    assert {graph.pool for graph in engine._graphs.values()} == {engine._pool}  # type: ignore[attr-defined]
     before = Replayed.replays
     for count in (16, 3, 5, 16, 1):
         batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
@@ -83,14 +94,15 @@ def test_a_network_that_cannot_be_recorded_runs_without(
     def refused(*_: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nCompile with")
 
-    monkeypatch.setattr("handlers.engine.Graph", refused)
+    monkeypatch.setattr("handlers.graphs.Graph", refused)
     engine = engine_of(path)
-    engine._record(4)
-    assert (
-        "batches of 4 are not recorded as a CUDA graph: operation not permitted when stream is capturing" in caplog.text
+    engine._pool = "memory"
+    engine.warm_up(4)
+    (record,) = caplog.records  # nor are other sizes tried
+    assert record.message == (
+        "batches of 4 are not recorded as a CUDA graph: operation not permitted when stream is capturing"
     )
-    assert "Compile" not in caplog.text and len(engine(engine.inputs(3).zero_())) == 4
-    assert not engine._records  # nor are other sizes tried
+    assert len(engine(engine.inputs(3).zero_())) == 4
 
 
 def test_switches_that_tracing_made_constants_are_set(path: Path) -> None:
