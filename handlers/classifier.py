@@ -142,7 +142,7 @@ class Classifier:
         if self.device.type != "cpu":
             if len({image.device for image in images}) > 1:  # for some there was no room yet
                 images = [image.to(self.device) for image in images]
-            rows.copy_(self.preprocess.normalize(torch.stack(list(images)).to(self.device)))
+            rows.copy_(self.preprocess.normalize(torch.stack(list(images)).to(self.device), rows.dtype))
         else:
             self.preprocess.write(images, list(rows))
         return self.engine(inputs)[: len(images)].softmax(dim=1)

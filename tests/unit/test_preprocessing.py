@@ -128,6 +128,27 @@ def test_normalize_is_kornias_for_uint8_and_for_floats(device: torch.device) -> 
     assert module.normalize(batch).dtype == torch.float32
 
 
+def test_a_network_in_half_precision_is_normalized_for_by_kornia_in_half_precision(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Preprocess(PreprocessSpec(image_size=16)).to(device)
+    batch = torch.arange(256, dtype=torch.uint8, device=device).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    given: list[torch.dtype] = []
+    kornias = kornia.enhance.normalize
+
+    def seen(values: torch.Tensor, *asked: torch.Tensor) -> torch.Tensor:
+        given.append(values.dtype)
+        return kornias(values, *asked)
+
+    monkeypatch.setattr("kornia.enhance.normalize", seen)
+    found = module.normalize(batch, torch.float16)
+    assert found.dtype == torch.float16 and given == [torch.float16]
+    level = 1 / (255 * min(module.spec.std))
+    assert (found.float() - module.normalize(batch)).abs().max() < level / 7
+    assert module.normalize(batch, torch.bfloat16).dtype == torch.float32
+    assert module.normalize(batch / 255, torch.float16).dtype == torch.float32
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
 def test_rows_are_written_as_kornia_normalizes(dtype: torch.dtype, tolerance: float) -> None:
     module = preprocess()
