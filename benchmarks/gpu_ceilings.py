@@ -4,7 +4,8 @@
 
 Each is a loop over batches of 64, with what comes before it done already, and the device waited for at the end. Then
 all of them together, in process, and how many labels are those that float32 gives on the CPU, where every JPEG file is
-decoded by libjpeg. All rates are images a second. The last line is one JSON document.
+decoded by libjpeg; at last, where a batch's time goes (`benchmarks.gpu_profile`). All rates are images a second. The
+last line is one JSON document.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_page import ALL, RESIZED
+from benchmarks.gpu_profile import profile, wait
 from benchmarks.in_process import read
 from benchmarks.trained import CLASSES
 from handlers import artifact, nvjpeg
@@ -54,12 +56,6 @@ def rate(work: Callable[[], object], images: int, device: torch.device, seconds:
             wait(device)  # what is queued is not done
     wait(device)
     return round(images * calls / (time.perf_counter() - began), 1)
-
-
-def wait(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def decoding(bodies: Sequence[bytes], device: torch.device, seconds: float) -> float:
@@ -95,9 +91,9 @@ def preprocessing(preprocess: Preprocess, size: tuple[int, int], seconds: float)
     mixed = [image.repeat(1, 2, 2)[:, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
     small = preprocess.resize_all(images, dtype)
     works = {
-        RESIZED: lambda: preprocess.normalize(preprocess.resize_all(images, dtype)),
-        f"{RESIZED}, of {BATCH} sizes": lambda: preprocess.normalize(preprocess.resize_all(mixed, dtype)),
-        "normalise": lambda: preprocess.normalize(small),
+        RESIZED: lambda: preprocess.normalize(preprocess.resize_all(images, dtype), dtype),
+        f"{RESIZED}, of {BATCH} sizes": lambda: preprocess.normalize(preprocess.resize_all(mixed, dtype), dtype),
+        "normalise": lambda: preprocess.normalize(small, dtype),
     }
     return {name: rate(work, BATCH, device, seconds) for name, work in works.items()}
 
@@ -223,6 +219,12 @@ def measure(
     with found.stage("network"):
         for row in network(path, device, seconds):
             document["network"].append(row)
+    for folder in folders:
+        with found.stage(f"{folder.name}, profile"):
+            classifier = Classifier(path, device=device, threads=1, precision=precision)
+            classifier.warm_up(PART)
+            bodies = list(itertools.islice(itertools.cycle(read(folder)), PART))
+            document["bodies"][folder.name]["profile"] = profile(classifier, bodies)
     if device.type == "cuda":
         document["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
 

@@ -152,7 +152,17 @@ def _ceilings(found: Mapping[str, Any]) -> str:
         rows.append(["", stage, f"{row['images_per_second']:,.0f}"])
     if "copies" in found:
         rows.append(["", "copies to the device", f"{found['copies']:,.0f}"])
-    return table(["body", "stage", "images/s"], rows)
+    parts = [table(["body", "stage", "images/s"], rows)]
+    profiles = {body: stages["profile"] for body, stages in found.get("bodies", {}).items() if "profile" in stages}
+    return "\n\n".join([*parts, *(_profile(body, profile) for body, profile in profiles.items())])
+
+
+def _profile(body: str, profile: Mapping[str, Any]) -> str:
+    rows = [[name, f"{value:.2f}", ""] for name, value in profile["milliseconds"].items()]
+    rows += [[f"`{row['name']}`", f"{row['milliseconds']:.3f}", f"{row['calls']:g}"] for row in profile["kernels"]]
+    head = [f"a batch of {profile['batch']}, {body}: stages, then kernels", "ms", "calls"]
+    said = f"Each stage is waited for; without that the batch takes {profile['without_clocks']:.2f} ms."
+    return "\n\n".join([table(head, rows), said])
 
 
 def _served(found: Mapping[str, Any]) -> str:

@@ -15,14 +15,22 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from benchmarks import gpu_ceilings, gpu_needs, gpu_page, gpu_report, gpu_usage, trained
+from benchmarks import gpu_ceilings, gpu_needs, gpu_page, gpu_profile, gpu_report, gpu_usage, trained
 from benchmarks.gpu_report import Report
 from benchmarks.gpu_usage import Usage
 from benchmarks.markdown import NOT_MEASURED
+from handlers.classifier import Classifier
+from handlers.device_decoder import DeviceDecoder
 from tests.unit.small_network import SmallNetwork, save_small
 from training.generate import places365
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the artifact of a small network."""
+    return save_small(tmp_path_factory.mktemp("small") / "model.pt")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,33 @@ def test_every_stage_has_a_rate_and_answers_are_held_to_float32(ceilings: dict[s
     assert ceilings["agreement"]["images"] == 12 and ceilings["agreement"]["same_top1"] == 1.0
     assert stages["all, in process"] < max(stages["decode"].values())
     assert ceilings["reasons"] == {"80x80-1, nvImageCodec": "nvImageCodec needs a GPU"}
+
+
+def test_the_time_of_a_batch_is_told_by_stage_and_by_kernel(ceilings: dict[str, Any]) -> None:
+    (stages,) = ceilings["bodies"].values()
+    found = stages["profile"]
+    assert found["batch"] == 32 and set(found["milliseconds"]) == {*gpu_profile.STAGES, gpu_profile.REST}
+    assert min(found["milliseconds"].values()) > 0 and found["without_clocks"] > 0
+    assert {"aten::_upsample_bilinear2d_aa"} <= {row["name"] for row in found["kernels"]}
+    spent = [row["milliseconds"] for row in found["kernels"]]
+    assert spent == sorted(spent, reverse=True) and all(row["calls"] > 0 for row in found["kernels"])
+    page = gpu_page._ceilings(ceilings)
+    assert f"| crop and resize | {found['milliseconds']['crop and resize']:.2f} |  |" in page
+    assert "| a batch of 32, 80x80-1: stages, then kernels | ms | calls |" in page
+
+
+def test_clocks_are_around_the_stages_of_a_gpu_too(small_path: Path) -> None:
+    ours = Classifier(small_path)
+    on_device = DeviceDecoder(ours.decoder, ours.preprocess)  # type: ignore[arg-type]
+    body = places365.image(0, 0, 1, 0, 80)
+    with gpu_profile._clocks(torch.device("cpu")) as spent:
+        (image,) = on_device.decode([body])
+        assert isinstance(image, torch.Tensor) and spent["decode"] > 0 and spent["crop and resize"] > 0
+        ours.preprocess.normalize(image[None])
+        assert spent["normalise"] > 0 and spent["network"] == 0
+    before = dict(spent)
+    ours.classify([body])
+    assert spent == before, "a clock was left behind"
 
 
 def test_a_stage_that_fails_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

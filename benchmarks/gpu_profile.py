@@ -1,0 +1,108 @@
+"""Where the time of a batch goes on a device: stage by stage, and kernel by kernel. In process, without a server.
+
+Used by `benchmarks.gpu_ceilings`. The clocks wait for the device around each stage, so that its kernels count where
+they were started; stages that would overlap do not. Kernels are those that torch's profiler sees, without the clocks.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import kornia.enhance
+import torch
+
+from handlers import decoder, nvjpeg, resampling
+from handlers.classifier import Classifier
+from handlers.engine import Engine
+from handlers.preprocessing import Preprocess
+
+# Stage -> what does it on a GPU, and on a CPU
+STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
+    "decode": ((nvjpeg, "decode"), (decoder, "decode")),
+    "crop and resize": ((resampling, "resize"), (Preprocess, "resize")),
+    "normalise": ((kornia.enhance, "normalize"), (Preprocess, "write")),
+    "network": ((Engine, "launch"),),
+}
+REST = "the rest"
+BATCHES, KERNELS = 5, 12  # that are averaged, and that are named
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def profile(classifier: Classifier, bodies: Sequence[bytes]) -> dict[str, Any]:
+    """Return the mean milliseconds of each stage of a batch of encoded images, and of the kernels that take longest.
+
+    The batch is at most one part (`handlers.ahead`), so that no other thread decodes meanwhile; the classifier is
+    warmed up.
+    """
+    device = classifier.device
+
+    def batches() -> float:
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(BATCHES):
+            classifier.classify(bodies)
+        wait(device)
+        return 1000 * (time.perf_counter() - began) / BATCHES
+
+    batches()
+    alone = batches()
+    with _clocks(device) as spent:
+        total = batches()
+    stages = {stage: 1000 * seconds / BATCHES for stage, seconds in spent.items()}
+    stages[REST] = total - sum(stages.values())
+    return {
+        "batch": len(bodies),
+        "milliseconds": {stage: round(each, 3) for stage, each in stages.items()},
+        "without_clocks": round(alone, 3),
+        "kernels": _kernels(batches, device),
+    }
+
+
+@contextlib.contextmanager
+def _clocks(device: torch.device) -> Iterator[dict[str, float]]:
+    """Put a clock around each stage; yield the seconds of each."""
+    spent = dict.fromkeys(STAGES, 0.0)
+
+    def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(work)
+        def call(*given: Any, **options: Any) -> Any:
+            wait(device)
+            began = time.perf_counter()
+            try:
+                return work(*given, **options)
+            finally:
+                wait(device)
+                spent[stage] += time.perf_counter() - began
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for stage, places in STAGES.items():
+            for owner, name in places:
+                stack.enter_context(mock.patch.object(owner, name, timed(stage, getattr(owner, name))))
+        yield spent
+
+
+def _kernels(batches: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:
+    """Return the kernels that take longest, milliseconds and calls a batch; on a CPU, torch's operators."""
+    on_gpu = device.type == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities, acc_events=True) as seen:
+        batches()
+    found = [
+        (each.self_device_time_total if on_gpu else each.self_cpu_time_total, each.count, each.key)
+        for each in seen.key_averages()
+        if each.device_type.name == ("CUDA" if on_gpu else "CPU")
+    ]
+    return [
+        {"name": name[:120], "milliseconds": round(spent / 1000 / BATCHES, 4), "calls": round(count / BATCHES, 1)}
+        for spent, count, name in sorted(found, reverse=True)[:KERNELS]
+    ]
