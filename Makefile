@@ -89,8 +89,8 @@ readme: setup ## write the tables of README.md from the runs' own results
 check: setup ## lint, format and types
 	@$(py) -m ruff check . && $(py) -m ruff format --check . && $(py) -m mypy
 
-test: setup ## the test suite, in three processes (ARGS=--cov: with branch coverage; "--device cuda": on a GPU)
-	@$(py) -m pytest -n 3 --no-loadscope-reorder $(ARGS)
+test: setup ## the test suite, unit tests side by side (ARGS=--cov: with branch coverage; "--device cuda": on a GPU)
+	@$(py) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests that take minutes or gigabytes
 	@$(py) -m pytest -m slow --timeout 1800 $(ARGS)

@@ -16,9 +16,6 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-# Tests that swap, kill, watch and restart servers; those of tests/server that are not named here ask one.
-OPERATED = ("test_client", "test_deploy", "test_server", "test_watch")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -43,18 +40,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let pytest-xdist, where it is asked for, share out unit tests by file, and all others to two processes.
+    """Let pytest-xdist, where it is asked for, share out unit tests by file, and leave all others to one process.
 
-    What starts servers waits for half of its time. Of `OPERATED`, which counts seconds, no two tests run at once.
+    What starts servers counts seconds: no two of those tests run at once.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            file = Path(nodeid.partition("::")[0])
-            if "unit" in file.parts:
-                return str(file)
-            return "operated" if file.stem in OPERATED else "asked"
+            file = nodeid.partition("::")[0]
+            return file if "unit" in Path(file).parts else "servers"
 
     return Files(config, log)
 
