@@ -114,10 +114,11 @@ class Connection:
             if not again:
                 raise failure
             pause = random.uniform(0.5, 1) * min(SHORTEST * 2 ** min(begun + waited - 1, 9), LONGEST)
+            if isinstance(failure, DeadlinePassed):
+                pause = 0.0  # that was one
             if pause >= deadline.left:
                 raise DeadlinePassed(f"no answer within {deadline.seconds:g} s; the last was: {failure}") from None
-            if not isinstance(failure, DeadlinePassed):
-                time.sleep(pause)
+            time.sleep(pause)
 
     def _attempt(
         self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]

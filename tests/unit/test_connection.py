@@ -136,7 +136,7 @@ def test_a_request_that_is_never_answered_is_sent_again_in_time(root: Path) -> N
         assert len(server.bodies) == 2
 
 
-@pytest.mark.parametrize("deadline", [0.4, 1.0])
+@pytest.mark.parametrize("deadline", [0.1, 0.4, 1.0])
 def test_a_call_ends_with_its_deadline(root: Path, deadline: float) -> None:
     with answering(stall=lambda number: 30.0) as server:
         address = server.url.removesuffix("/predict")
