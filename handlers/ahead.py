@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 import torch
 
@@ -28,7 +29,9 @@ class Ahead:
     ) -> None:
         self.part = part
         self._decode = decode
-        self._pool = ThreadPoolExecutor(1, "ahead")
+        # Each thread has a current device of its own, the first one unless it is told.
+        begin = partial(torch.cuda.set_device, device.index or 0) if device.type == "cuda" else None
+        self._pool = ThreadPoolExecutor(1, "ahead", begin)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def parts(self, images: Sequence[Buffer]) -> list[Sequence[Buffer]]:

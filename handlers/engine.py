@@ -26,7 +26,7 @@ class Engine:
         self.sizes = SIZES[device.type]
         self.module = module
         self._graphs: dict[int, graphs.Graph] = {}
-        self._pool = graphs.pool() if device.type == "cuda" else None
+        self._room = graphs.Room(device) if device.type == "cuda" else None
         if precision == "int8":
             self.module = artifact.frozen(module)
         else:
@@ -47,16 +47,20 @@ class Engine:
 
     def _record(self, size: int) -> None:
         """Have the GPU start a size's kernels in one call, where the network can be recorded."""
-        if self._pool is None:
+        if self._room is None:
             return
-        room = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
+        inputs = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
         try:
             with torch.inference_mode(), memory.told():
-                self._graphs[size] = graphs.Graph(self.module, room, self._pool)
-        except RuntimeError as error:  # also where there is no memory for it
-            self._pool = None  # after one that failed, none is tried
+                self._graphs[size] = graphs.Graph(self.module, inputs, self._room)
+        except RuntimeError as error:
+            others = ""
+            if not isinstance(error, torch.OutOfMemoryError):  # a smaller one may have the memory
+                self._room, others = None, ", nor are smaller ones"
             reason = str(error).partition("\n")[0]
-            logging.getLogger(__name__).warning("batches of %d are not recorded as a CUDA graph: %s", size, reason)
+            logging.getLogger(__name__).warning(
+                "batches of %d are not recorded as a CUDA graph%s: %s", size, others, reason
+            )
 
     def inputs(self, count: int) -> torch.Tensor:
         """Return room for `count` normalised images, and zeros up to the next of `sizes`: (size, C, S, S).
@@ -85,7 +89,10 @@ class Engine:
 
     @torch.inference_mode()
     def launch(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the same on the device, in the network's precision, without waiting for a GPU."""
+        """Return the same on the device, in the network's precision, without waiting for a GPU.
+
+        Overwritten by the next call, with inputs of whatever size.
+        """
         graph = self._graphs.get(len(inputs))
         if graph is not None and graph.inputs is inputs:
             return graph.replay()

@@ -40,7 +40,7 @@ class CompiledEngine(Engine):
 
     def __init__(self, module: Any, shape: tuple[int, int, int], precision: str) -> None:
         self.device, self.shape, self.precision, self.module = torch.device("cpu"), shape, precision, module
-        self.sizes, self._graphs, self._pool = SIZES["cpu"], {}, None
+        self.sizes, self._graphs, self._room = SIZES["cpu"], {}, None
 
 
 def is_exported(path: str | Path) -> bool:

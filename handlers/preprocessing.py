@@ -115,14 +115,14 @@ class Preprocess(nn.Module):
 
         Args:
             batch: uint8, or float in [0, 1], of shape (B, C, S, S).
-            dtype: what is wanted. In float16 a uint8 batch is normalised in that, off by at most an eighth of one
-                of its levels; bfloat16 would be off by half a level, and is left to whoever rounds the result.
+            dtype: of the network. For one of 16 bits a uint8 batch is normalised in float16, off by less than a
+                quarter of one of its levels; in bfloat16 it would be by a half.
 
         Returns:
-            float32, or float16 where that was computed in, of the same shape.
+            float32, or float16, of the same shape.
         """
-        if dtype == torch.float16 and not batch.is_floating_point():
-            return kornia.enhance.normalize(batch.to(dtype), *self._levels)
+        if dtype in (torch.float16, torch.bfloat16) and not batch.is_floating_point():
+            return kornia.enhance.normalize(batch.to(torch.float16), *self._levels)
         values = batch.to(torch.float32)
         if not batch.is_floating_point():
             values = values / 255

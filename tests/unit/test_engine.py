@@ -1,5 +1,6 @@
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -60,8 +61,8 @@ class Replayed:
 
     replays = 0
 
-    def __init__(self, module: Any, inputs: torch.Tensor, pool: Any) -> None:
-        self.module, self.inputs, self.pool = module, inputs, pool
+    def __init__(self, module: Any, inputs: torch.Tensor, room: Any) -> None:
+        self.module, self.inputs, self.room = module, inputs, room
 
     def replay(self) -> Any:
         Replayed.replays += 1
@@ -73,10 +74,10 @@ def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
 ) -> None:
     monkeypatch.setattr("handlers.graphs.Graph", Replayed)
     plain, engine = engine_of(path), engine_of(path)
-    engine._pool = "the one memory of all sizes"
+    engine._room = shared = Mock()
     engine.warm_up(16)
     assert list(engine._graphs) == [16, 8, 4, 2, 1], "the memory of the largest holds what the others need"
-    assert {graph.pool for graph in engine._graphs.values()} == {engine._pool}  # type: ignore[attr-defined]
+    assert {graph.room for graph in engine._graphs.values()} == {shared}  # type: ignore[attr-defined]
     before = Replayed.replays
     for count in (16, 3, 5, 16, 1):
         batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
@@ -88,20 +89,35 @@ def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
     assert Replayed.replays == before + 5
 
 
-def test_a_network_that_cannot_be_recorded_runs_without(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("operation not permitted when stream is capturing\nCompile with"),
+            ["batches of 4 are not recorded as a CUDA graph, nor are smaller ones: operation not permitted"],
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to"),  # as TorchScript says it
+            ["batches of 4 are not recorded as a CUDA graph: ", "batches of 2 are not recorded as a CUDA graph: "],
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_recorded_runs_without(
+    path: Path, error: RuntimeError, said: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(*_: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nCompile with")
+    def refused(module: Any, inputs: torch.Tensor, room: Any) -> Replayed:
+        if len(inputs) > 1:
+            raise error
+        return Replayed(module, inputs, room)
 
     monkeypatch.setattr("handlers.graphs.Graph", refused)
     engine = engine_of(path)
-    engine._pool = "memory"
+    engine._room = Mock()
     engine.warm_up(4)
-    (record,) = caplog.records  # nor are other sizes tried
-    assert record.message == (
-        "batches of 4 are not recorded as a CUDA graph: operation not permitted when stream is capturing"
-    )
+    assert len(caplog.messages) == len(said)
+    for message, begin in zip(caplog.messages, said, strict=True):
+        assert message.startswith(begin) and "\n" not in message
+    assert list(engine._graphs) == ([1] if len(said) > 1 else [])
     assert len(engine(engine.inputs(3).zero_())) == 4
 
 
