@@ -4,8 +4,8 @@
 
 Each is a loop over batches of 64, with what comes before it done already, and the device waited for at the end. Then
 all of them together, in process, and how many labels are those that float32 gives on the CPU, where every JPEG file is
-decoded by libjpeg; at last, where a batch's time goes (`benchmarks.gpu_profile`). All rates are images a second. The
-last line is one JSON document.
+decoded by libjpeg; at last, where a batch's time goes (`benchmarks.gpu_profile`). All rates are images a second. Each
+line is one JSON document of what there is so far.
 """
 
 import argparse
@@ -219,14 +219,15 @@ def measure(
     with found.stage("network"):
         for row in network(path, device, seconds):
             document["network"].append(row)
+    if device.type == "cuda":
+        document["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
+    print(json.dumps(document), flush=True)  # a profiler that ends the process takes none of it along
     for folder in folders:
         with found.stage(f"{folder.name}, profile"):
             classifier = Classifier(path, device=device, threads=1, precision=precision)
             classifier.warm_up(PART)
             bodies = list(itertools.islice(itertools.cycle(read(folder)), PART))
             document["bodies"][folder.name]["profile"] = profile(classifier, bodies)
-    if device.type == "cuda":
-        document["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:

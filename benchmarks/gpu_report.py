@@ -96,7 +96,8 @@ class Report:
             found, code = self._last_line(command, limit)
             self.document["sections"][name] = found
             if code not in (0, 1):  # 1: a goal was missed
-                how = "it was ended, since its time was over" if code < 0 else f"it ended with exit status {code}"
+                over = code in (-signal.SIGINT, -signal.SIGKILL)
+                how = "it was ended, since its time was over" if over else f"it ended with exit status {code}"
                 self.document["reasons"][name] = how
         except (subprocess.TimeoutExpired, TimeoutError, ValueError) as error:
             self.document["reasons"][name] = str(error)

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu_served RUN --bodies FOLDER [--bodies FOLDER ...] [--connections 16 64 128] [--seconds 2]
 
 `wrk` sends from this machine. Utilisation and memory of the GPU are nvidia-smi's. The first number of workers is sent
-100,000 requests too, the last has a deployment under load: device memory before and after. What the goals are about
-comes first. Each line is one JSON document of what there is so far.
+100,000 requests too, and has a deployment under load: device memory before and after. The others show whether so many
+pay, and what each takes of the memory. What the goals are about comes first. Each line is one JSON document of what
+there is so far.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from serving import archive, deploy, ports
 
 MODEL, WORK = "bench", Path("runs/bench-gpu")
 BATCH, DELAY = 64, 2  # images, milliseconds
-WORKERS = (8, 4)  # of ours, on one GPU: what a worker does in Python is what there must be several for
+WORKERS = (8, 4, 1)  # of ours, on one GPU: what a worker does in Python is what there must be several for
 MIXED, SWAP_RATE, LONGEST = 100_000, 200.0, 40.0  # requests; requests/s beside a deployment; seconds
 
 
@@ -120,12 +121,12 @@ def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> N
     """Put all of it into `found` as it comes, what the goals are about first; what is not measured has its reason."""
 
     def mine(workers: int) -> None:
+        first = workers == options.workers[0]
         with ours(root, options.run, workers, options.batch) as (folder, running):
-            for row in _loads(running, options, options.connections):
+            for row in _loads(running, options, options.connections if first else options.connections[-1:]):
                 found["ours"].append({"workers": workers, **row})
-            if workers == options.workers[0]:
+            if first:
                 found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-            if workers == options.workers[-1]:
                 found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
 
     def stocks(name: str, setting: Setting) -> None:
@@ -135,7 +136,7 @@ def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> N
 
     own = [(f"ours, {workers} workers", partial(mine, workers)) for workers in options.workers]
     stock = [(f"image_classifier, {name}", partial(stocks, name, each)) for name, each in settings().items()]
-    for name, stage in [*own, *stock]:  # the last of ours swaps, which is a goal
+    for name, stage in [own[0], *stock[:2], *own[1:], *stock[2:]]:  # the goals are about the first three
         try:
             stage()
         except Exception as error:  # whatever it is: the other rows are not to be lost
