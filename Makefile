@@ -20,6 +20,8 @@ BENCH ?= serving
 name = $(or $(NAME),$(DATASET))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
+# Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
+named = $(if $(strip $(NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 py := .venv/bin/python
 
 .PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme check test test-slow clean lock image
@@ -44,14 +46,14 @@ train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 
 	@$(py) -m training.train dataset=$(DATASET) name=$(name) $(ARGS)
 
 evaluate: setup ## score a run on its test images, with pictures: NAME=
-	@$(py) -m training.evaluate name=$(name) $(ARGS)
+	@$(named)$(py) -m training.evaluate name=$(name) $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
-	@$(call need,VERSION,NAME=$(name) VERSION=1.0)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
+	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
 	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
 
 verify: setup ## check an archive (hash, structure, provenance) and rehearse it as a worker: NAME= (VERSION=, else the newest)
-	@$(py) -m serving.verify "$(name)" "$(VERSION)" $(ARGS)
+	@$(named)$(py) -m serving.verify "$(name)" "$(VERSION)" $(ARGS)
 
 serve: setup ## start TorchServe with what was live, and the newest version of every other model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)
@@ -63,7 +65,7 @@ status: setup ## show the server and what it serves
 	@$(py) -m serving.status $(ARGS)
 
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
-	@$(call need,IMAGE,NAME=$(name) IMAGE=<image or folder>)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
+	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
 
 deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before)
 	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$(NAME)" $(if $(VERSION),"$(VERSION)") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)

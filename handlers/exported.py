@@ -8,6 +8,7 @@ the first instruction that is not there. So what a package needs is written into
 
 import copy
 import json
+import logging
 import platform
 import zipfile
 from collections.abc import Mapping
@@ -67,6 +68,8 @@ def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, o
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
     from torch.export.pt2_archive._package import package_pt2
 
+    # It warns that a CUDA compiler finds no GPU; this compiles for the CPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     path = Path(path)
     if spec.preprocess.channels == 1:  # with torch 2.15 a frozen network answers wrongly for grey images (measured)
         options = {**options, "freezing": False}

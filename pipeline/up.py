@@ -12,6 +12,7 @@ import json
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pipeline import showing, steps
 from pipeline.steps import StepError, Steps
@@ -36,7 +37,7 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
     data = ("dataset=class_folders", f"name={name}", steps.override("raw", raw.absolute()))
     run.run("prepare", f"reading {raw}", "training.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
-    says = f"training for at most {minutes:g} minutes (MINUTES= changes that)"
+    says = f"training for at most {minutes:g} min (MINUTES= changes that)"
     run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)
     run.run("evaluate", "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
     serve_and_ask(run, name, ASKED)
@@ -69,13 +70,18 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
     first = run.elapsed
     showing.show(answers, served, run.console)
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    run.write(
-        first_prediction=round(first, 3),
-        answers=len(answers),
-        right=sum(answer.predicted == answer.true for answer in answers),
-        top_1=metrics["top_1"],
-    )
+    right = sum(answer.predicted == answer.true for answer in answers)
+    run.write(first_prediction=round(first, 3), answers=len(answers), right=right, top_1=metrics["top_1"])
+    run.console.print(f"{right} of {len(answers)} right; {_worth(folder, metrics)}", highlight=False)
     run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
+
+
+def _worth(folder: Path, metrics: dict[str, Any]) -> str:
+    """Return what a run's network is worth, and whether its training was cut short."""
+    said = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
+    trained = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    done, wanted = trained["epochs"], trained.get("wanted_epochs", trained["epochs"])
+    return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: what the time was enough for"
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from rich.table import Table
 from handlers.errors import RequestError
 from serving import archive, model_config, model_store
 from serving.client import Client, RequestRefused
-from serving.errors import ServingError
+from serving.errors import NotFound, ServingError
 from serving.live import Live
 from serving.model_store import ArchiveError
 
@@ -55,10 +55,15 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
     """Yield the server's answer for each file.
 
     Raises:
-        ClientError: the server does not answer, or has no such model.
+        ClientError: the server does not answer.
+        InputError: it has no such model.
     """
-    for answer in client.predict_many((path.read_bytes() for path in paths), name, version):
-        yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
+    try:
+        for answer in client.predict_many((path.read_bytes() for path in paths), name, version):
+            yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
+    except NotFound as error:
+        served = ", ".join(client.models()) or "nothing"
+        raise InputError(f"{' '.join(filter(None, [name, version]))} is not served here, but {served}") from error
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
@@ -110,7 +115,7 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
     table.add_column("image", overflow="fold")
     table.add_column("label")
     table.add_column("probability", justify="right")
-    table.add_column("next")
+    table.add_column("next, or why there is no answer")
     refused = 0
     with console.status("Asking ..."):
         for path, answer in zip(paths, found, strict=True):

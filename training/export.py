@@ -221,6 +221,8 @@ def main(arguments: Sequence[str]) -> int:
         settings = planned(settings, data, split, preprocess, run, print)
         module = Classification({**settings, "network": network}, data.classes, preprocess)
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        long = ": compiling takes minutes" if kind == "pt2" else ""
+        print(f"exporting {run / ARTIFACTS[kind]}{long}", flush=True)
         document = export(module.eval(), settings, data, split, preprocess, run, kind)
     except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -66,9 +66,10 @@ def fit(
     journal = Journal(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
+    network = config["network"].get("model", config["network"]["kind"])
     say(
-        f"{config['network']['kind']}: {parameters:,} parameters, {journal.images:,} training and "
-        f"{len(split.validation):,} validation images, on {device.type} in {'bf16' if bf16 else 'float32'}"
+        f"{network}: {parameters:,} parameters, {journal.images:,} training, {len(split.validation):,} validation and "
+        f"{len(split.test):,} test images, on {device.type} in {'bf16' if bf16 else 'float32'}"
     )
     with warnings.catch_warnings():
         for message in NOISE:

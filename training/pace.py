@@ -87,11 +87,12 @@ def planned(
         return settings
     kept = run / "checkpoints" / "epochs"
     if not kept.is_file():
+        say("timing the training step")
         use_all_cores()
         # A validation image goes through the network forward only: a third of the work.
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3
         epochs = fitting_epochs(settings, data.classes, preprocess, images)
         if epochs < trainer["epochs"]:
-            say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} minutes")
+            say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
         write_text(kept, str(epochs))
     return {**settings, "trainer": {**trainer, "epochs": int(kept.read_text())}}

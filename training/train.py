@@ -73,9 +73,11 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     began = time.perf_counter()
     mean, std = data.statistics(split.train)
     preprocess = data.preprocess(mean, std)
+    wanted = settings["trainer"]["epochs"]
     settings = planned(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     draw(outcome.journal.rows, run / "curves.png")
+    say(f"exporting {run}/model.pt, and its int8 form where that costs little")
     exported = export(outcome.module, settings, data, split, preprocess, run)
     best = outcome.journal.best or {}
     say(
@@ -83,7 +85,10 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         f"{run}/model.pt differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
     seconds = {"seconds_of_this_start": round(time.perf_counter() - began, 3)}
-    write_json(run / "train.json", {"key": key, **_document(settings, data, split, outcome), **seconds})
+    write_json(
+        run / "train.json",
+        {"key": key, **_document(settings, data, split, outcome), "wanted_epochs": wanted, **seconds},
+    )
     return run
 
 

@@ -76,7 +76,7 @@ def test_a_run_without_an_archive_answers_offline(server: RunningServer, folder:
     [
         (("shapes", "nowhere.jpg"), "nowhere.jpg is not there"),
         (("shapes", "model_store"), "model_store holds no image"),
-        (("nothing", "photos/0.jpg"), "404"),
+        (("nothing", "photos/0.jpg"), "nothing is not served here, but digits, shapes"),
         (("nothing", "photos/0.jpg", "--offline"), "no archive of nothing"),
     ],
 )

@@ -58,6 +58,8 @@ def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> N
     assert list(record["steps"]) == ["prepare", "train", "evaluate", "archive", "serve", "predict"]
     assert record["answers"] == 6
     assert record["right"] == 6
+    tests = json.loads((home / "runs" / "colours" / "evaluation" / "metrics.json").read_text())["images"]
+    assert f"6 of 6 right; of {tests} test images 100.0%\n" in first.stdout
     assert "curl -sS -H" in first.stdout
     assert "make stop" in first.stdout
     running = state.running(home)

@@ -70,6 +70,16 @@ def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
     assert f"error: {missing} is missing: make {verb} " in line
 
 
+@pytest.mark.parametrize(
+    "verb", [("evaluate",), ("archive", "VERSION=1.0"), ("verify", "VERSION=1.0"), ("predict", "IMAGE=x.png")], ids=str
+)
+def test_no_name_is_not_the_name_of_a_data_set_that_nobody_named(verb: tuple[str, ...]) -> None:
+    done = make("--dry-run", *verb)
+    assert done.returncode == 2
+    assert f"error: NAME is missing: make {verb[0]} NAME=<model>" in done.stderr.splitlines()[0]
+    assert "fingers" in make("--dry-run", *verb, "DATASET=fingers").stdout
+
+
 def test_arguments_reach_the_commands() -> None:
     line = make("--dry-run", "data", "DATASET=moths", "RAW=a folder", "AUGMENT=2", "ARGS=processes=1").stdout
     assert '-m pipeline.data "moths" --raw "a folder" --name "moths" augment=2 processes=1' in line
@@ -84,7 +94,7 @@ def test_arguments_reach_the_commands() -> None:
     assert "-m tests.load.run --users 3" in make("--dry-run", "load", "UI=0", "ARGS=--users 3").stdout.replace(
         "  ", " "
     )
-    assert "--offline" in make("--dry-run", "predict", "IMAGE=x.png", "OFFLINE=1").stdout
+    assert "--offline" in make("--dry-run", "predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1").stdout
 
 
 def test_no_python_is_one_line(tmp_path: Path) -> None:

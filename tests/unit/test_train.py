@@ -203,7 +203,8 @@ def test_a_resumed_run_keeps_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     run, said = tiny("planned", *hurried)
     assert len(metrics(run)) == 3 and metrics(run)[-1]["lr"] < 0.01
     assert any("planning 3 of 9 epochs" in line for line in said)
-    assert json.loads((run / "train.json").read_text())["planned_epochs"] == 3
+    told = json.loads((run / "train.json").read_text())
+    assert (told["planned_epochs"], told["wanted_epochs"]) == (3, 9)
 
     def again(*_: Any) -> int:
         raise AssertionError("planned twice")
