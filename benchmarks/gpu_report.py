@@ -93,19 +93,17 @@ class Report:
         try:
             if limit < 1:
                 raise TimeoutError("no time was left for it")
-            found, code = self._last_line(command, limit)
+            found, fault = self._last_line(command, limit)
             self.document["sections"][name] = found
-            if code not in (0, 1):  # 1: a goal was missed
-                over = code in (-signal.SIGINT, -signal.SIGKILL)
-                how = "it was ended, since its time was over" if over else f"it ended with exit status {code}"
-                self.document["reasons"][name] = how
+            if fault:
+                self.document["reasons"][name] = fault
         except (subprocess.TimeoutExpired, TimeoutError, ValueError) as error:
             self.document["reasons"][name] = str(error)
             self.console.print(f"  not measured: {error}")
         self.write()
 
-    def _last_line(self, command: Sequence[str], limit: float) -> tuple[Any, int]:
-        """Return the document that a command prints last, and its exit status.
+    def _last_line(self, command: Sequence[str], limit: float) -> tuple[Any, str]:
+        """Return the document that a command prints last, and what went wrong after it, if anything.
 
         Raises:
             ValueError: it prints none.
@@ -116,9 +114,11 @@ class Report:
         process = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=self.root, env=environment, stdout=subprocess.PIPE, text=True
         )
+        over = False
         try:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
+            over = True
             process.send_signal(signal.SIGINT)  # it ends the server that it started, and prints what it has
             try:
                 output, _ = process.communicate(timeout=ENDING)
@@ -132,7 +132,8 @@ class Report:
         lines = output.splitlines()
         if not lines:
             raise ValueError(f"it printed no result (exit status {process.returncode})")
-        return json.loads(lines[-1]), process.returncode
+        fault = "it was ended, since its time was over" if over else f"it ended with exit status {process.returncode}"
+        return json.loads(lines[-1]), "" if process.returncode in (0, 1) else fault  # 1: a goal was missed
 
     def write(self) -> None:
         """Write the result and its page."""

@@ -113,9 +113,9 @@ class Connection:
                 again = repeat is Repeat.WAITING and waited <= patience
             if not again:
                 raise failure
-            pause = random.uniform(0.5, 1) * min(SHORTEST * 2 ** min(begun + waited - 1, 9), LONGEST)
-            if isinstance(failure, DeadlinePassed):
-                pause = 0.0  # that was one
+            pause = 0.0  # an attempt that timed out was one
+            if not isinstance(failure, DeadlinePassed):
+                pause = random.uniform(0.5, 1) * min(SHORTEST * 2 ** min(begun + waited - 1, 9), LONGEST)
             if pause >= deadline.left:
                 raise DeadlinePassed(f"no answer within {deadline.seconds:g} s; the last was: {failure}") from None
             time.sleep(pause)
