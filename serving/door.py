@@ -10,6 +10,7 @@ import httpx
 from serving.deadline import Deadline
 from serving.errors import ClientError, DeadlinePassed, NotFound, RequestRefused, ServerFailed, Unreachable
 from serving.keys import Key
+from serving.transport import Transport, timeout_of
 
 UNIX = "unix:"
 LONGEST_PATH = 107  # bytes of a unix socket's path, of the system
@@ -70,12 +71,9 @@ class Door:
                 f"{address}: the path of a socket has at most {LONGEST_PATH} bytes; name it by a shorter one, "
                 "such as a link to its folder"
             )
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        if transport is None:
-            # A proxy of the environment is not meant for a server on this machine.
-            transport = httpx.HTTPTransport(uds=self._socket, limits=limits, trust_env=False)
         base = "http://localhost" if address.startswith(UNIX) else address
-        self._http = httpx.Client(base_url=base, transport=transport, trust_env=False)
+        # A proxy of the environment is not meant for a server on this machine.
+        self._http = httpx.Client(base_url=base, transport=transport or Transport(self._socket), trust_env=False)
 
     def send(self, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]) -> Answer:
         """Return the answer to one request, whatever it says.
@@ -83,16 +81,11 @@ class Door:
         Raises:
             Unreachable: there is none.
         """
-        timeout = httpx.Timeout(deadline.left, connect=min(CONNECT, deadline.left))
+        timeout = timeout_of(deadline, connect=CONNECT)
         try:
             self._knock(timeout.connect)
-            with self._http.stream(method, path, auth=key, timeout=timeout, **options) as response:
-                body = b""
-                for part in response.iter_bytes():
-                    body += part
-                    if not deadline.left:
-                        raise httpx.ReadTimeout("the answer is not whole")
-                return Answer(response.status_code, response.headers, body)
+            response = self._http.request(method, path, auth=key, timeout=timeout, **options)
+            return Answer(response.status_code, response.headers, response.content)
         # Not chained: the frames below hold the header, and a traceback with its locals would show the token.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NobodyListens(f"no server answers at {self.address} ({error}): start one (make serve)") from None

@@ -152,17 +152,40 @@ def test_a_call_ends_with_its_deadline(root: Path, deadline: float) -> None:
                 assert 0.95 * deadline < time.monotonic() - began < deadline + 5
 
 
-def test_an_answer_in_drops_ends_with_the_deadline(root: Path) -> None:
-    with dripping() as address, Client(root=root, inference=address) as client:
+HEAD = b"HTTP/1.1 200 OK\r\n"
+DROPS = {
+    "status line": (b"HTTP/1.1 ", b"2"),
+    "headers": (HEAD, b"X: y\r\n"),
+    "informational": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+}
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["tcp", "unix"])
+@pytest.mark.parametrize(("start", "drop"), DROPS.values(), ids=DROPS)
+def test_an_answer_in_drops_ends_with_the_deadline(
+    root: Path, here: Path, start: bytes, drop: bytes, family: socket.AddressFamily
+) -> None:
+    with dripping(family, start, drop) as address, Client(root=root, management=address) as client:
+        began = time.monotonic()
+        with pytest.raises(DeadlinePassed, match=r"did not answer within|no answer within"):
+            client.models(deadline=0.5)
+        assert 0.45 < time.monotonic() - began < 1
+
+
+def test_a_request_that_is_taken_in_drops_ends_with_the_deadline(root: Path, here: Path) -> None:
+    with dripping(socket.AF_UNIX, b"", b"") as address, Client(root=root, inference=address) as client:
         began = time.monotonic()
         with pytest.raises(DeadlinePassed):
-            client.predict(b"x", "m", deadline=1)
-        assert time.monotonic() - began < 10
+            client.predict(bytes(2**24), "m", deadline=0.5)
+        assert 0.45 < time.monotonic() - began < 1
 
 
 @contextlib.contextmanager
-def dripping() -> Iterator[str]:
-    """Run a server that sends a byte of its answer every 50 ms, for ever."""
+def dripping(family: socket.AddressFamily, start: bytes, drop: bytes) -> Iterator[str]:
+    """Run a server that reads 4 KB of a request and sends `drop`, every 20 ms, for ever, after `start`."""
+    ended = threading.Event()
 
     def serve() -> None:
         with contextlib.suppress(OSError):
@@ -173,14 +196,19 @@ def dripping() -> Iterator[str]:
     def drip(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             connection.recv(4096)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-            while True:
-                connection.sendall(b" ")
-                time.sleep(0.05)
+            connection.sendall(start)
+            while not ended.wait(0.02):
+                connection.sendall(drop)
+                if not drop:
+                    connection.recv(4096)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.socket(family) as listener:
+        listener.bind("drips.sock" if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        listener.listen()
         threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        name = listener.getsockname()
+        yield "unix:drips.sock" if family == socket.AF_UNIX else f"http://127.0.0.1:{name[1]}"
+        ended.set()
         listener.shutdown(socket.SHUT_RDWR)
 
 
