@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from serving import logs, ports, server, status
+from serving import logs, ports, reaper, server, status
 from serving.errors import ServingError
 from serving.launch import CONFIG
 from serving.ports import Ports
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def healthy(root: Path) -> bool:
@@ -45,19 +47,28 @@ def serve(wanted: Sequence[str], root: Path) -> int:
     """Start the server and stay until it ends (1) or the container is to stop (0)."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        for each in STOPS:  # a second one does not interrupt the end
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(0)
 
-    signal.signal(signal.SIGTERM, end)
+    for stop in STOPS:
+        signal.signal(stop, end)
+    reaper.adopt_orphans()
     try:
         started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
         print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
-        for each in started.left_out:
-            print(f"warning: {each}", file=sys.stderr, flush=True)
-        # What TorchServe warns of goes to a file; `docker logs` shows it too. tail ends with the process it follows.
+        for warning in started.left_out:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
+        # TorchServe writes its warnings to files; `docker logs` shows them too.
         log = [str(root / logs.FOLDER / name) for name in ("ts_log.log", "console.log")]
-        subprocess.run(["tail", "--pid", str(started.state.pid), "--quiet", "-n", "0", "-F", *log], check=False)
-        print("error: TorchServe has ended", file=sys.stderr, flush=True)
+        with subprocess.Popen(["tail", "--quiet", "-n", "0", "-F", *log]) as tail:
+            try:
+                code = reaper.wait(started.state.pid)
+            finally:
+                tail.terminate()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        print(f"error: TorchServe has ended ({how}): start the container again", file=sys.stderr, flush=True)
         return 1
     finally:
         server.stop(root=root)

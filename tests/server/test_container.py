@@ -1,5 +1,6 @@
-"""serving/container.py as a container starts it: in the foreground, open to its network, ended by SIGTERM."""
+"""serving/container.py as a container starts it: in the foreground, open to its network, ended with its server."""
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -11,32 +12,43 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from serving import state
 from serving.client import Client
 from tests.server.conftest import CLASSES, CONFIG, ROOT, free_offset, picture, run_cli
 
+# A process namespace of its own, where the command is process 1.
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+UNPRIVILEGED = [*UNSHARE, "--user", "--map-root-user"]
 
-@pytest.fixture(scope="module")
-def container(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A folder as the image has it, and the process that serves from it."""
-    folder = tmp_path_factory.mktemp("container")
+
+@contextlib.contextmanager
+def started(root: Path, folder: Path, *before: str) -> Iterator["subprocess.Popen[str]"]:
+    """Serve `shapes` from a folder as the image has it, the command behind the words of `before`."""
     (folder / "config.properties").write_text(CONFIG.read_text())
     (folder / "model_store").symlink_to(root / "model_store")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SIGHTLINE_PORT_OFFSET": str(free_offset(12000))}
-    command = [sys.executable, "-m", "serving.container", "shapes"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    command = [*before, sys.executable, "-m", "serving.container", "shapes"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:  # type: ignore[call-overload]
         try:
-            yield folder, process
+            assert process.stdout.readline().endswith("shapes 1.0\n")  # says so once every worker is READY
+            yield process
         finally:
             process.terminate()
 
 
-def test_a_container_from_start_to_end(container: tuple[Path, "subprocess.Popen[str]"]) -> None:
-    folder, process = container
-    assert process.stdout is not None
-    assert process.stdout.readline().endswith("shapes 1.0\n")  # says so once every worker is READY
+def test_a_container_from_start_to_end(root: Path, tmp_path: Path) -> None:
+    with started(root, tmp_path) as process:
+        see_it_serve(tmp_path)
+        known = state.running(tmp_path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    assert known is not None and known.process() is None
+    assert run_cli("serving.container", "--healthy", root=tmp_path).returncode == 1
+
+
+def see_it_serve(folder: Path) -> None:
     running = state.running(folder)
     assert running is not None
     assert run_cli("serving.container", "--healthy", root=folder).returncode == 0
@@ -55,10 +67,25 @@ def test_a_container_from_start_to_end(container: tuple[Path, "subprocess.Popen[
     opened = [port for port, host in listening.items() if "127.0.0.1" not in host]
     assert opened == [httpx.URL(running.inference).port]
 
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
-    assert running.process() is None
-    assert run_cli("serving.container", "--healthy", root=folder).returncode == 1
+
+def first_process() -> list[str]:
+    """Return the words that make a command process 1, none where this user may not do that."""
+    for each in (UNSHARE, UNPRIVILEGED):
+        if subprocess.run([*each, "true"], capture_output=True, check=False).returncode == 0:
+            return each
+    return []
+
+
+def test_a_container_whose_server_dies_ends(root: Path, tmp_path: Path) -> None:
+    with started(root, tmp_path, *first_process()) as process:
+        tree = psutil.Process(process.pid).children(recursive=True)
+        (front,) = (each for each in tree if state.FRONT_END in each.cmdline())
+        assert front.children(), "a worker is left behind"
+        front.kill()
+        _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert errors == "error: TorchServe has ended (killed by SIGKILL): start the container again\n"
+    assert not psutil.wait_procs(tree, timeout=1)[1], "every process of the container ends"
 
 
 def test_an_empty_model_store_is_one_line(tmp_path: Path) -> None:
