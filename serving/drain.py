@@ -7,26 +7,26 @@ workers' processes, whether they compute.
 
 import time
 
-import psutil
-
+from serving import processor
 from serving.client import Client, ClientError, ModelStatus, NotFound
 
 LEAST = 0.5  # seconds that an answer is given to reach whoever asked
-MOST = 30.0  # seconds until a version that moves no more is given up
+MOST = 30.0  # seconds until a version that moves no more is given up, or its responseTimeout where that is longer
 
 
-def remove(client: Client, name: str, version: str, image: bytes, *, timeout: float = MOST) -> None:
+def remove(client: Client, name: str, version: str, image: bytes, *, timeout: float | None = None) -> None:
     """Drain a version that is not the default any more (or never was), and unregister it.
 
     `image` is one that it can answer; without one, or where it does not answer, only its queue is waited for. After
-    `timeout` seconds it goes with whatever it holds.
+    `timeout` seconds (None: 30, or the version's own responseTimeout where that is longer) it goes with all it holds.
 
     Raises:
         NotFound: the server has no such version.
         ClientError: the server does not answer.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     status = client.describe(name, version)
+    deadline = began + (max(MOST, status.response_timeout) if timeout is None else timeout)
     slowest = 0.0
     if image and _answers(status):
         # One for each worker: while the first is held by its batch, the others take what waits.
@@ -58,14 +58,7 @@ def _wait_still(status: ModelStatus, seconds: float, deadline: float) -> None:
 
 def _computed(status: ModelStatus) -> list[float]:
     """Return the seconds that each worker's process has computed, 0 for one that has ended."""
-    found = []
-    for each in status.workers:
-        try:
-            times = psutil.Process(each.pid).cpu_times()
-            found.append(times.user + times.system)
-        except (psutil.Error, ValueError):  # pid -1 is TorchServe's for one that has none
-            found.append(0.0)
-    return found
+    return [processor.seconds(each.pid) for each in status.workers]
 
 
 def _answers(status: ModelStatus) -> bool:

@@ -3,16 +3,17 @@
     python -m serving.watch
 
 A front end that has ended, or does not answer, is started anew, with what model_store/live.json says is live, and that
-alone. A model whose workers TorchServe has given up gets new ones. Workers whose queue does not move are ended, which
-TorchServe answers with others. A default version that is not the one recorded, as a deployment that was killed leaves
-it, is set back. What is done is printed and written to logs/watch.log. A server that was stopped stays stopped.
+alone. A model whose workers TorchServe has given up gets new ones. Workers that leave their queue as it is are ended,
+which TorchServe answers with others: those that do not compute after 8 seconds, others 8 seconds after the model's own
+responseTimeout, at which TorchServe ends them itself. A default version that is not the one recorded, as a deployment
+that was killed leaves it, is set back. What is done is printed and written to logs/watch.log. A server that was stopped
+stays stopped.
 """
 
 import argparse
 import contextlib
 import logging
 import logging.handlers
-import math
 import re
 import signal
 import sys
@@ -25,11 +26,13 @@ import psutil
 from rich.console import Console
 from rich.logging import RichHandler
 
-from serving import lock, logs, server, state
+from serving import lock, logs, processor, server, state
+from serving.backoff import Backoff
 from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
 from serving.live import FILE, Live
 from serving.readiness import Version
+from serving.stall import Stall
 from serving.state import ServerState
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
@@ -39,7 +42,7 @@ DESCRIBE = 10.0  # and the description of a version
 MUTE = 30.0  # seconds until one that answers, but not on its management address, is taken for dead
 SILENT = 6.0  # seconds until a front end that runs and does not answer is taken for dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
-STUCK = 8.0  # seconds until a queue of which nothing is answered is taken for stuck
+STUCK = 8.0  # seconds that workers may be idle while their queue does not move, or that they outlast their time-out
 LONGEST = 60.0  # seconds between two attempts to start a server that does not start
 FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and to load a version that does not load
 # What TorchServe has answered so far, of each version; it grows with every answer.
@@ -55,11 +58,11 @@ class Watch:
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.root, self.clock = root.resolve(), clock
         self.answered = self.described = clock()
-        self.client: tuple[int, Client] | None = None  # and the process that it asks
-        self.missing, self.wait = math.inf, FIRST_WAIT  # when what is not served is tried again, and the pause
+        self.client: tuple[tuple[int, int], Client] | None = None  # and the process that it asks, with its start
+        self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that does not start
+        self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of versions that are live and are not served
         self.without: dict[Version, float] = {}  # since when a version has a worker without a process
-        self.moved: dict[Version, tuple[float, float]] = {}  # since when a version has answered so much
-        self.again, self.pause = 0.0, EVERY  # when a server that did not start may be started again
+        self.stalls: dict[Version, Stall] = {}  # of the versions whose queue does not move
 
     def close(self) -> None:
         """Close its connections."""
@@ -97,9 +100,9 @@ class Watch:
 
     def _client(self, known: ServerState) -> Client:
         """Return a client of this server, the same one as long as it runs."""
-        if self.client is None or self.client[0] != known.pid:
+        if self.client is None or self.client[0] != (known.pid, known.created):
             self.close()
-            self.client = known.pid, Client.of_state(known, deadline=DESCRIBE)
+            self.client = (known.pid, known.created), Client.of_state(known, deadline=DESCRIBE)
         return self.client[1]
 
     def _answers(self, client: Client) -> None:
@@ -125,7 +128,8 @@ class Watch:
 
     def _start(self, known: ServerState, why: str) -> None:
         now = ServerState.read(self.root)
-        if self.clock() < self.again or now is None or now.in_hand or now.pid != known.pid:
+        same = now is not None and (now.pid, now.created) == (known.pid, known.created)
+        if not self.starts.is_due() or now is None or now.in_hand or not same:
             return
         if ServerState.is_to_stay_stopped(self.root):
             return
@@ -139,17 +143,16 @@ class Watch:
             logger.warning("the server is back after %.1f s", self.clock() - began)
             for each in started.left_out:
                 logger.error("%s", each)
-            self.pause = EVERY
+            self.starts.reset()
         except (ServingError, OSError, psutil.Error) as error:
-            self.pause = min(LONGEST, 2 * self.pause)
+            self.starts.fail()
             logger.error("the server does not start: %s", str(error).splitlines()[0])
         finally:  # also after an interrupt: who watches next tries it again, unless somebody stopped it meanwhile
             if ServerState.read(self.root) is None and not ServerState.is_to_stay_stopped(self.root):
                 known.write(self.root)
         self.answered = self.described = self.clock()
-        self.again = self.clock() + self.pause
         self.without.clear()
-        self.moved.clear()
+        self.stalls.clear()
 
     def _defaults(self, client: Client, found: list[ModelStatus]) -> None:
         """Set back a default that is not the one recorded, unless somebody deploys just now."""
@@ -167,13 +170,13 @@ class Watch:
         there = {(each.name, each.version) for each in found}
         live = {(name, each.version) for name, each in Live.read(self.root).models.items()}
         if not live - there:
-            self.missing, self.wait = math.inf, FIRST_WAIT
+            self.loads.reset()
             return
-        if self.missing == math.inf:
+        if not self.loads.is_failing():
             names = ", ".join(" ".join(each) for each in sorted(live - there))
             logger.warning("%s should be live and is not served: it is tried again now and then", names)
-            self.missing = self.clock() + self.wait
-        if self.clock() < self.missing:
+            self.loads.fail()
+        if not self.loads.is_due():
             return
         with contextlib.suppress(lock.Held), lock.alone(self.root):
             for each in sorted(live - there):
@@ -182,8 +185,7 @@ class Watch:
                     logger.warning("%s %s is served again", *each)
                 except ServingError as error:
                     logger.error("%s %s is live and still does not load: %s", *each, error)
-        self.wait = min(LONGEST_WAIT, 2 * self.wait)
-        self.missing = self.clock() + self.wait
+        self.loads.fail()
 
     def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
         """Give a version new workers where TorchServe does not start them again."""
@@ -214,27 +216,38 @@ class Watch:
             logger.error("%s %s gets no workers: %s", *key, error)
 
     def _queues(self, known: ServerState, found: list[ModelStatus]) -> None:
-        """End the workers of a version where requests wait and none is answered."""
+        """End the workers of a version that leave its requests waiting, neither answering nor computing."""
         waiting = {(each.name, each.version): each for each in found if each.pending}
-        self.moved = {key: each for key, each in self.moved.items() if key in waiting}
-        if not waiting:
-            return
-        answered = _answered(known)
+        self.stalls = {key: each for key, each in self.stalls.items() if key in waiting}
+        answered = _answered(known) if waiting else None
         if answered is None:
             return
         for key, model in waiting.items():
-            # Who names no version is counted for "default".
+            # Requests that name no version are counted for "default".
             so_far = answered.get(key, 0.0) + answered.get((model.name, "default"), 0.0)
-            since, before = self.moved.setdefault(key, (self.clock(), so_far))
-            if so_far != before:
-                self.moved[key] = (self.clock(), so_far)
-            elif self.clock() - since > STUCK:
-                del self.moved[key]
-                pids = [each.pid for each in model.workers if _runs(each.pid)]
-                logger.warning("the queue of %s %s does not move: its workers are ended (%s)", *key, pids)
-                for pid in pids:
-                    with contextlib.suppress(psutil.Error):
-                        psutil.Process(pid).kill()
+            if self._stalls(model, so_far):
+                del self.stalls[key]
+                self._end_workers(model)
+
+    def _stalls(self, model: ModelStatus, answered: float) -> bool:
+        """Return whether a version's workers have had their time; TorchServe keeps the time of those that load."""
+        now, key = self.clock(), (model.name, model.version)
+        workers = frozenset(each.pid for each in model.workers if each.status == "READY" and _runs(each.pid))
+        computed = sum(processor.seconds(pid) for pid in workers)
+        stall = self.stalls.get(key)
+        if stall is None or not stall.goes_on(answered, workers):
+            stall = self.stalls[key] = Stall.start(now, answered, workers, computed)
+        stall.see(now, computed, STUCK)
+        return bool(workers) and stall.is_over(now, STUCK, model.response_timeout)
+
+    @staticmethod
+    def _end_workers(model: ModelStatus) -> None:
+        pids = [each.pid for each in model.workers if each.status == "READY" and _runs(each.pid)]
+        what = f"{model.name} {model.version}"
+        logger.warning("the queue of %s does not move: its workers are ended (%s)", what, pids)
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).kill()
 
 
 def _answered(known: ServerState) -> dict[Version, float] | None:

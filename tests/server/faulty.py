@@ -72,6 +72,20 @@ ImageHandler.handle = _unless
 """
 
 
+def computes_while(flag: Path) -> str:
+    """Return code that computes without an answer while a file is there, and makes another, `.held`, meanwhile."""
+    return f"""
+import os
+_handle_at_once = ImageHandler.handle
+def _computing(self, data, context):
+    while os.path.exists({str(flag)!r}):
+        open({f"{flag}.held"!r}, "w").close()
+        sum(range(100_000))
+    return _handle_at_once(self, data, context)
+ImageHandler.handle = _computing
+"""
+
+
 def raises_in_handle_while(flag: Path) -> str:
     """Return code that answers with an error while a file is there."""
     return f"""

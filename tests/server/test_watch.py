@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +38,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         export(run, CLASSES[NAME], seed)
         overrides = ["handler.precision=fp32", "minWorkers=1", "maxRetryTimeoutInSec=1"]
         archive.build(NAME, version, run=run, store=root / "model_store", overrides=overrides, rehearse=False)
-    code = faulty.hangs_while(root / "hang") + faulty.raises_while(root / "fail").replace("_unless", "_load_unless")
+    code = (
+        faulty.hangs_while(root / "hang")
+        + faulty.computes_while(root / "compute")
+        + faulty.raises_while(root / "fail").replace("_unless", "_load_unless")
+    )
     faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))
     deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
@@ -133,6 +138,29 @@ def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
             (watched / "hang").unlink()
         assert first.result().version == second.result().version == "2.0"
     assert worker(watched) != before
+
+
+def test_workers_that_compute_are_left_to_their_own_time_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.watch.STUCK", 1.0)
+    before, (flag, held) = worker(home), (home / "compute", home / "compute.held")
+    flag.touch()
+    with (
+        contextlib.closing(Watch(home)) as watch,
+        ThreadPoolExecutor(2) as pool,
+        Client(root=home, deadline=55.0) as client,
+    ):
+        first = pool.submit(client.predict, picture(), NAME)
+        until(held.exists, 30)
+        second = pool.submit(client.predict, picture(), NAME)
+        until(lambda: client.describe(NAME).pending, 30)
+        deadline = time.monotonic() + 4.0
+        try:
+            while time.monotonic() < deadline:
+                watch.look()
+        finally:
+            flag.unlink()
+        assert first.result().version == second.result().version == "2.0"
+        assert worker(home) == before and client.describe(NAME).response_timeout == 60.0
 
 
 def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:

@@ -1,0 +1,34 @@
+"""A queue of which nothing is answered: for how long, and for how long no worker has computed either."""
+
+import dataclasses
+
+COMPUTES = 0.05  # of a core: a worker that uses less waits for something
+
+
+@dataclasses.dataclass(slots=True)
+class Stall:
+    """Requests that have waited for the same workers since `began`, which have been idle since `idle` (seconds)."""
+
+    began: float
+    answered: float  # how much the version has answered by then
+    workers: frozenset[int]  # the processes that should answer
+    idle: float
+    computed: float  # processor seconds of the workers until then
+
+    @classmethod
+    def start(cls, now: float, answered: float, workers: frozenset[int], computed: float) -> "Stall":
+        """Return one that begins now."""
+        return cls(now, answered, workers, now, computed)
+
+    def goes_on(self, answered: float, workers: frozenset[int]) -> bool:
+        """Return whether nothing was answered and no worker was replaced since it began."""
+        return (answered, workers) == (self.answered, self.workers)
+
+    def see(self, now: float, computed: float, patience: float) -> None:
+        """Take in the workers' processor time: one that computes, within `patience` seconds, is not idle."""
+        if computed - self.computed >= COMPUTES * patience:
+            self.idle, self.computed = now, computed
+
+    def is_over(self, now: float, patience: float, response_timeout: float) -> bool:
+        """Return whether the workers have had their time: `patience` seconds idle, or the model's own and those."""
+        return now - self.idle > patience or now - self.began > response_timeout + patience
