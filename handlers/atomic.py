@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from handlers import process
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -19,13 +21,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*-*"):
-        _, pid, _ = left.name.rsplit("-", 2)
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+        if _is_left(*left.name.rsplit("-", 2)[1].partition(".")[::2]):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-{os.getpid()}-") as folder:
+    writer = f"{os.getpid()}.{process.created(os.getpid())}"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-{writer}-") as folder:
         part = Path(folder) / path.name
         yield part
         os.replace(part, path)
+
+
+def _is_left(pid: str, started: str) -> bool:
+    """Return whether the writer of that process id and start, which older releases did not write down, has ended."""
+    if not started.isdecimal():
+        return pid.isdecimal() and not Path(f"/proc/{pid}").exists()
+    return pid.isdecimal() and not process.runs(int(pid), int(started))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -74,12 +74,11 @@ def launch(
         metrics=listening.metrics.url,
         key_file=str(root / state.KEY_FILE),
         temporary=temporary,
-        busy=os.getpid(),
         workers=workers,
         config=str(config),
         offset=offset,
         access_log=access_log,
-    )
+    ).taken()
     # Before there is a process: whoever comes after a launch that was killed finds what it left by its folder.
     starting.write(root)
     try:

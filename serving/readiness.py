@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-import psutil
-
+from handlers import process
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.errors import ServingError
 from serving.shares import gpus
@@ -32,7 +31,7 @@ def wait_ready(
     """
     deadline = time.monotonic() + timeout
     pause = 1.0 if gpus() else 0.1
-    first: dict[tuple[Version, str], int] = {}  # the process that each worker had first
+    first: dict[tuple[Version, str], tuple[int, int]] = {}  # the process that each worker had first, with its start
     while True:
         if not alive():
             raise NotReady("TorchServe ended while it started")
@@ -47,12 +46,18 @@ def wait_ready(
         time.sleep(pause)
 
 
-def _see_deaths(status: ModelStatus, first: dict[tuple[Version, str], int]) -> None:
+def _see_deaths(status: ModelStatus, first: dict[tuple[Version, str], tuple[int, int]]) -> None:
+    dead = f"a worker of {status.name} {status.version} does not load"
     for worker in status.workers:
         key = ((status.name, status.version), worker.id)
-        replaced = worker.pid > 0 and first.setdefault(key, worker.pid) != worker.pid
-        if replaced or (key in first and not psutil.pid_exists(first[key])):
-            raise NotReady(f"a worker of {status.name} {status.version} does not load")
+        if worker.pid > 0 and key not in first:
+            try:
+                first[key] = worker.pid, process.created(worker.pid)
+            except OSError as error:
+                raise NotReady(dead) from error
+        replaced = worker.pid > 0 and first[key][0] != worker.pid
+        if replaced or (key in first and not process.runs(*first[key])):
+            raise NotReady(dead)
 
 
 def _status(client: Client, name: str, version: str) -> ModelStatus | None:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import os
 import shutil
 import sys
 import time
@@ -96,7 +95,7 @@ def start(
             )  # fmt: skip
             _link(started, root)
             models, left_out = _load(plan, started, root, began + timeout)
-            started = dataclasses.replace(started, busy=0)
+            started = dataclasses.replace(started, busy=0, busy_created=0)
             started.write(root)
         except BaseException as error:  # an interrupt too leaves no server behind
             stop(root=root)
@@ -227,7 +226,7 @@ def stop(*, root: Path) -> bool:
         return False
     process = known.process()
     if process is not None:
-        dataclasses.replace(known, busy=os.getpid()).write(root)  # so that a watcher leaves it alone
+        known.taken().write(root)  # so that a watcher leaves it alone
         state.end_tree(process)
         Path(known.key_file).unlink(missing_ok=True)  # its tokens open nothing any more
     state.end_orphans(known)

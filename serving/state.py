@@ -1,4 +1,7 @@
-"""What is known of the server that was started in a directory: logs/server.json, and the processes behind it."""
+"""What is known of the server that was started in a directory: logs/server.json, and the processes behind it.
+
+The file names the directory that it was written in: a copy of that directory has no server.
+"""
 
 import contextlib
 import dataclasses
@@ -12,6 +15,8 @@ from typing import Self
 import psutil
 
 from handlers import atomic
+from handlers.process import created as created  # for all who ask whose a pid is
+from handlers.process import runs
 
 LOGS = Path("logs")
 FILE = "server.json"
@@ -31,23 +36,30 @@ class ServerState:
     metrics: str
     key_file: str
     temporary: str  # the folder it unpacks archives in; removed when it is stopped
-    busy: int = 0  # the process that starts or stops it at present, 0 where none does
+    busy: int = 0  # the process that starts or stops it at present, 0 where none does,
     workers: int = 1  # of each model that does not say how many itself
     config: str | None = None  # what it was started with: another config.properties than that of its directory,
     offset: int = 0  # by how much its ports were moved,
     access_log: bool = False  # and whether it writes a line a request
+    busy_created: int = 0  # when the process of `busy` was started, 0 where that is not known
 
     @classmethod
     def read(cls, root: Path) -> Self | None:
-        """Return the state written in `root`, or None where there is none that can be read."""
+        """Return the state written in `root`, or None where there is none that can be read, or another directory's."""
         try:
-            return cls(**json.loads((root / LOGS / FILE).read_text()))
-        except (OSError, ValueError, TypeError):
+            root = root.resolve()
+            document = json.loads((root / LOGS / FILE).read_text())
+            if not _is_of(root, document.pop("directory", None), document["key_file"]):
+                return None
+            return cls(**{**document, "key_file": str(root / KEY_FILE)})  # also after the directory was renamed
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def write(self, root: Path) -> None:
         """Write it in one step."""
-        atomic.write_json(root / LOGS / FILE, dataclasses.asdict(self))
+        place = root.stat()
+        directory = {"inode": place.st_ino, "device": place.st_dev}
+        atomic.write_json(root / LOGS / FILE, {**dataclasses.asdict(self), "directory": directory})
 
     @staticmethod
     def remove(root: Path) -> None:
@@ -73,27 +85,30 @@ class ServerState:
     @property
     def in_hand(self) -> bool:
         """Return whether another process starts or stops it just now."""
-        return self.busy not in (0, os.getpid()) and psutil.pid_exists(self.busy)
+        if self.busy in (0, os.getpid()):
+            return False
+        return runs(self.busy, self.busy_created) if self.busy_created else psutil.pid_exists(self.busy)
+
+    def taken(self) -> Self:
+        """Return the same in the hands of this process."""
+        return dataclasses.replace(self, busy=os.getpid(), busy_created=created(os.getpid()))
 
     def process(self) -> psutil.Process | None:
         """Return the front end's process, or None where it has ended, even if another one has its pid now."""
         try:
             process = psutil.Process(self.pid)
-            same = created(self.pid) == self.created
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (psutil.Error, OSError):
+            return process if runs(self.pid, self.created) else None
+        except psutil.Error:
             return None
 
 
-def created(pid: int) -> int:
-    """Return when a process was started, in clock ticks since the boot (proc(5), starttime).
-
-    No change of the clock moves that, as it does what `psutil.Process.create_time` returns.
-
-    Raises:
-        OSError: there is no such process.
-    """
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+def _is_of(root: Path, directory: dict[str, int] | None, key_file: str) -> bool:
+    """Return whether a state was written in `root`, which keeps its inode; its device may be numbered again."""
+    same_path = Path(key_file).parent == root
+    if directory is None:  # an older release wrote it
+        return same_path
+    place = root.stat()
+    return directory["inode"] == place.st_ino and (directory["device"] == place.st_dev or same_path)
 
 
 def running(root: Path) -> ServerState | None:

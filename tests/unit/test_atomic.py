@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers import atomic
+from handlers import atomic, process
 
 
 def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -36,12 +36,15 @@ def test_what_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_goes_and_what_another_writes_stays(tmp_path: Path) -> None:
-    left, other = tmp_path / f".last.ckpt-{2**30}-abc", tmp_path / f".last.ckpt-{os.getppid()}-abc"
-    for folder in (left, other):
+    parent = os.getppid()
+    left, other = tmp_path / f".last.ckpt-{2**30}-abc", tmp_path / f".last.ckpt-{parent}-abc"
+    reused = tmp_path / f".last.ckpt-{parent}.{process.created(parent) - 1}-abc"  # its id is another process's now
+    writing = tmp_path / f".last.ckpt-{parent}.{process.created(parent)}-abc"
+    for folder in (left, other, reused, writing):
         folder.mkdir()
         (folder / "last.ckpt").write_text("half")
     atomic.write_text(tmp_path / "last.ckpt", "whole")
-    assert not left.exists() and other.exists()
+    assert not left.exists() and not reused.exists() and other.exists() and writing.exists()
 
 
 def test_others_may_read_it_where_they_may_read_what_this_user_writes(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""The record of a server: of which directory it is, and whose processes it names."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from handlers import process
+from serving import server
+from serving.state import FILE, KEY_FILE, LOGS, ServerState
+
+
+@pytest.fixture
+def front() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that runs until it is ended."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def home(tmp_path: Path, front: "subprocess.Popen[bytes]") -> Path:
+    """A directory whose server is `front`."""
+    home = tmp_path / "home"
+    (home / "temporary").mkdir(parents=True)
+    (home / KEY_FILE).touch()
+    ServerState(
+        pid=front.pid, created=process.created(front.pid), inference="", management="", metrics="",
+        key_file=str(home / KEY_FILE), temporary=str(home / "temporary"),
+    ).write(home)  # fmt: skip
+    return home
+
+
+def older(root: Path) -> None:
+    """Have an older release have written the record, which named no directory."""
+    path = root / LOGS / FILE
+    document = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: each for key, each in document.items() if key not in ("directory", "busy_created")})
+    )
+
+
+@pytest.mark.parametrize("release", ["this", "older"])
+def test_a_copy_of_a_directory_has_no_server(home: Path, front: "subprocess.Popen[bytes]", release: str) -> None:
+    if release == "older":
+        older(home)
+    copy = home.with_name("copy")
+    shutil.copytree(home, copy)
+    assert ServerState.read(copy) is None and not server.stop(root=copy)
+    assert front.poll() is None and (home / KEY_FILE).exists() and (home / "temporary").exists()
+    assert server.stop(root=home)
+    assert front.wait(timeout=10) is not None and not (home / KEY_FILE).exists() and not (home / "temporary").exists()
+
+
+def test_a_directory_that_was_renamed_keeps_its_server(home: Path, front: "subprocess.Popen[bytes]") -> None:
+    renamed = home.rename(home.with_name("renamed"))
+    shutil.copytree(renamed, home)  # a copy in its old place
+    assert not server.stop(root=home) and front.poll() is None
+    assert server.stop(root=renamed)
+    assert front.wait(timeout=10) is not None
+    assert (home / KEY_FILE).exists() and not (renamed / KEY_FILE).exists()
+
+
+def test_a_process_of_the_same_id_and_another_start_has_no_server_in_hand(
+    home: Path, front: "subprocess.Popen[bytes]"
+) -> None:
+    known = ServerState.read(home)
+    assert known is not None and not known.in_hand
+    taken = dataclasses.replace(known, busy=front.pid, busy_created=process.created(front.pid))
+    reused = dataclasses.replace(taken, busy_created=taken.busy_created - 1)
+    assert [each.in_hand for each in (taken, reused)] == [True, False]
+    front.kill()
+    os.waitid(os.P_PID, front.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
+    assert [each.in_hand for each in (taken, reused)] == [False, False] and known.process() is None
+    assert known.taken().busy_created == process.created(os.getpid())
