@@ -247,6 +247,18 @@ class Index:
             )
             yield reason, count, [line[0] for line in first]
 
+    def first_left_out(self, number: int) -> str:
+        """Return why the records of a class were left out: how many, and the first of them by name and reason."""
+        condition = "FROM records WHERE class = ? AND split = 'train' AND reason NOT NULL"
+        (count,) = self._base.execute(f"SELECT COUNT(*) {condition}", (number,)).fetchone()
+        first = self._base.execute(
+            f"SELECT id, reason, detail {condition} ORDER BY number LIMIT 1", (number,)
+        ).fetchone()
+        if first is None:
+            return "for nothing there is labelled with it"
+        name, reason, detail = first
+        return f"for its {count} files are left out, first {name}: {reason}" + (f" ({detail})" if detail else "")
+
     def write_left_out(self, path: Path) -> None:
         """Write a CSV of all records that were left out, each with its reason."""
         with open(path, "w", newline="", encoding="utf-8") as file:

@@ -27,13 +27,13 @@ from rich.console import Console
 
 from handlers.atomic import replace_folder
 from handlers.machine import cores
-from training import store
+from training import class_counts, store
 from training.decoders import Job, Pool, PoolBroken, require_space, run_chunk
 from training.index import Index
 from training.progress import plain_console, progress
 from training.readers import read
 from training.recipe import Recipe, digest
-from training.records import DatasetError
+from training.records import DatasetError, RawDataset
 
 _CHUNK = 64
 
@@ -95,7 +95,7 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
         if index.recall("stage") == "decoding":
             _decode(index, job, processes, console, lap)
             index.remember("stage", "finishing")
-        _finish(recipe, key, raw_dataset.classes, encoded, index, job, folder)
+        _finish(recipe, key, raw_dataset, encoded, index, job, folder)
         lap("finishing")
     return seconds
 
@@ -139,7 +139,7 @@ def _decode(index: Index, job: Job, processes: int, console: Console, lap: Calla
 
 
 def _finish(
-    recipe: Recipe, key: str, classes: tuple[str, ...], encoded: bool, index: Index, job: Job, folder: Path
+    recipe: Recipe, key: str, raw_dataset: RawDataset, encoded: bool, index: Index, job: Job, folder: Path
 ) -> None:
     """Leave out duplicates, close the gaps, and write what describes the data set; can be done over again."""
     index.leave_out_duplicates()
@@ -147,6 +147,9 @@ def _finish(
     if not rows:
         _, _, names = next(index.left_out())
         raise DatasetError(f"{recipe.raw}: none of the images can be used, first {names[0]}; is this the right reader?")
+    classes = raw_dataset.classes
+    if not raw_dataset.fixed:
+        _refuse_empty_classes(recipe.raw, classes, index)
     images, moments = job.open_images(), job.open_moments()
     index.plan_moves()
     for file in (images, moments):
@@ -165,6 +168,19 @@ def _finish(
     document = _describe(recipe, key, classes, encoded, index, folder)
     index.seal()
     (folder / store.DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_empty_classes(raw: Path, classes: tuple[str, ...], index: Index) -> None:
+    """Refuse a class of which nothing can train: a network would answer with a label that it never learnt."""
+    present = {number for side, number, _ in index.counts() if side == "train"}
+    empty = [name for number, name in enumerate(classes) if number not in present]
+    if empty:
+        reason = index.first_left_out(classes.index(empty[0]))
+        others = f" ({len(empty)} such classes: {', '.join(map(repr, empty[:5]))})" if len(empty) > 1 else ""
+        raise DatasetError(
+            f"{raw}: class {empty[0]!r} has no image to train on, {reason}{others}. "
+            "Give it images that can be used, or take its folder away"
+        )
 
 
 def _describe(
@@ -223,6 +239,9 @@ def _report(folder: Path, seconds: float, console: Console) -> None:
     console.print(
         f"{folder}: {len(dataset):,} images ({sides}), {len(dataset.classes)} classes, in {seconds:.1f} s",
     )
+    train = dataset.document["counts"]["train"]
+    for line in class_counts.remarks({name: train.get(name, 0) for name in dataset.classes}):
+        console.print(f"  {line}")
     with Index(folder / store.INDEX) as index:
         for reason, count, names in index.left_out():
             console.print(f"  left out, {reason}: {count:,}")

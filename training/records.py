@@ -42,9 +42,11 @@ class Record:
 class RawDataset:
     """What a reader returns: the class names in output order, and its records, read lazily.
 
-    `classes` are all outputs that the network gets, present or not. Errors of single records raise `DatasetError` while
-    `records` is iterated, before anything is written in its final place.
+    `classes` are all outputs that the network gets. A class without a usable image is an error, unless `fixed` says
+    that the data set's own numbering gives the outputs, whichever of them are present. Errors of single records raise
+    `DatasetError` while `records` is iterated, before anything is written in its final place.
     """
 
     classes: tuple[str, ...]
     records: Iterable[Record]
+    fixed: bool = False

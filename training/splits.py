@@ -6,14 +6,14 @@ split on every machine. scikit-learn is imported only where folds or groups need
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
-Test = Literal["given", "folds"]
+Test = Literal["auto", "given", "folds"]
 Pool = Literal["all", "train"]
 By = Literal["image", "group"]
 
@@ -23,10 +23,11 @@ class SplitSpec:
     """How labelled records are dealt out.
 
     `test` "given" judges on the test side of the data set's own layout; "folds" on fold `fold` of `folds` stratified
-    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"). `by`
-    "group" keeps the records of one group together. `validation` is the share, in [0, 0.5], of the rest that chooses
-    the checkpoint. `images_per_class` keeps at most so many training images of each class, drawn by `seed`: those of a
-    smaller number are among those of a larger one.
+    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"); "auto" on
+    the layout's test side where that has a labelled image, else on a fold. `by` "group" keeps the records of one group
+    together. `validation` is the share, in [0, 0.5], of the rest that chooses the checkpoint. `images_per_class` keeps
+    at most so many training images of each class, drawn by `seed`: those of a smaller number are among those of a
+    larger one. A class with labelled images in the pool always has at least one to train on.
 
     Raises:
         ValueError: a value is not one of those allowed; the message names it.
@@ -44,7 +45,7 @@ class SplitSpec:
     def __post_init__(self) -> None:
         for name, kinds in (("test", Test), ("pool", Pool), ("by", By)):
             if getattr(self, name) not in get_args(kinds):
-                raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to {' or '.join(get_args(kinds))}")
+                raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to {_either(get_args(kinds))}")
         for name in ("folds", "fold", "seed", *([] if self.images_per_class is None else ["images_per_class"])):
             if type(getattr(self, name)) is not int:
                 raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to a whole number")
@@ -99,15 +100,19 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
         ValueError: too few images or groups for what is asked; the message says for which.
     """
     labelled = np.flatnonzero(labels >= 0)
-    if spec.test == "given":
+    if spec.test == "given" or (spec.test == "auto" and on_test_side[labelled].any()):
         pool, test = labelled[~on_test_side[labelled]], np.flatnonzero(on_test_side)
         if spec.by == "group":
             _refuse_shared_groups(groups[pool], groups[test])
     else:
         pool = labelled if spec.pool == "all" else labelled[~on_test_side[labelled]]
         pool = _without_twins(pool, twins)
-        folds = _folds(spec, spec.folds, labels[pool], _whole_groups(pool, groups) if spec.by == "group" else None)
-        test, pool = pool[folds == spec.fold], pool[folds != spec.fold]
+        members = _whole_groups(pool, groups) if spec.by == "group" else None
+        folds = _folds(spec, spec.folds, labels[pool], members)
+        judged = _leave_each_class(folds == spec.fold, labels[pool], members)
+        test, pool = pool[judged], pool[~judged]
+        if not len(test):
+            raise ValueError("no image is left to judge on: add images, or set split.by=image")
     if not len(pool):
         raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
     if spec.validation == 0:
@@ -117,7 +122,7 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
     else:
         members = _whole_groups(pool, groups)
         parts = min(round(1 / spec.validation), len(np.unique(members)))
-        chosen = _folds(spec, parts, labels[pool], members) == 0
+        chosen = _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
     train = pool[~chosen]
     if spec.images_per_class is not None:
         train = train[_at_most(spec.images_per_class, labels[train], spec.seed)]
@@ -151,6 +156,17 @@ def _whole_groups(rows: Rows, groups: Rows) -> Rows:
     return members
 
 
+def _leave_each_class(held_out: npt.NDArray[np.bool_], labels: Rows, members: Rows | None) -> npt.NDArray[np.bool_]:
+    """Return `held_out` without one image, or one group, of each class that it would leave nothing to train on."""
+    held_out = held_out.copy()
+    for label in np.setdiff1d(labels[held_out], labels[~held_out]):
+        if (labels[~held_out] == label).any():  # a group that an earlier class gave back has brought one
+            continue
+        first = int(np.flatnonzero(labels == label)[0])
+        held_out[first if members is None else members == members[first]] = False
+    return held_out
+
+
 def _refuse_shared_groups(train: Rows, test: Rows) -> None:
     shared = np.intersect1d(train[train >= 0], test[test >= 0])
     if len(shared):
@@ -164,12 +180,16 @@ def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> R
     """Return the fold, 0 to `parts` - 1, of each row."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    kind, most = (
-        ("images", np.bincount(labels).max(initial=0)) if members is None else ("groups", len(np.unique(members)))
-    )
-    if parts < 2 or most < parts:
-        of = "even the largest class has" if members is None else "there are"
-        raise ValueError(f"cannot make {max(parts, 2)} folds: {of} only {most} {kind}; set split.folds to fewer")
+    most = int(np.bincount(labels).max(initial=0)) if members is None else len(np.unique(members))
+    if most < 2:
+        raise ValueError(
+            "every class has only one image: give at least one class a second one, since the test images are held out"
+            if members is None
+            else "there is only one group to divide: set split.by=image, or give records of more groups"
+        )
+    if most < parts:
+        of = f"even the largest class has only {most} images" if members is None else f"there are only {most} groups"
+        raise ValueError(f"cannot make {parts} folds: {of}; set split.folds to {most}{' or fewer' if most > 2 else ''}")
     dealer = StratifiedKFold if members is None else StratifiedGroupKFold
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
@@ -201,3 +221,8 @@ def _stratified_share(labels: Rows, spec: SplitSpec) -> npt.NDArray[np.bool_]:
     for label, size in zip(classes, share, strict=True):
         chosen[random.permutation(np.flatnonzero(labels == label))[:size]] = True
     return chosen
+
+
+def _either(values: Sequence[str]) -> str:
+    *most, last = values
+    return f"{', '.join(most)} or {last}"

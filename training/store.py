@@ -145,7 +145,7 @@ class PreparedDataset:
             ValueError: too few images for what is asked.
         """
         groups = self._index.groups(len(self)) if spec.by == "group" else np.full(len(self), -1, np.int64)
-        twins = self._index.twins(len(self)) if spec.test == "folds" else np.full(len(self), -1, np.int64)
+        twins = self._index.twins(len(self)) if spec.test != "given" else np.full(len(self), -1, np.int64)
         dealt = split(spec, np.asarray(self.labels), self.on_test_side, twins, groups)
         copies = np.flatnonzero(np.isin(self.transformed_sources, dealt.train))
         return Split(train=dealt.train, validation=dealt.validation, test=dealt.test, transformed=copies)

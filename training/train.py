@@ -21,11 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from handlers.atomic import write_json
 from handlers.formats import ARTIFACTS, INT8
 from handlers.machine import cores
+from training import class_counts
 from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
 from training.errors import TrainingError
 from training.records import DatasetError
@@ -35,7 +37,7 @@ from training.store import PreparedDataset
 if TYPE_CHECKING:
     from training.loop import Outcome
 
-FORMAT = 2  # of what a run leaves behind; raise it where older runs must be trained again
+FORMAT = 3  # of what a run leaves behind; raise it where older runs must be trained again
 # Settings that change where things are told or kept, not what is trained.
 BESIDE = ("name", "store", "raw", "tracking")
 COUNTS = ("epochs", "batch_size", "prefetch")  # of the trainer: whole numbers of at least 1
@@ -62,6 +64,8 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         say(f"{run} is up to date")
         return run
     split = _split(settings, data)
+    for line in class_counts.remarks(_counts(data, split)):
+        say(line)
     _prepare_folder(run, config, key, say)
 
     # Here and not above: what is up to date is told without waiting seconds for torch.
@@ -196,6 +200,11 @@ def _split(settings: dict[str, Any], data: PreparedDataset) -> Split:
         return data.split(SplitSpec.from_config(settings["split"]))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _counts(data: PreparedDataset, split: Split) -> dict[str, int]:
+    numbers = np.bincount(data.labels[split.train], minlength=len(data.classes))
+    return dict(zip(data.classes, numbers.tolist(), strict=True))
 
 
 def _prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str], None]) -> None:

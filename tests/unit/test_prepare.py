@@ -262,6 +262,31 @@ def test_a_set_without_one_usable_image_is_refused(tmp_path: Path, folder: Path)
     assert list(folder.parent.iterdir()) == []
 
 
+def test_a_class_without_one_usable_image_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 4, 2)
+    for number, path in enumerate(sorted((raw / "train" / "dog").iterdir())):
+        path.write_bytes(b"<html>404 Not Found %d</html>" % number)
+    with pytest.raises(
+        DatasetError, match=r"class 'dog' has no image.* 4 files .*train/dog/0000\.jpg: does not decode"
+    ):
+        prepare(recipe(raw), folder)
+    assert list(folder.parent.iterdir()) == []
+    # Outputs that a data set numbers itself stay, and are named.
+    signs, text = write(tmp_path / "signs" / "asl_alphabet_train", 2, classes=("A", "B")).parent, io.StringIO()
+    prepare(recipe(signs, reader="asl_alphabet"), folder, console=Console(file=text, width=200))
+    assert len(PreparedDataset.open(folder).classes) == 29
+    assert "without an image to train on, yet an output of the network: 27 classes, 'C', 'D'" in text.getvalue()
+
+
+def test_classes_with_few_images_are_named(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 12)
+    for path in sorted((raw / "owl").iterdir())[1:]:
+        path.unlink()
+    text = io.StringIO()
+    prepare(recipe(raw), folder, console=Console(file=text, width=200))
+    assert "fewer than 10 images to train on: 1 class, 'owl' 1. Add images where you can" in text.getvalue()
+
+
 def test_a_full_disk_is_met_before_decoding(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(OSError, match=r"[0-9.]+ GB are needed") as caught:
         prepare(recipe(write(tmp_path / "raw", 1), store="decoded", image_size=2_000_000), folder)

@@ -116,9 +116,55 @@ def test_a_group_on_both_given_sides_is_refused() -> None:
         deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([5]))
 
 
+def test_auto_judges_on_the_layouts_test_side_where_that_has_labels() -> None:
+    test, labels = np.arange(5, 15), numbers(30, 30)
+    dealt = deal(SplitSpec(test="auto", folds=5), labels, test=test)
+    assert dealt.test.tolist() == test.tolist()
+    assert not np.isin(test, np.concatenate([dealt.train, dealt.validation])).any()
+    for side in (None, test):
+        labels[test] = -1
+        held_out = deal(SplitSpec(test="auto", folds=5), labels, test=side)
+        assert len(held_out.test) == 10 and (labels[held_out.test] >= 0).all()
+        assert_disjoint(held_out)
+
+
+@pytest.mark.parametrize("counts", [(20, 20, 1), (20, 1, 20, 1, 1), (5, 2, 1)])
+def test_every_class_is_trained_on_in_every_fold(counts: tuple[int, ...]) -> None:
+    labels = numbers(*counts)
+    for fold in range(5):
+        dealt = deal(SplitSpec(test="folds", folds=5, fold=fold, validation=0.3), labels)
+        assert np.bincount(labels[dealt.train], minlength=len(counts)).min() >= 1
+        assert len(dealt.test) >= 1
+        assert_disjoint(dealt)
+
+
+def test_every_class_is_trained_on_where_groups_are_held_out() -> None:
+    labels = numbers(40, 40, 8)
+    groups = np.arange(88, dtype=np.int64) // 8  # the third class is one group
+    for fold in range(4):
+        dealt = deal(SplitSpec(test="folds", folds=4, fold=fold, by="group", validation=0.25), labels, groups=groups)
+        assert np.bincount(labels[dealt.train], minlength=3).min() >= 1
+        sides = [set(groups[part].tolist()) for part in (dealt.train, dealt.validation, dealt.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
 def test_more_folds_than_images_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"largest class has only 3 images; set split\.folds"):
+    with pytest.raises(ValueError, match=r"largest class has only 3 images; set split\.folds to 3 or fewer$"):
         deal(SplitSpec(test="folds", folds=10), numbers(3, 2))
+    with pytest.raises(ValueError, match=r"largest class has only 2 images; set split\.folds to 2$"):
+        deal(SplitSpec(test="folds", folds=3), numbers(2, 2))
+
+
+@pytest.mark.parametrize("folds", [2, 10])
+def test_one_image_a_class_asks_for_images_and_not_for_fewer_folds(folds: int) -> None:
+    with pytest.raises(ValueError, match="every class has only one image: give at least one class a second one"):
+        deal(SplitSpec(test="folds", folds=folds), numbers(1, 1, 1))
+
+
+def test_one_group_is_refused_with_the_way_out() -> None:
+    groups = np.zeros(10, np.int64)
+    with pytest.raises(ValueError, match=r"only one group to divide: set split\.by=image"):
+        deal(SplitSpec(test="folds", folds=2, by="group"), numbers(5, 5), groups=groups)
 
 
 def test_classes_smaller_than_the_folds_are_no_fault() -> None:
@@ -143,7 +189,7 @@ def test_fewer_images_per_class_are_among_those_of_more() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"test": "half"}, "split.test is 'half'"),
+        ({"test": "half"}, "split.test is 'half': set it to auto, given or folds"),
         ({"by": "person"}, "split.by is 'person'"),
         ({"folds": 1}, "split.folds is 1"),
         ({"fold": 10}, "split.fold is 10"),

@@ -80,6 +80,11 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert spec.provenance["fingerprint"] == document["fingerprint"]
 
 
+def test_classes_with_few_images_are_named_before_training() -> None:
+    _, said = tiny("few", "trainer.epochs=1", "split.images_per_class=4")
+    assert said[0].startswith(f"fewer than 10 images to train on: {len(CLASSES)} classes, '{CLASSES[0]}' 4")
+
+
 def test_what_is_finished_is_left_alone_before_torch_is_imported() -> None:
     tiny("finished")
     arguments = [*TINY, "name=finished"]

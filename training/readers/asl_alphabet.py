@@ -42,7 +42,9 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     labels = listing(raw / train).folders
     check_class_folders(raw / train, labels)
     block = option.count(options, "frames_per_block", FRAMES_PER_BLOCK) or FRAMES_PER_BLOCK
-    return RawDataset(CLASSES, _records(raw, train, labels, block, option.count(options, "images_per_class")))
+    return RawDataset(
+        CLASSES, _records(raw, train, labels, block, option.count(options, "images_per_class")), fixed=True
+    )
 
 
 def _innermost(raw: Path, folder: str) -> str:

@@ -35,7 +35,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
                 f"folder {raw / top / side} holds no PNG file. Put the images there, named as in …_3L.png, or give the "
                 "right folder with RAW=<folder>"
             )
-    return RawDataset(CLASSES, _records(raw, top, option.count(options, "images_per_class")))
+    return RawDataset(CLASSES, _records(raw, top, option.count(options, "images_per_class")), fixed=True)
 
 
 def _label(name: str) -> str:

@@ -49,7 +49,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     for path, _ in files:
         _peek(raw / path)
     labels = _test_labels(raw) if options.get("test_labels", True) else {}
-    return RawDataset(names, _records(raw, files, names, labels, option.count(options, "images_per_class")))
+    return RawDataset(names, _records(raw, files, names, labels, option.count(options, "images_per_class")), fixed=True)
 
 
 def _folder(raw: Path, size: int | None) -> str:

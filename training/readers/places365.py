@@ -71,7 +71,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     for source in sources:
         paths = (record.path for record in _records(raw, source, categories, chosen, per_class))
         check_files(raw, paths, str(raw / source.names))
-    return RawDataset(tuple(classes), _all_records(raw, sources, categories, chosen, per_class))
+    return RawDataset(tuple(classes), _all_records(raw, sources, categories, chosen, per_class), fixed=wanted == "all")
 
 
 def _source(raw: Path, split: Split) -> _Source:
