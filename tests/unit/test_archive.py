@@ -1,5 +1,6 @@
 """Building archives: what is inside, what is refused, and two builds at once."""
 
+import errno
 import hashlib
 import json
 import os
@@ -114,7 +115,16 @@ def test_builds_of_one_name_at_once_do_not_collide(runs: Path, tmp_path: Path) -
             assert file.testzip() is None and file.read("model.pt") == expected
 
 
-def test_of_two_builds_of_one_version_one_wins(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_builds_of_one_version_one_wins(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*names: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:  # as on a FAT file system
+        monkeypatch.setattr(os, "link", refuse)
+
     def attempt(_: int) -> str:
         try:
             return str(build("fingers", "1.0", runs=runs, store=tmp_path / "store").path.name)

@@ -1,9 +1,11 @@
 """Files that are there whole or not at all."""
 
+import errno
 import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,69 @@ def test_others_may_read_it_where_they_may_read_what_this_user_writes(tmp_path: 
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A new folder, and the old one that is to be replaced."""
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    return tmp_path / "new", tmp_path / "old"
+
+
+def test_a_reader_always_sees_one_folder_or_the_other(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = folders
+    rename, seen = os.rename, []
+
+    def look_and_rename(*names: Any, **options: Any) -> None:
+        seen.append((old / "name").read_text())
+        rename(*names, **options)
+        seen.append((old / "name").read_text())
+
+    monkeypatch.setattr(os, "rename", look_and_rename)
+    atomic.replace_folder(new, old)
+    assert seen == ["new", "new"], "the new one is in its place before anything else is moved"
+    assert [each.name for each in old.parent.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+def test_a_folder_is_replaced_where_names_cannot_be_swapped(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*names: Path) -> None:
+        raise OSError(number, "no")
+
+    new, old = folders
+    monkeypatch.setattr(atomic, "_exchange", refuse)
+    atomic.replace_folder(new, old)
+    assert (old / "name").read_text() == "new" and [each.name for each in old.parent.iterdir()] == ["old"]
+
+
+def test_a_folder_is_put_where_there_was_none(folders: tuple[Path, Path]) -> None:
+    new, old = folders
+    (old / "name").unlink()
+    old.rmdir()
+    atomic.replace_folder(new, old)
+    assert (old / "name").read_text() == "new" and not new.exists()
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM, errno.EOPNOTSUPP])
+def test_a_name_is_given_once_also_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    def refuse(*names: Path) -> None:
+        assert number is not None
+        raise OSError(number, os.strerror(number))
+
+    if number is not None:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "a-1.0.mar"
+    for text in ("first", "second"):
+        (tmp_path / text).write_text(text)
+    atomic.name_once(tmp_path / "first", path)
+    with pytest.raises(FileExistsError):
+        atomic.name_once(tmp_path / "second", path)
+    assert path.read_text() == "first"

