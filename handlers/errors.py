@@ -5,7 +5,8 @@ RequestError                 what costs one request its answer
 ├── BadImage          400    not an image, or a broken one
 ├── TooLarge          413    more bytes or pixels than the limit
 ├── UnsupportedFormat 415    an image, of a format that is not served
-└── NoAnswer          500    a good image, and a network that gives no numbers for it
+├── NoAnswer          500    a good image, and a network that gives no numbers for it
+└── NoExplanation     501    an explanation is asked for, and there is none
 """
 
 import struct
@@ -60,3 +61,10 @@ class NoAnswer(RequestError):
 
     code = 500
     phrase = "Internal Server Error"
+
+
+class NoExplanation(RequestError):
+    """An explanation is asked for in place of a prediction."""
+
+    code = 501
+    phrase = "Not Implemented"

@@ -1,16 +1,26 @@
-"""What one request holds, and the JSON body of the KServe v1 protocol: `{"instances": [{"b64": "..."}, ...]}`."""
+"""What one request holds, and the JSON body of the KServe v1 protocol: `{"instances": [{"b64": "..."}, ...]}`.
+
+An instance may also be the base64 itself, or an object that names its input: `{"data": {"b64": "..."}}`,
+`{"image_bytes": {"b64": "..."}}`, `{"data": "..."}`. One instance outside of a list is a request of one image. The
+base64 may be in lines, after `data:image/jpeg;base64,`, url-safe, and without its padding.
+"""
 
 import base64
 import binascii
 import dataclasses
 import json
+import re
 from typing import Any
 
-from handlers.errors import BadRequest, RequestError, TooLarge
+from handlers.errors import BadImage, BadRequest, RequestError, TooLarge
 
 FORM = '{"instances": [{"b64": "<base64 of an image>"}, ...]}'
-JSON_START = (b"{", b"[")
-BLANKS = b" \t\r\n"
+# A byte-order mark of UTF-16 or UTF-32 begins no image either.
+JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{"]|\xff\xfe|\xfe\xff|\0\0\xfe\xff')
+DATA_URL = re.compile(rb"data:[^,]*;base64,", re.IGNORECASE)
+STANDARD = bytes.maketrans(b"-_", b"+/")
+NAMES = ("data", "image_bytes")  # of an input whose value may be the base64 itself
+NOT_AN_INSTANCE = 'an instance must be {"b64": "<base64 of an image>"}'
 
 Image = bytes | bytearray | RequestError
 
@@ -19,55 +29,83 @@ Image = bytes | bytearray | RequestError
 class Request:
     """The encoded images of one request, or what is wrong with a single one.
 
-    `listed` tells whether the answer is a list of predictions, or that of the one image alone.
+    `listed` tells whether the answer is a list of predictions, or that of the one image alone; `top_k` is the number of
+    labels that the client asks for, None for the model's own.
     """
 
     images: list[Image]
     listed: bool
+    top_k: int | None = None
 
 
 def is_json(body: bytes | bytearray) -> bool:
     """Tell whether a body is meant as a JSON document: no image that is served begins so."""
-    return bytes(body[:64]).lstrip(BLANKS).startswith(JSON_START)
+    return JSON_START.match(body) is not None
 
 
 def parse(body: bytes | bytearray | str) -> Any:
-    """Return the document of a JSON body.
+    """Return the document of a JSON body, in UTF-8, UTF-16 or UTF-32.
 
     Raises:
         BadRequest: it is not JSON.
     """
     try:
-        return json.loads(body)
+        return json.loads(body, strict=False)  # base64 in lines, pasted between quotes, has real line ends
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not valid JSON; send an image or {FORM}") from error
 
 
-def images(document: Any, *, max_images: int, max_bytes: int) -> list[Image]:
+def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool = False) -> Request:
     """Return the encoded images of a request document in order, or what is wrong with a single one.
+
+    `urlencoded` says that the document came as a form (curl -d): each "+" of its base64 has become a blank.
 
     Raises:
         BadRequest: the document is not of the KServe v1 form, or holds no image.
+        BadImage: it is a string that is no image.
         TooLarge: it holds more than `max_images`.
     """
+    if isinstance(document, str):
+        image = _image(document, max_bytes, urlencoded)
+        if isinstance(image, BadRequest):
+            raise BadImage("the body is a JSON string that is not the base64 of an image")
+        return Request([image], listed=False)
     instances = document.get("instances") if isinstance(document, dict) else None
+    if instances is None and _text(document) is not None:
+        return Request([_image(document, max_bytes, urlencoded)], listed=False)
     if not isinstance(instances, list):
         raise BadRequest(f"the JSON body must be {FORM}")
     if not instances:
         raise BadRequest("instances is empty; send at least one image")
     if len(instances) > max_images:
         raise TooLarge(f"the request has {len(instances)} images, more than the limit of {max_images}")
-    return [_image(instance, max_bytes) for instance in instances]
+    return Request([_image(instance, max_bytes, urlencoded) for instance in instances], listed=True)
 
 
-def _image(instance: Any, max_bytes: int) -> Image:
-    text = instance.get("b64") if isinstance(instance, dict) else None
-    if not isinstance(text, str):
-        return BadRequest('an instance must be {"b64": "<base64 of an image>"}')
-    if len(text) // 4 * 3 > max_bytes + 3:
-        return TooLarge(f"the image has more bytes than the limit of {max_bytes}")
+def _text(instance: Any) -> str | None:
+    """Return the base64 of an instance; None where it holds none, or more than one."""
+    if isinstance(instance, str):
+        return instance
+    if not isinstance(instance, dict):
+        return None
+    texts = [instance["b64"]] if "b64" in instance else []
+    for name, value in instance.items():
+        if isinstance(value, dict) and "b64" in value:
+            texts.append(value["b64"])
+        elif name in NAMES and isinstance(value, str):
+            texts.append(value)
+    return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
+
+
+def _image(instance: Any, max_bytes: int, urlencoded: bool) -> Image:
+    text = _text(instance)
+    if text is None:
+        return BadRequest(NOT_AN_INSTANCE)
     try:
-        # A blank stands where a "+" was, when the document came as a form (curl -d): base64 itself has no blanks.
-        return base64.b64decode(text.replace(" ", "+"), validate=True)
+        digits = (text.replace(" ", "+") if urlencoded else text).encode("ascii").translate(None, b" \t\r\n")
+        digits = DATA_URL.sub(b"", digits, count=1) if DATA_URL.match(digits) else digits
+        if len(digits) // 4 * 3 > max_bytes + 3:
+            return TooLarge(f"the image has more bytes than the limit of {max_bytes}")
+        return base64.b64decode(digits.translate(STANDARD) + b"=" * (-len(digits) % 4), validate=True)
     except (binascii.Error, ValueError):
         return BadRequest("b64 is not valid base64")

@@ -4,9 +4,12 @@ What a client sends, and what it gets:
 
     one image as the body, of any content type         {"label": probability, ...}, best first
     a form with one file                               the same
-    a form with several files, each field its own name {"predictions": [...]}, in the order sent
+    a form with several files                          {"predictions": [...]}, in the order sent
     {"instances": [{"b64": "..."}, ...]}               {"predictions": [...]}, in the order sent
-    the header `describe: True`                        what the model is, from its spec
+    the header `describe: True`                        the model's classes, sizes, version and precision
+
+Text fields beside the files of a form are no images. `Content-Encoding: gzip` and `deflate` are unpacked. A parameter
+of the address or a text field `top_k`, or the header `top-k`, asks for fewer labels than the settings have.
 
 An entry of predictions is {"label": probability, ...}, or {"error": {"code", "type", "message"}} for an image that
 cannot be read. Where none of a request's images can be read, the request itself fails: status and body are those of
@@ -20,6 +23,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +32,17 @@ import torch
 from handlers import golden, payload
 from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose
-from handlers.errors import BadRequest, RequestError, TooLarge
+from handlers.errors import RequestError
 from handlers.exported import is_exported
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.payload import Request
 from handlers.precision import by_speed
+from handlers.request import Asked, read
 from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
 VERSION_HEADER = "model-version"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """What came with one request: its headers, names in lower case, and its fields.
-
-    A body that is no form is the field `body` or `data`; a form's fields go by their own names.
-    """
-
-    headers: Mapping[str, Any]
-    fields: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,46 +117,10 @@ class Service:
         """Return the images of one request, what is wrong with it, or None where it asks for the description."""
         if asked.headers.get("describe") == "True":
             return None
-        content_type = asked.headers.get("content-type")
-        kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
-        fields = asked.fields
         try:
-            if kind == "multipart/form-data":
-                return self._form(fields)
-            if kind == "application/x-www-form-urlencoded":
-                return self._urlencoded(fields)
-            # Parameters of the address stand beside the body: only these two names are the body's.
-            return self._body(fields.get("body", fields.get("data")))
+            return read(asked, self.settings)
         except RequestError as error:
             return error.with_traceback(None)
-
-    def _body(self, body: Any) -> Request:
-        # Text that the server decoded was valid UTF-8: encoding it again gives back the very bytes.
-        content = body.encode() if isinstance(body, str) else body
-        if content is None or content == b"":
-            raise BadRequest(f"the request has no body; send an image or {payload.FORM}")
-        if isinstance(content, bytes | bytearray):
-            if not payload.is_json(content):
-                return Request([content], listed=False)
-            content = payload.parse(content)
-        limits = self.settings
-        images = payload.images(content, max_images=limits.max_images, max_bytes=limits.max_bytes)
-        return Request(images, listed=True)
-
-    def _form(self, fields: Mapping[str, Any]) -> Request:
-        if len(fields) < 2:
-            return self._body(next(iter(fields.values()), None))
-        if len(fields) > self.settings.max_images:
-            raise TooLarge(f"the request has {len(fields)} images, more than the limit of {self.settings.max_images}")
-        return Request([_field(value) for value in fields.values()], listed=True)
-
-    def _urlencoded(self, fields: Mapping[str, Any]) -> Request:
-        """Return the images of JSON that came as a form, as `curl -d` sends it: cut in two at its first "="."""
-        for name, value in fields.items():
-            if payload.is_json(name[:64].encode()):
-                rest = value if isinstance(value, str) else bytes(value).decode(errors="replace")
-                return self._body(f"{name}={rest}" if rest else name)
-        raise BadRequest("curl -d sends a form, which an image does not survive: send it with curl -T FILE")
 
     def _classify(self, images: list[payload.Image]) -> list[Answer]:
         answers = iter(self.classifier.classify([image for image in images if not isinstance(image, RequestError)]))
@@ -174,15 +132,19 @@ class Service:
         error = request if isinstance(request, RequestError) else _error_of_all(answers)
         if error is not None:
             return Reply(error.body(), error)
-        if isinstance(request, Request) and request.listed:
-            return Reply({"predictions": [_entry(answer) for answer in answers]})
-        return Reply(_entry(answers[0]))
+        assert isinstance(request, Request)
+        entries = [_entry(answer, request.top_k) for answer in answers]
+        return Reply({"predictions": entries} if request.listed else entries[0])
 
     def _description(self) -> dict[str, Any]:
-        spec = json.loads(self.classifier.spec.to_json())
-        precision = self.classifier.engine.precision
-        version = self.headers[VERSION_HEADER]
-        return {**spec, "version": version, "top_k": self.classifier.top_k, "precision": precision}
+        """Return what a client has use for; where the model came from is the operator's to know."""
+        return {
+            "classes": list(self.classifier.spec.classes),
+            "preprocess": {"image_size": self.classifier.spec.preprocess.image_size},
+            "version": self.headers[VERSION_HEADER],
+            "top_k": self.classifier.top_k,
+            "precision": self.classifier.engine.precision,
+        }
 
 
 def load(
@@ -239,17 +201,11 @@ def _images(request: Request | RequestError | None) -> list[payload.Image]:
     return request.images if isinstance(request, Request) else []
 
 
-def _field(value: Any) -> payload.Image:
-    if isinstance(value, str):
-        return value.encode()
-    return value if isinstance(value, bytes | bytearray) else BadRequest("a field of several must be an image")
-
-
 def _error_of_all(answers: list[Answer]) -> RequestError | None:
     """Return the first error where there is nothing but errors."""
     errors = [answer for answer in answers if isinstance(answer, RequestError)]
     return errors[0] if len(errors) == len(answers) else None
 
 
-def _entry(answer: Answer) -> dict[str, Any]:
-    return {"error": answer.body()} if isinstance(answer, RequestError) else dict(answer)
+def _entry(answer: Answer, top_k: int | None) -> dict[str, Any]:
+    return {"error": answer.body()} if isinstance(answer, RequestError) else dict(islice(answer.items(), top_k))

@@ -10,7 +10,8 @@ from typing import Any
 
 from handlers import wire
 from handlers.device import fault_of
-from handlers.service import Asked, Service
+from handlers.request import Asked, Field
+from handlers.service import Service
 
 Row = dict[str, Any]
 
@@ -33,7 +34,7 @@ class ImageHandler:
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order."""
-        asked = [Asked(_headers(context, index), row) for index, row in enumerate(data)]
+        asked = [Asked(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
         try:
             replies = self.service.answer(asked)
         except RuntimeError:
@@ -45,6 +46,8 @@ class ImageHandler:
                 context.set_response_status(code=reply.code, phrase=reply.error.phrase, idx=index)
             for name, value in self.service.headers.items():
                 context.set_response_header(index, name, value)
+            if not asked[index].headers:  # only gRPC has none: a stream of its answers is one that ends here
+                context.set_response_header(index, "ts_stream_next", "false")
         return [reply.body for reply in replies]
 
     def _end_without_gpu(self) -> None:
@@ -56,5 +59,13 @@ class ImageHandler:
             os._exit(1)
 
 
-def _headers(context: Any, index: int) -> dict[str, Any]:
-    return {str(name).lower(): value for name, value in context.get_all_request_header(index).items()}
+def _headers(context: Any, index: int) -> dict[str, str]:
+    """Return the headers of a request, without those of its fields, which TorchServe keeps among them."""
+    headers = context.get_all_request_header(index)
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _fields(row: Row) -> list[Field]:
+    if isinstance(row, wire.Row):
+        return [Field(field["name"], field["value"], bool(field["contentType"])) for field in row.fields]
+    return [Field(name, value) for name, value in row.items()]  # of a TorchServe that `wire` does not know

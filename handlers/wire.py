@@ -3,13 +3,18 @@
 TorchServe 0.12 reads every length and every field of every header of a request by a call of its own, some forty a
 request. Here a batch is read through a buffer, field for field as TorchServe's own reader gives it, but that a body
 stays the bytes that came, whatever its content type claims. `python -m benchmarks.wire` measures both.
+
+TorchServe then hands the handler a dictionary of a request's fields, in which the last of one name replaces the others;
+here the dictionary carries all of them, in the order sent.
 """
 
+import functools
 import io
 import logging
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 BUFFER = 1 << 16  # bytes: a batch of small images in one call; what is larger goes past it, straight to its place
@@ -17,6 +22,16 @@ LENGTH = struct.Struct("!i")
 KNOWN = "0.12."  # of TorchServe, whose message this is
 END = -1  # stands for the length of what would come next in a list
 EACH_BATCH = "Backend received inference at"  # a line a batch, which the front end would read, parse and throw away
+
+Batch = list[dict[str, Any]]
+
+
+class Row(dict[str, Any]):
+    """The fields of one request by name, as TorchServe gives them; `fields` are all of them, in the order sent."""
+
+    def __init__(self, row: dict[str, Any], fields: list[dict[str, Any]]) -> None:
+        super().__init__(row)
+        self.fields = fields
 
 
 class Reader:
@@ -68,6 +83,7 @@ def install() -> Reader:
     """Let this process read so, where its TorchServe is the one that is known here; another one is left alone."""
     import ts
     from ts.protocol import otf_message_handler as protocol
+    from ts.service import Service
 
     reader = Reader()
     if ts.__version__.startswith(KNOWN):
@@ -75,7 +91,16 @@ def install() -> Reader:
         protocol._retrieve_buffer = reader.buffer
         protocol._retrieve_inference_msg = reader.batch
         logging.getLogger().addFilter(_is_kept)
+        given = Service.retrieve_data_for_inference
+        if not isinstance(given, functools.partial):
+            Service.retrieve_data_for_inference = staticmethod(functools.partial(_rows, given))
     return reader
+
+
+def _rows(given: Callable[[Batch], tuple[list[Any], Batch, Any]], batch: Batch) -> tuple[list[Any], Batch, Any]:
+    """Return what TorchServe's service makes of a batch, with all fields in each row."""
+    headers, rows, ids = given(batch)
+    return headers, [Row(row, request["parameters"]) for row, request in zip(rows, batch, strict=True)], ids
 
 
 def _is_kept(record: logging.LogRecord) -> bool:

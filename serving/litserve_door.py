@@ -1,5 +1,6 @@
 """Serve an archive behind LitServe in place of TorchServe: the same `handlers`, the same answers, on the loopback.
-python -m serving.litserve_door birds[=1.0] --port 8000     POST or PUT /predictions/birds, /v1/models/birds:predict"""
+python -m serving.litserve_door birds[=1.0] --port 8000
+POST or PUT /predictions/birds[/1.0] and /v1/models/birds:predict; GET /ping, and /v1/models/birds: ready or not"""
 
 import argparse
 from functools import partial
@@ -9,17 +10,11 @@ from fastapi import Depends, Request, Response
 from litserve import LitAPI, LitServer
 from starlette.exceptions import HTTPException
 
-from handlers.service import Asked, Reply, Service
-from serving import foreground, model_store
+from handlers.request import Asked
+from handlers.service import Reply, Service
+from serving import foreground, litserve_addresses, model_store
+from serving.asgi_request import read
 from serving.shares import Shares
-
-
-async def read(request: Request) -> Asked:
-    """Return a request as TorchServe hands it on: a form's fields by their names, anything else as one body."""
-    if not any(mark in request.headers.get("content-type", "") for mark in ("boundary=", "-urlencoded")):
-        return Asked(dict(request.headers), {"body": await request.body()})
-    form = await request.form(max_part_size=2**30)
-    return Asked(dict(request.headers), {k: v if isinstance(v, str) else await v.read() for k, v in form.items()})
 
 
 async def refuse(_: Request, error: Any) -> Response:
@@ -45,10 +40,10 @@ def serve(model: str, port: int) -> None:
         size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
         door = Door(size, delay, f"/predictions/{archive.name}")
         door.load = partial(Service, weights, config, version=archive.version)
-        lit = LitServer(door, "auto", 1, config["minWorkers"], max_payload_size=25 << 20, disable_openapi_url=True)
+        limits = {"timeout": config["responseTimeout"], "max_payload_size": 25 << 20}
+        lit = LitServer(door, "auto", 1, config["minWorkers"], **limits, disable_openapi_url=True)
         lit.app.add_exception_handler(HTTPException, refuse)
-        for path in (door.api_path, f"/v1/models/{archive.name}:predict"):
-            lit.app.add_api_route(path, lit.app.routes[-1].endpoint, methods=["POST", "PUT"])
+        litserve_addresses.add(lit.app, door.api_path, archive.name, archive.version)
         lit.run("127.0.0.1", port, 1, "warning", generate_client_file=False)
 
 

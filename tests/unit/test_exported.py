@@ -14,7 +14,8 @@ from handlers import artifact, exported, golden
 from handlers.artifact import ArtifactError
 from handlers.classifier import Classifier
 from handlers.golden import Golden, GoldenError
-from handlers.service import Asked, Service
+from handlers.request import Asked, Field
+from handlers.service import Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
 from tests.unit.test_engine import ask
@@ -83,7 +84,7 @@ def test_it_answers_behind_a_front_door(folder: Path) -> None:
         service = Service(folder / "model.pt2", {"minWorkers": 1, "handler": {"max_images": 1}}, version="1")
     finally:
         torch.set_num_threads(threads)
-    good, bad = service.answer([Asked({}, {"body": png(0)}), Asked({}, {"body": b"no image"})])
+    good, bad = service.answer([Asked({}, [Field("body", body)]) for body in (png(0), b"no image")])
     assert good.code == 200 and bad.code == 400
     assert good.document == pytest.approx(Classifier(folder / "model.pt").classify([png(0)])[0], abs=1e-5)
 

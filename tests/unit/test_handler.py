@@ -1,6 +1,7 @@
 """The handler as a worker drives it: TorchServe's own Service and wire format, without its Java side."""
 
 import base64
+import gzip
 import io
 import json
 import socket
@@ -191,6 +192,73 @@ def test_forms(worker: Worker, expected: Expected) -> None:
     assert document.json == {"predictions": [expected(png(3))]}
 
 
+@pytest.mark.parametrize("names", ["ff", "ffg", "fgf", "aA"])
+def test_files_of_one_name_are_an_entry_each_in_the_order_sent(worker: Worker, expected: Expected, names: str) -> None:
+    images = [png(seed) for seed in range(len(names))]
+    fields = [(name, "image/png", image) for name, image in zip(names, images, strict=True)]
+    (reply,) = worker.send((form()[0], fields))
+    assert reply.json == {"predictions": [expected(image) for image in images]}
+
+
+def test_text_beside_the_image_of_a_form_is_no_image(worker: Worker, expected: Expected) -> None:
+    fields = [("note", "", b"hello"), ("photo", "image/png", png(0)), ("content-type", "", b"x")]
+    (reply,) = worker.send((form()[0], fields))
+    assert reply.json == expected(png(0))
+    assert len(reply.json) > 1
+    (reply,) = worker.send((form()[0], [*fields, ("top_k", "", b"1")]))
+    assert list(reply.json) == list(expected(png(0)).expected)[:1]
+
+
+def test_a_form_without_a_field_that_can_be_read_is_called_so(worker: Worker) -> None:
+    (reply,) = worker.send(form())
+    assert reply.status == 400 and "the form cannot be read" in reply.json["message"]
+
+
+def test_a_packed_body_is_unpacked_or_refused_by_the_name_of_its_header(worker: Worker, expected: Expected) -> None:
+    headers, fields = kserve(png(1), png(2))
+    packed = [(name, kind, gzip.compress(value)) for name, kind, value in fields]
+    several, one, other = worker.send(
+        ({**headers, "Content-Encoding": "gzip"}, packed),
+        ({"Content-Encoding": "gzip"}, [("body", "", gzip.compress(png(0)))]),
+        ({"Content-Encoding": "br"}, [("body", "", b"anything")]),
+    )
+    assert several.json == {"predictions": [expected(png(1)), expected(png(2))]}
+    assert one.json == expected(png(0))
+    assert (other.status, other.phrase) == (415, "Unsupported Media Type")
+    assert "Content-Encoding" in other.json["message"]
+
+
+def test_json_is_json_in_each_encoding(worker: Worker, expected: Expected) -> None:
+    text = kserve(png(0))[1][0][2].decode()
+    for body in (text.encode("utf-8-sig"), text.encode("utf-16"), (" " * 65 + text).encode()):
+        (reply,) = worker.send(raw(body, JSON_TYPE))
+        assert reply.json == {"predictions": [expected(png(0))]}
+
+
+def test_an_instance_may_name_its_input_and_be_in_lines(worker: Worker, expected: Expected) -> None:
+    lines = base64.encodebytes(png(0)).decode()
+    url = "data:image/png;base64," + base64.urlsafe_b64encode(png(0)).decode().rstrip("=")
+    (reply,) = worker.send(instances([{"data": {"b64": lines}}, {"image_bytes": {"b64": url}}, lines]))
+    assert reply.json == {"predictions": [expected(png(0))] * 3}
+
+
+def test_an_explanation_is_not_a_prediction(worker: Worker) -> None:
+    headers, fields = raw(png(0))
+    (reply,) = worker.send(({**headers, "explain": "True"}, fields))
+    assert (reply.status, reply.phrase) == (501, "Not Implemented")
+    assert "not explained" in reply.json["message"]
+
+
+def test_grpc_may_name_its_one_input_as_it_likes_and_its_stream_ends(worker: Worker, expected: Expected) -> None:
+    (reply,) = worker.send(({}, [("image", "", png(0))]))
+    assert reply.json == expected(png(0))
+    assert reply.headers["ts_stream_next"] == "false"  # without it TorchServe ends the worker of a stream
+    (reply,) = worker.send(({}, []))
+    assert reply.status == 400 and reply.headers["ts_stream_next"] == "false"
+    (reply,) = worker.send(raw(png(0)))
+    assert "ts_stream_next" not in reply.headers  # HTTP would wait for more
+
+
 def test_json_that_curl_sends_as_a_form_is_recovered(worker: Worker, expected: Expected) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     for seed in range(6):  # base64 that ends in none, one and two "="
@@ -357,6 +425,14 @@ def test_describe_answers_its_own_request_alone(worker: Worker, expected: Expect
     assert described.json["classes"] == list(CLASSES)
     assert described.json["preprocess"]["image_size"] == 16
     assert described.json["version"] == "1.2"
+    assert set(described.json) == {
+        "classes",
+        "preprocess",
+        "version",
+        "top_k",
+        "precision",
+    }  # the rest is the operator's
+    assert set(described.json["preprocess"]) == {"image_size"}
 
 
 def test_workers_times_threads_is_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from handlers import wire
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"unclosed file .*version\.txt")  # the package leaves it open
     from ts.protocol import otf_message_handler as protocol
+    from ts.service import Service
 
     from benchmarks.wire import measure, message, ours
 
@@ -137,6 +138,17 @@ def test_a_body_is_the_bytes_that_came(connected: Connected) -> None:
     [(_, [request])] = read(connected, message([({}, parts)]), 1)
     assert [part["value"] for part in request["parameters"]] == [b'{"instances": []}', b"a"]
     assert all(type(part["value"]) is bytearray for part in request["parameters"])  # torch.frombuffer wants to write
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_row_carries_every_field_of_a_request(connected: Connected) -> None:
+    parts = [(b"f", b"image/png", b"1"), (b"g", b"", b"2"), (b"f", b"image/png", b"3")]
+    [(_, requests)] = read(connected, message([({b"Host": b"x"}, parts), ({}, [])]), 1)
+    wire.install()  # again: what is installed already is not installed over itself
+    _, rows, ids = Service.retrieve_data_for_inference(requests)
+    assert rows == [{"f": b"3", "g": b"2"}, {}] and len(ids) == 2
+    assert [(field["name"], field["value"]) for field in rows[0].fields] == [("f", b"1"), ("g", b"2"), ("f", b"3")]
+    assert rows[1].fields == []
 
 
 @pytest.mark.usefixtures("installed")

@@ -1,0 +1,281 @@
+"""What a client may send: each form of a body, and what a worker reads in it."""
+
+import base64
+import contextlib
+import gzip
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from handlers import content_encoding, payload
+from handlers.errors import BadImage, BadRequest, NoExplanation, RequestError, TooLarge, UnsupportedFormat
+from handlers.payload import Request
+from handlers.request import HEADERS_OF_A_PART, MULTIPART, Asked, Field, read
+from handlers.settings import Settings
+
+IMAGE = bytes(range(256)) * 3  # every digit of base64, "+" and "/" among them
+OTHER = b"\xff\xd8 another"
+TEXT = base64.b64encode(IMAGE).decode()
+SETTINGS = Settings(max_bytes=5000, max_images=3)
+FORM = {"content-type": f"{MULTIPART}; boundary=x"}
+
+
+def sent(body: bytes, **headers: str) -> Request:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read(Asked(named, [Field("body", body, is_file=False)]), SETTINGS)
+
+
+def form(fields: Sequence[Field], headers: Mapping[str, str] = FORM) -> Request:
+    return read(Asked(headers, fields), SETTINGS)
+
+
+def text(name: str, value: bytes) -> Field:
+    return Field(name, value, is_file=False)
+
+
+def document(*instances: Any) -> bytes:
+    return json.dumps({"instances": instances}).encode()
+
+
+@pytest.mark.parametrize("names", ["ff", "ffg", "gff", "fgf"])
+def test_every_file_of_a_form_is_an_image_whatever_its_name(names: str) -> None:
+    images: list[payload.Image] = list((IMAGE, OTHER, IMAGE + OTHER)[: len(names)])
+    assert form([Field(*field) for field in zip(names, images, strict=True)]) == Request(images, listed=True)
+
+
+def test_files_of_one_name_count_against_the_limit() -> None:
+    with pytest.raises(TooLarge, match="4 images, more than the limit of 3"):
+        form([Field("f", IMAGE)] * 4)
+
+
+@pytest.mark.parametrize("note", [b"hello", "größe".encode(), b'{"camera": 7}', b"", b"a\r\n\tb"])
+def test_text_beside_an_image_is_no_image(note: bytes) -> None:
+    for fields in ([text("note", note), Field("f", IMAGE)], [Field("f", IMAGE), text("note", note)]):
+        assert form(fields) == Request([IMAGE], listed=False)
+    files = [Field("f", IMAGE), text("note", note), Field("f", OTHER)]
+    assert form(files) == Request([IMAGE, OTHER], listed=True)
+
+
+def test_an_image_may_come_as_a_text_field() -> None:
+    assert form([text("f", IMAGE), text("f", OTHER)]) == Request([IMAGE, OTHER], listed=True)
+    assert form([text("f", document({"b64": TEXT}))]) == Request([IMAGE], listed=True)
+    assert form([text("f", b"GIF87a\0")]) == Request([b"GIF87a\0"], listed=False)
+    with pytest.raises(BadRequest, match="the form has no file; send each image as one"):
+        form([text("a", b"hello"), text("b", b"world")])
+
+
+def test_a_form_that_cannot_be_read_is_called_so() -> None:
+    with pytest.raises(BadRequest, match="the form cannot be read: no part of it ends with the boundary"):
+        form([])
+    whole = {**FORM, "content-length": str(len(IMAGE) + HEADERS_OF_A_PART)}
+    assert form([Field("f", IMAGE)], whole) == Request([IMAGE], listed=False)
+    cut = {**FORM, "content-length": str(len(IMAGE) + HEADERS_OF_A_PART + 1)}
+    with pytest.raises(BadRequest, match="cannot be read to its end: 1025 bytes of it"):
+        form([Field("f", IMAGE)], cut)
+    for kind in (MULTIPART, "image/jpeg"):
+        for start in ("Content-Disposition", "content-type"):
+            with pytest.raises(BadRequest, match="its Content-Type names no boundary"):
+                sent(f"--x\r\n{start}: form-data".encode(), content_type=kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("gzip", gzip.compress(IMAGE)),
+        (" X-GZIP ", gzip.compress(IMAGE)),
+        ("gzip, identity", gzip.compress(IMAGE)),
+        ("deflate", zlib.compress(IMAGE)),
+        ("deflate", zlib.compress(IMAGE, wbits=-15)),
+        ("identity", IMAGE),
+        ("", IMAGE),
+    ],
+)
+def test_a_packed_body_is_unpacked(name: str, packed: bytes) -> None:
+    assert sent(packed, content_encoding=name) == Request([IMAGE], listed=False)
+
+
+@pytest.mark.parametrize("name", ["br", "zstd", "utf-8", "gzip, gzip", "deflate, gzip"])
+def test_another_coding_is_named(name: str) -> None:
+    with pytest.raises(UnsupportedFormat, match="Content-Encoding must be gzip or deflate"):
+        sent(gzip.compress(IMAGE), content_encoding=name)
+
+
+def test_a_packed_form_is_refused() -> None:
+    for kind in (FORM["content-type"], "application/x-www-form-urlencoded"):
+        with pytest.raises(UnsupportedFormat, match="without Content-Encoding"):
+            form([], {"content-type": kind, "content-encoding": "gzip"})
+
+
+@pytest.mark.parametrize(
+    "packed", [IMAGE, gzip.compress(IMAGE)[:-9], gzip.compress(IMAGE) + b"x", gzip.compress(IMAGE) * 2, b"\x1f"]
+)
+def test_a_damaged_packing_is_a_bad_request(packed: bytes) -> None:
+    with pytest.raises(BadRequest, match="Content-Encoding"):
+        sent(packed, content_encoding="gzip")
+
+
+def test_what_a_body_unpacks_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = SETTINGS.max_bytes
+    assert sent(gzip.compress(b"\xff" * limit), content_encoding="gzip").images == [b"\xff" * limit]
+    with pytest.raises(TooLarge, match="more than the limit of 5000 bytes"):
+        sent(gzip.compress(b"\xff" * (limit + 1)), content_encoding="gzip")
+    images = [b"\xff" * limit] * SETTINGS.max_images
+    packed = gzip.compress(document(*({"b64": base64.b64encode(image).decode()} for image in images)))
+    assert sent(packed, content_encoding="gzip").images == images
+    most = 3 * (limit * 4 // 3 + 256)
+    with pytest.raises(TooLarge, match=f"more than the limit of {most} bytes"):
+        sent(gzip.compress(b"[" + b" " * (most + 1)), content_encoding="gzip")
+    monkeypatch.setattr(content_encoding, "MAX_DOCUMENT", limit + 1)
+    with pytest.raises(TooLarge, match="more than the limit of 5001 bytes"):
+        sent(packed, content_encoding="gzip")
+
+
+MARKED = {
+    "UTF-8 with a mark": document(TEXT).decode().encode("utf-8-sig"),
+    "UTF-16": document(TEXT).decode().encode("utf-16"),
+    "UTF-16, big end first": b"\xfe\xff" + document(TEXT).decode().encode("utf-16-be"),
+    "UTF-32": document(TEXT).decode().encode("utf-32"),
+    "UTF-32, big end first": b"\0\0\xfe\xff" + document(TEXT).decode().encode("utf-32-be"),
+    "blanks": b" \r\n\t" * 1000 + document(TEXT),
+    "a mark and blanks": b"\xef\xbb\xbf" + b" " * 64 + document(TEXT),
+}
+
+
+@pytest.mark.parametrize("case", MARKED)
+def test_json_is_read_in_each_encoding(case: str) -> None:
+    assert sent(MARKED[case]) == Request([IMAGE], listed=True)
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        sent(MARKED[case][:-9])
+
+
+INSTANCES: list[Any] = [
+    {"b64": TEXT},
+    TEXT,
+    {"data": {"b64": TEXT}},
+    {"image_bytes": {"b64": TEXT}},
+    {"input_1": {"b64": TEXT}},
+    {"data": TEXT},
+    {"image_bytes": TEXT},
+    {"b64": TEXT, "key": "7"},
+    {"b64": base64.encodebytes(IMAGE).decode()},
+    {"b64": base64.encodebytes(IMAGE).decode().replace("\n", "\r\n")},
+    {"b64": " \t" + TEXT + "\n"},
+    {"b64": "data:image/jpeg;base64," + TEXT},
+    "DATA:image/png;name=a-b_c.png;base64," + TEXT,
+    {"b64": base64.urlsafe_b64encode(IMAGE).decode()},
+]
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_the_image_of_an_instance_is_read(instance: Any) -> None:
+    assert sent(document(instance, instance)) == Request([IMAGE, IMAGE], listed=True)
+    assert sent(json.dumps(instance).encode()) == Request([IMAGE], listed=False)
+
+
+@pytest.mark.parametrize("length", range(3, 9))
+def test_padding_may_be_left_out(length: int) -> None:
+    image = IMAGE[-length:]
+    for digits in (base64.b64encode(image), base64.urlsafe_b64encode(image)):
+        assert sent(document(digits.decode().rstrip("="))).images == [image]
+
+
+def test_base64_pasted_with_its_line_ends_is_read() -> None:
+    body = b'{"instances": [{"b64": "' + base64.encodebytes(IMAGE) + b'"}]}'
+    assert sent(body).images == [IMAGE]
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [{"a": {"b64": TEXT}, "b": {"b64": TEXT}}, {"b64": TEXT, "data": TEXT}, {"image": TEXT}, {"b64": [TEXT]}, [TEXT],
+     {"data": {"b64": 1}}, {"b64": "data:image/png," + TEXT}, "a=bc", "abcde", None, {"b64": {"b64": TEXT}}],
+)  # fmt: skip
+def test_another_instance_is_a_bad_request(instance: Any) -> None:
+    (image,) = sent(document(instance)).images
+    assert isinstance(image, BadRequest)
+
+
+def test_blanks_of_a_url_encoded_document_were_plus_signs() -> None:
+    name, _, rest = document({"b64": TEXT}).decode().replace("+", " ").partition("=")
+    fields = [text(name, rest.encode())]
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    assert "+" in TEXT and form(fields, kind) == Request([IMAGE], listed=True)
+
+
+def test_a_string_that_is_no_image_is_a_bad_image() -> None:
+    with pytest.raises(BadImage, match="a JSON string that is not the base64 of an image"):
+        sent(b'"hello, world!"')
+
+
+def test_lines_do_not_count_against_the_limit() -> None:
+    image = b"\xff" * SETTINGS.max_bytes
+    assert sent(document(base64.encodebytes(image).decode())).images == [image]
+    (refused,) = sent(document(base64.b64encode(image + b"\xff" * 9).decode())).images
+    assert isinstance(refused, TooLarge)
+
+
+@pytest.mark.parametrize(("value", "top_k"), [("1", 1), (" 2 ", 2), ("007", 7), ("1000000000", None)])
+def test_fewer_labels_may_be_asked_for(value: str, top_k: int | None) -> None:
+    body = Field("body", IMAGE, is_file=False)
+    asked = [
+        Asked({"top-k": value}, [body]),
+        Asked({}, [text("top_k", value.encode()), body]),
+        Asked({"top-k": "9"}, [text("top_k", b"8"), text("top_k", value.encode()), body]),
+        Asked(FORM, [Field("f", IMAGE), text("top_k", value.encode())]),
+    ]
+    for each in asked:
+        if top_k is None:
+            with pytest.raises(BadRequest, match="top_k must be a whole number of at least 1"):
+                read(each, SETTINGS)
+        else:
+            assert read(each, SETTINGS) == Request([IMAGE], listed=False, top_k=top_k)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "", "two", "\u0664", "1e1", "0x1", "1 2"])
+def test_a_top_k_that_is_no_number_of_labels_is_refused(value: str) -> None:
+    with pytest.raises(BadRequest, match="top_k must be a whole number of at least 1"):
+        sent(IMAGE, top_k=value)
+
+
+def test_a_file_named_top_k_is_an_image() -> None:
+    assert form([Field("top_k", IMAGE)]) == Request([IMAGE], listed=False)
+
+
+def test_an_explanation_is_not_implemented() -> None:
+    with pytest.raises(NoExplanation, match="/predictions/<model>") as caught:
+        sent(IMAGE, explain="True")
+    assert caught.value.code == 501
+    assert sent(IMAGE, explain="False").images == [IMAGE]
+
+
+def test_the_one_input_of_grpc_may_have_any_name() -> None:
+    for name in ("data", "body", "image"):
+        assert read(Asked({}, [text("top_k", b"2"), text(name, IMAGE)]), SETTINGS).images == [IMAGE]
+    assert read(Asked({}, [text("data", IMAGE), text("a", OTHER)]), SETTINGS).images == [IMAGE]
+    with pytest.raises(BadRequest, match="the request has 2 inputs; send one, named data"):
+        read(Asked({}, [text("a", IMAGE), text("b", IMAGE)]), SETTINGS)
+    with pytest.raises(BadRequest, match="no body"):
+        read(Asked({}, []), SETTINGS)
+
+
+def test_what_is_wrong_is_always_a_request_error() -> None:
+    """Bodies that are cut anywhere, in each coding and kind, raise nothing else."""
+    bodies = [
+        *MARKED.values(),
+        document(INSTANCES[0]),
+        gzip.compress(document(TEXT)),
+        zlib.compress(IMAGE),
+        b'"',
+        b"--",
+    ]
+    for body in bodies:
+        for cut in range(0, len(body), 1 + len(body) // 40):
+            for coding in ("", "gzip", "deflate"):
+                with contextlib.suppress(RequestError):
+                    sent(body[:cut], content_encoding=coding)
+
+
+def test_blanks_before_an_image_are_no_json() -> None:
+    assert not payload.is_json(b" " * 2**20 + b"x")
