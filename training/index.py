@@ -8,7 +8,8 @@ that has a `sha256` has been decoded.
 import csv
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -28,6 +29,16 @@ CREATE TABLE records (
     path TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER, "group" TEXT,
     row INTEGER, sha256 BLOB, size INTEGER, reason TEXT, detail TEXT
 );
+CREATE TABLE unread (
+    number INTEGER PRIMARY KEY, path TEXT NOT NULL, files INTEGER NOT NULL, reason TEXT NOT NULL, detail TEXT
+);
+"""
+
+# Records that were left out, and files that no record is made of.
+_LEFT_OUT = """
+    SELECT number, id, split, label, path, reason, detail, 1 AS files FROM records WHERE reason NOT NULL
+    UNION ALL
+    SELECT 1000000000 + number, path, NULL, NULL, path, reason, detail, files FROM unread
 """
 
 # Of equal contents, the test side stays whole; contradicting labels spoil all copies; else the first copy stays.
@@ -69,6 +80,15 @@ class Decoded(NamedTuple):
     sha256: bytes
     size: int
     reason: str | None
+
+
+class Unread(NamedTuple):
+    """A file that no record is made of, or a folder (its path ends in a slash) with so many of them."""
+
+    path: str
+    files: int
+    reason: str
+    detail: str | None
 
 
 class Index:
@@ -133,6 +153,32 @@ class Index:
         except sqlite3.IntegrityError:
             twice = self._base.execute("SELECT id, MIN(path) FROM records GROUP BY id HAVING COUNT(*) > 1").fetchone()
             raise DatasetError(f"{twice[1]}: a second record has the id {twice[0]!r}; each must be unique") from None
+
+    def add_unread(self, files: Iterable[Unread]) -> None:
+        """Note what no record is made of."""
+        with self._base:
+            self._base.executemany("INSERT INTO unread (path, files, reason, detail) VALUES (?, ?, ?, ?)", files)
+
+    def reads_below(self, folder: str) -> bool:
+        """Return whether a record is read from `folder`, or from a folder below it."""
+        # "0" is the character after "/".
+        query = "SELECT 1 FROM records WHERE path >= ? AND path < ? LIMIT 1"
+        return self._base.execute(query, (f"{folder}/", f"{folder}0")).fetchone() is not None
+
+    def read_among(self, paths: Sequence[str]) -> Iterator[str]:
+        """Yield those of `paths` that a record is read from."""
+        for start in range(0, len(paths), _INSERT_AT_ONCE):
+            part = paths[start : start + _INSERT_AT_ONCE]
+            marks = ",".join("?" * len(part))
+            for line in self._base.execute(f"SELECT DISTINCT path FROM records WHERE path IN ({marks})", part):
+                yield line[0]
+
+    @contextmanager
+    def by_path(self) -> Iterator[None]:
+        """Let records be looked up by their paths inside."""
+        self._base.execute("CREATE INDEX IF NOT EXISTS by_path ON records(path)")
+        yield
+        self._base.execute("DROP INDEX by_path")
 
     def count(self, condition: str = "row IS NOT NULL") -> int:
         """Return the number of records that meet an SQL condition; by default of those with a row."""
@@ -237,11 +283,11 @@ class Index:
     def left_out(self) -> Iterator[tuple[str, int, list[str]]]:
         """Yield (reason, how many, the first few by name), the most frequent first."""
         lines = self._base.execute(
-            "SELECT reason, COUNT(*) FROM records WHERE reason NOT NULL GROUP BY reason ORDER BY COUNT(*) DESC, reason"
+            f"SELECT reason, SUM(files) FROM ({_LEFT_OUT}) GROUP BY reason ORDER BY SUM(files) DESC, reason"
         ).fetchall()
         for reason, count in lines:
             first = self._base.execute(
-                "SELECT id || COALESCE(' (' || detail || ')', '') FROM records"
+                f"SELECT id || COALESCE(' (' || detail || ')', '') FROM ({_LEFT_OUT})"
                 " WHERE reason = ? ORDER BY number LIMIT 5",
                 (reason,),
             )
@@ -260,13 +306,13 @@ class Index:
         return f"for its {count} files are left out, first {name}: {reason}" + (f" ({detail})" if detail else "")
 
     def write_left_out(self, path: Path) -> None:
-        """Write a CSV of all records that were left out, each with its reason."""
+        """Write a CSV of all that was left out, each with its reason and the number of files that it is."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(("id", "split", "label", "path", "reason", "detail"))
+            writer.writerow(("id", "split", "label", "path", "reason", "detail", "files"))
             writer.writerows(
                 self._base.execute(
-                    "SELECT id, split, label, path, reason, detail FROM records WHERE reason NOT NULL ORDER BY number"
+                    f"SELECT id, split, label, path, reason, detail, files FROM ({_LEFT_OUT}) ORDER BY number"
                 )
             )
 

@@ -3,8 +3,8 @@
     python -m training.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [processes=4] [key=value ...]
 
 The result is data/processed/<store>/ (see `training.store`). What cannot be used is left out and reported by name: what
-does not decode, has an unknown label, or stands twice. An interrupted run goes on where it stopped; a data set that is
-up to date is left alone. `augment=n` adds n transformed copies of each training image.
+does not decode, has an unknown label, stands twice, or is no part of the layout. An interrupted run goes on where it
+stopped; a data set that is up to date is left alone. `augment=n` adds n transformed copies of each training image.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from training.progress import plain_console, progress
 from training.readers import read
 from training.recipe import Recipe, digest
 from training.records import DatasetError, RawDataset
+from training.unread import unread
 
 _CHUNK = 64
 
@@ -82,6 +83,8 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
                     advance(steps)
             if not index.count("1"):
                 raise DatasetError(f"{recipe.raw}: no images; give a folder that holds some with raw=<folder>")
+            with index.by_path():
+                index.add_unread(unread(recipe.raw, raw_dataset.lists, index))
             index.remember("rows", str(index.count()))
             index.remember("stage", "decoding")
         else:
@@ -165,7 +168,7 @@ def _finish(
             file.close()
     np.save(folder / store.LABELS, index.column("class", rows))
     index.write_left_out(folder / store.LEFT_OUT)
-    document = _describe(recipe, key, classes, encoded, index, folder)
+    document = {**_describe(recipe, key, classes, encoded, index, folder), "remarks": raw_dataset.remarks}
     index.seal()
     (folder / store.DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
@@ -240,15 +243,22 @@ def _report(folder: Path, seconds: float, console: Console) -> None:
         f"{folder}: {len(dataset):,} images ({sides}), {len(dataset.classes)} classes, in {seconds:.1f} s",
     )
     train = dataset.document["counts"]["train"]
+    for line in dataset.document["remarks"]:
+        console.print(f"  {line}")
     for line in class_counts.remarks({name: train.get(name, 0) for name in dataset.classes}):
         console.print(f"  {line}")
     with Index(folder / store.INDEX) as index:
         for reason, count, names in index.left_out():
             console.print(f"  left out, {reason}: {count:,}")
             for name in names:
-                console.print(f"    {name}")
+                console.print(f"    {_one_line(name)}")
             if count > len(names):
                 console.print(f"    ... all of them are in {folder / store.LEFT_OUT}")
+
+
+def _one_line(text: str) -> str:
+    """Return a text, which may hold names of files, with line ends and other control characters written out."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def recipe_from(config: DictConfig) -> Recipe:
@@ -308,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_one_line(message)}", file=sys.stderr)
     return 1
 
 

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from handlers.spec import Colour, PreprocessSpec, Resize
 from training import readers
+from training.readers.folder import walk
 from training.records import DatasetError
 
 SCHEMA_VERSION = 1
@@ -134,26 +134,20 @@ def listing(raw: Path) -> str:
     The hashes of the entries are added up, modulo 2^128, so that neither sorting nor a list of all names is needed.
 
     Raises:
-        DatasetError: `raw` is not a folder or holds no file.
+        DatasetError: `raw` is not a folder or holds no file, or a link in it leads nowhere or round in a circle.
     """
     if not raw.is_dir():
         raise DatasetError(f"{raw}: there is no such folder of raw images; give one that exists with raw=<folder>")
-    total, count, folders = 0, 0, [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(raw / folder) as entries:
-            for entry in entries:
-                relative = f"{folder}/{entry.name}"
-                if entry.is_dir():
-                    folders.append(relative.lstrip("/"))
-                    continue
-                try:
-                    status = entry.stat()
-                except FileNotFoundError as error:
-                    raise DatasetError(f"{entry.path}: a link that leads nowhere; remove it or mend it") from error
-                line = f"{relative}\0{status.st_size}\0{status.st_mtime_ns}"
-                total += int.from_bytes(hashlib.blake2b(line.encode(errors="surrogateescape"), digest_size=16).digest())
-                count += 1
+    total, count = 0, 0
+    for folder, entries in walk(raw):
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except FileNotFoundError as error:
+                raise DatasetError(f"{entry.path}: a link that leads nowhere; remove it or mend it") from error
+            line = f"{folder}/{entry.name}\0{status.st_size}\0{status.st_mtime_ns}"
+            total += int.from_bytes(hashlib.blake2b(line.encode(errors="surrogateescape"), digest_size=16).digest())
+            count += 1
     if not count:
         raise DatasetError(f"{raw}: this folder holds no files; put the raw images there, or give another raw=<folder>")
     return f"{count}:{total % (1 << 128):032x}"

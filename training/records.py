@@ -44,9 +44,12 @@ class RawDataset:
 
     `classes` are all outputs that the network gets. A class without a usable image is an error, unless `fixed` says
     that the data set's own numbering gives the outputs, whichever of them are present. Errors of single records raise
-    `DatasetError` while `records` is iterated, before anything is written in its final place.
+    `DatasetError` while `records` is iterated, before anything is written in its final place. `lists` are the files,
+    by their paths in the raw folder, that say what the records are; `remarks` are lines for the person who prepares it.
     """
 
     classes: tuple[str, ...]
     records: Iterable[Record]
     fixed: bool = False
+    lists: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()

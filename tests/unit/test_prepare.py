@@ -92,6 +92,57 @@ def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, folder: Path) -
         assert mean == pytest.approx(own.mean(1).tolist()) and std == pytest.approx(own.std(1, correction=0).tolist())
 
 
+def test_every_file_is_used_or_named(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 4, 2)
+    extra = {
+        "moths.csv": "not read",
+        "train/cat/.DS_Store": "hidden or a system's own",
+        "train/cat/Thumbs.db": "hidden or a system's own",
+        "train/owl/notes.txt": "does not decode",
+        "train/loose.jpg": "not read",
+        "images to test/1.jpg": "",
+        "images to test/deep/2.jpg": "",
+        "__MACOSX/train/cat/._0.jpg": "",
+        "test/cat/.ipynb_checkpoints/1.jpg": "",
+        "train/dog/line\nbreak.jpg": "does not decode",
+    }
+    for name in extra:
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_text(name)
+    os.mkfifo(raw / "train" / "cat" / "pipe.jpg")
+    (raw / "nothing").mkdir()
+    text = io.StringIO()
+    prepare(recipe(raw), folder, console=Console(file=text, width=200, soft_wrap=True))
+    with open(folder / "left_out.csv", newline="", encoding="utf-8") as file:
+        lines = {line["id"]: (line["reason"], int(line["files"])) for line in csv.DictReader(file)}
+    assert lines == {
+        **{name: (reason, 1) for name, reason in extra.items() if reason},
+        "train/cat/pipe.jpg": ("not a file", 1),
+        "images to test/": ("not read", 2),
+        "__MACOSX/": ("hidden or a system's own", 1),
+        "test/cat/.ipynb_checkpoints/": ("hidden or a system's own", 1),
+    }
+    dataset = PreparedDataset.open(folder)
+    present = sum(not path.is_dir() for path in raw.rglob("*"))
+    assert len(dataset) + sum(files for _, files in lines.values()) == present == 29
+    assert dataset.document["left_out"] == {
+        "hidden or a system's own": 4,
+        "not read": 4,
+        "does not decode": 2,
+        "not a file": 1,
+    }
+    assert "left out, not read: 4\n    moths.csv\n    images to test/ (2 files)\n" in text.getvalue()
+    assert "images to test/ is not read: it holds no class folders" in text.getvalue()
+    assert "train/dog/line\\nbreak.jpg (" in text.getvalue()
+
+
+def test_many_files_beside_those_that_are_used_are_named_together(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 120)
+    prepare(recipe(raw, reader_options={"images_per_class": 2}), folder)
+    assert left_out(folder) == {f"{name}/": "not read" for name in CLASSES}
+    assert PreparedDataset.open(folder).document["left_out"] == {"not read": 354}
+
+
 def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, folder: Path) -> None:
     raw = write(tmp_path / "raw", 2)
     assert prepare(recipe(raw), folder)

@@ -260,11 +260,17 @@ def test_asl_without_a_test_folder_and_with_an_unknown_sign(raw: Path) -> None:
 # Class folders
 
 
-def test_class_folders_pass_over_hidden_and_nested(raw: Path) -> None:
+def test_class_folders_pass_over_hidden_ones_and_read_nested_ones(raw: Path) -> None:
     _class_folders(raw)
+    _write(
+        raw, ["dog/inner/deep/8.jpg", "dog/.ipynb_checkpoints/1.jpg", "cat/__MACOSX/._1.jpg", "__MACOSX/cat/._1.jpg"]
+    )
     dataset, records = _records("class_folders", raw)
     assert dataset.classes == ("cat", "dog")
-    assert [record.path for record in records] == ["cat/1.jpg", "cat/2.png", "dog/1.JPG"]
+    paths = ["cat/1.jpg", "cat/2.png", "dog/1.JPG", "dog/inner/9.jpg", "dog/inner/deep/8.jpg"]
+    assert [record.path for record in records] == paths
+    assert _labels(records, "train") == ["cat", "cat", "dog", "dog", "dog"]
+    assert len(_records("class_folders", raw, images_per_class=2)[1]) == 4
 
 
 def test_class_folders_keep_what_may_be_an_image_for_prepare_to_report(raw: Path) -> None:
@@ -284,13 +290,97 @@ def test_class_folders_with_sides(sides: tuple[str, ...], test_side: str, raw: P
     dataset, records = _records("class_folders", raw)
     assert dataset.classes == ("cat", "dog")
     assert {record.path.split("/")[0] for record in records if record.split == "test"} == {test_side}
-    assert _labels(records, "test") == ["cat", "cat", "dog", "only here"]
-    assert len(_labels(records, "train")) == 3 * (len(sides) - 1)
+    assert _labels(records, "test") == ["cat", "cat", "dog", "dog", "only here"]
+    assert len(_labels(records, "train")) == 4 * (len(sides) - 1)
 
 
-def test_class_folders_named_train_and_test_are_classes_where_images_stand_in_them(raw: Path) -> None:
-    _write(raw, ["train/1.jpg", "test/1.jpg"])
-    assert _records("class_folders", raw)[0].classes == ("test", "train")
+@pytest.mark.parametrize(
+    ("sides", "splits"),
+    [
+        (("seg_train/seg_train", "seg_test/seg_test"), ("train", "test")),
+        (("training_set", "test_set"), ("train", "test")),
+        (("TrainImages", "ValImages"), ("train", "test")),
+        (("TRAIN", "Validation", "test1"), ("train", "train", "test")),
+    ],
+)
+def test_class_folders_know_sides_by_other_names(sides: tuple[str, ...], splits: tuple[str, ...], raw: Path) -> None:
+    for side in sides:
+        _class_folders(raw / side)
+    _write(raw, ["seg_pred/1.jpg", "__MACOSX/seg_train/._1.jpg", "images to test/1.jpg", "moths.csv"])
+    dataset, records = _records("class_folders", raw)
+    assert dataset.classes == ("cat", "dog")
+    assert {(record.path.split("/")[0], record.split) for record in records} == {
+        (side.split("/")[0], split) for side, split in zip(sides, splits, strict=True)
+    }
+    assert [remark.split(" is ")[0] for remark in dataset.remarks] == ["images to test/", "seg_pred/"]
+
+
+def test_unlabelled_test_images_are_not_read_and_val_judges_in_their_place(raw: Path) -> None:
+    for side in ("train", "valid"):
+        _class_folders(raw / side)
+    _write(raw, ["test/1.jpg", "test/2.jpg"])
+    dataset, records = _records("class_folders", raw)
+    assert {record.path.split("/")[0] for record in records if record.split == "test"} == {"valid"}
+    assert dataset.remarks == ("test/ is not read: it holds no class folders of a train, validation or test side",)
+
+
+@pytest.mark.parametrize("test", ["test", "test1", "testing"])
+def test_flat_sides_are_refused_and_labelled_names_are_offered(test: str, raw: Path) -> None:
+    _write(raw / "train", ["1.jpg", "2.jpg"])
+    _write(raw / test, ["1.jpg"])
+    _refused("class_folders", raw, r"train/ holds no folder for each class, but 1\.jpg .*RAW=<folder>$")
+    shutil.rmtree(raw / "train")
+    _write(raw / "train", [f"{name}.{number}.jpg" for name in ("cat", "dog") for number in range(3)])
+    _refused("class_folders", raw, r"cat\.0\.jpg hold the class \(cat, dog\), read them .*reader_options\.labels=names")
+    dataset, records = _records("class_folders", raw, labels="names")
+    assert dataset.classes == ("cat", "dog")
+    assert _labels(records, "train") == ["cat"] * 3 + ["dog"] * 3 and _labels(records, "test") == []
+    _write(raw / test, ["dog.7.jpg", "notes 3.txt"])
+    assert _labels(_records("class_folders", raw, labels="names")[1], "test") == ["dog"]
+    assert len(_labels(_records("class_folders", raw, labels="names", images_per_class=2)[1], "train")) == 4
+
+
+def test_flat_images_without_sides_are_read_by_their_names(raw: Path) -> None:
+    _write(raw, ["american pug_10.jpg", "american pug_11.jpg", "Abyssinian_1.jpg", "Abyssinian (2).jpg", "unclear.jpg"])
+    dataset, records = _records("class_folders", raw, labels="names")
+    assert dataset.classes == ("Abyssinian", "american pug")
+    assert (records[0].path, records[0].label) == ("unclear.jpg", None)
+    (raw / "unclear.jpg").unlink()
+    _refused("class_folders", raw, r"not laid out as class folders.*\(Abyssinian, american pug\).*labels=names")
+    _refused("class_folders", raw, "only the class 'pug', a classifier needs at least two", labels="(pug)")
+    hands = ["x_3L.png", "y_0R.png"]
+    _write(raw, hands)
+    found = {record.path: record.label for record in _records("class_folders", raw, labels=r"(\d[LR])$")[1]}
+    assert {path: found[path] for path in hands} == {"x_3L.png": "3L", "y_0R.png": "0R"}
+
+
+@pytest.mark.parametrize("labels", ["", "cat|dog", "(a)(b)", "(", 3, True])
+def test_a_wrong_rule_for_labels_is_refused(labels: Any, raw: Path) -> None:
+    _write(raw, ["cat1.jpg", "dog1.jpg"])
+    _refused("class_folders", raw, r"reader_options\.labels is ", labels=labels)
+
+
+def test_a_class_may_be_called_train(raw: Path) -> None:
+    _write(raw, ["train/1.jpg", "bus/1.jpg", "car/1.jpg"])
+    assert _records("class_folders", raw)[0].classes == ("bus", "car", "train")
+    _write(raw, ["train/2023/2.jpg", "train/2024/3.jpg"])
+    _refused("class_folders", raw, r"can be read in two ways: train/ holds folders .* and bus/ .*RAW=.*/raw/train if")
+    assert read("class_folders", raw, {"classes": ["bus", "car", "train"]}).classes == ("bus", "car", "train")
+
+
+def test_a_name_in_two_unicode_forms_is_one_class_and_said(raw: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    _write(raw, [f"train/{composed}/1.jpg", f"train/{apart}/2.jpg", "train/tea/1.jpg", f"test/{apart}/1.jpg"])
+    for reader in ("class_folders", "moths"):
+        dataset, records = _records(reader, raw)
+        assert dataset.classes == (composed, "tea")
+        assert _labels(records, "train") == [composed, composed, "tea"] and _labels(records, "test") == [composed]
+        assert all(record.read(raw) for record in records)
+        (remark,) = dataset.remarks
+        assert remark == f"class {composed!r} has its name in two Unicode forms, 'caf\\xe9', 'cafe\\u0301': read as one"
+    option = {"class_folders": "classes", "moths": "species"}
+    for reader, name in option.items():
+        assert len(_records(reader, raw, **{name: [apart, "tea"]})[1]) == 4
 
 
 def test_class_folders_choose_classes(raw: Path) -> None:
@@ -309,13 +399,34 @@ def test_class_folders_refuse_what_cannot_be_classes(raw: Path) -> None:
     _write(raw, ["empty/readme.txt"])
     _refused("class_folders", raw, r"raw/empty holds no image, only readme\.txt")
     (raw / "empty/readme.txt").rename(raw / "empty/readme.jpg")
-    _refused("class_folders", raw, "raw/photos holds no image, only the folder cat")
+    (raw / "album/inner").mkdir(parents=True)
+    _refused("class_folders", raw, "raw/album holds no image, only the folder inner")
 
 
 def test_a_dangling_link_is_refused(raw: Path) -> None:
     _class_folders(raw)
     (raw / "cat/3.jpg").symlink_to(raw / "gone.jpg")
     _refused("class_folders", raw, r"cat/3\.jpg is a link that leads nowhere")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"), [("loop", "."), ("cat/up", ".."), ("cat/self", "self"), ("cat/round", "../dog")]
+)
+def test_a_link_round_in_a_circle_is_refused_in_one_short_line(link: str, target: str, raw: Path) -> None:
+    _class_folders(raw)
+    (raw / link).symlink_to(target)
+    (raw / "dog/round").symlink_to("../cat")
+    with pytest.raises(DatasetError, match=r"is a link to (.*, a folder that it is in|itself)\. .*[Dd]elete") as caught:
+        prepare(Recipe(name="store", reader="class_folders", raw=raw, image_size=8), raw.parent / "store")
+    assert len(str(caught.value)) < 500
+    _refused("class_folders", raw, "is a link to ")
+
+
+def test_a_linked_class_folder_is_read(raw: Path) -> None:
+    _class_folders(raw)
+    (raw / "dog").rename(raw.parent / "elsewhere")
+    (raw / "dog").symlink_to(raw.parent / "elsewhere")
+    assert len(_records("class_folders", raw)[1]) == 4
 
 
 # Fingers
@@ -462,6 +573,16 @@ def test_places_name_what_is_missing(name: str, raw: Path) -> None:
     _refused("places365", raw, r"raw/(categories|places365_val|val_256|data_256).* is missing\. Give")
 
 
+@pytest.mark.parametrize("name", ["categories_places365.txt", "places365_train_standard.txt", "places365_val.txt"])
+def test_places_lists_may_have_a_byte_order_mark_and_empty_lines(name: str, raw: Path) -> None:
+    _places(raw)
+    expected = _records("places365", raw)
+    lines = (raw / name).read_bytes().replace(b"\n", b"\r\n\r\n")
+    (raw / name).write_bytes(b"\xef\xbb\xbf" + lines + b"\r\n  \n\n")
+    found = _records("places365", raw)
+    assert (found[0].classes, found[1]) == (expected[0].classes, expected[1])
+
+
 # Petals
 
 
@@ -502,6 +623,18 @@ def test_petals_test_labels_are_read_where_they_are(raw: Path) -> None:
     (raw / "test_labels.csv").write_text("id,class,source\ntest1,53,a/b.jpg\n")
     assert _labels(_records("petals", raw)[1], "test") == [None, "sunflower"]
     assert _labels(_records("petals", raw, test_labels=False)[1], "test") == [None, None]
+
+
+def test_petals_lists_may_have_a_byte_order_mark_and_empty_lines(raw: Path) -> None:
+    _petals(raw)
+    mark = b"\xef\xbb\xbf"
+    (raw / "test_labels.csv").write_bytes(mark + b"id,class\r\n\r\ntest1,53\r\n \r\n\r\n")
+    (raw / "classes.txt").write_bytes(
+        mark + "".join(f"{n}\t{name}\n" for n, name in enumerate(NAMES)).encode() + b" \n\n"
+    )
+    dataset, records = _records("petals", raw)
+    assert dataset.classes == tuple(NAMES) and _labels(records, "test") == [None, "sunflower"]
+    assert dataset.lists == ("classes.txt", "test_labels.csv")
 
 
 @pytest.mark.parametrize(

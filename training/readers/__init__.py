@@ -10,7 +10,7 @@ from typing import Any
 from training.records import DatasetError, RawDataset
 
 # Modules here that the readers share.
-_SHARED = ("folder", "options")
+_SHARED = ("folder", "options", "sides", "file_names")
 READERS = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED))
 
 

@@ -1,6 +1,7 @@
 """Checked access to a reader's options, as they stand under `dataset.reader_options` in a config."""
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,14 @@ def choose(options: Mapping[str, Any], name: str, names: Sequence[str], where: s
     if value is None or value == "all":
         return tuple(names)
     if isinstance(value, Sequence) and not isinstance(value, str):
+        # A Mac writes names of files in another Unicode form than people type.
+        forms = {unicodedata.normalize("NFC", item): item for item in names}
+        wanted = set()
         for item in value:
-            if item not in names:
+            if (form := unicodedata.normalize("NFC", str(item))) not in forms:
                 raise DatasetError(f"reader_options.{name}: {item!r} is not in {where}: {nearest(str(item), names)}")
-        chosen = tuple(item for item in names if item in set(value))
+            wanted.add(forms[form])
+        chosen = tuple(item for item in names if item in wanted)
     else:
         number = count(options, name) or 0
         if number > len(names):

@@ -49,7 +49,12 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     for path, _ in files:
         _peek(raw / path)
     labels = _test_labels(raw) if options.get("test_labels", True) else {}
-    return RawDataset(names, _records(raw, files, names, labels, option.count(options, "images_per_class")), fixed=True)
+    lists = tuple(
+        name for name, used in (("classes.txt", True), ("test_labels.csv", labels)) if used and (raw / name).is_file()
+    )
+    return RawDataset(
+        names, _records(raw, files, names, labels, option.count(options, "images_per_class")), fixed=True, lists=lists
+    )
 
 
 def _folder(raw: Path, size: int | None) -> str:
@@ -86,7 +91,7 @@ def _names(raw: Path) -> tuple[str, ...]:
         index, tab, name = line.partition("\t")
         if tab and name and index.isdecimal() and int(index) == len(named) and name not in named.values():
             named[int(index)] = name
-        elif line:
+        elif line.strip():
             raise DatasetError(
                 f"{path}: line {number} is {line!r}. Write one class on each line, in order from 0: number, tab, a "
                 "name that no other has"
@@ -101,7 +106,7 @@ def _test_labels(raw: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     labels: dict[str, int] = {}
-    for row in csv.DictReader(text_lines(path)):
+    for row in csv.DictReader(line for line in text_lines(path) if line.strip()):
         number = row.get("class") or ""
         if not row.get("id") or not number.isdecimal():
             raise DatasetError(f"{path}: row {len(labels) + 1} is not complete. Each needs an id and a class number")

@@ -71,7 +71,12 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     for source in sources:
         paths = (record.path for record in _records(raw, source, categories, chosen, per_class))
         check_files(raw, paths, str(raw / source.names))
-    return RawDataset(tuple(classes), _all_records(raw, sources, categories, chosen, per_class), fixed=wanted == "all")
+    return RawDataset(
+        tuple(classes),
+        _all_records(raw, sources, categories, chosen, per_class),
+        fixed=wanted == "all",
+        lists=(_CATEGORIES, *(source.names for source in sources)),
+    )
 
 
 def _source(raw: Path, split: Split) -> _Source:
@@ -92,6 +97,8 @@ def _categories(path: Path) -> dict[int, str]:
         raise DatasetError(f"{path} is missing. Give a folder that holds {_LAYOUT}")
     found: dict[int, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
         name, _, index = line.strip().rpartition(" ")
         # "/c/church/outdoor": a letter for the folder, then the name.
         parts = name.strip().split("/", 2)
@@ -108,6 +115,8 @@ def _categories(path: Path) -> dict[int, str]:
 def _lines(path: Path, categories: Mapping[int, str]) -> Iterator[tuple[str, int]]:
     """Yield (file name without a leading slash, class index) for each line of a list, and refuse a wrong line."""
     for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip():
+            continue
         name, _, text = line.strip().rpartition(" ")
         index = int(text) if text.isdecimal() else -1
         name = name.strip().lstrip("/")
