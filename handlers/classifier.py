@@ -8,6 +8,7 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
 
 import contextlib
 import ctypes
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -153,8 +154,12 @@ class Classifier:
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{self.spec.classes[place]: value for place, value in zip(*row, strict=True)} for row in rows]
 
-    def classify(self, images: Sequence[Buffer]) -> list[Answer]:
-        """Return, for each encoded image, its labels with probabilities, or what is wrong with it."""
+    def classify(self, images: Sequence[Buffer], *, seconds: float = math.inf) -> list[Answer]:
+        """Return, for each encoded image, its labels with probabilities, or what is wrong with it.
+
+        Images whose turn comes after decoding has taken so many `seconds` of the processor are Busy.
+        """
+        self.decoder.allow(seconds)
         if self.ahead is None or len(images) <= self.ahead.part:
             return self._answers(self.decode(images))
         return [answer for answers in self.classify_all(self.ahead.parts(images)) for answer in answers]

@@ -1,14 +1,17 @@
 """Encoded images to images of the network's size, many at once, on the CPU."""
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from handlers.costs import Cost, cost_of
 from handlers.decoding import Buffer, Sized, decode
-from handlers.errors import RequestError
+from handlers.errors import Busy, RequestError
 from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
 
@@ -29,6 +32,16 @@ class Decoder:
         self.preprocess, self.limits = preprocess, limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
         self._heavy = threading.RLock()  # some are told of twice
+        self._left = math.inf  # seconds that threads may still take
+        self._counting = threading.Lock()
+
+    def cost(self, image: Buffer) -> Cost:
+        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        return cost_of(image, self.limits)
+
+    def allow(self, seconds: float) -> None:
+        """Let decoding take so many seconds of the processor from now on: images that come later are Busy."""
+        self._left = seconds
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
@@ -38,6 +51,16 @@ class Decoder:
         return list(self._pool.map(self._decode, images))
 
     def _decode(self, image: Buffer) -> Decoded:
+        if self._left <= 0:
+            return Busy("the images of this batch take longer to decode than a worker may")
+        began = time.thread_time()
+        try:
+            return self._in_turn(image)
+        finally:
+            with self._counting:
+                self._left -= time.thread_time() - began
+
+    def _in_turn(self, image: Buffer) -> Decoded:
         with contextlib.ExitStack() as held:
 
             def sized(width: int, height: int) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from handlers import memory, nvjpeg
+from handlers.costs import ON_DEVICE, Cost
 from handlers.decoder import Decoded, Decoder
 from handlers.decoding import Buffer
 from handlers.preprocessing import Preprocess
@@ -32,6 +33,17 @@ class DeviceDecoder:
         self._decodes = not fault
         if fault:
             logging.getLogger(__name__).warning("JPEG files are decoded on the CPU, since the GPU cannot: %s", fault)
+
+    def cost(self, image: Buffer) -> Cost:
+        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        pixels = nvjpeg.pixels_of(image, self.limits) if self._decodes else None
+        if pixels is None:
+            return self.others.cost(image)
+        return Cost(pixels, ON_DEVICE.seconds(pixels, len(image)))
+
+    def allow(self, seconds: float) -> None:
+        """Let decoding on the CPU take so many seconds from now on: images that come later are Busy."""
+        self.others.allow(seconds)
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or what is wrong with it."""

@@ -6,9 +6,11 @@ RequestError                 what costs one request its answer
 ├── TooLarge          413    more bytes or pixels than the limit
 ├── UnsupportedFormat 415    an image, of a format that is not served
 ├── NoAnswer          500    a good image, and a network that gives no numbers for it
-└── NoExplanation     501    an explanation is asked for, and there is none
+├── NoExplanation     501    an explanation is asked for, and there is none
+└── Busy              503    a good request that takes long, while others wait: send it again
 """
 
+import math
 import struct
 import zlib
 
@@ -68,3 +70,14 @@ class NoExplanation(RequestError):
 
     code = 501
     phrase = "Not Implemented"
+
+
+class Busy(RequestError):
+    """The request takes more of the worker's time than is left beside others: `retry_after` whole seconds help."""
+
+    code = 503
+    phrase = "Service Unavailable"
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        self.retry_after = max(1, math.ceil(retry_after))
+        super().__init__(f"{message}; send it again after {self.retry_after} s")

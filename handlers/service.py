@@ -13,8 +13,9 @@ of the address or a text field `top_k`, or the header `top-k`, asks for fewer la
 
 An entry of predictions is {"label": probability, ...}, or {"error": {"code", "type", "message"}} for an image that
 cannot be read. Where none of a request's images can be read, the request itself fails: status and body are those of
-its first image. A failing request costs the others of its batch nothing. Every answer is JSON, with the model's version
-in the header `model-version`.
+its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
+503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
+`model-version`.
 """
 
 import dataclasses
@@ -30,9 +31,10 @@ from typing import Any
 import torch
 
 from handlers import golden, payload
+from handlers.budget import Budget
 from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose
-from handlers.errors import RequestError
+from handlers.errors import Busy, RequestError
 from handlers.exported import is_exported
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
@@ -43,6 +45,7 @@ from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
 VERSION_HEADER = "model-version"
+RETRY_HEADER = "retry-after"  # seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class Reply:
     def code(self) -> int:
         """Return the HTTP status."""
         return self.error.code if self.error else 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers that this reply has besides those of every reply."""
+        return {RETRY_HEADER: str(self.error.retry_after)} if isinstance(self.error, Busy) else {}
 
     @property
     def body(self) -> bytes:
@@ -82,6 +90,7 @@ class Service:
     def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
+        self.budget = Budget(self.settings.request_pixels, self.settings.batch_seconds)
         largest = int(config.get("batchSize", 1)) * self.settings.max_images
         workers = threads(config.get("minWorkers"))
         # int8, and what is compiled ahead of time, run on a CPU alone.
@@ -110,8 +119,8 @@ class Service:
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images go through the network together."""
         requests = [self._read(asked) for asked in batch]
-        answers = iter(self._classify([image for request in requests for image in _images(request)]))
-        return [self._reply(request, [next(answers) for _ in _images(request)]) for request in requests]
+        answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
+        return [self._reply(*each) for each in zip(requests, answers, strict=True)]
 
     def _read(self, asked: Asked) -> Request | RequestError | None:
         """Return the images of one request, what is wrong with it, or None where it asks for the description."""
@@ -121,10 +130,6 @@ class Service:
             return read(asked, self.settings)
         except RequestError as error:
             return error.with_traceback(None)
-
-    def _classify(self, images: list[payload.Image]) -> list[Answer]:
-        answers = iter(self.classifier.classify([image for image in images if not isinstance(image, RequestError)]))
-        return [image if isinstance(image, RequestError) else next(answers) for image in images]
 
     def _reply(self, request: Request | RequestError | None, answers: list[Answer]) -> Reply:
         if request is None:

@@ -15,14 +15,17 @@ class Settings:
     """Labels in an answer, the limits of a request, and the precision of the network.
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
-    `max_images` for the images of one request. `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8" on
-    a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
+    `max_images` and `max_request_pixels` for the images of one request together. Decoding the images of a batch may
+    take `batch_seconds` (see `handlers.budget`). `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8"
+    on a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
     """
 
     top_k: int = 5
     max_bytes: int = DEFAULT_LIMITS.max_bytes
     max_pixels: int = DEFAULT_LIMITS.max_pixels
     max_images: int = 16
+    max_request_pixels: int = 4 * DEFAULT_LIMITS.max_pixels  # 16 photographs of 12 megapixels
+    batch_seconds: int = 2
     precision: str = "auto"
     device: str = "auto"
 
@@ -30,7 +33,7 @@ class Settings:
         for name, words in (("precision", PRECISIONS), ("device", DEVICES)):
             if (word := getattr(self, name)) not in words:
                 raise ValueError(f"handler: {name} is {word!r}, must be one of {', '.join(words)}")
-        for name in ("top_k", "max_bytes", "max_pixels", "max_images"):
+        for name in ("top_k", "max_bytes", "max_pixels", "max_images", "max_request_pixels", "batch_seconds"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"handler: {name} is {value!r}, must be a whole number of at least 1")
@@ -39,6 +42,11 @@ class Settings:
     def limits(self) -> Limits:
         """Return the limits of one image."""
         return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
+
+    @property
+    def request_pixels(self) -> int:
+        """Return the pixels of one request: one image of the largest size is always within the limit."""
+        return max(self.max_request_pixels, self.max_pixels)
 
     @classmethod
     def read(cls, section: Any) -> "Settings":

@@ -44,7 +44,7 @@ class ImageHandler:
             if reply.error is not None:
                 # The phrase is one of the fixed ones of `errors`: a line break in it would kill the worker.
                 context.set_response_status(code=reply.code, phrase=reply.error.phrase, idx=index)
-            for name, value in self.service.headers.items():
+            for name, value in (self.service.headers | reply.headers).items():
                 context.set_response_header(index, name, value)
             if not asked[index].headers:  # only gRPC has none: a stream of its answers is one that ends here
                 context.set_response_header(index, "ts_stream_next", "false")

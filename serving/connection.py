@@ -3,7 +3,8 @@
 What TorchServe loses is asked for again: a request in a batch that is being gathered when its worker dies is never
 answered, so the first attempts have a quarter of the time each, or four times what some took lately where that is more:
 a server that is slow is not asked twice. Requests that a dying worker had begun come back with a 5xx at once; those
-that no worker has seen (the queue is full, the server is starting again) are repeated after a pause.
+that no worker has seen (the queue is full, the server is starting again) are repeated after a pause, and those that a
+worker puts off (503 with Retry-After) after the pause that it asks for, until the deadline.
 """
 
 import contextlib
@@ -116,6 +117,8 @@ class Connection:
             pause = 0.0  # an attempt that timed out was one
             if not isinstance(failure, DeadlinePassed):
                 pause = random.uniform(0.5, 1) * min(SHORTEST * 2 ** min(begun + waited - 1, 9), LONGEST)
+            if isinstance(failure, ServerFailed) and failure.retry_after is not None:
+                pause += failure.retry_after
             if pause >= deadline.left:
                 raise DeadlinePassed(f"no answer within {deadline.seconds:g} s; the last was: {failure}") from None
             time.sleep(pause)
@@ -152,6 +155,8 @@ class Connection:
         """Return how many repeats a failure is worth that no worker has seen; None for one that may have reached it."""
         if isinstance(failure, NobodyListens):
             return math.inf if self._answered else AWAY
+        if isinstance(failure, ServerFailed) and failure.retry_after is not None:
+            return math.inf
         if isinstance(failure, ServerFailed) and failure.kind == "ServiceUnavailableException":
             return FULL
         return None

@@ -1,8 +1,10 @@
 """One address of a server: a request goes there, its answer or an error of `serving.errors` comes back."""
 
 import dataclasses
+import email.utils
 import json
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -44,8 +46,18 @@ class Answer:
         if kind == "InvalidKeyException":
             return InvalidKey(message)
         if self.code >= 500:
-            return ServerFailed(self.code, message, kind)
+            return ServerFailed(self.code, message, kind, self._retry_after())
         return (NotFound if self.code == 404 else RequestRefused)(self.code, kind, message)
+
+    def _retry_after(self) -> float | None:
+        """Return the seconds that an answer of 503 asks to wait, as a number or a date (RFC 9110, 10.2.3)."""
+        text = self.headers.get("retry-after", "").strip() if self.code == httpx.codes.SERVICE_UNAVAILABLE else ""
+        if text.isdecimal():
+            return float(text)
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        except ValueError:
+            return None
 
 
 class NobodyListens(Unreachable):

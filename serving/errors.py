@@ -46,10 +46,14 @@ class NotFound(RequestRefused):
 
 
 class ServerFailed(ClientError):
-    """The server could not answer a good request: `code` is the HTTP status, `kind` the type of error."""
+    """The server could not answer a good request: `code` is the HTTP status, `kind` the type of error.
 
-    def __init__(self, code: int, message: str, kind: str = "") -> None:
+    `retry_after` is in seconds, where the server says when it is to be asked again.
+    """
+
+    def __init__(self, code: int, message: str, kind: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
+        self.retry_after = retry_after
         self.code = code
         self.kind = kind
         self.message = message

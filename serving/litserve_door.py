@@ -30,7 +30,7 @@ class Door(LitAPI):  # type: ignore[misc]
         return request
 
     def predict(self, batch: list[Asked]) -> list[Response]:
-        return [Response(reply.body, reply.code, self.service.headers) for reply in self.service.answer(batch)]
+        return [Response(r.body, r.code, self.service.headers | r.headers) for r in self.service.answer(batch)]
 
 
 def serve(model: str, port: int) -> None:

@@ -23,6 +23,7 @@ import pytest
 from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive
+from tests.server.bombs import webp_of_one_colour
 from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture, run_cli
 from tests.until import until
 
@@ -134,6 +135,20 @@ def expected(door: Running) -> Any:
 
 def kserve(*images: bytes) -> bytes:
     return json.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}).encode()
+
+
+def test_expensive_requests_are_refused_or_put_off_as_by_torchserve(door: Running, expected: Any) -> None:
+    refused = door.send(content=kserve(*[webp_of_one_colour(8192, 6144)] * 16))
+    assert (refused.status_code, refused.json()["type"]) == (413, "TooLarge")
+    bodies = [*[webp_of_one_colour(6500, 6500)] * 4, picture(1)]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        *expensive, good = pool.map(lambda body: door.send(content=body), bodies)
+    assert good.json() == expected(picture(1))
+    put_off = [response for response in expensive if response.status_code != 200]
+    assert 1 <= len(put_off) <= 3, "they come in one batch, or in two"
+    for response in put_off:
+        assert (response.status_code, response.json()["type"]) == (503, "Busy")
+        assert int(response.headers["retry-after"]) >= 1 and response.headers["model-version"] == "1.0"
 
 
 def test_the_file_has_at_most_sixty_lines() -> None:

@@ -1,6 +1,8 @@
 """Deadlines, what is repeated and what never is, and the two kinds of addresses."""
 
 import contextlib
+import datetime as dt
+import email.utils
 import json
 import os
 import socket
@@ -75,6 +77,44 @@ def test_a_full_queue_is_waited_for_until_the_deadline(root: Path) -> None:
     with play.client(root, 1.0) as client, pytest.raises(DeadlinePassed, match="within 1 s; the last was: 503: no w"):
         client.predict(b"x", "m")
     assert 0.4 < time.monotonic() - began < 5 and 2 <= play.calls <= 12
+
+
+def put_off(after: str, code: int = 503) -> httpx.Response:
+    document = {"code": code, "type": "Busy", "message": "others wait"}
+    return httpx.Response(code, json=document, headers={"Retry-After": after})
+
+
+def test_a_request_that_is_put_off_is_sent_again_when_the_server_says(root: Path) -> None:
+    play = Play(put_off("1"), put_off("0"), put_off(email.utils.format_datetime(dt.datetime.now(dt.UTC))), GOOD)
+    began = time.monotonic()
+    with play.client(root) as client:
+        assert client.predict(b"x", "m").label == "a"
+    assert play.calls == 4 and 1 < time.monotonic() - began < 3
+
+
+def test_a_request_that_is_put_off_is_sent_again_until_its_deadline(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.connection.FULL", 1)
+    play = Play(*[put_off("0")] * 4, GOOD)
+    with play.client(root) as client:
+        assert client.predict(b"x", "m").label == "a", "no number of repeats ends it"
+    play = Play(put_off("10"), GOOD)
+    began = time.monotonic()
+    with (
+        play.client(root) as client,
+        pytest.raises(DeadlinePassed, match="no answer within 5 s; the last was: 503: oth"),
+    ):
+        client.predict(b"x", "m")
+    assert play.calls == 1 and time.monotonic() - began < 1, "what cannot be in time is said at once"
+
+
+@pytest.mark.parametrize("answer", [put_off("soon"), put_off(""), put_off("0", 507)], ids=["soon", "empty", "507"])
+def test_no_time_to_wait_is_no_reason_to_wait(root: Path, answer: httpx.Response) -> None:
+    play = Play(answer)
+    with play.client(root) as client, pytest.raises(ServerFailed):
+        client.predict(b"x", "m")
+    assert play.calls == ATTEMPTS
 
 
 def test_a_refusal_is_final(root: Path) -> None:

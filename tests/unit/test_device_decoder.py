@@ -17,10 +17,11 @@ from PIL import Image
 from handlers import device_decoder, nvjpeg
 from handlers.decoder import Decoder
 from handlers.device_decoder import DeviceDecoder
-from handlers.errors import BadImage, RequestError, TooLarge
+from handlers.errors import BadImage, Busy, RequestError, TooLarge
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
+from tests.server.bombs import webp_of_one_colour
 from tests.unit.test_classifier import png
 from training.generate import places365
 
@@ -242,3 +243,23 @@ def test_what_is_over_a_limit_is_not_taken() -> None:
     assert nvjpeg.pixels_of(data, Limits(max_pixels=9_999)) is None
     assert nvjpeg.pixels_of(data, Limits(max_bytes=len(data) - 1)) is None
     assert nvjpeg.pixels_of(data, Limits(max_pixels=10_000, max_bytes=len(data))) == 10_000
+
+
+def test_images_that_the_device_decodes_cost_little(decoders: tuple[Decoder, DeviceDecoder]) -> None:
+    ours, theirs = decoders
+    for image in (jpeg(1), jpeg(1, progressive=True), png(1), webp_of_one_colour(300, 200)):
+        there, here = theirs.cost(image), ours.cost(image)
+        assert there.pixels == here.pixels
+        assert there.seconds < here.seconds / 5 if image == jpeg(1) else there == here
+    for image in (b"no image", png(1, (400, 400))):
+        with pytest.raises(RequestError):
+            theirs.cost(image)
+
+
+def test_time_that_is_over_costs_the_images_of_the_processor(decoders: tuple[Decoder, DeviceDecoder]) -> None:
+    decoder = decoders[1]
+    decoder.allow(0)
+    first, second = decoder.decode([jpeg(1), png(1)])
+    assert isinstance(first, torch.Tensor) and isinstance(second, Busy)
+    decoder.allow(10)
+    assert all(isinstance(each, torch.Tensor) for each in decoder.decode([jpeg(1), png(1)]))

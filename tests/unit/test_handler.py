@@ -19,6 +19,7 @@ from PIL import Image
 from handlers import service, sightline_handler
 from handlers.classifier import Classifier
 from handlers.sightline_handler import ImageHandler
+from tests.server.bombs import webp_of_one_colour
 from tests.unit.small_network import CLASSES, save_small
 
 with warnings.catch_warnings():
@@ -410,12 +411,47 @@ def test_limits_come_from_the_configuration(folder: Path, expected: Expected) ->
         ({"top_k": 0}, "top_k is 0, must be a whole number"),
         ({"max_bytes": "3"}, "max_bytes is '3'"),
         ({"max_images": True}, "max_images is True"),
+        ({"max_request_pixels": 0}, "max_request_pixels is 0, must be a whole number"),
+        ({"batch_seconds": 0.5}, r"batch_seconds is 0\.5, must be a whole number"),
         ([1], "must be a mapping"),
     ],
 )
 def test_a_wrong_setting_refuses_to_load(folder: Path, section: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Worker(folder, {"handler": section})
+
+
+def test_one_request_has_pixels_of_its_own_limit(folder: Path, expected: Expected) -> None:
+    settings = {"max_pixels": 700, "max_request_pixels": 1300, "max_images": 4}  # an image has 600
+    worker = Worker(folder, {"handler": settings, "minWorkers": 64})
+    two, three, fields = worker.send(kserve(png(0), png(1)), kserve(png(0), png(1), png(2)), form(*[png(0)] * 3))
+    assert two.json == {"predictions": [expected(png(0)), expected(png(1))]}
+    for reply in (three, fields):
+        assert (reply.status, reply.phrase, reply.json["type"]) == (413, "Payload Too Large", "TooLarge")
+        assert "1800 pixels together, more than the limit of 1300" in reply.json["message"]
+    (one,) = Worker(folder, {"handler": {"max_request_pixels": 1}, "minWorkers": 64}).send(kserve(png(0), png(1)))
+    assert one.status == 200, "one image of the largest size is always within the limit"
+
+
+def test_expensive_requests_are_put_off_and_cost_a_neighbour_nothing(worker: Worker, expected: Expected) -> None:
+    image = webp_of_one_colour(6500, 6500)  # takes 1.1 s by its header: one has a place in a batch
+    replies = worker.send(*[raw(image)] * 2, raw(png(0)), *[raw(image)] * 2, kserve(*[image] * 16), kserve(png(1)))
+    assert replies[2].json == expected(png(0)) and replies[6].json == {"predictions": [expected(png(1))]}
+    assert (replies[5].status, replies[5].json["type"]) == (413, "TooLarge")
+    answered, *others = sorted((replies[place] for place in (0, 1, 3, 4)), key=lambda reply: reply.status)
+    assert answered.status == 200 and "retry-after" not in answered.headers
+    for reply in others:
+        assert (reply.status, reply.phrase, reply.json["type"]) == (503, "Service Unavailable", "Busy")
+        assert 1 <= int(reply.headers["retry-after"]) <= 3
+    (alone,) = worker.send(raw(image))
+    assert alone.status == 200
+
+
+def test_json_of_too_many_values_is_not_read(worker: Worker) -> None:
+    (reply,) = worker.send(raw(b'{"instances": [' + b'{"a":{}},' * 10_000 + b"0]}", JSON_TYPE))
+    assert (reply.status, reply.json["type"]) == (400, "BadRequest") and "more than 10000 values" in reply.json[
+        "message"
+    ]
 
 
 def test_describe_answers_its_own_request_alone(worker: Worker, expected: Expected) -> None:

@@ -1,0 +1,157 @@
+"""What the requests of a batch may take of a worker, so that none of them keeps the others waiting for long.
+
+A batch is answered when all of it is. So the time that its images take is estimated by their headers, before anything
+is decoded (`handlers.costs`), and measured while they are:
+
+    a request of more pixels than its limit                413
+    a request of several images that no batch has time for 413: its images go in several requests
+    a cheap request, as nearly all are                     is served, before the others
+    an expensive one                                       is served, the cheapest first, as long as the batch has time,
+                                                           and at least one of them
+    the other expensive ones; beside cheap requests, all   503 with Retry-After: the client sends them again
+    until the worker has been without one for as long as
+    the last ones took
+
+So a request waits for expensive neighbours at most `batch_seconds`, or as long as one image of the largest size takes
+where that is longer. An expensive request that comes alone, or is sent again, is answered.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+from handlers.classifier import Answer, Classifier
+from handlers.costs import Cost
+from handlers.decoding import Buffer
+from handlers.errors import Busy, RequestError, TooLarge
+
+CHEAP = 1 / 20  # of a batch's seconds
+SLACK = 3  # times the estimate: the rates are one machine's
+
+Image = Buffer | RequestError
+
+
+@dataclasses.dataclass(slots=True)
+class _Request:
+    images: Sequence[Image]
+    headers: list[Cost | RequestError] = dataclasses.field(default_factory=list)
+    answers: list[Answer] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def costs(self) -> list[Cost]:
+        return [header for header in self.headers if isinstance(header, Cost)]
+
+    @property
+    def pixels(self) -> int:
+        return sum(cost.pixels for cost in self.costs)
+
+    @property
+    def encoded(self) -> int:
+        return sum(len(image) for image in self.images if not isinstance(image, RequestError))
+
+    def refuse(self, error: RequestError) -> None:
+        self.answers = [error] * len(self.images)
+
+
+class Budget:
+    """The time of one worker.
+
+    Args:
+        request_pixels: that the images of one request may have together.
+        batch_seconds: of a processor, that decoding the images of a batch may take.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self, request_pixels: int, batch_seconds: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.request_pixels, self.batch_seconds, self._clock = request_pixels, batch_seconds, clock
+        self._rested = 0.0  # when expensive requests may be served beside cheap ones again
+
+    def classify(self, classifier: Classifier, batch: Sequence[Sequence[Image]]) -> list[list[Answer]]:
+        """Return the answers to the images of each request, or the same error for all where the request is refused."""
+        requests = [_Request(images) for images in batch]
+        spent = self._read_headers(classifier, requests)
+        served = self._admitted([request for request in requests if not request.answers], spent)
+        began = self._clock()
+        self._answer(classifier, served)
+        if any(self._is_expensive(request) for request in served):
+            self._rested = 2 * self._clock() - began
+        return [request.answers for request in requests]
+
+    def _is_expensive(self, request: _Request) -> bool:
+        return request.seconds > CHEAP * self.batch_seconds
+
+    def _read_headers(self, classifier: Classifier, requests: Sequence[_Request]) -> float:
+        """Estimate what each request takes, or refuse it; return the seconds that this took, of a processor."""
+        began = time.thread_time()
+        # Headers that take long are in many pieces: the requests of the fewest bytes first.
+        for request in sorted(requests, key=lambda request: request.encoded):
+            start = time.thread_time()
+            if start - began > self.batch_seconds:
+                request.refuse(Busy("the headers of this batch's images take longer to read than a worker may"))
+                continue
+            request.headers = [_header(classifier, image) for image in request.images]
+            reading = time.thread_time() - start
+            request.seconds = max(reading, sum(cost.seconds for cost in request.costs))
+            if request.pixels > self.request_pixels:
+                request.refuse(
+                    TooLarge(
+                        f"the images of the request have {request.pixels} pixels together, more than the limit of "
+                        f"{self.request_pixels}: send them in several requests"
+                    )
+                )
+            elif len(request.costs) > 1 and request.seconds > self.batch_seconds:
+                request.refuse(
+                    TooLarge(
+                        f"the images of the request take about {request.seconds:.2g} s to decode, more than the limit "
+                        f"of {self.batch_seconds:g} s: send them in several requests"
+                    )
+                )
+        return time.thread_time() - began
+
+    def _admitted(self, requests: Sequence[_Request], spent: float) -> list[_Request]:
+        """Return the requests to serve, the cheapest first, and refuse the others; `spent` seconds are used already."""
+        ordered = sorted(requests, key=lambda request: request.seconds)
+        cheap = [request for request in ordered if not self._is_expensive(request)]
+        expensive = ordered[len(cheap) :]
+        wait = self._rested - self._clock()
+        if cheap and wait > 0:
+            for request in expensive:
+                request.refuse(Busy("the request takes long to decode, and others wait", wait))
+            return cheap
+        spent += sum(request.seconds for request in cheap)
+        served = list(cheap)
+        for request in expensive:
+            if len(served) > len(cheap) and spent + request.seconds > self.batch_seconds:
+                request.refuse(Busy("the request takes long to decode, and others wait", spent))
+                continue
+            served.append(request)
+            spent += request.seconds
+        return served
+
+    def _answer(self, classifier: Classifier, requests: Sequence[_Request]) -> None:
+        """Answer requests in this order; one for which no time is left is Busy as a whole."""
+        good = [
+            image
+            for request in requests
+            for image, header in zip(request.images, request.headers, strict=True)
+            if isinstance(header, Cost) and not isinstance(image, RequestError)
+        ]
+        expected = sum(request.seconds for request in requests)
+        answers = iter(classifier.classify(good, seconds=SLACK * max(self.batch_seconds, expected)))
+        for request in requests:
+            request.answers = [next(answers) if isinstance(header, Cost) else header for header in request.headers]
+            busy = next((answer for answer in request.answers if isinstance(answer, Busy)), None)
+            if busy is not None:
+                request.refuse(busy)
+
+
+def _header(classifier: Classifier, image: Image) -> Cost | RequestError:
+    if isinstance(image, RequestError):
+        return image
+    try:
+        return classifier.decoder.cost(image)
+    except RequestError as error:
+        return error.with_traceback(None)

@@ -1,0 +1,136 @@
+"""What a batch may take: cheap requests are answered whatever comes beside them, and expensive ones in their turn."""
+
+import re
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+
+import pytest
+
+from handlers import costs
+from handlers.budget import CHEAP, SLACK, Budget, Image
+from handlers.classifier import Answer, Classifier
+from handlers.costs import Rate
+from handlers.decoder import Decoded
+from handlers.decoding import Buffer
+from handlers.errors import BadImage, Busy
+from handlers.limits import DEFAULT_LIMITS
+from handlers.settings import Settings
+from serving import model_config
+from tests.server.bombs import webp_of_one_colour
+from tests.unit.small_network import save_small
+from tests.unit.test_classifier import png
+
+SECONDS = 0.02  # that a batch may take; 1 ms is cheap
+GOOD = png(1)
+SMALL = webp_of_one_colour(600, 600)  # takes about 10 ms by its header
+LARGE = webp_of_one_colour(900, 900)  # 22 ms: more than a batch has
+HUGE = webp_of_one_colour(8192, 6144)
+
+
+class Worker:
+    """One worker's budget; `now` are seconds that pass when a test says so."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier, self.now = classifier, 1000.0
+        self.budget = Budget(4 * DEFAULT_LIMITS.max_pixels, SECONDS, clock=lambda: self.now)
+
+    def answers(self, *requests: list[Image]) -> list[list[Answer]]:
+        return self.budget.classify(self.classifier, requests)
+
+    def ask(self, *requests: list[Image]) -> list[str]:
+        """Return of each request that it was answered, or the error that all its images got."""
+        return [_summary(answers) for answers in self.answers(*requests)]
+
+
+def _summary(answers: list[Answer]) -> str:
+    kinds = {type(answer).__name__ for answer in answers}
+    assert len(kinds) == 1, "a request is answered or refused as a whole"
+    return kinds.pop().replace("dict", "answered")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return Classifier(save_small(tmp_path_factory.mktemp("model") / "model.pt"))
+
+
+@pytest.fixture
+def worker(classifier: Classifier) -> Worker:
+    return Worker(classifier)
+
+
+def test_more_pixels_than_a_request_may_have_are_refused_by_their_headers(worker: Worker) -> None:
+    began = time.thread_time()
+    assert worker.ask([HUGE] * 16, [GOOD], [HUGE] * 5, [GOOD, GOOD]) == ["TooLarge", "answered", "TooLarge", "answered"]
+    assert time.thread_time() - began < 0.5, "nothing of a gigapixel was decoded"
+
+
+def test_images_that_no_batch_has_time_for_go_one_by_one(worker: Worker) -> None:
+    assert worker.ask([SMALL] * 3) == ["TooLarge"]
+    assert worker.ask([SMALL]) == worker.ask([LARGE]) == ["answered"]
+    assert re.search(r"take about 0\.029 s to decode, .* limit of 0\.02 s: send them", str(worker.answers([SMALL] * 3)))
+
+
+def test_the_cheap_are_answered_and_of_the_expensive_what_there_is_time_for(worker: Worker) -> None:
+    answered, busy = "answered", "Busy"
+    assert worker.ask([LARGE], [GOOD], [SMALL], [GOOD], [SMALL]) == [busy, answered, answered, answered, busy]
+    assert worker.ask([LARGE], [LARGE]) == [answered, busy], "one of them whatever it takes"
+
+
+def test_the_expensive_are_put_off_beside_the_cheap_for_as_long_as_they_took(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = worker.classifier.decoder.decode
+
+    def taking_two_seconds(images: Sequence[Buffer]) -> list[Decoded]:
+        worker.now += 2
+        return decode(images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.classifier.decoder, "decode", taking_two_seconds)
+        assert worker.ask([GOOD], [SMALL]) == ["answered", "answered"]
+    (busy,), (answer,) = worker.answers([SMALL], [GOOD])
+    assert isinstance(busy, Busy) and busy.retry_after == 2 and "send it again after 2 s" in str(busy)
+    assert isinstance(answer, dict)
+    worker.now += 1.5
+    assert worker.ask([SMALL], [GOOD]) == ["Busy", "answered"]
+    worker.now += 0.6
+    assert worker.ask([SMALL], [GOOD]) == ["answered", "answered"]
+
+
+def test_an_expensive_request_that_is_alone_keeps_nobody_waiting(worker: Worker) -> None:
+    assert [worker.ask([LARGE]) for _ in range(3)] == [["answered"]] * 3
+
+
+def test_what_takes_longer_than_its_header_says_is_broken_off(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(costs.RATES, b"RIFF", Rate(0.001, 0))
+    long = webp_of_one_colour(2000, 2000)
+    found = worker.ask([long] * 16, [GOOD], [png(3)], [png(4)], [long] * 16, [png(2)])
+    assert found.count("Busy") >= 1 and found[1:4] == ["answered"] * 3 and found[5] == "answered"
+
+
+def test_each_image_has_its_own_answer_and_what_is_wrong_with_it(worker: Worker) -> None:
+    broken = BadImage("by its request")
+    requests: list[list[Image]] = [[b"no image", GOOD, broken], [], [SMALL, png(3)], [png(2)]]
+    worker.budget.batch_seconds = 2.0
+    first, empty, second, third = worker.answers(*requests)
+    assert isinstance(first[0], BadImage) and first[1] == worker.classifier.classify([GOOD])[0] and first[2] is broken
+    assert not empty and len(second) == 2
+    assert third[0] == pytest.approx(worker.classifier.classify([png(2)])[0], abs=1e-5)
+
+
+def test_headers_that_take_long_cost_their_own_request(worker: Worker) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
+    pieces = chunk(b"tEXt", b"a\0b") * 20_000
+    slow = b"\x89PNG\r\n\x1a\n" + header + pieces + chunk(b"IDAT", zlib.compress(bytes(72))) + chunk(b"IEND", b"")
+    found = worker.ask([slow], [slow], [slow], [GOOD])
+    assert found[3] == "answered" and "Busy" in found[:3] and "TooLarge" not in found
+
+
+def test_a_batch_ends_well_before_the_time_out_of_a_worker() -> None:
+    most = Settings().batch_seconds * SLACK * 2
+    assert most < model_config.DEFAULTS["responseTimeout"] / 4 and model_config.DEFAULTS["batchSize"] * CHEAP < 1
