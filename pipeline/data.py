@@ -1,7 +1,7 @@
-"""Get a data set's raw images and prepare them: `make data DATASET=… [RAW=<folder>|generated] [NAME=] [AUGMENT=n]`.
+"""Get a data set's raw images and prepare them: `make data DATASET=… [RAW=<folder or archive>] [NAME=] [AUGMENT=n]`.
 
 python -m pipeline.data fingers                     download, then prepare
-python -m pipeline.data fingers --raw <folder>      prepare the images of a folder
+python -m pipeline.data fingers --raw <folder>      prepare the images of a folder, or of a zip or tar of one
 python -m pipeline.data fingers --raw generated     draw images in the same layout: no network, no credentials
 """
 
@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline import unpacking
 from pipeline.steps import StepError, Steps, guarded, override
 from training.generate.__main__ import DATASETS
 
@@ -16,7 +17,9 @@ GENERATED = "generated"
 
 
 def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ...] = ()) -> Steps:
-    """Bring the raw images of `dataset` and prepare them as `name`; `raw` is a folder, "generated", or "" to download.
+    """Bring the raw images of `dataset` and prepare them as `name`.
+
+    `raw` is a folder, a zip or a tar, "generated", or "" to download.
 
     Raises:
         StepError: a step failed, or the folder is not there.
@@ -33,8 +36,11 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
     elif not raw:
         folder = Path("data/raw") / dataset
         run.run("download", f"downloading {dataset}", "training.download", dataset, str(folder))
+    elif unpacking.is_archive(folder):
+        with run.step("unpack", f"unpacking {raw}, unless it was before"):
+            folder = unpacking.unpack(folder, root)
     elif not folder.is_dir():
-        raise StepError(f"RAW={raw} is not a folder. Name one, or RAW={GENERATED} to have images drawn")
+        raise StepError(f"RAW={raw} is not a folder, a zip or a tar. Name one, or RAW={GENERATED} to have images drawn")
     arguments = (f"dataset={dataset}", f"name={name}", override("raw", folder), *overrides)
     run.run("prepare", f"decoding the images of {raw or folder} once", "training.prepare", *arguments)
     return run
@@ -43,7 +49,7 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.data", description=__doc__.splitlines()[0])
     parser.add_argument("dataset", help="fingers, asl_alphabet, moths, places365, petals or class_folders")
-    parser.add_argument("--raw", default="", help='folder with the raw images, or "generated"; nothing: download')
+    parser.add_argument("--raw", default="", help='folder, zip or tar of raw images, or "generated"; none: download')
     parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.prepare")
     arguments = parser.parse_intermixed_args()

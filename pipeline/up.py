@@ -2,9 +2,10 @@
 
 python -m pipeline.up RAW NAME [--minutes 10] [overrides]
 
-RAW holds one folder of images for each class. Overrides are those of training.train (`network=small_cnn`,
-`trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. What has not changed since the last
-time is skipped, a changed model becomes the next version. The times of all steps go to logs/up-<name>.json.
+RAW, or a zip or tar of it, holds one folder of images for each class. Overrides are those of training.train
+(`network=small_cnn`, `trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. What has not
+changed since the last time is skipped, a changed model becomes the next version. The times of all steps go to
+logs/up-<name>.json.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline import showing, steps
+from pipeline import showing, steps, unpacking
 from pipeline.steps import StepError, Steps
 from serving import model_store
 from serving.archive import RUNS, read_spec
@@ -31,9 +32,14 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
         StepError and the errors of serving: a step failed.
     """
     model_store.check_name(name)
-    if not raw.is_dir():
-        raise StepError(f"{raw} is not a folder. Name one that holds a folder of images for each class: RAW=<folder>")
     run = Steps("up", root=root, record=root / "logs" / f"up-{name}.json")
+    if unpacking.is_archive(raw):
+        with run.step("unpack", f"unpacking {raw}, unless it was before"):
+            raw = unpacking.unpack(raw, root)
+    elif not raw.is_dir():
+        raise StepError(
+            f"{raw} is not a folder, a zip or a tar. Name one that holds a folder of images for each class: RAW=<path>"
+        )
     data = ("dataset=class_folders", f"name={name}", steps.override("raw", raw.absolute()))
     run.run("prepare", f"reading {raw}", "training.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
@@ -91,7 +97,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of training at most (default {MINUTES:g})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
-    name = arguments.name or arguments.raw.resolve().name
+    name = arguments.name or unpacking.name_of(arguments.raw.resolve())
     overrides = tuple(arguments.overrides)
     return steps.guarded(lambda: up(arguments.raw, name, Path.cwd(), arguments.minutes, overrides))
 

@@ -19,7 +19,8 @@ def plain_console() -> Console:
 def progress(console: Console, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Give a function that is called with the number of steps just done; `total` None: the end is not known."""
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        named = TextColumn("{task.description}", markup=False)
+        columns = (named, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total)
             yield lambda steps: bar.advance(task, steps)

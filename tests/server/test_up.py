@@ -90,5 +90,6 @@ def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: nowhere is not a folder. Name one that holds a folder of images for each class: RAW=<folder>\n"
+        "error: nowhere is not a folder, a zip or a tar. "
+        "Name one that holds a folder of images for each class: RAW=<path>\n"
     )

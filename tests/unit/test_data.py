@@ -34,7 +34,10 @@ def test_a_raw_folder_that_is_none_is_one_line(tmp_path: Path, raw: str) -> None
     (tmp_path / "file.txt").touch()
     done = data(tmp_path, "fingers", "--raw", raw)
     assert done.returncode == 1
-    assert done.stderr == f"error: RAW={raw} is not a folder. Name one, or RAW={GENERATED} to have images drawn\n"
+    assert (
+        done.stderr
+        == f"error: RAW={raw} is not a folder, a zip or a tar. Name one, or RAW={GENERATED} to have images drawn\n"
+    )
 
 
 def test_a_set_that_cannot_be_drawn_says_which_can(tmp_path: Path) -> None:
