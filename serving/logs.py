@@ -12,6 +12,7 @@ CONSOLE = "console.log"
 FILES = (CONSOLE, "ts_log.log", "model_log.log")
 _LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+_INSTALL = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
 # What TorchServe's worker ends with, whatever the handler raised.
 _OWN = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
 
@@ -47,7 +48,10 @@ class Mark:
         return ""
 
     def raised(self, name: str, version: str) -> str:
-        """Return the last exception that a worker of a version wrote down since, as one line, or nothing."""
+        """Return the last exception that a worker of a version wrote down since, as one line, or nothing.
+
+        With what to do about a package that the handler imports and nobody installed.
+        """
         found = ""
         for line in self.lines("model_log.log"):
             parts = _LINE.fullmatch(line)
@@ -55,7 +59,7 @@ class Mark:
                 continue
             if _RAISED.fullmatch(parts["text"]) and not _OWN.match(parts["text"]):
                 found = parts["text"]
-        return found
+        return f"{found} ({_INSTALL})" if found.startswith("ModuleNotFoundError: ") else found
 
 
 def _size(path: Path) -> int:

@@ -196,6 +196,27 @@ def archives(store: Path = FOLDER) -> list[Archive]:
     return sorted(found, key=lambda archive: (archive.name, order(archive.version)))
 
 
+def misnamed(store: Path = FOLDER) -> list[str]:
+    """Return a line for each archive that is not served because of its name, with the command to mend that."""
+    lines = []
+    for path in sorted(store.glob("*.mar")):
+        name, _, version = path.stem.rpartition("-")
+        if path.is_file() and not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
+            right = path_of(*_says(path), store)
+            lines.append(f"{path.name} is not served, since its name has no version: mv -n {path.name} {right.name}")
+    return lines
+
+
+def _says(path: Path) -> tuple[str, str]:
+    """Return the name and version that an archive gives itself, or what its file name suggests."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            model = Archive.manifest(file)
+        return str(model["modelName"]), str(model["modelVersion"])
+    except (*UNREADABLE, KeyError, ValueError, TypeError):
+        return path.stem, "1.0"
+
+
 def newest(store: Path = FOLDER) -> list[Archive]:
     """Return the newest archive of every name."""
     return list({archive.name: archive for archive in archives(store)}.values())

@@ -102,7 +102,8 @@ def start(
             if isinstance(error, NotReady | LaunchError):
                 raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
             raise
-    return Started(started, models, time.monotonic() - began, left_out)
+    misnamed = [] if wanted else model_store.misnamed(root / model_store.FOLDER)
+    return Started(started, models, time.monotonic() - began, [*left_out, *misnamed])
 
 
 def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tuple[list[ModelStatus], list[str]]:

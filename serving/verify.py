@@ -87,6 +87,10 @@ def _check_file(archive: Archive) -> dict[str, Any]:
     if not archive.path.is_file():
         how = f"make archive NAME={archive.name} VERSION={archive.version}"
         raise ArchiveError(f"{archive.path} is not there: {how} builds it")
+    if not archive.sidecar.is_file() and not _is_ours(archive):
+        raise ArchiveError(
+            f"{archive.path} was not built by make archive: there is nothing to check it against. make serve serves it"
+        )
     if not archive.sidecar.is_file():
         raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
     try:
@@ -104,6 +108,15 @@ def _check_file(archive: Archive) -> dict[str, Any]:
     if (digest := provenance.sha256(archive.path)) != sidecar["sha256"]:
         raise ArchiveError(f"{archive.path} is not the file that was built (sha256 {digest}). {again}")
     return sidecar
+
+
+def _is_ours(archive: Archive) -> bool:
+    """Return whether an archive holds our handler, or cannot be read."""
+    try:
+        with archive.opened() as file:
+            return package.HANDLER_FILE in file.namelist()
+    except ArchiveError:
+        return True
 
 
 def _check_members(archive: Archive, file: zipfile.ZipFile) -> int:

@@ -67,8 +67,11 @@ def test_the_readme_s_commands_work(plain: tuple[Path, Ports], tmp_path: Path) -
     register = ("-X", "POST", *token["management"])
     answer = curl(*register, f"{management}/models?url=digits-1.0.mar&initial_workers=1&synchronous=true")
     assert "digits" in str(answer["status"]) and "registered" in str(answer["status"])
-    refused = curl(*register, f"{management}/models?url=http://127.0.0.1:9/digits-1.0.mar")
-    assert refused["code"] in (400, 404) and "allowed" in str(refused["message"])
+    elsewhere = shutil.copy(home / "model_store" / "digits-1.0.mar", tmp_path / "elsewhere.mar")
+    for url in ("http://127.0.0.1:9/digits-1.0.mar", f"file://{elsewhere}"):
+        refused = curl(*register, f"{management}/models?url={url}")
+        assert refused["code"] in (400, 404) and "allowed" in str(refused["message"])
+    assert not (home / "model_store" / "elsewhere.mar").exists()
     described = curl(*token["management"], f"{management}/models/digits")
     assert [worker["status"] for worker in described["workers"]] == ["READY"]  # type: ignore[attr-defined]
 

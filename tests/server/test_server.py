@@ -1,5 +1,6 @@
 """Starting, looking at and stopping servers, as commands in a directory of their own."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
+from serving.live import Live, LiveModel
 from serving.model_store import ArchiveError
 from serving.ports import Ports
 from serving.shares import Shares
@@ -169,6 +171,44 @@ def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serv
     assert started.stderr.startswith("error: a worker of changed 1.0 does not load")
     assert "golden image 1.jpg is answered otherwise" in started.stderr
     assert ServerState.read(home) is None
+
+
+def test_a_checkout_in_a_folder_of_any_name_is_served_in_any_locale(home: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "50% #1 f\u00fcr x"
+    for code in ("serving", "handlers"):
+        shutil.copytree(ROOT / code, checkout / code)
+    shutil.copytree(home / "model_store", checkout / "model_store")
+    shutil.copy(CONFIG, checkout)
+    (checkout / "image.jpg").write_bytes(picture())
+    environment = {"LC_ALL": "C", "PYTHONPATH": str(checkout), "SIGHTLINE_PORT_OFFSET": str(free_offset(12_000))}
+    commands = [(SERVER, "start"), (STATUS, "--json"), ("serving.predict", "shapes", "image.jpg"), (SERVER, "stop")]
+    for command in commands:
+        done = run_cli(*command, root=checkout, **environment)
+        assert done.returncode == 0, done.stderr
+    assert (checkout / LOGS / "ts_log.log").exists() and not (checkout / "key_file.json").exists()
+    assert [each.name for each in tmp_path.iterdir() if "50" in each.name] == [checkout.name]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="captum is not installed: make setup")
+def test_torchserve_s_own_archives_are_served_beside_ours_or_named(home: Path) -> None:
+    store = home / "model_store"
+    weights = export(home / "stock", tuple("abcde"))  # its handler gives the five best
+    (home / "incomplete.py").write_text("import nothing_of_that_name\n")
+    for name, handler in (("stock", "image_classifier"), ("incomplete", "incomplete.py")):
+        archiver = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", name]
+        archiver += ["--version", "1.0", "--handler", handler, "--serialized-file", str(weights)]
+        subprocess.run([*archiver, "--export-path", "model_store"], cwd=home, check=True, timeout=60)
+        shutil.copy(store / f"{name}.mar", store / f"{name}-1.0.mar")
+    (store / "incomplete.mar").unlink()
+    Live({"shapes": LiveModel("1.0")}).write(home)
+    started = run_cli(SERVER, "start", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
+    assert started.returncode == 0, started.stderr
+    package, name = started.stderr.splitlines()
+    assert package.startswith("warning: incomplete 1.0 is not served: ModuleNotFoundError: No module named 'nothing_of")
+    assert ".venv/bin/uv pip install" in package and name.endswith(": mv -n stock.mar stock-1.0.mar")
+    with Client(root=home) as client:
+        assert set(client.predict(picture(), "shapes").probabilities) == set(CLASSES["shapes"])
+        assert len(client.predict(picture(), "stock").probabilities) == 5
 
 
 def test_a_taken_port_is_said_before_anything_starts(home: Path, listener: Callable[[int], None]) -> None:

@@ -86,3 +86,15 @@ def test_an_archive_is_whole_and_says_its_own_name(tmp_path: Path) -> None:
         Archive("a", "1.0", path).check()
     with pytest.raises(ArchiveError, match="not a whole archive"):
         Archive("a", "1.0", path).model_config()
+
+
+def test_an_archive_whose_name_has_no_version_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    put(tmp_path, "ours", "1.0")
+    put(tmp_path, "stock", "2.0").rename(tmp_path / "stock.mar")  # as torch-model-archiver names its files
+    (tmp_path / "damaged.mar").write_text("damaged")
+    (tmp_path / "folder.mar").mkdir()
+    assert model_store.misnamed(tmp_path) == [
+        "damaged.mar is not served, since its name has no version: mv -n damaged.mar damaged-1.0.mar",
+        "stock.mar is not served, since its name has no version: mv -n stock.mar stock-2.0.mar",
+    ]
+    assert [each.path.name for each in model_store.archives(tmp_path)] == ["ours-1.0.mar"]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def refused(damaged: Archive) -> str:
         verify.verify(damaged, rehearse=False)
     assert "\n" not in str(caught.value) and "build it again" in str(caught.value)
     return str(caught.value)
+
+
+def test_an_archive_of_another_builder_is_named_so(tmp_path: Path) -> None:
+    stock = Archive("stock", "1.0", tmp_path / "stock-1.0.mar")
+    with zipfile.ZipFile(stock.path, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", '{"model": {"handler": "image_classifier"}}')
+    with pytest.raises(ArchiveError, match=r"was not built by make archive: .* make serve serves it$"):
+        verify.verify(stock)
 
 
 def test_a_whole_archive_passes_every_check(built: Archive) -> None:
