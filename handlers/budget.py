@@ -94,7 +94,8 @@ class Budget:
                 continue
             request.headers = [_header(classifier, image) for image in request.images]
             reading = time.thread_time() - start
-            request.seconds = max(reading, sum(cost.seconds for cost in request.costs))
+            if request.costs:  # otherwise all is done
+                request.seconds = max(reading, sum(cost.seconds for cost in request.costs))
             if request.pixels > self.request_pixels:
                 request.refuse(
                     TooLarge(
