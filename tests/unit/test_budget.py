@@ -127,7 +127,7 @@ def test_headers_that_take_long_cost_their_own_request(worker: Worker) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
     pieces = chunk(b"tEXt", b"a\0b") * 20_000
     slow = b"\x89PNG\r\n\x1a\n" + header + pieces + chunk(b"IDAT", zlib.compress(bytes(72))) + chunk(b"IEND", b"")
-    found = worker.ask(*[[slow]] * 6, [GOOD])
+    found = worker.ask([slow], [slow], [slow], [slow], [slow], [slow], [GOOD])
     assert found[-1] == "answered" and "Busy" in found and "TooLarge" not in found
 
 
