@@ -168,7 +168,11 @@ def _finish(
             file.close()
     np.save(folder / store.LABELS, index.column("class", rows))
     index.write_left_out(folder / store.LEFT_OUT)
-    document = {**_describe(recipe, key, classes, encoded, index, folder), "remarks": raw_dataset.remarks}
+    document = {
+        **_describe(recipe, key, classes, encoded, index, folder),
+        "lists": raw_dataset.lists,
+        "remarks": raw_dataset.remarks,
+    }
     index.seal()
     (folder / store.DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
