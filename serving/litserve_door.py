@@ -3,6 +3,7 @@ python -m serving.litserve_door birds[=1.0] --port 8000
 POST or PUT /predictions/birds[/1.0] and /v1/models/birds:predict; GET /ping, and /v1/models/birds: ready or not"""
 
 import argparse
+import logging
 from functools import partial
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ class Door(LitAPI):  # type: ignore[misc]
 
 
 def serve(model: str, port: int) -> None:
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a broken form it warns; the client is told
     (archive,) = model_store.select([model])
     with archive.unpacked() as weights:
         config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import gzip
 import http.client
 import json
 import os
@@ -29,6 +30,7 @@ from tests.until import until
 
 JPEG2000 = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 50
 TOP_K = 2
+RESPONSE_TIMEOUT = 47  # seconds: not LitServe's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ def build(root: Path) -> Path:
         f"handler.top_k={TOP_K}",
         "minWorkers=1",
         "handler.precision=fp32",
+        f"responseTimeout={RESPONSE_TIMEOUT}",
     ]
     archive.build("shapes", "1.0", runs=root / "runs", store=root / "model_store", overrides=settings, rehearse=False)
     return run
@@ -182,6 +185,61 @@ def test_several_images_come_back_in_order(door: Running, expected: Any) -> None
     assert door.send(content=kserve(*images), headers=urlencoded).json() == wanted
 
 
+@pytest.mark.parametrize("names", ["ff", "ffg", "fgf"])
+def test_files_of_one_name_are_an_entry_each(door: Running, expected: Any, names: str) -> None:
+    images = [picture(seed) for seed in range(len(names))]
+    form = [(name, ("a.jpg", image)) for name, image in zip(names, images, strict=True)]
+    assert door.send(files=form).json() == {"predictions": [expected(image) for image in images]}
+
+
+def test_text_of_a_form_is_no_image(door: Running, expected: Any) -> None:
+    form = {"note": (None, "größe"), "photo": ("a.jpg", picture(1))}
+    assert door.send(files=form).json() == expected(picture(1))
+    fields = {f"photo{seed}": (None, picture(seed)) for seed in range(2)}  # images without a file's name
+    assert door.send(files=fields).json() == {"predictions": [expected(picture(0)), expected(picture(1))]}
+
+
+def test_fewer_labels_are_answered_where_fewer_are_asked_for(door: Running, expected: Any) -> None:
+    best = dict(list(expected(picture(1)).expected.items())[:1])
+    for options in ({"params": {"top_k": 1}}, {"headers": {"top-k": "1"}}):
+        assert door.send(content=picture(1), **options).json() == pytest.approx(best, abs=1e-5)
+    assert door.send(content=picture(1), params={"top_k": 99}).json() == expected(picture(1))
+    assert door.send(content=picture(1), params={"top_k": 0}).status_code == 400
+
+
+def test_a_packed_body_is_unpacked(door: Running, expected: Any) -> None:
+    packed = {"Content-Encoding": "gzip"}
+    assert door.send(content=gzip.compress(picture(1)), headers=packed).json() == expected(picture(1))
+    bomb = door.send(content=gzip.compress(bytes(2**24)), headers=packed)
+    assert (bomb.status_code, bomb.json()["type"]) == (413, "TooLarge")
+    form = door.send(files={"a": gzip.compress(picture(1))}, headers=packed)
+    assert form.status_code == 415 and "Content-Encoding" in form.json()["message"]
+
+
+def test_a_form_that_is_broken_is_called_so(door: Running) -> None:
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + picture(1) + b"\r\n"
+    for body in (b"", part[:-9], b"--y" + part[3:], b"--x\r\n", part + part[:-9] + bytes(2000), picture(1)):
+        response = door.send(content=body, headers=form)
+        assert response.status_code == 400, body[:20]
+        assert response.headers["content-type"] == "application/json" and response.json()["message"]
+
+
+def test_the_addresses_of_torchserve_are_answered(door: Running, expected: Any) -> None:
+    assert door.send("/predictions/shapes/1.0", content=picture(1)).json() == expected(picture(1))
+    assert door.send("/predictions/shapes/2.0", content=picture(1)).status_code == 404
+    for path in ("/explanations/shapes", "/explanations/shapes/1.0", "/v1/models/shapes:explain"):
+        refused = door.send(path, content=picture(1))
+        assert (refused.status_code, refused.json()["type"]) == (501, "NoExplanation"), path
+
+    def get(path: str) -> Any:
+        return httpx.get(door.url + path, trust_env=False).raise_for_status().json()
+
+    assert get("/ping") == {"status": "Healthy"}
+    assert get("/v1/models/shapes") == {"name": "shapes", "ready": True}
+    assert get("/info")["server"]["timeout"] == RESPONSE_TIMEOUT
+
+
 def test_errors_say_what_is_wrong(door: Running) -> None:
     urlencoded = {"Content-Type": "application/x-www-form-urlencoded"}
     for code, kind, options in (
@@ -223,6 +281,7 @@ def test_it_describes_itself(door: Running) -> None:
     described = door.send(content=b"", headers={"describe": "True"}).json()
     assert described["classes"] == list(CLASSES["shapes"])
     assert (described["version"], described["top_k"], described["precision"]) == ("1.0", TOP_K, "fp32")
+    assert set(described) == {"classes", "preprocess", "version", "top_k", "precision"}
 
 
 def test_it_listens_on_the_loopback_alone(door: Running) -> None:
