@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import http.client
 import json
 import subprocess
@@ -152,6 +153,62 @@ def test_a_form_holds_one_image_or_several(server: RunningServer, root: Path) ->
     assert same(mixed[0], right[0]) and "error" in mixed[1] and same(mixed[2], right[2])
 
 
+def test_files_of_one_name_are_an_entry_each_in_the_order_sent(server: RunningServer, root: Path) -> None:
+    images = [picture(seed) for seed in range(3)]
+    right = expected(root, "shapes", images, 5)
+    for names in ("ff", "ffg", "fgf"):
+        files = [(name, ("a.jpg", image, "image/jpeg")) for name, image in zip(names, images, strict=False)]
+        answers = post(server, "/predictions/shapes", files=files).json()["predictions"]
+        assert len(answers) == len(names)
+        assert all(same(answer, wanted) for answer, wanted in zip(answers, right, strict=False))
+
+
+def test_text_of_a_form_is_no_image(server: RunningServer, root: Path) -> None:
+    files = {"note": (None, "größe"), "photo": ("a.jpg", PHOTO, "image/jpeg")}
+    assert same(post(server, "/predictions/shapes", files=files).json(), expected(root, "shapes", [PHOTO], 5)[0])
+
+
+def test_a_form_that_is_broken_is_called_so(server: RunningServer) -> None:
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + PHOTO + b"\r\n"
+    for body in (b"", part[:-9], b"--y" + part[3:], part + part[:-9] + bytes(2000)):
+        response = post(server, "/predictions/shapes", content=body, headers=form)
+        assert response.status_code == 400 and "the form cannot be read" in response.json()["message"]
+
+
+def test_a_packed_body_is_unpacked_within_the_limits(server: RunningServer, root: Path) -> None:
+    packed = {"Content-Encoding": "gzip"}
+    answer = post(server, "/predictions/shapes", content=gzip.compress(PHOTO), headers=packed)
+    assert same(answer.json(), expected(root, "shapes", [PHOTO], 5)[0])
+    bomb = post(server, "/predictions/shapes", content=gzip.compress(bytes(2**24)), headers=packed)
+    assert (bomb.status_code, bomb.json()["type"]) == (413, "TooLarge")
+    files = {"a": gzip.compress(PHOTO)}
+    for options in ({"content": PHOTO, "headers": {"Content-Encoding": "br"}}, {"files": files, "headers": packed}):
+        refused = post(server, "/predictions/shapes", **options)
+        assert refused.status_code == 415 and "Content-Encoding" in refused.json()["message"]
+
+
+def test_fewer_labels_are_answered_where_fewer_are_asked_for(server: RunningServer, root: Path) -> None:
+    (right,) = expected(root, "shapes", [PHOTO], 1)
+    legacy = "/models/shapes/invoke?top_k=1"  # of /predictions/<model> the front end hands no parameters on
+    form = {"photo": ("a.jpg", PHOTO, "image/jpeg"), "top_k": (None, "1")}
+    for answer in (
+        post(server, legacy, content=PHOTO),
+        post(server, "/predictions/shapes", content=PHOTO, headers={"top-k": "1"}),
+        post(server, "/predictions/shapes", files=form),
+    ):
+        assert same(answer.json(), right)
+    assert len(post(server, "/predictions/digits", content=PHOTO, headers={"top-k": "9"}).json()) == 3
+    refused = post(server, "/predictions/shapes", content=PHOTO, headers={"top-k": "0"})
+    assert refused.status_code == 400 and "top_k must be" in refused.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/explanations/shapes", "/explanations/shapes/1.0", "/v1/models/shapes:explain"])
+def test_an_explanation_is_not_a_prediction(server: RunningServer, path: str) -> None:
+    response = post(server, path, content=PHOTO)
+    assert (response.status_code, response.json()["type"]) == (501, "NoExplanation")
+
+
 def test_one_bad_image_costs_its_batch_nothing(server: RunningServer, root: Path) -> None:
     # `digits` waits until four requests are together: these four, sent at once, are one batch.
     images = [picture(1), b"not an image", picture(2), picture(3)[:400]]
@@ -209,6 +266,8 @@ def test_the_management_api_is_the_operator_s_alone(server: RunningServer) -> No
 def test_a_model_describes_itself(server: RunningServer) -> None:
     described = server.client.description("shapes")
     assert described["classes"] == list(CLASSES["shapes"]) and described["version"] == "1.0"
+    asked = post(server, "/predictions/shapes", content=b"", headers={"describe": "True"})  # as any client may
+    assert set(asked.json()) == {"classes", "preprocess", "version", "top_k", "precision"}
 
 
 def test_several_models_answer_each_for_itself(server: RunningServer, root: Path) -> None:
