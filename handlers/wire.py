@@ -21,6 +21,7 @@ BUFFER = 1 << 16  # bytes: a batch of small images in one call; what is larger g
 LENGTH = struct.Struct("!i")
 KNOWN = "0.12."  # of TorchServe, whose message this is
 END = -1  # stands for the length of what would come next in a list
+SEQUENCE = b"ts_request_sequence_"  # how the names of TorchServe's headers for sequences of requests begin
 EACH_BATCH = "Backend received inference at"  # a line a batch, which the front end would read, parse and throw away
 
 Batch = list[dict[str, Any]]
@@ -61,7 +62,8 @@ class Reader:
                     name, kind = read(size).decode(), read(unpack(read(width))[0]).decode()
                     value = self.buffer(connection, unpack(read(width))[0])
                     request["parameters"].append({"name": name, "contentType": kind, "value": value})
-                requests.append(request)
+                if _can_be_answered(request):
+                    requests.append(request)
         except struct.error:  # a length came short: nothing comes any more, and the field before may be cut
             _end()
         return requests
@@ -101,6 +103,19 @@ def _rows(given: Callable[[Batch], tuple[list[Any], Batch, Any]], batch: Batch) 
     """Return what TorchServe's service makes of a batch, with all fields in each row."""
     headers, rows, ids = given(batch)
     return headers, [Row(row, request["parameters"]) for row, request in zip(rows, batch, strict=True)], ids
+
+
+def _can_be_answered(request: dict[str, Any]) -> bool:
+    """Return whether the front end survives an answer: one to gRPC's StreamPredictions2 may hang the worker's queue.
+
+    It comes with the headers of a sequence and no others. Its client often has closed the stream by then: the front
+    end's thread for this worker ends, and nothing starts it again.
+    """
+    names = [header["name"] for header in request["headers"]]
+    if not names or not all(name.startswith(SEQUENCE) for name in names):
+        return True
+    logging.warning("A request of gRPC's StreamPredictions2 gets no answer: ask Predictions or StreamPredictions.")
+    return False
 
 
 def _is_kept(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """What TorchServe's front end does by itself, as docs/troubleshooting.md says; no handler and no setting changes it."""
 
+import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -48,6 +49,20 @@ def test_a_stream_of_grpc_is_answered_and_costs_no_worker(server: RunningServer,
     (refused,) = ask(question({"data": b"no image"}), **key(server))
     assert b"BadImage" in refused  # gRPC itself says OK: an answer has no status of its own
     assert b"triangle" in channel.unary_unary(f"{INFERENCE}Predictions")(question({"photo": PHOTO}), **key(server))
+    assert server.pids("shapes") == pids
+
+
+def test_a_stream_both_ways_of_grpc_gets_no_answer_and_hangs_no_worker(
+    server: RunningServer, channel: grpc.Channel
+) -> None:
+    pids = server.pids("shapes")
+    ask = channel.stream_stream(f"{INFERENCE}StreamPredictions2")
+    (refused,) = ask(iter([question({"data": PHOTO})]), **key(server))
+    assert b"sequenceId is required" in refused
+    for number in range(20):  # answered, one of the first few would end the front end's thread of the worker
+        with contextlib.suppress(grpc.RpcError):
+            assert list(ask(iter([question({"data": PHOTO}, b"%d" % number)]), **key(server))) == []
+        assert post(server, "/predictions/shapes", content=PHOTO).status_code == 200
     assert server.pids("shapes") == pids
 
 

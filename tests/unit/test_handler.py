@@ -260,6 +260,10 @@ def test_grpc_may_name_its_one_input_as_it_likes_and_its_stream_ends(worker: Wor
     assert "ts_stream_next" not in reply.headers  # HTTP would wait for more
 
 
+def test_a_batch_of_no_request_has_no_answer(worker: Worker) -> None:
+    assert worker.send() == []
+
+
 def test_json_that_curl_sends_as_a_form_is_recovered(worker: Worker, expected: Expected) -> None:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     for seed in range(6):  # base64 that ends in none, one and two "="

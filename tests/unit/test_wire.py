@@ -152,6 +152,16 @@ def test_a_row_carries_every_field_of_a_request(connected: Connected) -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_request_whose_answer_would_hang_the_worker_is_left_out(connected: Connected) -> None:
+    parts = [(b"data", b"", b"1")]
+    sequence = {b"ts_request_sequence_id": b"1", b"ts_request_sequence_end": b"true"}  # gRPC's StreamPredictions2
+    web = {**sequence, b"Host": b"x"}
+    [(_, requests)] = read(connected, message([(sequence, parts), (web, parts), ({}, parts), (sequence, parts)]), 1)
+    assert [len(request["headers"]) for request in requests] == [3, 0]
+    assert read(connected, message([(sequence, parts)]), 1) == [(b"I", [])]
+
+
+@pytest.mark.usefixtures("installed")
 def test_another_connection_has_a_buffer_of_its_own(connected: Connected) -> None:
     first = read(connected, batch(1) + b"left behind", 1)
     other = socket.socketpair(socket.AF_UNIX)
