@@ -280,16 +280,16 @@ class Index:
             "SELECT split, class, COUNT(*) FROM records WHERE row NOT NULL GROUP BY split, class ORDER BY split, class"
         )
 
-    def left_out(self) -> Iterator[tuple[str, int, list[str]]]:
-        """Yield (reason, how many, the first few by name), the most frequent first."""
+    def left_out(self, names: int = 5) -> Iterator[tuple[str, int, list[str]]]:
+        """Yield (reason, how many files, the first ones by name), the most frequent first."""
         lines = self._base.execute(
             f"SELECT reason, SUM(files) FROM ({_LEFT_OUT}) GROUP BY reason ORDER BY SUM(files) DESC, reason"
         ).fetchall()
         for reason, count in lines:
             first = self._base.execute(
                 f"SELECT id || COALESCE(' (' || detail || ')', '') FROM ({_LEFT_OUT})"
-                " WHERE reason = ? ORDER BY number LIMIT 5",
-                (reason,),
+                " WHERE reason = ? ORDER BY number LIMIT ?",
+                (reason, names),
             )
             yield reason, count, [line[0] for line in first]
 

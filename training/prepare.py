@@ -37,6 +37,7 @@ from training.records import DatasetError, RawDataset
 from training.unread import unread
 
 _CHUNK = 64
+_NAMED = 5  # of what is left out for one reason
 
 
 def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Console | None = None) -> dict[str, float]:
@@ -252,11 +253,11 @@ def _report(folder: Path, seconds: float, console: Console) -> None:
     for line in class_counts.remarks({name: train.get(name, 0) for name in dataset.classes}):
         console.print(f"  {line}")
     with Index(folder / store.INDEX) as index:
-        for reason, count, names in index.left_out():
+        for reason, count, names in index.left_out(_NAMED + 1):
             console.print(f"  left out, {reason}: {count:,}")
-            for name in names:
+            for name in names[:_NAMED]:
                 console.print(f"    {_one_line(name)}")
-            if count > len(names):
+            if len(names) > _NAMED:
                 console.print(f"    ... all of them are in {folder / store.LEFT_OUT}")
 
 

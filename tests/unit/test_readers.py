@@ -2,8 +2,10 @@
 
 import collections
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from omegaconf import OmegaConf
 from training import tfrecord
 from training.prepare import prepare
 from training.readers import READERS, petals, read
-from training.recipe import Recipe
+from training.recipe import Recipe, listing
 from training.records import DatasetError, RawDataset, Record
 
 NAMES = json.loads(Path(petals.__file__).with_name("petals_classes.json").read_text())
@@ -420,6 +422,22 @@ def test_a_link_round_in_a_circle_is_refused_in_one_short_line(link: str, target
         prepare(Recipe(name="store", reader="class_folders", raw=raw, image_size=8), raw.parent / "store")
     assert len(str(caught.value)) < 500
     _refused("class_folders", raw, "is a link to ")
+
+
+def test_a_folder_that_may_not_be_read_is_named(raw: Path) -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as shared:
+        raw = Path(shared) / "raw"
+        _class_folders(raw)
+        os.chmod(shared, 0o755)
+        (raw / "dog" / "inner").chmod(0o311)
+        os.seteuid(user or 65534)  # root may read anything
+        try:
+            with pytest.raises(DatasetError, match=r"folder .*/raw/dog/inner cannot be read: Permission denied"):
+                listing(raw)
+            _refused("class_folders", raw, r"folder .*/raw/dog/inner cannot be read: Permission denied")
+        finally:
+            os.seteuid(user)
 
 
 def test_a_linked_class_folder_is_read(raw: Path) -> None:
