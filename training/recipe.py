@@ -136,6 +136,8 @@ def listing(raw: Path) -> str:
     Raises:
         DatasetError: `raw` is not a folder or holds no file, or a link in it leads nowhere or round in a circle.
     """
+    if raw.is_file():
+        raise DatasetError(f"{raw} is a file; give the folder that it was unpacked to, or let `make data` unpack it")
     if not raw.is_dir():
         raise DatasetError(f"{raw}: there is no such folder of raw images; give one that exists with raw=<folder>")
     total, count = 0, 0

@@ -350,6 +350,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     for overrides, message in (
         (["dataset=class_folders", "raw=nowhere"], "nowhere: there is no such folder"),
+        (["dataset=class_folders", f"raw={__file__}"], "is a file; give the folder that it was unpacked to"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.store=zip"], "dataset.store is 'zip'"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=none"], "dataset.reader is 'none'"),
         # A module that the readers share is none itself.
