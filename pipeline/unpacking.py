@@ -23,6 +23,7 @@ from rich.console import Console
 from handlers import atomic
 from training.progress import plain_console, progress
 from training.readers.folder import listing
+from training.readers.sides import names_side
 from training.records import DatasetError
 
 CACHE = Path("data/raw/unpacked")
@@ -57,7 +58,7 @@ def name_of(path: Path) -> str:
 def unpack(path: Path, root: Path, console: Console | None = None) -> Path:
     """Return the folder that holds the files of the archive `path`, unpacked below `root` unless it was before.
 
-    A single folder around everything else is stepped into.
+    A single folder around everything else is stepped into, unless it is a side of the layout.
 
     Raises:
         DatasetError: the archive is damaged, holds what is not unpacked, or grows too large.
@@ -77,10 +78,15 @@ def unpack(path: Path, root: Path, console: Console | None = None) -> Path:
                 raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
             if not target.is_dir():  # else another process was faster
                 raise
-    folder = target
-    while len(listing(folder).folders) == 1 and not listing(folder).files:
-        folder = folder / listing(folder).folders[0]
-    return folder
+    return _innermost(target)
+
+
+def _innermost(folder: Path) -> Path:
+    files, folders = listing(folder)
+    # A side is part of a layout, and not a wrapper around it.
+    if files or len(folders) != 1 or names_side(folders[0]):
+        return folder
+    return _innermost(folder / folders[0])
 
 
 def _digest(path: Path, console: Console) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline import unpacking
 from pipeline.data import data
@@ -68,6 +69,27 @@ def test_the_same_bytes_are_unpacked_once_and_others_beside_them(
     assert other != first and len(content(other)) == len(content(first)) - 1 == 8
     monkeypatch.setattr(unpacking, "_extract", lambda *_: pytest.fail("it was unpacked again"))
     assert unpack(packed, tmp_path) == other
+
+
+def test_a_folder_that_is_a_side_is_not_stepped_into(tmp_path: Path) -> None:
+    packed = zipped(tmp_path / "signs.zip", {"signs/asl_alphabet_train/asl_alphabet_train/A/A1.jpg": b"1"})
+    assert [path.name for path in unpack(packed, tmp_path).iterdir()] == ["asl_alphabet_train"]
+
+
+def test_of_two_that_unpack_at_once_the_second_uses_what_the_first_made(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "pets"), "zip", raw))
+    extract, first = unpacking._extract, []
+
+    def meet(path: Path, folder: Path, console: Console) -> None:
+        monkeypatch.setattr(unpacking, "_extract", extract)
+        first.append(unpack(path, tmp_path))
+        extract(path, folder, console)
+
+    monkeypatch.setattr(unpacking, "_extract", meet)
+    assert unpack(packed, tmp_path) == first[0] and content(first[0]) == content(raw)
+    assert [path.name for path in (tmp_path / unpacking.CACHE).iterdir()] == [first[0].name]
 
 
 def test_names_of_other_systems_are_read(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def find(folders: Iterable[str]) -> dict[str, Kind]:
     """
     groups: dict[tuple[str, ...], list[_Named]] = {}
     for folder in folders:
-        words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder).lower())
+        words = _words(folder)
         kinds = [_KINDS[word] for word in words if word in _KINDS]
         if len(kinds) == 1:
             common = tuple(word for word in words if word not in _KINDS and word not in _FILLERS)
@@ -45,6 +45,15 @@ def find(folders: Iterable[str]) -> dict[str, Kind]:
         if "train" in kinds and (not common or len(set(kinds)) > 1):
             return _chosen(groups[common])
     return {}
+
+
+def names_side(folder: str) -> bool:
+    """Return whether a word of a folder's name is that of a side."""
+    return any(word in _KINDS for word in _words(folder))
+
+
+def _words(folder: str) -> list[str]:
+    return re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder).lower())
 
 
 def _chosen(named: list[_Named]) -> dict[str, Kind]:
