@@ -31,6 +31,7 @@ CACHE = Path("data/raw/unpacked")
 ALLOWANCE, RATIO = 10**9, 200
 _SPARE_BYTES = 10**9  # of the disk, which is left free
 _SMALLEST = 512  # that a member counts for: an empty one costs an inode
+_DEEPEST, _LONGEST = 50, 255  # folders on the way to a file, bytes of a name
 _BLOCK = 1 << 20
 _SUFFIXES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz"))
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
@@ -82,11 +83,12 @@ def unpack(path: Path, root: Path, console: Console | None = None) -> Path:
 
 
 def _innermost(folder: Path) -> Path:
-    files, folders = listing(folder)
-    # A side is part of a layout, and not a wrapper around it.
-    if files or len(folders) != 1 or names_side(folders[0]):
-        return folder
-    return _innermost(folder / folders[0])
+    while True:
+        files, folders = listing(folder)
+        # A side is part of a layout, and not a wrapper around it.
+        if files or len(folders) != 1 or names_side(folders[0]):
+            return folder
+        folder = folder / folders[0]
 
 
 def _digest(path: Path, console: Console) -> str:
@@ -134,6 +136,8 @@ def _inside(path: Path, name: str) -> PurePosixPath:
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or "\0" in name:
         raise DatasetError(f"{path}: {name!r} leads out of the folder that it is unpacked to. {_YOURSELF}")
+    if len(inside.parts) > _DEEPEST or any(len(os.fsencode(part)) > _LONGEST for part in inside.parts):
+        raise DatasetError(f"{path}: {name[:60]!r}… is too deep or too long for a file system. {_YOURSELF}")
     return inside
 
 

@@ -112,6 +112,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip link": (lambda path: zipped(path, {_link(): b"/etc/passwd"}), "'cat/link.jpg' is a link"),
     "zip twice": (lambda path: zipped(path, {"a/1.jpg": b"x", "a/./1.jpg": b"y"}), "'a/./1.jpg' stands in it twice"),
     "zip both": (lambda path: zipped(path, {"a": b"x", "a/1.jpg": b"y"}), "'a/1.jpg' stands in it twice"),
+    "zip deep": (lambda path: zipped(path, {"a/" * 1900 + "1.jpg": b"x"}), "is too deep or too long"),
+    "zip long": (lambda path: zipped(path, {"\u00fc" * 128 + "/1.jpg": b"x"}), "is too deep or too long"),
     "tar up": (lambda path: tarred(path, member("a/../../evil.jpg")), "leads out"),
     "tar absolute": (lambda path: tarred(path, member("/tmp/evil.jpg")), "leads out"),
     "tar link": (lambda path: tarred(path, member("cat/l", tarfile.SYMTYPE)), "'cat/l' is a link"),
