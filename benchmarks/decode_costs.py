@@ -1,0 +1,195 @@
+"""What do images cost a worker at worst, by format: is that within the rates of handlers/costs.py?
+
+    python -m benchmarks.decode_costs
+    python -m benchmarks.decode_costs --megapixels 4
+
+Each format as a file of few bytes (one colour, also turned by its EXIF orientation), which costs by its pixels, and as
+one of many (noise), which costs by its bytes: decoded and resized in one thread as a worker does it, with the memory
+settings of `make serve`. A row is the worst of three runs, in seconds of the processor, beside the estimate by the
+header. Nothing may take more than the budget's slack times its estimate.
+
+Writes benchmarks/results/decode_costs.json; the last line is the same JSON document.
+"""
+
+import argparse
+import io
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from handlers.atomic import write_json
+from handlers.budget import SLACK
+from handlers.costs import cost_of
+from handlers.decoder import Decoder
+from handlers.limits import DEFAULT_LIMITS
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec
+from serving.shares import HUGE_PAGES
+from training.train import machine, versions
+
+RESULT = Path("benchmarks/results/decode_costs.json")
+SIZE, RUNS, TUNABLES = 224, 3, "GLIBC_TUNABLES"
+PNG = {"compress_level": 1}
+LOSSLESS = {"lossless": True, "method": 0, "quality": 0}
+# Name -> format, mode and options.
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "JPEG": ("JPEG", "RGB", {"quality": 90, "subsampling": 0}),
+    "JPEG, progressive": ("JPEG", "RGB", {"quality": 80, "progressive": True}),
+    "JPEG, CMYK": ("JPEG", "CMYK", {"quality": 70}),
+    "PNG": ("PNG", "RGB", PNG),
+    "PNG, alpha": ("PNG", "RGBA", PNG),
+    "PNG, 16 bits": ("PNG", "I;16", PNG),
+    "GIF": ("GIF", "P", {}),
+    "GIF, transparent": ("GIF", "P", {"transparency": 3}),
+    "BMP": ("BMP", "1", {}),
+    "PPM": ("PPM", "L", {}),
+    "TIFF, deflate": ("TIFF", "RGBA", {"compression": "tiff_adobe_deflate"}),
+    "TIFF, LZW": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+    "TIFF, LZMA": ("TIFF", "L", {"compression": "lzma"}),
+    "TIFF, group 4": ("TIFF", "1", {"compression": "group4"}),
+    "TIFF, JPEG": ("TIFF", "RGB", {"compression": "jpeg", "quality": 60}),
+    "TIFF, LAB": ("TIFF", "LAB", {"compression": "tiff_lzw"}),
+    "TIFF, float": ("TIFF", "F", {"compression": "tiff_lzw"}),
+    "WebP": ("WEBP", "RGB", {"quality": 60, "method": 0}),
+    "WebP, alpha": ("WEBP", "RGBA", {"quality": 50, "method": 0}),
+    "WebP, lossless": ("WEBP", "RGB", LOSSLESS),
+    "WebP, lossless, alpha": ("WEBP", "RGBA", LOSSLESS),
+    "AVIF": ("AVIF", "RGB", {"speed": 10, "quality": 80}),
+    "AVIF, 4:4:4, alpha": ("AVIF", "RGBA", {"speed": 10, "quality": 60, "subsampling": "4:4:4"}),
+}
+
+
+def pixels(mode: str, width: int, height: int, *, noise: bool) -> Image.Image:
+    """Return one colour, or noise over a picture, in a mode of Pillow's."""
+    shape = (height, width, 4)
+    values = np.random.default_rng(0).integers(0, 256, shape, np.uint8) if noise else np.full(shape, 90, np.uint8)
+    if mode in ("F", "I;16"):
+        return Image.fromarray(values[..., 0].astype(np.float32 if mode == "F" else np.uint16) * 3)
+    return Image.fromarray(values).convert(mode)
+
+
+def encoded(kind: str, megapixels: float, *, noise: bool, turned: bool) -> bytes:
+    """Return a file of a kind, of fewer pixels where it would have more bytes than an image may have."""
+    name, mode, options = KINDS[kind]
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    more = {"exif": exif.tobytes()} if turned else {}
+    while True:
+        height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
+        file = io.BytesIO()
+        pixels(mode, height * 4 // 3, height, noise=noise).save(file, name, **options, **more)
+        if len(file.getvalue()) <= DEFAULT_LIMITS.max_bytes:
+            return file.getvalue()
+        megapixels /= 1.5
+
+
+def scans(megapixels: float) -> bytes:
+    """Return a grey JPEG of 100 scans, each of which refines its blocks' means, in a bit a block (ITU T.81, G.1)."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    side = int((megapixels * 1e6) ** 0.5) // 8 * 8
+    data = bytes(-(-((side // 8) ** 2) // 8))
+    low = [13, *range(12, -1, -1), *[0] * 86]  # the bit that each of them sets
+    head = segment(0xDB, bytes([0, *[1] * 64])) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
+    head += segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    parts = [segment(0xDA, bytes([1, 1, 0, 0, 0, (0 if not n else bit + 1) << 4 | bit])) for n, bit in enumerate(low)]
+    return b"\xff\xd8" + head + b"".join(part + data for part in parts) + b"\xff\xd9"
+
+
+def files(megapixels: float) -> Iterator[tuple[str, bytes]]:
+    """Yield names and files."""
+    for kind in KINDS:
+        for name, noise, turned in (("one colour", False, False), ("turned", False, True), ("noise", True, False)):
+            if turned and KINDS[kind][0] not in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
+                continue
+            yield f"{kind}: {name}", encoded(kind, megapixels, noise=noise, turned=turned)
+    yield "JPEG, progressive: 100 scans", scans(megapixels)
+    yield "PPM: 16 bits", b"P6 362 362 65535\n" + bytes(362 * 362 * 6)
+    yield "PPM: text", b"P2 250 250 9\n" + b"1 " * 250**2
+
+
+def row(decoder: Decoder, name: str, data: bytes) -> dict[str, Any]:
+    """Return what one file takes, and is expected to take."""
+    cost = cost_of(data, DEFAULT_LIMITS)
+    taken = []
+    for _ in range(RUNS):
+        began = time.thread_time()
+        (image,) = decoder.decode([data])
+        taken.append(time.thread_time() - began)
+        if not isinstance(image, torch.Tensor):
+            raise image
+    return {
+        "name": name,
+        "bytes": len(data),
+        "megapixels": round(cost.pixels / 1e6, 2),
+        "seconds": round(max(taken), 4),
+        "estimate": round(cost.seconds, 4),
+        "part_of_estimate": round(max(taken) / cost.seconds, 2),
+    }
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print a table."""
+    table = Table(title="decoding and resizing, one thread")
+    for heading in ("", "MB", "megapixels", "ms", "ms a megapixel", "estimate, ms", "of the estimate"):
+        table.add_column(heading, justify="right")
+    for each in rows:
+        milliseconds = 1e3 * each["seconds"]
+        table.add_row(
+            each["name"],
+            f"{each['bytes'] / 1e6:.2f}",
+            str(each["megapixels"]),
+            f"{milliseconds:.0f}",
+            f"{milliseconds / each['megapixels']:.1f}",
+            f"{1e3 * each['estimate']:.0f}",
+            f"{each['part_of_estimate']:.0%}",
+        )
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and keep it; 1 where an image takes more than the slack allows."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decode_costs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--megapixels", type=float, default=12.0)
+    parser.add_argument("--output", type=Path, default=RESULT)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    decoder = Decoder(Preprocess(PreprocessSpec(image_size=SIZE)), DEFAULT_LIMITS, None)
+    rows = [row(decoder, name, data) for name, data in files(options.megapixels)]
+    document = {
+        "benchmark": "decode_costs",
+        "command": f"python -m benchmarks.decode_costs --megapixels {options.megapixels:g}",
+        "slack": SLACK,
+        "rows": rows,
+        "worst": max(each["part_of_estimate"] for each in rows),
+        "machine": machine("cpu"),
+        "versions": versions(),
+    }
+    show(rows, Console())
+    write_json(options.output, document)
+    print(json.dumps(document))
+    return int(document["worst"] > SLACK)
+
+
+if __name__ == "__main__":
+    if TUNABLES not in os.environ:  # read by the C library when a program starts
+        os.environ[TUNABLES] = HUGE_PAGES
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.decode_costs", *sys.argv[1:]])
+    sys.exit(main())
