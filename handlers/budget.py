@@ -8,17 +8,22 @@ is decoded (`handlers.costs`), and measured while they are:
     a cheap request, as nearly all are                     is served, before the others
     an expensive one                                       is served, the cheapest first, as long as the batch has time,
                                                            and at least one of them
-    the other expensive ones; beside cheap requests, all   503 with Retry-After: the client sends them again
-    until the worker has been without one for as long as
-    the last ones took
+    the other expensive ones                               503 with Retry-After: the client sends them again
 
+Where cheap requests come too, now or in the last `RECENT` seconds, one worker of a model at a time serves expensive
+ones, so that the others are free, and not in a batch with cheap ones: unless it has served none for `RECENT` seconds.
 So a request waits for expensive neighbours at most `batch_seconds`, or as long as one image of the largest size takes
 where that is longer. An expensive request that comes alone, or is sent again, is answered.
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from handlers.classifier import Answer, Classifier
 from handlers.costs import Cost
@@ -27,6 +32,8 @@ from handlers.errors import Busy, RequestError, TooLarge
 
 CHEAP = 1 / 20  # of a batch's seconds
 SLACK = 3  # times the estimate: the rates are one machine's
+RECENT = 10.0  # seconds
+WAITING = "the request takes long to decode, and others wait"
 
 Image = Buffer | RequestError
 
@@ -54,30 +61,63 @@ class _Request:
         self.answers = [error] * len(self.images)
 
 
+class Turn:
+    """What at most one of the workers has at a time that name the same file; without a file, any of them."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: int | None = None
+        if path is not None:
+            with contextlib.suppress(OSError):  # a folder that is not to be written to
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT)  # open as long as the worker runs
+
+    def take(self) -> bool:
+        """Take it, and return whether no other worker has it."""
+        try:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def give(self) -> None:
+        """Leave it to others."""
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
 class Budget:
     """The time of one worker.
 
     Args:
         request_pixels: that the images of one request may have together.
         batch_seconds: of a processor, that decoding the images of a batch may take.
+        lock: a file by which the workers of a model know of each other.
         clock: in seconds.
     """
 
     def __init__(
-        self, request_pixels: int, batch_seconds: float, *, clock: Callable[[], float] = time.monotonic
+        self,
+        request_pixels: int,
+        batch_seconds: float,
+        *,
+        lock: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.request_pixels, self.batch_seconds, self._clock = request_pixels, batch_seconds, clock
-        self._rested = 0.0  # when expensive requests may be served beside cheap ones again
+        self._turn = Turn(lock)
+        self._cheap = self._expensive = -math.inf  # when the latest of each was served
 
     def classify(self, classifier: Classifier, batch: Sequence[Sequence[Image]]) -> list[list[Answer]]:
         """Return the answers to the images of each request, or the same error for all where the request is refused."""
         requests = [_Request(images) for images in batch]
         spent = self._read_headers(classifier, requests)
         served = self._admitted([request for request in requests if not request.answers], spent)
-        began = self._clock()
-        self._answer(classifier, served)
-        if any(self._is_expensive(request) for request in served):
-            self._rested = 2 * self._clock() - began
+        try:
+            self._answer(classifier, served)
+        finally:
+            if any(self._is_expensive(request) for request in served):
+                self._expensive = self._clock()
+                self._turn.give()
         return [request.answers for request in requests]
 
     def _is_expensive(self, request: _Request) -> bool:
@@ -117,16 +157,19 @@ class Budget:
         ordered = sorted(requests, key=lambda request: request.seconds)
         cheap = [request for request in ordered if not self._is_expensive(request)]
         expensive = ordered[len(cheap) :]
-        wait = self._rested - self._clock()
-        if cheap and wait > 0:
-            for request in expensive:
-                request.refuse(Busy("the request takes long to decode, and others wait", wait))
-            return cheap
+        now = self._clock()
+        self._cheap = now if cheap else self._cheap
+        if expensive:
+            others = now - self._cheap < RECENT
+            if (cheap and now - self._expensive < RECENT) or (not self._turn.take() and others):
+                for request in expensive:
+                    request.refuse(Busy(WAITING, request.seconds))
+                return cheap
         spent += sum(request.seconds for request in cheap)
         served = list(cheap)
         for request in expensive:
             if len(served) > len(cheap) and spent + request.seconds > self.batch_seconds:
-                request.refuse(Busy("the request takes long to decode, and others wait", spent))
+                request.refuse(Busy(WAITING, spent))
                 continue
             served.append(request)
             spent += request.seconds

@@ -20,7 +20,7 @@ from tests.server.connections import Connections
 from tests.until import until
 
 MODEL, SECONDS, SLOWEST = "shapes", 4.0, 3.0  # of the good requests' 99th percentile
-WANTED = {"bombs": {413}, "large": {200, 503}}
+WANTED = {"bombs": {413}, "many": {200, 503}}
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from handlers import costs
-from handlers.budget import CHEAP, SLACK, Budget, Image
+from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn
 from handlers.classifier import Answer, Classifier
 from handlers.costs import Rate
-from handlers.decoder import Decoded
-from handlers.decoding import Buffer
 from handlers.errors import BadImage, Busy
 from handlers.limits import DEFAULT_LIMITS
 from handlers.settings import Settings
@@ -78,25 +76,36 @@ def test_the_cheap_are_answered_and_of_the_expensive_what_there_is_time_for(work
     assert worker.ask([LARGE], [LARGE]) == [answered, busy], "one of them whatever it takes"
 
 
-def test_the_expensive_are_put_off_beside_the_cheap_for_as_long_as_they_took(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decode = worker.classifier.decoder.decode
-
-    def taking_two_seconds(images: Sequence[Buffer]) -> list[Decoded]:
-        worker.now += 2
-        return decode(images)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.classifier.decoder, "decode", taking_two_seconds)
-        assert worker.ask([GOOD], [SMALL]) == ["answered", "answered"]
+def test_the_expensive_are_put_off_beside_the_cheap_after_one_of_them_was_served(worker: Worker) -> None:
+    assert worker.ask([GOOD], [SMALL]) == ["answered", "answered"]
     (busy,), (answer,) = worker.answers([SMALL], [GOOD])
-    assert isinstance(busy, Busy) and busy.retry_after == 2 and "send it again after 2 s" in str(busy)
+    assert isinstance(busy, Busy) and busy.retry_after == 1 and "send it again after 1 s" in str(busy)
     assert isinstance(answer, dict)
-    worker.now += 1.5
+    worker.now += RECENT - 1
     assert worker.ask([SMALL], [GOOD]) == ["Busy", "answered"]
-    worker.now += 0.6
-    assert worker.ask([SMALL], [GOOD]) == ["answered", "answered"]
+    worker.now += 1
+    assert worker.ask([SMALL], [GOOD]) == ["answered", "answered"], "now and then it has to wait for them"
+
+
+def test_one_worker_at_a_time_serves_the_expensive_while_cheap_ones_come(worker: Worker, tmp_path: Path) -> None:
+    worker.budget = Budget(10**9, SECONDS, lock=tmp_path / "lock", clock=lambda: worker.now)
+    other = Turn(tmp_path / "lock")
+    assert other.take()
+    assert worker.ask([SMALL]) == ["answered"], "no cheap one is seen"
+    assert worker.ask([GOOD]) == ["answered"] and worker.ask([SMALL]) == ["Busy"]
+    worker.now += RECENT
+    assert worker.ask([SMALL]) == ["answered"], "nor has been lately"
+    assert worker.ask([GOOD]) == ["answered"] and worker.ask([SMALL]) == ["Busy"]
+    other.give()
+    assert worker.ask([SMALL]) == ["answered"]
+    assert other.take(), "it is left to others with the answer"
+
+
+def test_a_worker_that_cannot_write_a_file_is_on_its_own(tmp_path: Path) -> None:
+    turns = [Turn(tmp_path / "missing" / "lock"), Turn(None)]
+    assert all(turn.take() and turn.take() for turn in turns)
+    for turn in turns:
+        turn.give()
 
 
 def test_an_expensive_request_that_is_alone_keeps_nobody_waiting(worker: Worker) -> None:
