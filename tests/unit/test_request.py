@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -62,7 +63,8 @@ def test_text_beside_an_image_is_no_image(note: bytes) -> None:
 def test_an_image_may_come_as_a_text_field() -> None:
     assert form([text("f", IMAGE), text("f", OTHER)]) == Request([IMAGE, OTHER], listed=True)
     assert form([text("f", document({"b64": TEXT}))]) == Request([IMAGE], listed=True)
-    assert form([text("f", b"GIF87a\0")]) == Request([b"GIF87a\0"], listed=False)
+    gif = b"GIF87a\0"  # which UTF-8 can read
+    assert form([text("f", gif), text("note", b"hello"), text("f", gif)]) == Request([gif, gif], listed=True)
     with pytest.raises(BadRequest, match="the form has no file; send each image as one"):
         form([text("a", b"hello"), text("b", b"world")])
 
@@ -131,6 +133,17 @@ def test_what_a_body_unpacks_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(content_encoding, "MAX_DOCUMENT", limit + 1)
     with pytest.raises(TooLarge, match="more than the limit of 5001 bytes"):
         sent(packed, content_encoding="gzip")
+
+
+def test_no_more_is_unpacked_than_the_limit() -> None:
+    bomb = gzip.compress(bytes(2**26))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            sent(bomb, content_encoding="gzip")
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # bytes, at the peak
+    finally:
+        tracemalloc.stop()
 
 
 MARKED = {
@@ -248,6 +261,11 @@ def test_an_explanation_is_not_implemented() -> None:
         sent(IMAGE, explain="True")
     assert caught.value.code == 501
     assert sent(IMAGE, explain="False").images == [IMAGE]
+
+
+def test_parameters_of_the_address_are_not_the_body() -> None:
+    for name in ("body", "data", "trace"):
+        assert read(Asked({}, [text(name, b"x"), Field("body", IMAGE)]), SETTINGS).images == [IMAGE]
 
 
 def test_the_one_input_of_grpc_may_have_any_name() -> None:
