@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import decode_costs
 from handlers import jpeg
+from handlers.budget import SLACK
 from handlers.costs import RATES, cost_of
+from handlers.decoder import Decoder
 from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.plugins import SERVED
+from handlers.preprocessing import Preprocess
+from handlers.spec import PreprocessSpec
 from tests.server import bombs
 
 SIZE = (240, 160)
@@ -72,3 +77,12 @@ def test_pixels_that_are_read_one_by_one_cost_a_thousand_times_as_much() -> None
     small = cost_of(b"P6 300 300 65535\n" + bytes(300 * 300 * 6), DEFAULT_LIMITS)
     large = cost_of(b"P6 600 600 255\n" + bytes(600 * 600 * 3), DEFAULT_LIMITS)
     assert small.seconds > 10 * large.seconds
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["one colour", "noise"])
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG, progressive", "PNG, alpha", "GIF", "TIFF, LAB", "WebP", "AVIF"])
+def test_no_image_takes_much_longer_than_its_header_says(kind: str, noise: bool) -> None:
+    """`python -m benchmarks.decode_costs` measures all kinds, at sizes that count."""
+    decoder = Decoder(Preprocess(PreprocessSpec(image_size=64)), DEFAULT_LIMITS, None)
+    found = decode_costs.row(decoder, kind, decode_costs.encoded(kind, 0.5, noise=noise, turned=False))
+    assert found["seconds"] < SLACK * found["estimate"] + 0.01 and found["megapixels"] == pytest.approx(0.5, rel=0.02)
