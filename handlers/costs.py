@@ -35,21 +35,22 @@ class Rate:
         return ((self.pixels + self.scans * scans) * pixels + self.data * size) / 1e9
 
 
+CMYK = Rate(9, 12)  # by Pillow
 PROGRESSIVE = Rate(5, 30, 0.2)
 PROGRESSIVE_FRAMES = (b"\xc2", b"\xc6", b"\xca", b"\xce")  # ITU T.81, table B.1
 IN_PYTHON = Rate(1500, 1)  # a PPM that is small enough for its pixels to be read one by one
 # By the first bytes of a file; AVIF's stand behind a length, and are none of these.
 RATES = {
     jpeg.START: Rate(5, 8),
-    b"\x89PNG": Rate(15, 35),
+    b"\x89PNG": Rate(19, 35),
     b"GIF8": Rate(12, 5),
     b"BM": Rate(6, 5),
-    b"II": Rate(20, 55),
-    b"MM": Rate(20, 55),
+    b"II": Rate(28, 55),
+    b"MM": Rate(28, 55),
     b"RIFF": Rate(27, 45),  # of WebP
     b"P": Rate(5, 5),  # of PPM
 }
-AVIF = Rate(14, 75)
+AVIF = Rate(15, 75)
 ON_DEVICE = Rate(0.5, 1)  # a JPEG that a GPU decodes: of the processor little more than its bytes on their way
 
 
@@ -83,6 +84,8 @@ def _seconds(image: Buffer, pixels: int) -> float:
         frame = jpeg.frame_of(bytes(image[: jpeg.METADATA_BYTES]))
         if frame is None or frame.marker in PROGRESSIVE_FRAMES:
             rate, scans = PROGRESSIVE, bytes(image).count(jpeg.SCAN)
+        elif len(frame.components) == 4:
+            rate = CMYK
     elif start.startswith(b"P") and pixels <= PYTHON_PIXELS["ppm"]:
         rate = IN_PYTHON
     return rate.seconds(pixels, len(image), scans)

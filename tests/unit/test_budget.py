@@ -129,15 +129,28 @@ def test_each_image_has_its_own_answer_and_what_is_wrong_with_it(worker: Worker)
     assert third[0] == pytest.approx(worker.classifier.classify([png(2)])[0], abs=1e-5)
 
 
-def test_headers_that_take_long_cost_their_own_request(worker: Worker) -> None:
+def in_pieces(end: bytes) -> bytes:
+    """Return a PNG whose header takes some 40 ms to read, and ends so."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0))
     pieces = chunk(b"tEXt", b"a\0b") * 20_000
-    slow = b"\x89PNG\r\n\x1a\n" + header + pieces + chunk(b"IDAT", zlib.compress(bytes(72))) + chunk(b"IEND", b"")
-    found = worker.ask([slow], [slow], [slow], [slow], [slow], [slow], [GOOD])
-    assert found[-1] == "answered" and "Busy" in found and "TooLarge" not in found
+    return b"\x89PNG\r\n\x1a\n" + header + pieces + (end or chunk(b"IDAT", zlib.compress(bytes(72))))
+
+
+def test_headers_that_take_long_cost_their_own_request(worker: Worker) -> None:
+    slow = in_pieces(b"")
+    requests: list[list[Image]] = [[slow] for _ in range(20)]
+    *others, (good,) = worker.answers(*requests, [GOOD])
+    refused = [str(error) for (error,) in others if isinstance(error, Busy)]
+    assert isinstance(good, dict) and 20 > len(refused) > sum("headers" in reason for reason in refused) > 0
+
+
+def test_what_is_not_an_image_after_all_is_not_put_off(worker: Worker) -> None:
+    assert worker.ask([GOOD], [SMALL], [in_pieces(b"no chunk")]) == ["answered", "answered", "BadImage"]
+    assert worker.ask([GOOD], [SMALL], [in_pieces(b"no chunk")]) == ["answered", "Busy", "BadImage"]
 
 
 def test_a_batch_ends_well_before_the_time_out_of_a_worker() -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import decode_costs
-from handlers import jpeg
+from handlers import costs, jpeg
 from handlers.budget import SLACK
 from handlers.costs import RATES, cost_of
 from handlers.decoder import Decoder
@@ -68,9 +68,12 @@ def test_the_largest_image_costs_its_pixels_and_no_time_yet(bomb: object) -> Non
 def test_each_further_scan_of_a_jpeg_costs_a_pass_over_it() -> None:
     baseline, progressive = encoded("JPEG", quality=20), encoded("JPEG", quality=20, progressive=True)
     scan = progressive[progressive.rindex(jpeg.SCAN) : -2]
-    longer = progressive[:-2] + 20 * scan + progressive[-2:]
-    first, second, third = (cost_of(image, DEFAULT_LIMITS).seconds for image in (baseline, progressive, longer))
-    assert first < second < third and third - second > 20 * 0.2e-9 * SIZE[0] * SIZE[1]
+    longer, as_long = (progressive[:-2] + each + progressive[-2:] for each in (20 * scan, bytes(20 * len(scan))))
+    first, second, third, fourth = (
+        cost_of(image, DEFAULT_LIMITS).seconds for image in (baseline, progressive, as_long, longer)
+    )
+    assert first < second < third
+    assert fourth - third == pytest.approx(20 * costs.PROGRESSIVE.scans * SIZE[0] * SIZE[1] / 1e9)
 
 
 def test_pixels_that_are_read_one_by_one_cost_a_thousand_times_as_much() -> None:
