@@ -29,13 +29,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import lock, model_store, state
-from serving.client import Client, NotFound
-from serving.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits
+from serving import lock, model_store, server
+from serving.client import Client, ClientError, NotFound
+from serving.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits, record
 from serving.errors import ServingError
 from serving.live import Live, LiveModel
+from serving.state import ServerState
 
 LIMITS = Limits()
+STARTING = 200.0  # seconds that others may take to start or stop the server: longer than a start's own time-out
 
 
 def deploy(
@@ -53,28 +55,28 @@ def deploy(
     `verify=False` leaves out most of the first step, for who has just built the archive.
 
     Raises:
-        DeployError: a step failed, and what was done is undone; or there is nothing to do, or another deployment runs.
+        DeployError: a step failed, and what was done is undone; or there is nothing to do.
+        Held: another deployment runs.
         ArchiveError: there is no such archive.
         ClientError: the server does not answer.
     """
     root = root.resolve()
     archive = model_store.find(name, version, root / model_store.FOLDER)
-    with lock.alone(root), _client(root) as client:
-        work = Deployment(root, client, archive, limits, say)
-        return work.run(keep=keep, rehearse=verify)
+    with lock.alone(root), _operated(root, say) as (running, client):
+        return Deployment(root, running, client, archive, limits, say).run(keep=keep, rehearse=verify)
 
 
-def rollback(name: str, *, root: Path) -> Deployed:
+def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> Deployed:
     """Make the version before the default one again, in one step; what was live stays READY in its place.
 
     Raises:
         DeployError: no version is kept, or it is not READY.
+        Held: a deployment runs.
         ClientError: the server does not answer.
     """
     root = root.resolve()
-    with lock.alone(root), _client(root) as client:
-        live = Live.read(root)
-        known = live.models.get(name)
+    with lock.alone(root), _operated(root, say) as (running, client):
+        known = Live.read(root).models.get(name)
         try:
             default = client.describe(name).version
         except NotFound:
@@ -94,10 +96,12 @@ def rollback(name: str, *, root: Path) -> Deployed:
             raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
         with _uninterrupted():  # switched and not recorded, it would not last
             client.set_default(name, known.before)
+            back = LiveModel(known.before, known.version)
             try:
-                live.of(name, LiveModel(known.before, known.version)).write(root)
-            except OSError as error:
-                client.set_default(name, known.version)
+                record(root, running, lambda live: live.of(name, back))
+            except (ServingError, OSError) as error:
+                with contextlib.suppress(ClientError):  # the server has ended, and comes back as recorded
+                    client.set_default(name, known.version)
                 why = f"what is live cannot be written down ({error})"
                 raise DeployError(f"{known.version} stays live: {why}") from error
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
@@ -114,11 +118,33 @@ def _uninterrupted() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
-def _client(root: Path) -> Client:
-    running = state.running(root)
-    if running is None:
+@contextlib.contextmanager
+def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerState, Client]]:
+    """Give the server of `root`, once no other process starts or stops it, and a client of it.
+
+    A start that was killed is finished before and after: what loads may be READY by then.
+    """
+    known, waited, deadline = ServerState.read(root), False, time.monotonic() + STARTING
+    while known is not None and known.in_hand:
+        if time.monotonic() > deadline:
+            raise lock.Held("a server is being started or stopped here: wait for it (make status)")
+        if not waited:
+            say("another process starts or stops the server: waiting for it ...")
+        waited = True
+        time.sleep(0.1)
+        known = ServerState.read(root)
+    if known is None or known.process() is None:
         raise DeployError("no server runs here: start one (make serve)")
-    return Client.of_state(running)
+    with Client.of_state(known) as client:
+        _finish(known, client, root, say)
+        yield known, client
+        with contextlib.suppress(ServingError):  # what was asked for is done
+            _finish(known, client, root, say)
+
+
+def _finish(known: ServerState, client: Client, root: Path, say: Callable[[str], None]) -> None:
+    for name, version in server.finish(known, client, root):
+        say(f"{name} {version} answers since a start that was killed: it is recorded as live")
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from serving.model_store import Archive, ArchiveError
 from serving.proof import Exam
 from serving.readiness import NotReady, wait_ready
 from serving.shares import Shares
+from serving.state import ServerState
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,16 +49,38 @@ class Deployed:
     steps: dict[str, float]
 
 
+def record(root: Path, server: ServerState, change: Callable[[Live], Live]) -> None:
+    """Change what is recorded as live, as long as the server runs in which that was proven.
+
+    Raises:
+        DeployError: it has ended; the next one was started with what was recorded before.
+    """
+
+    def checked(live: Live) -> Live:
+        now = state.running(root)
+        if now is None or (now.pid, now.created) != (server.pid, server.created):
+            raise DeployError("the server has ended meanwhile, and comes back with what was live before")
+        return change(live)
+
+    Live.update(root, checked)
+
+
 class Deployment:
     """One deployment: its steps, in the order in which they stand here."""
 
     def __init__(
-        self, root: Path, client: Client, archive: Archive, limits: Limits, say: Callable[[str], None]
+        self,
+        root: Path,
+        server: ServerState,
+        client: Client,
+        archive: Archive,
+        limits: Limits,
+        say: Callable[[str], None],
     ) -> None:
-        self.root, self.client, self.archive, self.limits, self.say = root, client, archive, limits, say
+        self.root, self.server, self.client, self.archive = root, server, client, archive
+        self.limits, self.say = limits, say
         self.name, self.version = archive.name, archive.version
-        self.live = Live.read(root)
-        self.before = self.live.models.get(self.name)
+        self.recorded = self.before = Live.read(root).models.get(self.name)
         self.mark = logs.Mark.now(root)
         self.steps: dict[str, float] = {}
 
@@ -96,8 +119,8 @@ class Deployment:
                 self._watch(exam)
             with self._step("commit"):
                 kept = self.before.version if self.before is not None and keep else None
-                undo.callback(self._undo, "what is recorded as live is as before", self.live.write, self.root)
-                self.live.of(self.name, LiveModel(self.version, kept)).write(self.root)
+                undo.callback(self._undo, "what is recorded as live is as before", self._record_before)
+                record(self.root, self.server, lambda live: live.of(self.name, LiveModel(self.version, kept)))
                 undo.pop_all()
         try:
             with self._step("drain"):
@@ -108,11 +131,20 @@ class Deployment:
 
     def _record(self) -> Deployed:
         """Write down the version that answers already, in the place of one that does not load any more."""
-        recorded = self.live.models.get(self.name)
+        recorded = self.recorded
         if recorded is not None and recorded.version == self.version:
             raise DeployError(f"{self.name} {self.version} is live already")
-        self.live.of(self.name, LiveModel(self.version)).write(self.root)
+        record(self.root, self.server, lambda live: live.of(self.name, LiveModel(self.version)))
         return Deployed(self.name, self.version, recorded.version if recorded else None, {"switch": 0.0})
+
+    def _record_before(self) -> None:
+        """Record again of this model what was recorded before, and of no other."""
+
+        def change(live: Live) -> Live:
+            others = {name: each for name, each in live.models.items() if name != self.name}
+            return Live(others | ({self.name: self.recorded} if self.recorded is not None else {}))
+
+        Live.update(self.root, change)
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
@@ -132,7 +164,7 @@ class Deployment:
         try:
             work(*arguments)
             self.say(f"undone: {says}")
-        except (ClientError, OSError) as error:  # the server is gone, and comes back as live.json says
+        except (ServingError, OSError) as error:  # the server is gone, and comes back as live.json says
             self.say(f"not undone ({error}): {says} after the next start")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)

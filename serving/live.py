@@ -3,17 +3,18 @@
 {"fingers": {"version": "2.0", "before": "1.0"}}
 
 A server that is killed, together with everything around it, comes back as this file says. It is written after what it
-says has been proven, so that a deployment that was cut short leaves the version that was live before.
+says has been proven, so that a deployment that was cut short leaves the version that was live before. Several processes
+change it: each reads, changes and writes it under one lock (`Live.update`), and changes only its own models.
 """
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
 from handlers import atomic
-from serving import model_store
+from serving import lock, model_store
 from serving.model_store import Archive, ArchiveError
 
 FILE = "live.json"
@@ -58,6 +59,31 @@ class Live:
         document = {name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}
         atomic.write_json(root / model_store.FOLDER / FILE, document)
 
+    @classmethod
+    def update(cls, root: Path, change: Callable[[Self], Self]) -> Self:
+        """Read what should be live, write what `change` makes of it, and return that; others wait meanwhile.
+
+        Raises:
+            ArchiveError: the file is damaged, or may not be read.
+            Held: another process does not let go of it.
+            OSError: it cannot be written.
+        """
+        with lock.recording(root):
+            before = cls.read(root)
+            after = change(before)
+            if after != before:
+                after.write(root)
+        return after
+
+    def merged(self, base: Self, wanted: Self) -> Self:
+        """Return `wanted`, where this is what became of `base` meanwhile: a model that others changed stays as here."""
+        names = {*self.models, *base.models}
+        changed = {name for name in names if self.models.get(name) != base.models.get(name)}
+        return type(self)(
+            {name: each for name, each in wanted.models.items() if name not in changed}
+            | {name: each for name, each in self.models.items() if name in changed}
+        )
+
     def of(self, name: str, model: LiveModel) -> Self:
         """Return the same with another state of one model."""
         return type(self)({**self.models, name: model})
@@ -96,13 +122,14 @@ class Live:
     def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
         """Return what a server that is asked for `wanted` (`NAME` or `NAME=VERSION`) serves, and the default archives.
 
-        Nothing wanted means the newest version of every model. A version kept for a rollback whose archive is gone is
-        forgotten.
+        `NAME` means the version that is live, the newest one of a model that is not. Nothing wanted means the newest
+        version of every model. A version kept for a rollback whose archive is gone is forgotten.
 
         Raises:
             ArchiveError: an archive that should be live is not there, or there is none at all.
         """
-        chosen = model_store.select(wanted, store)
+        live = {name: f"{name}={each.version}" for name, each in self.models.items()}
+        chosen = model_store.select([live.get(each.removesuffix("="), each) for each in wanted], store)
         kept = {each.name: self._before(each, store) for each in chosen}
         models = {each.name: LiveModel(each.version, kept[each.name]) for each in chosen}
         return type(self)(models), chosen

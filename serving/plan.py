@@ -16,8 +16,8 @@ from serving.readiness import Version
 class Plan:
     """The archives that come `first`, as `live` says, and the `others` beside them.
 
-    `strict`: somebody named them, or nothing was ever live, so that each must load. Otherwise `known` is what was live,
-    and `damaged` what of it cannot be, with the reasons.
+    `strict`: somebody named them, or nothing was ever live, so that each must load. Otherwise only the models `named`
+    must, `known` is what was live, and `damaged` what of it cannot be, with the reasons.
     """
 
     known: Live
@@ -26,6 +26,7 @@ class Plan:
     others: Sequence[Version]
     strict: bool
     damaged: Mapping[Version, str] = dataclasses.field(default_factory=dict)
+    named: Collection[str] = ()
 
     @classmethod
     def of(cls, known: Live, wanted: Sequence[str], store: Path, *, restore: bool = False) -> Self:
@@ -34,18 +35,28 @@ class Plan:
         Raises:
             ArchiveError: what is wanted is not there or damaged; or all that was live is.
         """
-        if wanted or not known.models:
+        if not known.models or (wanted and not restore):
             live, first = known.select(wanted, store)
             for each in first:
                 each.check()
             return cls(known, live, first, live.kept(), strict=True)
-        whole, damaged = known.whole(store)
-        if not whole.models:
+        named = {text.partition("=")[0] for text in wanted}
+        whole, damaged = Live({name: each for name, each in known.models.items() if name not in named}).whole(store)
+        if not whole.models and not wanted:
             raise ArchiveError("nothing of what was live can be served: " + "; ".join(damaged.values()))
-        live, first = whole.select([f"{name}={each.version}" for name, each in whole.models.items()], store)
+        back = [f"{name}={each.version}" for name, each in whole.models.items()]
+        live, first = Live({**known.models, **whole.models}).select([*back, *wanted], store)
+        for each in first:
+            if each.name in named:
+                each.check()
         new = [each for each in model_store.newest(store) if each.name not in known.models and not restore]
         others = [*live.kept(), *((each.name, each.version) for each in new)]
-        return cls(known, live, first, others, strict=False, damaged=damaged)
+        return cls(known, live, first, others, strict=False, damaged=damaged, named=named)
+
+    @property
+    def required(self) -> list[Version]:
+        """Return which of the first ones must load."""
+        return [(each.name, each.version) for each in self.first if self.strict or each.name in self.named]
 
     @property
     def models(self) -> int:

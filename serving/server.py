@@ -17,7 +17,7 @@ import errno
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +26,7 @@ from serving import affinity, launch, lock, logs, model_store, ports, state, sta
 from serving.client import Client, ClientError, ModelStatus
 from serving.errors import ServingError
 from serving.launch import CONFIG, LaunchError
-from serving.live import Live
+from serving.live import Live, LiveModel
 from serving.model_store import Archive, ArchiveError
 from serving.plan import Plan
 from serving.ports import Ports
@@ -62,9 +62,11 @@ def start(
 ) -> Started:
     """Start TorchServe in `root` with the archives that `wanted` asks for, and return once every worker is READY.
 
-    `wanted` holds `NAME` or `NAME=VERSION`; nothing means what was live before, with the versions kept for a rollback,
-    and the newest version of every other model in the store (with `restore`: without those). What was not named and
-    does not load is left out and said; the version before takes the place of one that was live, until the next start.
+    `wanted` holds `NAME` (the version that is live, or else the newest) or `NAME=VERSION`, and nothing else is served
+    (with `restore`: and what was live beside them). Nothing wanted means what was live before, with the versions kept
+    for a rollback, and the newest version of every other model in the store (with `restore`: without those). What was
+    not named and does not load is left out and said; the version before takes the place of one that was live, until the
+    next start.
     `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
     seconds. `access_log` writes a line a request to logs/access_log.log.
 
@@ -75,12 +77,14 @@ def start(
     """
     root = root.resolve()
     began = time.monotonic()
-    if not restore:
+    if wanted or not restore:
         ServerState.take_up(root)
     with lock.starting(root):
         if (running := state.running(root)) is not None:
             raise ServerError(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
-        plan = Plan.of(Live.read(root), wanted, root / model_store.FOLDER, restore=restore)
+        # Under its lock, after that look: who records a deployment looks there that the server still runs.
+        known = Live.update(root, lambda live: live)
+        plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
         config = config or root / CONFIG
         if not config.is_file():
             raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
@@ -110,14 +114,14 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
     """Have all of a plan loaded and written down; return what answers, and what does not, with the reasons."""
     mark = logs.Mark.now(root)
     with Client.of_state(started) as client:
-        live = [(each.name, each.version) for each in plan.first]
-        lost: dict[Version, str] = {}
-        if plan.strict:
-            remaining = deadline - time.monotonic()
-            models = wait_ready(client, live, alive=lambda: started.process() is not None, timeout=remaining)
-        else:
-            models, lost = _answering(client, started, live, mark, deadline)
-        _remember(plan.recorded(lost), root)
+        required = plan.required
+        remaining = deadline - time.monotonic()
+        models = wait_ready(client, required, alive=lambda: started.process() is not None, timeout=remaining)
+        rest = [each for each in ((each.name, each.version) for each in plan.first) if each not in required]
+        back, lost = _answering(client, started, rest, mark, deadline)
+        models += back
+        first = plan.recorded(lost)
+        _remember(root, lambda now: now.merged(plan.known, first))
         refused = {}
         for name, version in plan.others:
             try:
@@ -133,7 +137,7 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
     left_out = {**plan.damaged, **lost, **refused, **failed}
     if not models:
         raise NotReady("; ".join(f"{name} {version} does not load: {why}" for (name, version), why in left_out.items()))
-    _remember(plan.recorded(left_out, more), root, unless=plan.recorded(lost))
+    _remember(root, lambda now: now.merged(first, plan.recorded(left_out, more)))
     serving = {each.name: each.version for each in models}
     told = [
         f"{name} {version} was live and is not served now: make deploy NAME={name} VERSION={version}"
@@ -193,19 +197,28 @@ def _register(client: Client, root: Path, version: Version) -> None:
     client.register(path.name)
 
 
-def _remember(live: Live, root: Path, *, unless: Live | None = None) -> None:
-    """Write down what is live, unless that stands there already or the store is mounted for reading alone.
+def finish(known: ServerState, client: Client, root: Path) -> list[Version]:
+    """Write down which models answer after a start that was killed before it wrote that, and return them.
 
-    A model of which something else than in `unless` stands there has been deployed meanwhile, and stays.
+    Raises:
+        ClientError: the server does not answer.
     """
-    now = Live.read(root)
-    if unless is not None:
-        deployed = {name: each for name, each in now.models.items() if unless.models.get(name) != each}
-        live = Live({**live.models, **deployed})
-    if live == now:
-        return
+    if not known.busy or known.in_hand:
+        return []
+    recorded = Live.read(root).models
+    defaults = [client.describe(name) for name in client.models()]
+    new = {each.name: each.version for each in defaults if each.ready and each.name not in recorded}
+    if new:
+        _remember(root, lambda now: Live({**{each: LiveModel(new[each]) for each in new}, **now.models}))
+    if all(each.ready for each in defaults) and ServerState.read(root) == known:
+        dataclasses.replace(known, busy=0).write(root)
+    return list(new.items())
+
+
+def _remember(root: Path, change: Callable[[Live], Live]) -> None:
+    """Change what is recorded as live, unless the store is mounted for reading alone."""
     try:
-        live.write(root)
+        Live.update(root, change)
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
