@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.steps import Steps, guarded
 from pipeline.up import serve_and_ask
+from serving import lock
 
 NAME = "demo"
 RAW = Path("data/raw/demo")  # its own: `make data RAW=generated` draws another number
@@ -31,6 +32,12 @@ def demo(root: Path) -> Steps:
         StepError and the errors of serving: a step failed.
     """
     run = Steps("demo", root=root, record=root / "logs" / "demo.json")
+    with lock.training(root, NAME, run.console.print):
+        _demo(run)
+    return run
+
+
+def _demo(run: Steps) -> None:
     data = ("dataset=fingers", f"name={NAME}")
     run.run(
         "generate",
@@ -45,7 +52,6 @@ def demo(root: Path) -> Steps:
     run.run("train", "training a small network", "training.train", *data, f"raw={RAW}", *TRAINING)
     run.run("evaluate", "evaluating it on images that it has not seen", "training.evaluate", f"name={NAME}")
     serve_and_ask(run, NAME, ASKED)
-    return run
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 
 from handlers import atomic
-from serving import archive, deploy, model_config, model_store, package, ports, server, state
-from serving.client import Client, ClientError, ModelStatus
+from serving import archive, deploy, lock, model_config, model_store, package, ports, server, state
+from serving.client import Client, ModelStatus, NotFound
 from serving.deployment import Limits
 from serving.errors import ServingError
 from serving.live import Live
@@ -38,6 +38,9 @@ class StepFailed(StepError):
 
 FAILURES = (StepError, ServingError, DatasetError, OSError)
 WATCHED = Limits(watch=1.0)
+PATIENCE = 600.0  # seconds that others may take who start a server or deploy
+AGAIN = 60.0  # seconds until a version that is live is READY again: TorchServe's pauses are 1, 1, 2, 3, 5, 8, 13 ...
+EVERY = 0.5  # seconds between two looks
 
 
 class Steps:
@@ -154,34 +157,79 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True
 
 
-def serve(found: Archive, root: Path) -> tuple[Served, bool]:
+def serve(found: Archive, root: Path, say: Callable[[str], None] = print) -> tuple[Served, bool]:
     """Serve an archive: deployed to the server of `root` where one runs, by one that is started where none does.
 
-    Other models that are live stay live. Returns where it is, and whether it was not served already.
+    Other models that are live stay live. Waits where others start a server or deploy, and stops no server that runs.
+    Returns where it is, and whether it was not served already; `say` gets what is waited for.
 
     Raises:
         ServerError, PortError, JavaError, ArchiveError, DeployError: it cannot be started.
+        Held: others have not ended within `PATIENCE`.
+        StepError: it is live and does not get READY.
     """
-    running = state.running(root)
-    live = Live.read(root).models
-    if running is not None:
-        default = _default(running, found.name)
-        if default is None or default.version != found.version:
-            # It has been rehearsed when it was built.
-            deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, say=lambda _: None)
-            return Served(found, running.inference), True
-        if default.ready:
-            return Served(found, running.inference), False
-        server.stop(root=root)
-    wanted = {name: each.version for name, each in live.items()} | {found.name: found.version}
-    models = [f"{name}={version}" for name, version in wanted.items()]
-    started = server.start(models, root=root, offset=ports.offset_of_environment())
-    return Served(found, started.state.inference), True
+    deadline, said = time.monotonic() + PATIENCE, ""
+    while True:
+        try:
+            return _serve(found, root, say)
+        except (lock.Held, server.RunsAlready) as error:
+            if time.monotonic() > deadline:
+                raise
+            if isinstance(error, lock.Held) and str(error) != said:
+                say(said := str(error))
+            time.sleep(EVERY)
 
 
-def _default(running: state.ServerState, name: str) -> ModelStatus | None:
-    try:
-        with Client.of_state(running) as client:
-            return client.describe(name)
-    except ClientError:
-        return None
+def _serve(found: Archive, root: Path, say: Callable[[str], None]) -> tuple[Served, bool]:
+    """Serve an archive, or raise Held where others are at it."""
+    known = state.ServerState.read(root)
+    if known is not None and known.in_hand:
+        raise lock.Held("a server is being started or stopped here: wait for it (make status)")
+    if known is None or known.process() is None:
+        wanted = [f"{found.name}={found.version}"]
+        started = server.start(wanted, root=root, offset=ports.offset_of_environment(), restore=True)
+        for each in started.left_out:
+            say(f"warning: {each}")
+        return Served(found, started.state.inference), True
+    served = Served(found, known.inference)
+    with Client.of_state(known) as client:
+        server.finish(known, client, root)
+        live = Live.read(root).models.get(found.name)
+        try:
+            default = client.describe(found.name)
+        except NotFound:
+            default = None
+        if default is not None and live is not None and found.version == live.version == default.version:
+            if not default.ready:
+                _wait(client, default, known.workers, root, say)
+            return served, not default.ready
+    # It has been rehearsed when it was built.
+    deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, say=lambda _: None)
+    return served, True
+
+
+def _wait(client: Client, model: ModelStatus, workers: int, root: Path, say: Callable[[str], None]) -> None:
+    """Wait until a version that is live is READY again; it gets new workers where TorchServe has given them up."""
+    key = model.name, model.version
+    say(f"{model.name} {model.version} is live and not READY: waiting for it")
+    if model.workers and _is_ready_within(client, key, AGAIN):
+        return
+    if not any(each.status == "READY" for each in client.describe(*key).workers):
+        with lock.alone(root):
+            client.scale(*key, 0)
+            client.scale(*key, model.min_workers or workers)
+            if _is_ready_within(client, key, AGAIN):
+                return
+    raise StepError(
+        f"{model.name} {model.version} is live and not READY within {AGAIN:.0f} s: logs/model_log.log says why. "
+        "The server and its other models go on; make watch tries it again"
+    )
+
+
+def _is_ready_within(client: Client, version: tuple[str, str], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not client.describe(*version).ready:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(EVERY)
+    return True

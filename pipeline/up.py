@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import showing, steps, unpacking
 from pipeline.steps import StepError, Steps
-from serving import model_store
+from serving import lock, model_store
 from serving.archive import RUNS, read_spec
 
 MINUTES = 10.0
@@ -33,6 +33,13 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
     """
     model_store.check_name(name)
     run = Steps("up", root=root, record=root / "logs" / f"up-{name}.json")
+    with lock.training(root, name, run.console.print):
+        _up(run, raw, name, minutes, overrides)
+    return run
+
+
+def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, ...]) -> None:
+    root = run.root
     if unpacking.is_archive(raw):
         with run.step("unpack", f"unpacking {raw}, unless it was before"):
             raw = unpacking.unpack(raw, root)
@@ -47,7 +54,6 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
     run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)
     run.run("evaluate", "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
     serve_and_ask(run, name, ASKED)
-    return run
 
 
 def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:

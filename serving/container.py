@@ -54,8 +54,9 @@ def serve(wanted: Sequence[str], root: Path) -> int:
     for stop in STOPS:
         signal.signal(stop, end)
     reaper.adopt_orphans()
+    # Where another server runs here it raises, and leaves that one alone.
+    started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
     try:
-        started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
         print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
         for warning in started.left_out:

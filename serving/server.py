@@ -40,6 +40,10 @@ class ServerError(ServingError):
     """The server cannot be started or stopped; the message says what to do."""
 
 
+class RunsAlready(ServerError):
+    """A server runs in this directory already."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
     """A server whose workers are all READY."""
@@ -71,7 +75,8 @@ def start(
     seconds. `access_log` writes a line a request to logs/access_log.log.
 
     Raises:
-        ServerError: one runs there already, or a worker does not load; the message ends with the log's last lines.
+        RunsAlready: one runs there already.
+        ServerError: a worker does not load; the message ends with the log's last lines.
         Held: one is being started there.
         ArchiveError, PortError, JavaError: what is needed is not there.
     """
@@ -81,7 +86,7 @@ def start(
         ServerState.take_up(root)
     with lock.starting(root):
         if (running := state.running(root)) is not None:
-            raise ServerError(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
+            raise RunsAlready(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
         # Under its lock, after that look: who records a deployment looks there that the server still runs.
         known = Live.update(root, lambda live: live)
         plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
@@ -211,7 +216,7 @@ def finish(known: ServerState, client: Client, root: Path) -> list[Version]:
     if new:
         _remember(root, lambda now: Live({**{each: LiveModel(new[each]) for each in new}, **now.models}))
     if all(each.ready for each in defaults) and ServerState.read(root) == known:
-        dataclasses.replace(known, busy=0).write(root)
+        dataclasses.replace(known, busy=0, busy_created=0).write(root)
     return list(new.items())
 
 

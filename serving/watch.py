@@ -92,6 +92,8 @@ class Watch:
                 self._start(known, f"the front end does not answer ({error})")
             return
         self.described = self.clock()
+        for name, version in server.finish(known, client, self.root):
+            logger.warning("%s %s answers since a start that was killed: it is recorded as live", name, version)
         for each in found:
             self._workers(client, known, each)
         self._queues(known, found)
