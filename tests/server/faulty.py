@@ -58,6 +58,19 @@ ImageHandler.initialize = _unless
 """
 
 
+def waits_while(flag: Path) -> str:
+    """Return code that does not end to load while a file is there."""
+    return f"""
+import os, time
+_load = ImageHandler.initialize
+def _later(self, context):
+    while os.path.exists({str(flag)!r}):
+        time.sleep(0.05)
+    _load(self, context)
+ImageHandler.initialize = _later
+"""
+
+
 def hangs_while(flag: Path) -> str:
     """Return code that answers nothing while a file is there, and makes another, `.held`, once it has a request."""
     return f"""

@@ -47,6 +47,15 @@ def test_a_start_with_names_is_those_alone(store: Path) -> None:
     assert Live({}).select([], store)[0].models == {"a": LiveModel("3.0"), "b": LiveModel("10.0")}
 
 
+def test_a_name_without_a_version_is_what_is_live_or_else_the_newest(store: Path) -> None:
+    rolled_back = Live({"a": LiveModel("2.0", "3.0")})
+    for wanted in ("a", "a="):
+        assert rolled_back.select([wanted, "b"], store)[0].models == {
+            "a": LiveModel("2.0", "3.0"), "b": LiveModel("10.0"),
+        }  # fmt: skip
+    assert rolled_back.select(["a=3.0"], store)[0].models == {"a": LiveModel("3.0", "2.0")}
+
+
 @pytest.mark.parametrize("version", ["1.0", "3.0"])
 def test_another_version_than_the_live_one_keeps_that_one_for_a_rollback(store: Path, version: str) -> None:
     live = Live({"a": LiveModel("2.0", "1.0")})
@@ -62,6 +71,20 @@ def test_an_archive_that_is_gone_is_said_and_a_kept_one_is_forgotten(store: Path
     (store / "a-2.0.mar").unlink()
     with pytest.raises(ArchiveError, match=r"no archive of a 2\.0"):
         live.select(["a=2.0"], store)
+
+
+def test_what_others_changed_meanwhile_stays_and_the_rest_becomes_what_is_wanted() -> None:
+    base = Live({"a": LiveModel("1.0"), "b": LiveModel("1.0"), "c": LiveModel("1.0")})
+    now = Live({"a": LiveModel("2.0", "1.0"), "b": LiveModel("1.0"), "d": LiveModel("1.0")})
+    wanted = Live({"a": LiveModel("3.0"), "c": LiveModel("2.0"), "e": LiveModel("1.0")})
+    assert now.merged(base, wanted).models == {
+        "a": LiveModel("2.0", "1.0"), "d": LiveModel("1.0"), "e": LiveModel("1.0"),
+    }  # fmt: skip
+
+
+def test_a_change_that_changes_nothing_writes_nothing(store: Path) -> None:
+    assert Live.update(store.parent, lambda live: live) == Live({})
+    assert not (store / FILE).exists()
 
 
 def test_a_write_that_fails_leaves_the_old_text(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

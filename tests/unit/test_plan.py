@@ -66,6 +66,20 @@ def test_what_was_live_and_is_not_named_is_forgotten_and_known(store: Path) -> N
     assert Plan.of(KNOWN, [], store).forgotten == [], "it stays written down"
 
 
+def test_what_is_named_beside_what_was_live_must_load_and_the_rest_comes_back(store: Path) -> None:
+    (store / "b-9.0.mar").write_text("damaged")
+    plan = Plan.of(KNOWN, ["a=3.0"], store, restore=True)
+    assert first(plan) == ["a-3.0"] and plan.required == [("a", "3.0")] and plan.others == [("a", "2.0")]
+    assert plan.recorded(plan.damaged).models == {"a": LiveModel("3.0", "2.0"), "b": LiveModel("9.0")}
+    assert plan.forgotten == []
+    (store / "b-9.0.mar").write_text("")
+    plan = Plan.of(KNOWN, ["c"], store, restore=True)
+    assert first(plan) == ["a-2.0", "b-9.0", "c-1.0"] and plan.required == [("c", "1.0")]
+    (store / "c-1.0.mar").write_text("damaged")
+    with pytest.raises(ArchiveError, match=r"c-1\.0\.mar is not a whole archive"):
+        Plan.of(KNOWN, ["c"], store, restore=True)
+
+
 def test_where_nothing_was_live_the_newest_of_each_must_load(store: Path) -> None:
     plan = Plan.of(Live({}), [], store)
     assert plan.strict and first(plan) == ["a-3.0", "b-10.0", "c-1.0"]
