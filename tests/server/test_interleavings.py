@@ -1,5 +1,6 @@
 """Starts, deployments and `make up` side by side on one server of three small models: nobody's model is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from benchmarks import stepped
 from pipeline import steps
 from serving import archive, deploy, model_store, state
 from serving import server as server_module
-from serving.client import Client
+from serving.client import Client, ClientError
 from serving.live import Live, LiveModel
 from serving.state import ServerState
 from serving.watch import Watch
@@ -85,6 +86,13 @@ def served(root: Path) -> dict[str, str]:
         return {name: str(client.predict(picture(), name).version) for name in client.models()}
 
 
+def all_ready(root: Path) -> bool:
+    """Return whether each model has its workers; a server that has just begun has no keys yet."""
+    with contextlib.suppress(ClientError), Client(root=root) as client:
+        return set(client.models()) == set(NAMES) and all(client.describe(name).ready for name in NAMES)
+    return False
+
+
 def test_a_deployment_beside_a_start_that_still_loads_loses_no_model(home: Path, offset: int) -> None:
     (home / "slow").touch()
     start = begin(home, offset, "-m", "serving.server", "start", "ants", "bees=1.0", "cats")
@@ -130,14 +138,14 @@ def test_make_up_of_two_models_at_once_deploys_both(home: Path, offset: int) -> 
     assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)
 
 
-@pytest.mark.parametrize("number", range(4, 20, 5))
+@pytest.mark.parametrize("number", (3, 4, 6, 7))
 def test_a_rollback_that_is_killed_at_a_step_is_whole_or_nothing(home: Path, number: int, tmp_path: Path) -> None:
     before = Live.read(home)
     bees = before.models["bees"]
     words = ["-m", "benchmarks.stepped", "kill", str(number), str(tmp_path / "steps"), "serving.deploy", "bees"]
     killed = begin(home, 0, *words, "--rollback")
     said, _ = killed.communicate(timeout=60)
-    assert killed.returncode == -signal.SIGKILL or number > len(stepped.steps(tmp_path / "steps")), said
+    assert killed.returncode == -signal.SIGKILL, said
     after = Live.read(home).models
     assert after["bees"] in (bees, LiveModel(str(bees.before), bees.version)), stepped.steps(tmp_path / "steps")
     assert {**after, "bees": bees} == before.models
@@ -172,8 +180,7 @@ def test_a_start_that_was_killed_loses_no_model_to_the_next_deployment(home: Pat
     start.kill()
     start.communicate()
     (home / "slow").unlink()
-    with Client(root=home) as client:
-        until(lambda: all(name in client.models() and client.describe(name).ready for name in NAMES), 60)
+    until(lambda: all_ready(home), 60)
     end(begin(home, offset, "-c", UP, "bees", "2.0"))
     assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)
     assert served(home) == {"ants": "1.0", "bees": "2.0", "cats": "1.0"}
