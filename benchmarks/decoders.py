@@ -29,6 +29,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.result import Origin
 from benchmarks.rounds import Work, one_core, take_turns, versions
 from handlers.atomic import write_json
 from handlers.decoding import decode
@@ -237,6 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="fewer write no result")
     options = parser.parse_args(arguments)
+    origin = Origin("decoders", arguments, code=("handlers",))
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: --device cuda needs a GPU, and torch finds none here", file=sys.stderr)
         return 1
@@ -250,7 +252,7 @@ def main(arguments: Sequence[str]) -> int:
                     rows += compare(kind, size, pictures(size, kind), options.rounds, options.device)
     document = {
         "benchmark": "decoders",
-        "command": " ".join(["python -m benchmarks.decoders", *arguments]),
+        **origin.document(options.device),
         "side": SIDE,
         "number_of_rounds": options.rounds,
         "faithful": FAITHFUL,

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
-from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/demo.json")
 OFFSET = "1700"  # of the ports, so that a server that runs here stays alone
@@ -53,6 +53,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, write the result and print it."""
+    origin = Origin("demo", (), code=(*SERVING, "training", "pipeline"))
     with tempfile.TemporaryDirectory(prefix="sightline-demo-") as folder:
         try:
             runs = measure(Path(folder))
@@ -60,10 +61,8 @@ def main() -> int:
             print(f"error: {' '.join(error.cmd)} failed: its reason stands above", file=sys.stderr)
             return 1
     document = {
-        "command": "python -m benchmarks.demo",
+        **origin.document(),
         "runs": runs,
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     write_json(RESULT, document)
     print(json.dumps(document))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.real import RunError, step
+from benchmarks.result import TRAINING, Origin
 from handlers.atomic import write_json
 from pipeline.steps import override
-from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/fewest.json")
 NAME = "fingers-fewest"
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: name the folder that holds fingers/: python -m benchmarks.fewest RAW_ROOT", file=sys.stderr)
         return 2
     raw = Path(given[0]) / "fingers"
+    origin = Origin("fewest", ["RAW_ROOT", *given[1:]], code=TRAINING)
     try:
         step("training.prepare", "dataset=fingers", override("raw", raw), "name=fingers")
         step("training.frugality", "dataset=fingers", "store=fingers", f"name={NAME}", *SETTINGS, *given[1:])
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     document = json.loads((Path("runs") / NAME / "frugality.json").read_text())
-    document |= {"command": "python -m benchmarks.fewest RAW_ROOT", "machine": machine("cpu"), "versions": versions()}
+    document |= origin.document()
     write_json(RESULT, document)
     print(json.dumps(document))
     return 0

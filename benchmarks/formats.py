@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.result import Origin
 from handlers import artifact, exported
 from handlers.atomic import write_json
 from handlers.engine import Engine
 from handlers.spec import PreprocessSpec, Spec
 from training.networks import build
-from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/formats.json")
 CPU = torch.device("cpu")
@@ -102,21 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each format, precision and batch in a round")
     options = parser.parse_args(arguments)
+    origin = Origin("formats", sys.argv[1:] if arguments is None else arguments, code=("handlers",))
     torch.set_num_threads(1)  # as a worker has
     with tempfile.TemporaryDirectory() as folder:
         found, made = engines(Path(folder))
         rows = measure(found, options.rounds, options.seconds)
     document = {
         "benchmark": "formats",
-        "command": f"python -m benchmarks.formats --rounds {options.rounds} --seconds {options.seconds:g}",
+        **origin.document(),
         "network": "resnet18",
         "image_size": SIZE,
         "classes": CLASSES,
         "threads": torch.get_num_threads(),
         "made": made,
         "rows": rows,
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     for row in rows:
         print(f"{row['format']:>18} {row['precision']} {row['batch']:>3}  {row['images_per_second']:8.1f} images/s")

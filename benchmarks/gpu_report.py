@@ -28,11 +28,11 @@ import torch
 from rich.console import Console
 
 from benchmarks import bodies, gpu_page, gpu_served, resnet, time_to_accuracy, trained
+from benchmarks.result import SERVING, Origin
 from benchmarks.serving import DRAWN
 from handlers import artifact
 from handlers.atomic import write_json, write_text
 from serving import server
-from training.train import machine, versions
 
 RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
 BUDGET, ENDING = 8 * 60.0, 30.0  # seconds in all, and for a command to end in
@@ -69,16 +69,15 @@ class Report:
     def __init__(self, root: Path, *, rehearse: bool, console: Console) -> None:
         self.root, self.rehearse, self.console = root, rehearse, console
         self.began = time.monotonic()
+        origin = Origin("gpu_report", ["--rehearse"] if rehearse else [], code=(*SERVING, "training"))
         self.result = root / (REHEARSAL if rehearse else RESULT)
         self.document: dict[str, Any] = {
             "benchmark": "gpu",
-            "command": "python -m benchmarks.gpu_report" + (" --rehearse" if rehearse else ""),
+            **origin.document("cpu" if rehearse else "cuda"),
             "rehearsal": rehearse,
             "goals": gpu_page.GOALS,
             "sections": {},
             "reasons": {},
-            "machine": machine("cpu" if rehearse else "cuda"),
-            "versions": versions(),
         }
 
     @property

@@ -32,6 +32,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import resnet, trained
+from benchmarks.result import TRAINING, Origin
 from benchmarks.rounds import Work, one_core, take_turns, versions
 from handlers import artifact
 from handlers.atomic import write_json
@@ -176,6 +177,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--images", type=int, default=16, help="of each class, to calibrate with and to judge by, each")
     options = parser.parse_args(arguments)
+    origin = Origin("int8", arguments, code=TRAINING)
     torch.set_num_threads(1)  # before anything is compiled: what Inductor makes is for so many threads
     warnings.filterwarnings("ignore", module=r"torch(ao)?\.")
     try:
@@ -202,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
             rows = speeds(kinds, judged, options.rounds)
     document = {
         "benchmark": "int8",
-        "command": " ".join(["python -m benchmarks.int8", *arguments]),
+        **origin.document(),
         "network": spec.network,
         "image_size": spec.preprocess.image_size,
         "number_of_rounds": options.rounds,

@@ -27,10 +27,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import open_loop, small_server
+from benchmarks.result import Origin
 from benchmarks.small_server import MODEL
 from handlers.atomic import write_json
 from serving.client import Client, ClientError
-from training.train import machine, versions
+from training.train import versions
 
 RESULT, WORK = Path("benchmarks/results/keys.json"), Path("runs/bench-keys")
 DEADLINE, THREADS = 5.0, 32  # seconds of an answer; under way in a process
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--life", type=float, default=60.0, metavar="SECONDS", help="of a token")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
+    origin = Origin("keys", arguments)
     root = Path.cwd() / WORK
     small_server.prepare(root, ["1.0"], properties=f"token_expiration_min={options.life / 60}")
     (picture,) = small_server.images(1)
@@ -163,11 +165,10 @@ def main(arguments: Sequence[str]) -> int:
     show(found, options.life, Console())
     document = {
         "benchmark": "keys",
-        "command": " ".join(["python -m benchmarks.keys", *arguments]),
+        **origin.document(),
         "token_seconds": options.life,
         **found,
         "goals": {"failures": 0},
-        "machine": machine("cpu"),
         "versions": versions() | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     write_json(options.output, document)

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import small_server
+from benchmarks.result import Origin
 from benchmarks.small_server import MODEL
 from handlers.atomic import write_json
 from serving.model_store import path_of
-from training.train import machine, versions
 
 RESULT, WORK = Path("benchmarks/results/load.json"), Path("runs/bench-load")
 ONE_IN = 10_000
@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("--planted", type=int, default=40_000, help="requests to the handler that is wrong at times")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    origin = Origin("load", sys.argv[1:])
     root = Path.cwd() / WORK
     small_server.prepare(root)
     with small_server.serving(root, [f"{MODEL}=1.0"]):
@@ -82,10 +83,8 @@ def main() -> int:
         planted = run(root, f"locust, one answer in {ONE_IN:,} wrong", "found, exit not 0", *asked)
     document = {
         "benchmark": "load",
-        "command": " ".join(["python -m benchmarks.load", *sys.argv[1:]]),
+        **origin.document(),
         "runs": [swapped, planted],
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     table = Table(title="locust")
     for heading in ("", "requests", "failed", "seconds", "exit"):

@@ -10,14 +10,10 @@ benchmarks/results/prepare.json. Exit status 1 where the last number costs more 
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +23,11 @@ import simplejpeg
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.result import TRAINING, Origin
 from handlers.atomic import write_json
 from training.prepare import prepare
 from training.progress import plain_console
 from training.recipe import Recipe
-from training.train import machine
 
 RESULT = Path("benchmarks/results/prepare.json")
 LIMIT = 1.2
@@ -107,6 +103,7 @@ def main() -> int:
     if arguments.one is not None:
         one(arguments.one, arguments.processes)
         return 0
+    origin = Origin("prepare", sys.argv[1:], code=TRAINING)
     console, runs = plain_console(), []
     for images in arguments.images:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -116,17 +113,7 @@ def main() -> int:
     ratios = {name: round(last[name] / first[name], 3) for name in ("milliseconds_per_image", "peak_anonymous_mb")}
     document = {
         "benchmark": "prepare",
-        "command": " ".join(["python -m benchmarks.prepare", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {
-            "cpu": machine("cpu")["processor"],
-            "cores": len(os.sched_getaffinity(0)),
-            "load": round(os.getloadavg()[0], 1),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "simplejpeg")},
-        },
+        **origin.document(),
         "processes": arguments.processes,
         "runs": runs,
         "ratios": ratios,

@@ -31,6 +31,7 @@ from rich.table import Table
 from benchmarks import numbered, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
 from benchmarks.numbered import LoadError, Sent
+from benchmarks.result import Origin
 from benchmarks.rounds import versions
 from handlers import artifact
 from handlers.atomic import write_json
@@ -38,7 +39,6 @@ from serving import archive, launch, package, ports, server
 from serving.model_store import Archive
 from serving.state import ServerState
 from training.pictures import save
-from training.train import machine
 
 RESULTS = Path("benchmarks/results")
 PACKAGES = ("torch", "kornia", "simplejpeg", "numpy", "torchserve")
@@ -167,6 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each number of connections")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args(arguments)
+    origin = Origin("profile", arguments)
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = measure(Path(folder), options.size, options.connections, options.seconds, options.precision)
@@ -175,11 +176,10 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     document = {
         "benchmark": "profile",
-        "command": " ".join(["python -m benchmarks.profile", *arguments]),
+        **origin.document(),
         "size": options.size,
         "seconds": options.seconds,
         "precision": options.precision,
-        "machine": machine("cpu"),
         "versions": versions(PACKAGES),
         "rows": rows,
     }

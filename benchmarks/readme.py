@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.markdown import RESULTS
+from benchmarks import operations_tables, result, training_tables
+from benchmarks.markdown import RESULTS, load
 from benchmarks.tables import TABLES
 
 README = Path("README.md")
@@ -39,9 +40,18 @@ def render(text: str, results: Path = RESULTS) -> str:
             body = TABLES[name](results)
         except (KeyError, TypeError, ValueError) as error:
             raise ReadmeError(f"the results of table {name!r} are broken ({error!r}): measure again") from error
-        return f"{match[1]}\n{body}\n\n{match[4]}"
+        origin = result.sentences([document for path in files(name, results) if (document := load(path))])
+        return "\n".join([match[1].rstrip("\n"), "", body, *(["", origin] if origin else []), "", match[4]])
 
     return BLOCK.sub(replace, text)
+
+
+def files(table: str, results: Path) -> list[Path]:
+    """Return the results that a table is made of."""
+    if table == "real":
+        return [results / "real" / f"{name}.json" for name in training_tables.TITLES]
+    names = operations_tables.SECTIONS if table == "operations" else [table]
+    return [results / f"{name}.json" for name in names]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

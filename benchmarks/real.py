@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
 from pipeline.steps import next_version, override
 from serving import agreement, archive, model_store, server
@@ -147,6 +148,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),
         "largest_difference": max(part["largest_difference"] for part in parts),
+        "precision": ", ".join(sorted({part["precision"] for part in parts})),
         "tolerance": agreement.TOLERANCE,
         "seconds": sum(part["seconds"] for part in parts),
         "apart": [each for part in parts for each in part["apart"]],
@@ -170,12 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no run is called {', '.join(sorted(unknown))}: choose of {', '.join(RUNS)}")
     done = []
     for name in given.runs or RUNS:
+        origin = Origin("real", ["RAW_ROOT", name], code=(*SERVING, "training"))
         try:
             document = carry_out(name, RUNS[name], given.raw_root / RUNS[name].dataset)
         except (RunError, ServingError, OSError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
-        document["command"] = f"python -m benchmarks.real RAW_ROOT {name}"
+        document |= origin.run()
         write_json(RESULTS / f"{name}.json", document)
         top = document["top_1"]
         print(f"{name}: test top-1 {top['value']:.2%} ({top['low']:.2%} to {top['high']:.2%})", flush=True)

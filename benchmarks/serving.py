@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks import bodies, closed_loop, serving_chart, serving_figures, serving_rows, stock_search, trained
 from benchmarks.closed_loop import LoadError
 from benchmarks.peers import environment
+from benchmarks.result import BUSY, SERVING, Origin
 from benchmarks.serving_figures import SMALL, Figures
 from benchmarks.serving_rows import Bench, Row
 from benchmarks.serving_session import Session
@@ -36,7 +37,7 @@ from handlers.classifier import Classifier
 from pipeline import lock
 from pipeline.setup import SetupError
 from serving import ports
-from training.train import machine, versions
+from training.train import versions
 
 RESULT = Path("benchmarks/results/serving.json")
 WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")
@@ -59,7 +60,7 @@ def labels_of(bench: Bench, images: dict[str, list[Path]]) -> dict[str, list[str
 
 
 def document(
-    session: Session, rows: Sequence[Row], options: argparse.Namespace, tried: Sequence[Any]
+    session: Session, rows: Sequence[Row], options: argparse.Namespace, tried: Sequence[Any], origin: Origin
 ) -> dict[str, Any]:
     """Return all that is known, from the raw rows up."""
     cells, open_cells = serving_figures.cells(session.runs), serving_figures.open_cells(session.runs)
@@ -78,14 +79,12 @@ def document(
     peers = lock.versions(session.bench.root / environment.LOCK)
     return {
         "benchmark": "serving",
-        "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **origin.document(),
         "minutes": round((time.monotonic() - session.began) / 60, 1),
         "quick": options.quick,
         "rounds": options.rounds,
         "seconds": session.seconds,
         "connections": list(session.connections),
-        "machine": machine("cpu"),
         "versions": versions() | {"python": platform.python_version()} | {name: peers[name] for name in PEERS},
         "network": network | {"name": network["network"]},
         "archive": session.bench.model_config,
@@ -122,7 +121,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         table.add_row(row["title"], *(texts if row["reason"] is None else [f"not measured: {row['reason']}"]))
     console.print(table)
     goals = Table(*serving_figures.WORDS)
-    for each in serving_figures.targets(Figures(found["cells"], found["open"])):
+    for each in serving_figures.targets(Figures(found["cells"], found["open"]), quiet=found["elsewhere_cores"] <= BUSY):
         goals.add_row(*serving_figures.words(each))
     console.print(goals)
 
@@ -200,6 +199,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     options = parse(arguments)
     rows = chosen(options)
+    origin = Origin("serving", arguments, code=(*SERVING, "benchmarks/peers", "benchmarks/serving_rows.py"))
     if options.list:
         print("\n".join(f"{row.name:22} {row.title}" for row in rows))
         return 0
@@ -213,14 +213,14 @@ def main(arguments: Sequence[str]) -> int:
             for row in rows:
                 session.say(f"round {number} of {options.rounds}: {row.title}")
                 session.measure(row, number)
-            write_json(WORK / KEPT, document(session, rows, options, tried))
+            write_json(WORK / KEPT, document(session, rows, options, tried, origin))
     except (LoadError, trained.TrainingFailed, ports.PortError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"error: interrupted; whole rounds, if any, are in {WORK / KEPT}", file=sys.stderr)
         return 130
-    found = document(session, rows, options, tried)
+    found = document(session, rows, options, tried, origin)
     write_json(options.result, found)
     serving_chart.draw(found, options.result.with_suffix(".svg"))
     show(found, console)

@@ -127,13 +127,17 @@ TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], 
 )
 
 
-def targets(figures: Figures) -> list[dict[str, Any]]:
-    """Return each target with the value that was measured, and whether it is met (None: not measured)."""
+def targets(figures: Figures, *, quiet: bool = True) -> list[dict[str, Any]]:
+    """Return each target with the measured value, and whether it is met.
+
+    `met` is None for a value that was not measured, and for every value where other programs were busy (not `quiet`).
+    """
     found = []
     for name, unit, more, goal, measure in TARGETS:
         value = measure(figures)
-        # Less than nothing above the time in process: the two did not have the same machine, which says nothing.
-        met = None if value is None or value < 0 else (value >= goal if more else value <= goal)
+        # Negative overhead: machine load differed between the two runs, so the value means nothing.
+        unknown = value is None or value < 0 or not quiet
+        met = None if value is None or unknown else (value >= goal if more else value <= goal)
         rounded = None if value is None else round(value, 3)
         found.append({"name": name, "unit": unit, "goal": goal, "at_least": more, "value": rounded, "met": met})
     return found

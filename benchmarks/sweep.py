@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bodies, closed_loop, servers, trained
+from benchmarks.result import Origin
 from benchmarks.servers import NotMeasured, Running
 from benchmarks.serving import DRAWN
 from handlers.atomic import write_json
 from serving import archive, model_config, ports
 from serving.shares import Shares
-from training.train import machine, versions
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
 MODEL = "bench"
@@ -151,6 +151,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of the shortest load, whole ones")
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
+    origin = Origin("sweep", arguments)
     console = Console(width=120)
     try:
         closed_loop.find_wrk()
@@ -171,15 +172,13 @@ def main(arguments: Sequence[str]) -> int:
             console.print(f"{each.title}: {rows[-1]['ratio']}", highlight=False)
     document = {
         "benchmark": "sweep",
-        "command": " ".join(["python -m benchmarks.sweep", *arguments]),
+        **origin.document(),
         "precision": options.precision,
         "seconds": options.seconds,
         "number_of_rounds": options.rounds,
         "shares": dataclasses.asdict(Shares.of_this_machine(1)),
         "archive": model_config.configure(()),
         "rows": rows,
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     show(rows, console)
     write_json(RESULT, document)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from benchmarks.result import TRAINING, Origin
 from handlers.atomic import write_json
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
@@ -35,7 +36,7 @@ from training.pace import Stepper
 from training.precision import use_all_cores
 from training.splits import SplitSpec
 from training.store import PreparedDataset
-from training.train import machine, network_name, versions
+from training.train import network_name
 
 RESULT = Path("benchmarks/results/training.json")
 GOAL = 0.95
@@ -106,6 +107,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
     options = parsed(arguments)
+    origin = Origin("training", arguments, code=TRAINING)
     named = any(override.startswith(("dataset=", "store=", "name=")) for override in options.overrides)
     base = [] if named else ["dataset=class_folders", "dataset.image_size=64"]
     config = compose([*base, "network=resnet18", *options.overrides])
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     shares = [1 - b / a for a, b in zip(seconds["resident"], seconds["not augmented"], strict=True)]
     document = {
         "benchmark": "training",
-        "command": " ".join(["python -m benchmarks.training", *arguments]),
+        **origin.document(stepper.device.type),
         "network": network_name(settings),
         "dataset": settings["dataset"]["name"] if named else "generated",
         "image_size": spec.image_size,
@@ -140,8 +142,6 @@ def main(arguments: Sequence[str]) -> int:
         "augmentation_share": round(statistics.median(shares), 4),
         "rounds": options.rounds,
         "steps": options.steps,
-        "machine": machine(stepper.device.type),
-        "versions": versions(),
     }
     for kind, value in pace.items():
         print(f"{kind:>14}  {value:8.1f} images/s")

@@ -26,10 +26,10 @@ from typing import Any
 from ts.protocol import otf_message_handler as protocol
 from ts.service import Service
 
+from benchmarks.result import Origin
 from handlers import wire
 from handlers.atomic import write_json
 from serving import model_config
-from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/wire.json")
 SIZES = {"5 KB": 5_000, "28 KB": 28_000, "1,100 KB": 1_100_000}  # those of benchmarks.bodies
@@ -129,18 +129,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args(arguments)
+    origin = Origin("wire", arguments, code=("handlers",))
     requests = int(model_config.DEFAULTS["batchSize"])
     rows = measure(requests, options.rounds)
     for row in rows:
         print(f"{row['reader']:>20} {row['body']:>9}  {row['microseconds']:7.1f} us a request")
     document = {
         "benchmark": "wire",
-        "command": " ".join(["python -m benchmarks.wire", *arguments]),
+        **origin.document(),
         "batch": requests,
         "number_of_rounds": options.rounds,
         "rows": rows,
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     write_json(RESULT, document)
     print(json.dumps(document))

@@ -21,13 +21,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks import bodies, closed_loop, servers, trained
+from benchmarks.result import Origin
 from benchmarks.servers import Running
 from benchmarks.serving import DRAWN
 from handlers.atomic import write_json
 from serving import archive, ports
 from serving.client import Client, ClientError
 from serving.state import ServerState
-from training.train import machine, versions
 
 RESULT, WORK = Path("benchmarks/results/worker.json"), Path("runs/bench-worker")
 MODEL, CONNECTIONS, STEP = "bench", 32, 5  # connections, seconds of one load
@@ -76,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
+    origin = Origin("worker", arguments)
     root, offset = Path.cwd(), ports.offset_of_environment()
     try:
         closed_loop.find_wrk()
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
                     memory = grow(folder, running, paths, options.requests)
     document = {
         "benchmark": "worker",
-        "command": " ".join(["python -m benchmarks.worker", *arguments]),
+        **origin.document(),
         "precision": options.precision,
         "starts": starts,
         "start_seconds": statistics.median(starts),
@@ -109,8 +110,6 @@ def main(arguments: Sequence[str]) -> int:
         "anonymous_mb": memory[-1]["anonymous_mb"],
         "requests": memory[-1]["requests"],
         "goals": GOALS,
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     print(
         f"process to READY: {document['start_seconds']} s (goal {GOALS['start_seconds']}), median of {options.starts}"

@@ -1,4 +1,4 @@
-"""Triton with our own preprocessing, network, workers and threads, through PyTriton: the server alone differs.
+"""Triton with our own preprocessing, network, workers and threads, through PyTriton: only the server differs.
 
 .venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --workers 2 --delay 1
 
@@ -11,11 +11,12 @@ import sys
 import sysconfig
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
@@ -41,16 +42,36 @@ def use_own_library() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.peers.triton_ours", *sys.argv[1:]])
 
 
+class Worker:
+    """The classifier of one worker process."""
+
+    classifier: ClassVar[Classifier]
+
+    @classmethod
+    def load(cls, options: Namespace) -> None:
+        """Load and warm up the classifier of this process."""
+        cls.classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+        cls.classifier.warm_up(options.batch)
+
+    @classmethod
+    def answer(cls, images: list[bytes]) -> list[bytes]:
+        """Return one JSON document for each encoded image."""
+        answers = cls.classifier.classify(images)
+        return [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
+
+
 def instance(options: Namespace) -> Callable[..., Any]:
-    """Return one of the functions that Triton hands batches to, with a classifier of its own."""
-    classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
-    classifier.warm_up(options.batch)
+    """Return one of the functions that Triton hands batches to, with a worker process of its own.
+
+    PyTriton calls all of them from threads of one process: without processes they would share one interpreter lock,
+    which the workers of TorchServe do not.
+    """
+    pool = ProcessPoolExecutor(1, get_context("spawn"), Worker.load, (options,))
+    pool.submit(Worker.answer, []).result()  # wait until it is loaded
 
     @batch  # type: ignore[untyped-decorator]  # PyTriton has no types
     def infer(image: NDArray[np.object_]) -> dict[str, NDArray[np.object_]]:
-        torch.set_num_threads(options.threads)  # each instance has a thread of its own
-        answers = classifier.classify([each[0] for each in image])
-        texts = [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
+        texts = pool.submit(Worker.answer, [bytes(row[0]) for row in image]).result()
         return {"answer": np.array(texts, dtype=object)[:, None]}
 
     return infer  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import servers, serving, serving_rows, serving_tables
+from benchmarks.result import Origin
 from benchmarks.servers import NotMeasured, Running, top_1
 from benchmarks.serving_rows import Bench, Row
 from benchmarks.serving_session import Session
@@ -62,7 +63,7 @@ def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(session: 
     for each in rows:
         session.measure(each, 1)
     options = serving.parse(["--quick"])
-    found = serving.document(session, rows, options, [])
+    found = serving.document(session, rows, options, [], Origin("serving", ["--quick"]))
     cells = found["cells"]
     for name in ("ours-fp32", "noop"):
         assert set(cells[name][BODY]) == {"1", "4"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import markdown, readme, sweep, tables
+from benchmarks import markdown, readme, result, serving_figures, sweep, tables
 
 SCORE = {"value": 0.995, "low": 0.99, "high": 0.998}
 RUN = {
@@ -16,7 +16,7 @@ RUN = {
     "parameters": 11_176_396,
     "train_seconds": 90.0,
     "top_1": SCORE,
-    "served": {"top1": 0.995, "agree": 200, "images": 200},
+    "served": {"top1": 0.995, "agree": 200, "images": 200, "precision": "fp32"},
     "machine": {"processor": "Chip", "cores": 2, "device": "cpu"},
     "versions": {"torch": "2.15.0"},
 }
@@ -35,7 +35,7 @@ def test_a_table_is_made_of_its_results(tmp_path: Path) -> None:
         "**99.50 %** (99.0 to 99.8)" in row
         and "| 100 | 200 | 12 | resnet18, 64 x 64 | 11.18 M | 1.5 min, 2 cores |" in row
     )
-    assert "99.50 %; 200 of 200 agree" in row and "on Chip, cpu" in text and "Old" not in text
+    assert "99.50 % in fp32; 200 of 200 agree" in row and "on Chip, cpu" in text and "Old" not in text
     assert text.startswith("before\n") and text.endswith("after\n")
     assert readme.render(text, tmp_path) == text
 
@@ -184,6 +184,36 @@ def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
     (tmp_path / "wire.json").write_text(json.dumps(read))
     text = readme.render(block("wire"), tmp_path)
     assert "| ours | 18 | 18 |" in text and "batches of 8, medians of 30 rounds" in text
+
+
+def test_a_table_says_when_it_was_measured_and_what_has_changed_since(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "code").mkdir()
+    code = tmp_path / "code" / "a.py"
+    code.write_text("one = 1\n")
+    digest = result.fingerprint(code.parent)
+    run: dict[str, object] = {"commit": "0123456789abcdef", "time": "2026-11-20T10:00:00Z", "elsewhere_cores": 0.25}
+    run["code"] = {"code": digest}
+    about = "Commit 0123456 of 2026-11-20; used by other programs: up to 0.25 cores."
+    assert result.sentences([run], tmp_path) == about
+    code.write_text("one = 2\n")
+    assert result.sentences([{"origins": {"a": run}}], tmp_path).endswith(" **Changed since then: code.**")
+    code.unlink()
+    assert result.changed([run], tmp_path) == ["code"]
+    (tmp_path / "real" / "fingers.json").write_text(json.dumps(RUN | run))
+    assert "\n\nCommit 0123456 of 2026-11-20; " in readme.render(block("real"), tmp_path)
+
+
+def test_an_origin_names_the_code_that_is_measured() -> None:
+    run = result.Origin("sweep", ["--rounds", "1"]).run()
+    assert run["command"] == "python -m benchmarks.sweep --rounds 1" and run["elsewhere_cores"] >= 0
+    assert set(run["code"]) == {"handlers", "serving", "benchmarks/sweep.py"} and result.changed([run]) == []
+
+
+def test_no_goal_is_called_met_beside_busy_programs() -> None:
+    figures = serving_figures.Figures({"in-process-bf16": {"200x200": {"0": {"requests_per_second": 500.0}}}}, {})
+    assert serving_figures.targets(figures)[0]["met"] is True
+    assert serving_figures.targets(figures, quiet=False)[0]["met"] is None
 
 
 def test_an_unknown_table_and_a_broken_result_are_refused(tmp_path: Path) -> None:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sections
+from benchmarks import result, sections
 from benchmarks.sections import Sections
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result, "busy_cores", lambda: 0.0)
 
 
 def run(path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Sections:
@@ -31,6 +36,7 @@ def test_what_was_not_measured_anew_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert json.loads(path.read_text()) == second.document
     assert second.found == {"steps": [{"step": "load"}], "servers": {"killed": 2}, "workers": {"killed": 9}}
     anew = "python -m benchmarks.crashes --servers 2"
+    assert set(second.origins) == {"steps", "servers", "workers"} and second.origins["workers"]["command"] == anew
     assert second.commands == {"steps": "python -m benchmarks.crashes", "servers": anew, "workers": anew}
 
 

@@ -1,0 +1,95 @@
+"""The origin of a result: its command, commit, time, machine, versions, code, and the load of other programs.
+
+origin = Origin("sweep", arguments)     before anything is measured
+write_json(path, {"benchmark": "sweep", **origin.document(), "rows": rows})
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serving import provenance
+from training.train import machine, versions
+
+ROOT = Path(__file__).parents[1]
+SERVING, TRAINING = ("handlers", "serving"), ("handlers", "training")
+BUSY = 0.3  # cores of other programs, above which a rate is not compared with a goal
+
+
+class Origin:
+    """Where the figures of one run come from; made before the first measurement.
+
+    Args:
+        benchmark: its module in `benchmarks`.
+        arguments: of its command line.
+        code: files and folders of this repository whose change outdates the figures, beside the benchmark's own file.
+    """
+
+    def __init__(self, benchmark: str, arguments: Sequence[str], *, code: Sequence[str] = SERVING) -> None:
+        self.command = " ".join([f"python -m benchmarks.{benchmark}", *arguments])
+        self.code = {name: fingerprint(ROOT / name) for name in (*code, f"benchmarks/{benchmark}.py")}
+        self.commit = provenance.commit()
+        self.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.other_cores = busy_cores()
+
+    def run(self) -> dict[str, Any]:
+        """Return what differs from run to run: command, commit, UTC time, code, and cores that other programs used."""
+        self.other_cores = max(self.other_cores, busy_cores())
+        return {
+            "command": self.command,
+            "commit": self.commit,
+            "time": self.time,
+            "elsewhere_cores": round(self.other_cores, 2),
+            "code": self.code,
+        }
+
+    def document(self, device: str = "cpu") -> dict[str, Any]:
+        """Return the same with the machine and the versions of packages; call it when no process of the run is left."""
+        return {**self.run(), "machine": machine(device), "versions": versions()}
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """Return how many cores are busy, while this program waits."""
+    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+
+
+def fingerprint(path: Path) -> str:
+    """Return 12 hexadecimal digits that change with the code and the configuration in a file or folder."""
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".py", ".yaml"))
+    digest = hashlib.sha256()
+    for file in paths:
+        digest.update(f"{file.relative_to(path)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def changed(documents: Iterable[Mapping[str, Any]], root: Path = ROOT) -> list[str]:
+    """Return the files and folders whose code is no longer the code that was measured, in order."""
+    codes = {item for run in _runs(documents) for item in run["code"].items()}
+    return sorted({name for name, digest in codes if _differs(root / name, digest)})
+
+
+def sentences(documents: Sequence[Mapping[str, Any]], root: Path = ROOT) -> str:
+    """Return when and under which load results were measured, and which code has changed since; "" if unknown."""
+    runs = _runs(documents)
+    if not runs:
+        return ""
+    commits = ", ".join(dict.fromkeys(f"{(run['commit'] or 'unknown')[:7]} of {run['time'][:10]}" for run in runs))
+    loads = [run["elsewhere_cores"] for run in runs]
+    known = [load for load in loads if load is not None]
+    load = f"up to {max(known):.2f} cores" if known else "not recorded"
+    names = changed(documents, root)
+    since = f" **Changed since then: {', '.join(names)}.**" if names else ""
+    return f"Commit {commits}; used by other programs: {load}.{since}"
+
+
+def _runs(documents: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    runs = [run for document in documents for run in document.get("origins", {"": document}).values()]
+    return [run for run in runs if "code" in run]
+
+
+def _differs(path: Path, digest: str) -> bool:
+    return not path.exists() or fingerprint(path) != digest
