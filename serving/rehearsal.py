@@ -22,13 +22,17 @@ from typing import Any
 import psutil
 
 from handlers import golden
+from handlers.costs import cost_of
+from handlers.errors import RequestError
 from handlers.golden import Golden, GoldenError
+from handlers.limits import DEFAULT_LIMITS
 from serving import model_config, shares, state
 from serving.model_store import Archive, ArchiveError
 
 WORKER = Path(__file__).with_name("worker.py")
 NO_IMAGE = b"This is not an image."
 NOT_AN_IMAGE = 400
+ALONE = 0.04  # seconds: less than what any worker puts off beside others (handlers.budget)
 HIDDEN = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")  # of our environment, from the worker
 
 
@@ -105,8 +109,10 @@ def _difference(kept: Golden, reply: _Reply, classes: Sequence[str], precision: 
 def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Sequence[bytes]) -> list[_Reply]:
     """Return what the worker would answer: its description, and to each image."""
     size = max(1, int(config.get("batchSize", 1)))
-    bodies = [{"headers": {}, "body": base64.b64encode(image).decode()} for image in images]
-    batches = [bodies[first : first + size] for first in range(0, len(bodies), size)]
+    batches = [
+        [{"headers": {}, "body": base64.b64encode(image).decode()} for image in batch]
+        for batch in _batches(images, size)
+    ]
     with archive.opened() as file:
         handler = archive.manifest(file)["handler"]
     asked = {
@@ -128,6 +134,26 @@ def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Seq
         if (said := reply.headers.get("model-version")) != archive.version:
             raise _Failed(f"its answers say that they are of version {said}")
     return replies
+
+
+def _batches(images: Sequence[bytes], size: int) -> list[list[bytes]]:
+    """Return images in batches, in their order; one that takes long by itself: a worker puts it off beside others."""
+    batches: list[list[bytes]] = []
+    fits = False
+    for image in images:
+        alone = _takes_long(image)
+        if not fits or alone or len(batches[-1]) == size:
+            batches.append([])
+        batches[-1].append(image)
+        fits = not alone
+    return batches
+
+
+def _takes_long(image: bytes) -> bool:
+    try:
+        return cost_of(image, DEFAULT_LIMITS).seconds > ALONE
+    except RequestError:
+        return False
 
 
 def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) -> tuple[dict[str, Any], str]:

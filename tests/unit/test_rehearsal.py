@@ -12,8 +12,10 @@ from handlers import golden
 from handlers.golden import Golden, GoldenError
 from serving import archive, package, rehearsal
 from serving.model_store import Archive, ArchiveError
+from tests.server.bombs import webp_of_one_colour
 from tests.unit.archived_run import write_servable
 from tests.unit.small_network import CLASSES
+from tests.unit.test_classifier import png
 from tests.until import until
 
 FP32 = "handler.precision=fp32"
@@ -63,6 +65,12 @@ def test_what_can_be_served_is_written(run: Path) -> None:
     assert rehearsed.difference < 1e-5 and 0 < rehearsed.seconds < 60
 
 
+def test_golden_images_that_take_long_are_answered_too(tmp_path: Path) -> None:
+    long = [webp_of_one_colour(side, side) for side in (2500, 2600, 2700)]
+    run = write_servable(tmp_path / "runs" / "small", [png(0), long[0], png(1), long[1], png(2), long[2], png(3)])
+    assert rehearsal.rehearse(build(run, FP32, "batchSize=2", rehearse=False)).images == 7
+
+
 def test_it_is_rehearsed_in_its_own_precision(run: Path) -> None:
     assert rehearsal.rehearse(build(run, "handler.precision=bf16", rehearse=False)).precision == "bf16"
 
@@ -91,7 +99,11 @@ def test_a_wrong_golden_answer_is_refused(run: Path) -> None:
 
 
 def test_an_answer_that_only_a_request_gets_wrong_is_refused(run: Path, handlers: Path) -> None:
-    edit(handlers / "service.py", "else dict(answer)", "else dict(zip(answer, reversed(answer.values())))")
+    edit(
+        handlers / "service.py",
+        "else dict(islice(answer.items(), top_k))",
+        "else dict(zip(answer, reversed(answer.values())))",
+    )
     assert "golden image 0.png is answered otherwise" in refused(run, FP32)
 
 
