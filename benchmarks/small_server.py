@@ -6,6 +6,7 @@ version, so that an answer tells which version gave it.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,17 +49,18 @@ def prepare(
     versions: Sequence[str] = ("1.0", "2.0"),
     overrides: Sequence[str] = (),
     *,
+    names: Sequence[str] = (MODEL,),
     properties: str = "token_expiration_min=525600",
 ) -> None:
-    """Write config.properties and the archives of `versions` into `root`, emptied, as `make archive` would.
+    """Write config.properties and the archives of `versions` of each name into `root`, emptied.
 
     `properties` come last in config.properties: a token is read once by what loads the server without the client.
     """
     servers.empty(root)
     (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\n{properties}\n")
     spec = resnet.spec(side=SIDE)
-    for seed, version in enumerate(versions):
-        run = root / "runs" / f"{MODEL}-{version}"
+    for name, (seed, version) in itertools.product(names, enumerate(versions)):
+        run = root / "runs" / f"{name}-{version}"
         run.mkdir(parents=True)
         artifact.save(network(len(spec.classes), seed), spec, run / "model.pt")
         pictures = images(4)
@@ -68,7 +70,7 @@ def prepare(
         ]
         golden.write(found, run / golden.FILE)
         settings = ["handler.precision=fp32", *overrides]
-        archive.build(MODEL, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
+        archive.build(name, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
 
 
 def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
