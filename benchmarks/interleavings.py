@@ -42,8 +42,8 @@ from serving.watch import Watch
 RESULT, WORK = Path("benchmarks/results/interleavings.json"), Path("runs/bench-interleavings")
 ROOT = Path(__file__).resolve().parent.parent
 NAMES, VERSIONS = ("ants", "bees", "cats"), ("1.0", "2.0")
-COMMANDS = ("serve", "deploy", "rollback", "up", "watch")
-LATEST = 45  # the last step that a command is stopped before; the longest take about that number
+# The last step that a command is stopped before: most of them take about that number.
+LATEST = {"serve": 24, "deploy": 24, "rollback": 10, "up": 24, "watch": 60}
 TURN = 8.0  # seconds that the second command has before the first goes on: it may wait for the first
 LONGEST = 150.0  # seconds until a command counts as hanging
 SETTLED = 120.0  # seconds until everything that is live has to answer
@@ -182,10 +182,10 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
     before = Live.read(root).models
     first, second = (
         Command(
-            verb, name := chance.choice(NAMES), chance.choice([*VERSIONS, *_unlike(before[name].version)]),
-            how, chance.randint(1, LATEST) if how == "stop" or chance.random() < 0.5 else 0, root / f"{how}.log",
+            verb, name := chance.choice(NAMES), chance.choice([*VERSIONS, *5 * _unlike(before[name].version)]),
+            how, chance.randint(1, LATEST[verb]) if how == "stop" or chance.random() < 0.5 else 0, root / f"{how}.log",
         )
-        for verb, how in zip(chance.sample(COMMANDS, 2), ("stop", "kill"), strict=True)
+        for verb, how in zip(chance.sample([*LATEST], 2), ("stop", "kill"), strict=True)
     )  # fmt: skip
     verbs = {first.verb, second.verb}
     down = chance.random() < (0.85 if "serve" in verbs else 0.3 if "watch" in verbs else 0.1)

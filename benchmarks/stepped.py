@@ -5,7 +5,8 @@
     python -m benchmarks.stepped stop 0 steps.log serving.deploy birds 2.0    only counts
 
 A step is what another process may notice: a lock, a look at live.json, a file that takes the place of another, a change
-of what the server serves, a process that starts. The log gets a line for each, before it is done.
+of what the server serves, a process that starts, a phase of a deployment. The log gets a line for each, before it is
+done.
 """
 
 import functools
@@ -21,6 +22,7 @@ from typing import Any
 import filelock
 
 from serving.client import Client
+from serving.deployment import Deployment
 from serving.live import Live
 
 SIGNALS = {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}
@@ -31,6 +33,7 @@ PATCHED: Mapping[str, tuple[Any, str]] = {
     "replace": (os, "replace"),
     "change": (Client, "_change"),
     "start": (subprocess.Popen, "__init__"),
+    "phase": (Deployment, "_step"),
 }
 
 
