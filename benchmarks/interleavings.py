@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import psutil
 from benchmarks import stepped
 from handlers.atomic import write_json
 from pipeline import steps
-from serving import model_store, ports, provenance, server, state
+from serving import model_store, ports, server, state
 from serving.client import Client, ClientError
 from serving.errors import ServingError
 from serving.live import Live
@@ -233,14 +233,12 @@ def up(name: str, version: str) -> None:
     print(f"{name} {version} is live;")
 
 
-def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Return the document of the benchmark."""
+def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of the benchmark; where it was ended and went on, its origin is that of the last part."""
     ends = Counter("killed" if each["exit"] == -signal.SIGKILL else "ended" for row in rows for each in row["commands"])
     return {
         "benchmark": "interleavings",
-        "command": f"python -m benchmarks.interleavings --count {len(rows)} --seed {seed}",
-        "commit": provenance.commit(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **origin,
         "seed": seed,
         "interleavings": len(rows),
         "wrong": sum(bool(row["wrong"]) for row in rows),
@@ -254,8 +252,12 @@ def summary(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 def run(count: int, seed: int, output: Path, *, again: bool = False) -> dict[str, Any]:
     """Run what is missing of `count` interleavings, keep each at once, and return the document."""
-    from benchmarks import small_server  # which imports torch, as `up` does not need to
+    # They import torch, which `up` does not need.
+    from benchmarks import small_server
+    from benchmarks.result import Origin
 
+    origin = Origin("interleavings", sys.argv[1:], code=("handlers", "pipeline", "serving"))
+    about = origin.document()
     kept = json.loads(output.read_text()) if output.is_file() and not again else {}
     rows = kept["rows"] if kept.get("seed") == seed else []
     root = ROOT / WORK
@@ -266,10 +268,11 @@ def run(count: int, seed: int, output: Path, *, again: bool = False) -> dict[str
             rows.append(row := interleave(number, seed, root))
             verbs = " beside ".join(f"{each['verb']} ({each['step']})" for each in row["commands"])
             print(f"{number + 1:4}  {verbs:34} {row['seconds']:6.1f} s  {row['wrong'] or 'right'}", flush=True)
-            write_json(output, summary(rows, seed))
+            write_json(output, summary(rows, seed, about))
     finally:
         server.stop(root=root)
-    return summary(rows, seed)
+    write_json(output, document := summary(rows, seed, origin.document()))
+    return document
 
 
 def main() -> int:
