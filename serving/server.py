@@ -1,7 +1,7 @@
 """Start and stop TorchServe.
 
 python -m serving.server start                     what was live before, and the newest version of every other model
-python -m serving.server start fingers petals=1.0  these models
+python -m serving.server start fingers petals=1.0  these models, fingers in the version that is live, or the newest
 python -m serving.server stop
 
 One server runs in one directory: its logs and logs/server.json, key_file.json and model_store/ are relative to it.
