@@ -17,11 +17,19 @@ KEEP ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
-name = $(or $(NAME),$(DATASET))
+# Recipes read these from the environment: text that is pasted into a shell's command could be run. `value` is the text
+# as it was typed, a `$` included. ARGS is the rest of the command line, for the shell to split.
+export SIGHTLINE_DATASET = $(value DATASET)
+export SIGHTLINE_NAME = $(value NAME)
+export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
+export SIGHTLINE_VERSION = $(value VERSION)
+export SIGHTLINE_RAW = $(value RAW)
+export SIGHTLINE_IMAGE = $(value IMAGE)
+export SIGHTLINE_FORMAT = $(value FORMAT)
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
-need = $(if $(strip $($(1))),,$(error error: $(1) is missing: make $@ $(2)))
+need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
 # Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
-named = $(if $(strip $(NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
+named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 py := .venv/bin/python
 
 .PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme check test test-slow clean lock image
@@ -37,23 +45,23 @@ demo: setup ## from nothing to a served prediction: draw, prepare, train, evalua
 	@$(py) -m pipeline.demo
 
 up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of training, ARGS=)
-	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$(RAW)" "$(NAME)" --minutes $(MINUTES) $(ARGS)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes $(MINUTES) $(ARGS)
 
 data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
-	@$(py) -m pipeline.data "$(DATASET)" --raw "$(RAW)" --name "$(name)" augment=$(AUGMENT) $(ARGS)
+	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment=$(AUGMENT) $(ARGS)
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
-	@$(py) -m training.train dataset=$(DATASET) name=$(name) $(ARGS)
+	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
 
 evaluate: setup ## score a run on its test images, with pictures: NAME=
-	@$(named)$(py) -m training.evaluate name=$(name) $(ARGS)
+	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
-	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(FORMAT),$(py) -m training.export name="$(name)" format=$(FORMAT) && )\
-	$(py) -m serving.archive "$(name)" "$(VERSION)" $(if $(FORMAT),--format $(FORMAT)) $(ARGS)
+	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$SIGHTLINE_MODEL" format="$$SIGHTLINE_FORMAT" && )\
+	$(py) -m serving.archive "$$SIGHTLINE_MODEL" "$$SIGHTLINE_VERSION" $(if $(value FORMAT),--format "$$SIGHTLINE_FORMAT") $(ARGS)
 
 verify: setup ## check an archive (hash, structure, provenance) and rehearse it as a worker: NAME= (VERSION=, else the newest)
-	@$(named)$(py) -m serving.verify "$(name)" "$(VERSION)" $(ARGS)
+	@$(named)$(py) -m serving.verify "$$SIGHTLINE_MODEL" "$$SIGHTLINE_VERSION" $(ARGS)
 
 serve: setup ## start TorchServe with what was live, and the newest version of every other model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)
@@ -65,13 +73,13 @@ status: setup ## show the server and what it serves
 	@$(py) -m serving.status $(ARGS)
 
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
-	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$(name)" "$(IMAGE)" $(if $(OFFLINE),--offline) $(ARGS)
+	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$$SIGHTLINE_MODEL" "$$SIGHTLINE_IMAGE" $(if $(OFFLINE),--offline) $(ARGS)
 
 deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before)
-	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$(NAME)" $(if $(VERSION),"$(VERSION)") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
+	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
 
 rollback: setup ## back to the version before: NAME=
-	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$(NAME)" --rollback
+	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback
 
 watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 	@$(py) -m serving.watch $(ARGS)

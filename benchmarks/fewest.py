@@ -14,7 +14,6 @@ from pathlib import Path
 from benchmarks.real import RunError, step
 from benchmarks.result import TRAINING, Origin
 from handlers.atomic import write_json
-from pipeline.steps import override
 
 RESULT = Path("benchmarks/results/fewest.json")
 NAME = "fingers-fewest"
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     raw = Path(given[0]) / "fingers"
     origin = Origin("fewest", ["RAW_ROOT", *given[1:]], code=TRAINING)
     try:
-        step("training.prepare", "dataset=fingers", override("raw", raw), "name=fingers")
+        step("training.prepare", "dataset=fingers", f"raw={raw}", "name=fingers")
         step("training.frugality", "dataset=fingers", "store=fingers", f"name={NAME}", *SETTINGS, *given[1:])
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

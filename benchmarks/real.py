@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
-from pipeline.steps import next_version, override
+from pipeline.steps import next_version
 from serving import agreement, archive, model_store, server
 from serving.client import Client
 from serving.errors import ServingError
@@ -79,7 +79,7 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         RunError: a step failed.
     """
     common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
-    step("training.prepare", f"dataset={run.dataset}", override("raw", raw), f"name={run.dataset}")
+    step("training.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
     document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
     folder = Path("runs") / name
     if run.folds:

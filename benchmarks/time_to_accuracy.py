@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.steps import override
-
 GOAL = 0.995
 NAME, DRAWN = "time-to-accuracy", Path("data/raw/time-to-accuracy")
 # Four times the recipe's batches, twice its rate (the square root: arXiv:1404.5997), and the average of as many images.
@@ -47,7 +45,7 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
         _do("training.generate", "asl_alphabet", str(DRAWN), "--size", "64", *number)
     data = ("dataset=asl_alphabet", f"store={NAME}")
     prepared = [each for each in overrides if each.startswith("dataset.")]
-    _do("training.prepare", *data, override("raw", (raw or DRAWN).absolute()), *prepared)
+    _do("training.prepare", *data, f"raw={(raw or DRAWN).absolute()}", *prepared)
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)

@@ -9,8 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from handlers import naming
 from pipeline import unpacking
-from pipeline.steps import StepError, Steps, guarded, override
+from pipeline.steps import StepError, Steps, guarded
 from training.generate.__main__ import DATASETS
 
 GENERATED = "generated"
@@ -24,6 +25,8 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
     Raises:
         StepError: a step failed, or the folder is not there.
     """
+    if fault := naming.fault_of(name):
+        raise StepError(fault)
     run = Steps("data", root=root, record=root / "logs" / f"data-{name}.json")
     folder = Path(raw).absolute()
     if raw == GENERATED and dataset not in DATASETS:
@@ -41,7 +44,7 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
             folder = unpacking.unpack(folder, root)
     elif not folder.is_dir():
         raise StepError(f"RAW={raw} is not a folder, a zip or a tar. Name one, or RAW={GENERATED} to have images drawn")
-    arguments = (f"dataset={dataset}", f"name={name}", override("raw", folder), *overrides)
+    arguments = (f"dataset={dataset}", f"name={name}", f"raw={folder}", *overrides)
     run.run("prepare", f"decoding the images of {raw or folder} once", "training.prepare", *arguments)
     return run
 

@@ -6,7 +6,6 @@ nothing has changed. What is here only orders, times and names them, and imports
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 import time
@@ -85,13 +84,6 @@ class Steps:
         """Write the record: seconds of each step so far, those since the start, and what else is given."""
         document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **more}
         atomic.write_json(self.record, document)
-
-
-def override(key: str, value: object) -> str:
-    """Return `key='value'` as Hydra reads it; a path, for one, may hold spaces, commas and brackets."""
-    # Backslashes count only before a quote, there each of them; `${` would be a reference to another setting.
-    text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'").replace("${", "\\${")
-    return f"{key}='{text}'"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

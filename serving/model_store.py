@@ -13,16 +13,15 @@ from typing import Any
 
 import yaml
 
-from handlers import golden
+from handlers import golden, naming
 from handlers.golden import Golden, GoldenError
+from handlers.naming import NAME
 from serving import members
 from serving.errors import ServingError
 
 FOLDER = Path("model_store")
 
-# The archiver's own rule for names, with an end that no file name trips over. A version holds no "-", so that the last
-# one in a file name stands between the two.
-NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
+# A version holds no "-": the last one in a file name is between name and version.
 VERSION = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*")
 
 LARGEST_SPEC = 2**24  # bytes; a thousand classes take 30,000
@@ -160,14 +159,8 @@ def spec_inside(artifact: zipfile.ZipFile) -> dict[str, Any]:
 
 def check_name(name: str) -> None:
     """Refuse a model name that TorchServe's URLs or a file name could not hold."""
-    if not NAME.fullmatch(name):
-        raise ArchiveError(
-            f"{name!r} cannot name a model: use 1 to 64 letters, digits, '_', '-' and '.', first a letter or digit"
-        )
-    if name.startswith("token"):  # TorchServe takes management requests with "/token" for renewals of a token
-        raise ArchiveError(
-            f"{name!r} cannot name a model, since TorchServe could not manage it: do not begin with 'token'"
-        )
+    if fault := naming.fault_of(name):
+        raise ArchiveError(fault)
 
 
 def check_version(version: str) -> None:

@@ -10,11 +10,15 @@ from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from handlers import naming
+
 CONFIGS = Path(__file__).resolve().parent / "configs"
+TEXT = ("name", "store", "raw")  # settings that are text, whatever they look like
 GROUPS = ("dataset", "network", "trainer", "tracking")
 
 
@@ -25,10 +29,12 @@ class ConfigurationError(Exception):
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return the configuration with `overrides` such as `dataset=petals` or `trainer.epochs=3` applied.
 
+    The values of `TEXT` are taken as they are: Hydra would read `name=1.10` as a number, and run it as 1.1.
+
     Raises:
         ConfigurationError: an override is malformed, names no setting or no file of a group, or its value does not fit.
     """
-    overrides = list(overrides)
+    overrides = [_quoted_text(override) for override in overrides]
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra_compose("config", overrides)
@@ -37,7 +43,34 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigurationError(_explain(error, overrides)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_one_line(str(error))) from error
+    for fault in (naming.fault_of_run(str(config.name)), naming.fault_of_run(str(config.store))):
+        if fault:
+            raise ConfigurationError(fault)
     return config
+
+
+def quoted(key: str, value: object) -> str:
+    """Return `key='value'` in Hydra's grammar, for a value that holds blanks, commas, brackets or quotes."""
+    # Backslashes count only before a quote, there each of them; `${` would be a reference to another setting.
+    text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    return f"{key}='{text}'"
+
+
+def unquoted(text: str) -> str:
+    """Return a value as it was before `quoted`; one without quotes as it is."""
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text
+    return re.sub(r"(\\+)(?=\$\{)", lambda match: match[1][: len(match[1]) // 2], str(value))
+
+
+def _quoted_text(override: str) -> str:
+    key, equals, value = override.partition("=")
+    return quoted(key, unquoted(value)) if equals and key in TEXT else override
 
 
 def near(name: str, names: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
+from handlers import naming
 from handlers.atomic import write_json
 from training import configuration
 from training.predictions import Predictions, decode, open_classifier, predict
@@ -167,24 +168,37 @@ def table(metrics: Mapping[str, Any]) -> Table:
 def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return `defaults` changed by `key=value` arguments; a value has its default's type, and `name` is needed.
 
+    Text is taken as it is, as in `configuration.compose`.
+
     Raises:
         ConfigurationError: a setting is not known or of another type, or `name` is missing.
     """
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise configuration.ConfigurationError(f"give settings as key=value: {error}") from error
-    assert isinstance(parsed, dict)
-    given: dict[str, Any] = {str(key): value for key, value in parsed.items()}
-    for key, value in given.items():
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise configuration.ConfigurationError(f"give settings as key=value, not {argument!r}")
         if key not in defaults:
             raise configuration.ConfigurationError(f"{key!r} is no setting: known are {', '.join(defaults)}")
-        wanted = (int, float) if type(defaults[key]) is float else (type(defaults[key]),)
-        if type(value) not in wanted and key != "name":
-            raise configuration.ConfigurationError(f"{key}={value}: it must be like {key}={defaults[key]}")
-    if given.get("name") in (None, ""):
+        is_text = type(defaults[key]) is str
+        given[key] = configuration.unquoted(text) if is_text else _typed(key, text, defaults[key])
+    if not given.get("name"):
         raise configuration.ConfigurationError("name=<run> is missing: it names the folder below runs/")
-    return {**defaults, **given, "name": str(given["name"])}
+    if fault := naming.fault_of_run(given["name"]):
+        raise configuration.ConfigurationError(fault)
+    return {**defaults, **given}
+
+
+def _typed(key: str, text: str, default: object) -> object:
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise configuration.ConfigurationError(f"{key}={text}: {error}") from error
+    assert isinstance(value, dict)
+    wanted = (int, float) if type(default) is float else (type(default),)
+    if type(value["value"]) not in wanted:
+        raise configuration.ConfigurationError(f"{key}={text}: it must be like {key}={default}")
+    return value["value"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

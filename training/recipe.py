@@ -8,11 +8,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from handlers import naming
 from handlers.spec import Colour, PreprocessSpec, Resize
 from training import readers
 from training.readers.folder import walk
@@ -55,8 +55,8 @@ class Recipe:
     max_decoded_gb: float = 64.0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise DatasetError(f"name={self.name!r} cannot name a folder: use letters, digits, '.', '_' and '-'")
+        if fault := naming.fault_of(self.name):
+            raise DatasetError(fault)
         if self.store not in get_args(StoreKind):
             raise DatasetError(f"dataset.store is {self.store!r}: set it to decoded, encoded or auto")
         readers.check(self.reader)

@@ -355,7 +355,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=none"], "dataset.reader is 'none'"),
         # A module that the readers share is none itself.
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=folder"], "dataset.reader is 'folder'"),
-        (["dataset=class_folders", f"raw={tmp_path}", "store=a/b"], "name='a/b' cannot name a folder"),
+        (["dataset=class_folders", f"raw={tmp_path}", "store=a/b"], "'a/b' cannot name a model"),
         (["split.fold=11"], "split.fold is 11"),
         (["augment=-1"], "augment is -1"),
     ):

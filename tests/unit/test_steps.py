@@ -91,7 +91,7 @@ def test_importing_the_steps_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize("path", ["/a b/c", "/it's/{here}", "/x=1,2/[y]", "/back\\slash", "/end\\", "/\\'", "/${home}"])
 def test_any_path_reaches_the_configuration(path: str) -> None:
-    assert compose([steps.override("raw", path)]).raw == path
+    assert compose([f"raw={path}"]).raw == path
 
 
 @pytest.fixture

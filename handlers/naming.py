@@ -1,0 +1,26 @@
+"""The names that a data set, a run and a model may have: one rule, since each becomes the next."""
+
+import re
+
+LONGEST = 64  # characters
+# The archiver's own rule, with an end that no file name trips over.
+NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,{LONGEST - 2}}}[A-Za-z0-9_])?")
+FOLD = re.compile(r"fold-[0-9]+")  # a run of cross-validation is <name>/fold-<number>
+
+
+def fault_of(name: str) -> str | None:
+    """Return one line that says why a name cannot be used and which can, or None for a good one."""
+    if not NAME.fullmatch(name):
+        return (
+            f"{name!r} cannot name a model: use 1 to {LONGEST} letters, digits, '_', '-' and '.', first a letter or "
+            "digit, last no '-' or '.'"
+        )
+    if name.startswith("token"):  # TorchServe takes management requests with "/token" for renewals of a token
+        return f"{name!r} cannot name a model, since TorchServe could not manage it: do not begin with 'token'"
+    return None
+
+
+def fault_of_run(name: str) -> str | None:
+    """Return the same for a run, which may also be a fold of another one."""
+    whole, slash, fold = name.partition("/")
+    return fault_of(whole if slash and FOLD.fullmatch(fold) else name)
