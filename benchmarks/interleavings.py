@@ -89,25 +89,12 @@ class Command:
             return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
         return False
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until it ends, is stopped, or the time is over; return whether it has ended."""
+    def wait(self, seconds: float) -> None:
+        """Wait until it ends, is stopped, or the time is over."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and not self.is_stopped() and time.monotonic() < deadline:
             time.sleep(0.02)
-        return self.process.poll() is not None
-
-    def end(self) -> None:
-        """Have it end: a watcher is asked to, anything else is waited for."""
-        assert self.process is not None
-        if self.verb == "watch" and not self.wait(TURN):
-            self.process.terminate()
-        if not self.wait(LONGEST):
-            self.process.kill()
-            self.output = "it hangs\n"
-        code = self.process.wait()
-        self.killed = self.killed or code == -signal.SIGKILL
-        self.output += self.log.with_suffix(".out").read_text()
 
     @property
     def says(self) -> str | None:
@@ -123,6 +110,29 @@ class Command:
         return {"verb": self.verb, **asked, "how": self.how, "step": self.number, "steps": done} | {
             "exit": self.process.returncode, "said": self.says,
         }  # fmt: skip
+
+
+def finish(commands: Sequence[Command], stopped: signal.Signals) -> list[str]:
+    """Have commands end, one that is stopped by a signal and a watcher by request; return which of them hang."""
+    began, asked, hanging = time.monotonic(), set[str](), []
+    processes = {each.verb: (each, each.process) for each in commands if each.process is not None}
+    while running := [pair for pair in processes.values() if pair[1].poll() is None]:
+        seconds = time.monotonic() - began
+        for command, process in running:
+            if command.is_stopped():
+                process.send_signal(stopped)
+            elif command.verb == "watch" and seconds > TURN and "watch" not in asked:
+                asked.add("watch")
+                process.terminate()
+            elif seconds > LONGEST:
+                hanging.append(f"{command.verb} hangs")
+                process.kill()
+                process.wait()
+        time.sleep(0.02)
+    for command, process in processes.values():
+        command.killed = process.returncode == -signal.SIGKILL
+        command.output = command.log.with_suffix(".out").read_text()
+    return hanging
 
 
 def allowed(name: str, before: str, commands: Sequence[Command]) -> set[str]:
@@ -194,14 +204,10 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
     if down:
         kill_server(root)
     first.begin(root)
-    stopped = not first.wait(TURN if first.verb == "watch" else LONGEST) and first.is_stopped()
+    first.wait(TURN if first.verb == "watch" else LONGEST)
     second.begin(root)
     second.wait(TURN)
-    if stopped and first.process is not None:
-        first.process.send_signal(signal.SIGKILL if kills_first else signal.SIGCONT)
-    for each in (second, first):
-        each.end()
-    wrong = [f"{each.verb} hangs" for each in (first, second) if each.output.startswith("it hangs")]
+    wrong = finish((first, second), signal.SIGKILL if kills_first else signal.SIGCONT)
     live = Live.read(root).models
     for name, model in before.items():
         may_be = allowed(name, model.version, (first, second))

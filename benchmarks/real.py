@@ -13,6 +13,7 @@ Writes benchmarks/results/real/<run>.json; `make readme` makes the table of them
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -120,30 +121,27 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 def _serve(runs: Sequence[Path]) -> dict[str, Any]:
     """Archive the runs as new versions, serve them together, and return how the served answers compare.
 
-    The archives go when that is known: a plain start of the server is not to find a network for each fold.
+    The archives go when that is known: a plain start of the server is not to find a network for each fold. Where a
+    server runs here already, the start fails and leaves it alone.
     """
     built: list[Archive] = []
     parts = []
     before = Live.read(Path.cwd())
-    try:
+    with contextlib.ExitStack() as after:
         for run in runs:
             # The folds of one run are named alike in every other: their archives are named by both.
             name = "-".join(run.parts[1:])
             # As evaluated: what other precisions change is measured elsewhere. Every answer is looked at below.
             precision, version = ["handler.precision=fp32"], next_version(name, model_store.FOLDER)
             built.append(archive.build(name, version, run=run, overrides=precision, rehearse=False))
+            after.callback(_forget, built[-1], before)
         step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
+        after.callback(server.stop, root=Path.cwd())
         with Client() as client:
             for run, each in zip(runs, built, strict=True):
                 evaluated = agreement.Evaluated.read(run)
                 parts.append(agreement.compare(evaluated, each.name, each.version, client=client))
                 write_json(run / "evaluation" / "served.json", parts[-1])
-    finally:
-        server.stop(root=Path.cwd())
-        for each in built:
-            each.path.unlink(missing_ok=True)
-            each.sidecar.unlink(missing_ok=True)
-        before.write(Path.cwd())
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),
@@ -153,6 +151,17 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         "seconds": sum(part["seconds"] for part in parts),
         "apart": [each for part in parts for each in part["apart"]],
     }
+
+
+def _forget(served: Archive, before: Live) -> None:
+    """Remove an archive, and record as live what was before, beside what others have made live since."""
+
+    def change(now: Live) -> Live:
+        return Live({**before.models, **{name: each for name, each in now.models.items() if name != served.name}})
+
+    Live.update(Path.cwd(), change)
+    served.path.unlink(missing_ok=True)
+    served.sidecar.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from serving.client import Client
 from serving.model_store import Archive
 from serving.ports import PortError, Ports
 from serving.readiness import wait_ready
-from serving.state import ServerState
+from serving.state import ServerState, created
 from training.quantization import quantize
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,18 @@ def run_cli(module: str, *arguments: str, root: Path, **environment: str) -> sub
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, timeout=120)
+
+
+@contextlib.contextmanager
+def another_server(root: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have the record of `root` name a process as its server; it must run until the block ends."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        key_file = str(root / "key_file.json")
+        ServerState(process.pid, created(process.pid), "", "", "", key_file, str(root / "gone")).write(root)
+        yield process
+        assert process.poll() is None and ServerState.read(root) is not None, "it is another's, and is left alone"
+        ServerState.remove(root)
+        process.communicate()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import psutil
 
 from serving import state
 from serving.client import Client
-from tests.server.conftest import CLASSES, CONFIG, ROOT, free_offset, picture, run_cli
+from tests.server.conftest import CLASSES, CONFIG, ROOT, another_server, free_offset, picture, run_cli
 
 # A process namespace of its own, where the command is process 1.
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -86,6 +86,14 @@ def test_a_container_whose_server_dies_ends(root: Path, tmp_path: Path) -> None:
     assert process.returncode == 1
     assert errors == "error: TorchServe has ended (killed by SIGKILL): start the container again\n"
     assert not psutil.wait_procs(tree, timeout=1)[1], "every process of the container ends"
+
+
+def test_a_server_that_runs_there_already_is_left_alone(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.properties").write_text(CONFIG.read_text())
+    (tmp_path / "model_store").symlink_to(root / "model_store")
+    with another_server(tmp_path):
+        done = run_cli("serving.container", "shapes", root=tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith("error: a server runs here already")
 
 
 def test_an_empty_model_store_is_one_line(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from benchmarks import real
 from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive, state
-from serving.live import Live
+from serving.live import Live, LiveModel
 from serving.model_store import ArchiveError
-from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
+from tests.server.conftest import CLASSES, CONFIG, ROOT, another_server, export, free_offset, picture
 from training.predictions import Predictions
 
 RUNS = (Path("runs/digits"), Path("runs/cross/fold-0"))
@@ -58,6 +58,15 @@ def test_compared_archives_leave_the_store(home: Path) -> None:
     assert all((home / run / "evaluation" / "served.json").is_file() for run in RUNS)
     assert in_store(home) == {"digits-3.0.mar", "digits-3.0.json"}
     assert state.running(home) is None
+
+
+def test_a_server_that_runs_already_is_left_alone_and_what_is_live_in_it_too(home: Path) -> None:
+    live = Live({"digits": LiveModel("3.0")})
+    live.write(home)
+    with another_server(home), pytest.raises(real.RunError, match=r"serving\.server failed"):
+        real._serve(RUNS)
+    assert Live.read(home) == live
+    assert not list((home / "model_store").glob("cross*"))
 
 
 def test_archives_that_are_never_served_leave_the_store(home: Path) -> None:
