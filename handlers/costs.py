@@ -35,7 +35,7 @@ class Rate:
         return ((self.pixels + self.scans * scans) * pixels + self.data * size) / 1e9
 
 
-CMYK = Rate(9, 12)  # by Pillow
+CMYK = Rate(9, 12)
 PROGRESSIVE = Rate(5, 30, 0.2)
 PROGRESSIVE_FRAMES = (b"\xc2", b"\xc6", b"\xca", b"\xce")  # ITU T.81, table B.1
 IN_PYTHON = Rate(1500, 1)  # a PPM that is small enough for its pixels to be read one by one
@@ -83,7 +83,7 @@ def _seconds(image: Buffer, pixels: int) -> float:
     if start.startswith(jpeg.START):
         frame = jpeg.frame_of(bytes(image[: jpeg.METADATA_BYTES]))
         if frame is None or frame.marker in PROGRESSIVE_FRAMES:
-            rate, scans = PROGRESSIVE, bytes(image).count(jpeg.SCAN)
+            rate, scans = PROGRESSIVE, jpeg.scans(bytes(image))
         elif len(frame.components) == 4:
             rate = CMYK
     elif start.startswith(b"P") and pixels <= PYTHON_PIXELS["ppm"]:

@@ -1,8 +1,7 @@
 """Encoded bytes to pixels: `decode` is the one way in, for preparing, evaluating and serving alike.
 
-JPEG goes to libjpeg-turbo through simplejpeg; every other format, CMYK, and JPEG files with harmless faults go to
-Pillow. Nothing is decoded before its header has been held against the limits, and whatever a decoder raises on hostile
-bytes comes out as a `RequestError`.
+JPEG goes to libjpeg-turbo through simplejpeg, every other format to Pillow. Nothing is decoded before its header has
+been checked against the limits, and whatever a decoder raises on hostile bytes comes out as a `RequestError`.
 """
 
 import functools
@@ -60,23 +59,12 @@ def decode(
         raise BadImage("the image is empty")
     silence()
     data = bytes(data)  # the only copy
-    pixels = None
-    if data.startswith(jpeg.START):
-        pixels = jpeg.decode_jpeg(data, colour, limits, smallest, sized)
-    if pixels is None:
-        pixels = _decode_with_pillow(data, colour, limits, sized)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits, sized: Sized) -> Pixels:
     name = _format(data[:16])
     try:
-        with open_image(name, data) as image:
-            limits.check_pixels(*image.size)
-            check_decoder(image, len(data))
-            sized(*image.size)
-            image.load()
-            return upright(to_array(image, colour), orientation(image))
+        if name == "JPEG":
+            pixels = jpeg.decode_jpeg(data, colour, limits, smallest, sized)
+        else:
+            pixels = _decode_with_pillow(name, data, colour, limits, sized)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
@@ -88,6 +76,16 @@ def _decode_with_pillow(data: bytes, colour: Colour, limits: Limits, sized: Size
         if "nsupported" in reason:
             raise UnsupportedFormat(f"{name} images of this kind are not served: {reason}") from error
         raise BadImage(f"the {name} image is truncated or corrupt: {reason}") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decode_with_pillow(name: str, data: bytes, colour: Colour, limits: Limits, sized: Sized) -> Pixels:
+    with open_image(name, data) as image:
+        limits.check_pixels(*image.size)
+        check_decoder(image, len(data))
+        sized(*image.size)
+        image.load()
+        return upright(to_array(image, colour), orientation(image))
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from handlers.errors import BadImage, UnsupportedFormat
 from handlers.limits import BoundedReads
 
 # Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
-PIECES = {"JPEG": ((b"Exif\0\0", 64), (b"8BIM", 4096)), "PNG": ((b"iCCP", 16),)}
+PIECES = {"PNG": ((b"iCCP", 16),)}
 TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
 # Decoders in Python -> pixels. A run of a BMP is two reads, a pixel of a PPM that is not of 8 bits three.
 PYTHON_PIXELS = {"bmp_rle": 2**20, "ppm": 2**17}

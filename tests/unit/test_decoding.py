@@ -125,6 +125,102 @@ def test_a_jpeg_with_damaged_data_is_refused() -> None:
         decode(bytes(whole))
 
 
+STRAY = b"\0" * 9  # before a marker: harmless, and the first remark that libjpeg-turbo has
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "a hole": lambda data: data[: len(data) // 2] + data[len(data) // 2 + 700 :],
+    "zeros": lambda data: data[: len(data) // 2] + bytes(1500) + data[len(data) // 2 + 1500 :],
+    "sent as text": lambda data: data.replace(b"\n", b"\r\n"),
+    "no end": lambda data: data[:-2],
+    "a tail of zeros": lambda data: data[:-2] + bytes(300) + data[-2:],
+}
+HARMLESS: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda data: data,
+    "stray bytes": lambda data: data.replace(b"\xff\xdb", STRAY + b"\xff\xdb", 1),
+    "an odd version of JFIF": lambda data: data.replace(b"JFIF\0\1", b"JFIF\0\7", 1),
+    "a broken profile": lambda data: data[:2] + b"\xff\xe2\0\x12ICC_PROFILE\0\7\3ab" + data[2:],
+    "a restart marker in the header": lambda data: data[:2] + b"\xff\xd0" + data[2:],
+    "filling before the end": lambda data: data[:-2] + bytes(4) + data[-2:],
+    "bytes after the end": lambda data: data + data[100:],
+}
+
+
+@pytest.mark.parametrize("harmless", HARMLESS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_damage_is_seen_behind_harmless_faults(mode: str, harmless: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise).convert(mode), "JPEG", quality=90)
+    faulty = HARMLESS[harmless](whole)
+    assert decode(faulty).equal(decode(whole))
+    for damage in DAMAGE.values():
+        with pytest.raises(BadImage, match="truncated or corrupt"):
+            decode(HARMLESS[harmless](damage(whole)))
+
+
+def odd_sampling_jpeg(lines: int, missing: int = 0) -> bytes:
+    """Return a JPEG whose colours have 2 x 1, 2 x 1 and 1 x 1 samples in 16 x 8 pixels, without its last bytes."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    tables = segment(0xDB, b"\0" + b"\x10" * 64)
+    tables += segment(0xC4, bytes([0x00, 1, 1, *[0] * 14, 0, 6]) + bytes([0x10, 1, *[0] * 15, 0]))
+    frame = segment(0xC0, struct.pack(">BHHB", 8, 8 * lines, 16, 3) + bytes([1, 0x21, 0, 2, 0x21, 0, 3, 0x11, 0]))
+    scan = segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0]))
+    # Of each 16 x 8 pixels: a difference of 6 bits of the first block's level, none of the other four's.
+    bits = "".join("10" + ("100000", "011111")[line % 2] + "0" + "00" * 4 for line in range(lines))
+    pixels = int(bits.ljust(-len(bits) % 8 + len(bits), "1"), 2).to_bytes(-(-len(bits) // 8))
+    return b"\xff\xd8" + tables + frame + scan + pixels[: len(pixels) - missing] + b"\xff\xd9"
+
+
+def test_a_jpeg_of_odd_sampling_is_read_where_it_is_whole() -> None:
+    levels = decode(odd_sampling_jpeg(40), colour="grey")[0, ::8, 0].tolist()
+    assert levels == [192, 128] * 20
+    for missing in (1, 10, 60):
+        with pytest.raises(BadImage, match="truncated or corrupt"):
+            decode(odd_sampling_jpeg(40, missing))
+
+
+def test_a_jpeg_without_the_scan_of_a_colour_is_refused() -> None:
+    whole = encoded(corners(), "JPEG", progressive=True)
+    scan = whole.index(b"\xff\xda")
+    assert whole[scan + 4] == 3, "of all colours"
+    following = whole.index(b"\xff\xc4", scan)
+    with pytest.raises(BadImage, match="truncated or corrupt"):
+        decode(whole[:scan] + whole[following:])
+    grey = encoded(corners().convert("L"), "JPEG")
+    frame = b"\xff\xc0\0\x0b\x08\0\x20\0\x30\1\1\x11\0"
+    assert frame in grey
+    coloured = frame.replace(b"\x0b", b"\x11").replace(b"\x30\1\1", b"\x30\3\1") + b"\2\x11\0\3\x11\0"
+    with pytest.raises(BadImage, match="a scan is missing"):
+        decode(grey.replace(frame, coloured))
+
+
+def test_a_film_after_a_photograph_is_not_looked_at() -> None:
+    film = struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + b"\xff\xda" * 5000
+    for options in ({}, {"progressive": True}):
+        photo = encoded(corners(), "JPEG", quality=95, **options)
+        assert decode(photo + film).equal(decode(photo))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "JPEG images of 12 bits"),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9"), "JPEG images with arithmetic coding"),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5"), r"JPEG images .*hierarchical"),
+        (lambda data: data.replace(b"\xff\xc0", b"\xff\xf7"), "JPEG-LS images"),
+        (lambda data: data.replace(b"\xff\xc0\0\x11\x08\0\x20", b"\xff\xc0\0\x11\x08\0\0"), r"JPEG images .*DNL"),
+        (lambda data: data.replace(b"\0\x20\0\x30\3", b"\0\x20\0\x30\2"), "JPEG images of 2 components"),
+    ],
+)
+@pytest.mark.parametrize("harmless", ["nothing", "stray bytes"])
+def test_a_rare_kind_of_jpeg_is_named(change: Callable[[bytes], bytes], kind: str, harmless: str) -> None:
+    data = encoded(corners(), "JPEG")
+    assert change(data) != data
+    with pytest.raises(UnsupportedFormat, match=f"{kind}.* are not served; send a baseline"):
+        decode(HARMLESS[harmless](change(data)))
+
+
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
     whole = encoded(corners(), "JPEG", progressive=True)
     first, second = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"\xff\xda"][:2]
