@@ -218,7 +218,7 @@ def main() -> int:
     parser.add_argument("--steps", nargs="*", default=STEPS, choices=STEPS)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    console, root = Console(stderr=True), Path.cwd() / WORK
+    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
     sections = Sections("crashes", arguments.output, goals=GOALS, rate=RATE)
     if arguments.steps:
         sections.keep("steps", [step(root, each) for each in arguments.steps])
@@ -227,7 +227,7 @@ def main() -> int:
     if arguments.workers:
         sections.keep("workers", workers(root, arguments.workers, console))
     found = sections.found
-    show(found, Console())
+    show(found, Console(markup=False, emoji=False))
     print(json.dumps(sections.document))
     return int(not held(found))
 

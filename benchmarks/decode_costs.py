@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": machine("cpu"),
         "versions": versions(),
     }
-    show(rows, Console())
+    show(rows, Console(markup=False, emoji=False))
     write_json(options.output, document)
     print(json.dumps(document))
     return int(document["worst"] > SLACK)

@@ -225,7 +225,7 @@ def show(document: dict[str, Any]) -> None:
         spread = "{:.3f} to {:.3f}".format(*row["range"])
         far = str(row["largest_difference"]), f"{row['mean_difference']:.2f}"
         table.add_row(key, name, f"{row['milliseconds']:.3f}", spread, *far)
-    console = Console(width=120)
+    console = Console(width=120, markup=False, emoji=False)
     console.print(table)
     for name, why in document["missing"].items():
         console.print(f"{name}: {why}", highlight=False)

@@ -157,11 +157,11 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    console, root = Console(stderr=True), Path.cwd() / WORK
+    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
     sections = Sections("expensive", arguments.output, goals=GOALS, rate=RATE, connections=CONNECTIONS)
     for kind in arguments.kinds:
         sections.keep(kind, measure(root, kind, arguments.seconds, console))
-    show(sections.found, Console())
+    show(sections.found, Console(markup=False, emoji=False))
     print(json.dumps(sections.document))
     return int(not all(held(sections.found[kind]) for kind in arguments.kinds))
 

@@ -87,7 +87,7 @@ class Report:
 
     def section(self, name: str, command: Sequence[str], limit: float) -> None:
         """Run one command, and keep the document that it prints last, or the reason why there is none."""
-        self.console.print(f"[dim]{time.monotonic() - self.began:4.0f} s[/dim] {name}", highlight=False)
+        self.console.print(f"{time.monotonic() - self.began:4.0f} s {name}", highlight=False)
         limit = 600.0 if self.rehearse else min(limit, self.left - ENDING)
         try:
             if limit < 1:
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.rehearse and not torch.cuda.is_available():
         print("error: torch finds no GPU here: run it where there is one, or add --rehearse", file=sys.stderr)
         return 1
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     # An ignored interrupt, as a shell's "&" leaves it, would be inherited by the sections, which are ended by one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     report = Report(Path.cwd(), rehearse=options.rehearse, console=console)

@@ -164,7 +164,7 @@ def show(document: dict[str, Any]) -> None:
         cells = ["{:.0f} ({:.0f} to {:.0f})".format(row["images_per_second"], *row["range"]) for row in paces]
         same = f"{each['same_top1']} of {each['images']}"
         table.add_row(name, *cells, same, f"{each['largest_difference']:.4f}", f"{document['made_in'][name]:.1f} s")
-    console = Console(width=140)
+    console = Console(width=140, markup=False, emoji=False)
     console.print(table)
     for name, why in document["missing"].items():
         console.print(f"{name}: {why}", highlight=False, soft_wrap=True)

@@ -160,9 +160,9 @@ def main(arguments: Sequence[str]) -> int:
     with small_server.serving(root, [MODEL]):
         found = measure(
             root, MODEL, picture, seconds=options.seconds, rate=options.rate, processes=options.processes,
-            console=Console(stderr=True),
+            console=Console(stderr=True, markup=False, emoji=False),
         )  # fmt: skip
-    show(found, options.life, Console())
+    show(found, options.life, Console(markup=False, emoji=False))
     document = {
         "benchmark": "keys",
         **origin.document(),

@@ -91,7 +91,7 @@ def main() -> int:
         table.add_column(heading, justify="right")
     for each in (swapped, planted):
         table.add_row(*(str(each[key]) for key in ("what", "requests", "failures", "seconds", "exit")))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     write_json(arguments.output, document)
     print(json.dumps(document))
     return int(swapped["exit"] != 0 or planted["exit"] == 0)

@@ -134,7 +134,7 @@ def _print_table(runs: list[dict[str, Any]]) -> None:
         table.add_row(
             f"{run['images']:,}", *spent, f"{run['milliseconds_per_image']:.3f}", f"{run['peak_anonymous_mb']:.0f}"
         )
-    Console(width=110).print(table)
+    Console(width=110, markup=False, emoji=False).print(table)
 
 
 if __name__ == "__main__":

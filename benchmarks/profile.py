@@ -156,7 +156,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     table.add_row("the request", *(f"{each['milliseconds']:.3f}" for each in rows))
     table.add_row("requests/s", *(f"{each['requests_per_second']:.0f}" for each in rows))
     table.add_row("images a batch", *(f"{each['images_per_batch']:.1f}" for each in rows))
-    Console(width=120).print(table)
+    Console(width=120, markup=False, emoji=False).print(table)
 
 
 def main(arguments: Sequence[str]) -> int:

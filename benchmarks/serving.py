@@ -203,7 +203,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print("\n".join(f"{row.name:22} {row.title}" for row in rows))
         return 0
-    console = Console(width=120, soft_wrap=False)
+    console = Console(width=120, soft_wrap=False, markup=False, emoji=False)
     try:
         session = prepare(options, rows, console)
         tried: list[dict[str, Any]] = []

@@ -45,7 +45,7 @@ class Session:
     def say(self, text: str) -> None:
         """Print a line with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
-        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/dim] {text}", highlight=False)
+        self.console.print(f"{minutes:3d}:{seconds:02d} {text}", highlight=False)
 
     def measure(self, row: Row, number: int) -> None:
         """Measure one row in one round; what goes wrong is its reason, and ends that row alone."""

@@ -163,7 +163,7 @@ def main() -> int:
     parser.add_argument("--registrations", type=int, default=200)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    console, root = Console(stderr=True), Path.cwd() / WORK
+    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
     sections = Sections("soak", arguments.output, goals=GOALS)
     if arguments.leaking:
         sections.keep("leaking", requests(root, arguments.leaking, console, leaking=True))
@@ -171,7 +171,7 @@ def main() -> int:
         sections.keep("requests", requests(root, arguments.requests, console))
     if arguments.registrations:
         sections.keep("registrations", registrations(root, arguments.registrations, console))
-    show(sections.found, Console())
+    show(sections.found, Console(markup=False, emoji=False))
     print(json.dumps(sections.document))
     return int(not held(sections.found))
 

@@ -187,7 +187,7 @@ def main() -> int:
     parser.add_argument("--watch", type=float, default=0.5, help="seconds that a deployment watches the new version")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    console, root = Console(stderr=True), Path.cwd() / WORK
+    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
     common = {"watch": arguments.watch, "pause": arguments.pause, "console": console}
     sections = Sections("swaps", arguments.output, goals=GOALS)
     if arguments.deployments:
@@ -195,7 +195,7 @@ def main() -> int:
     if arguments.saturated:
         sections.keep("saturated", measure(root, arguments.saturated, rate=0.0, connections=CONNECTIONS, **common))
     rows = sections.found
-    show(rows, Console())
+    show(rows, Console(markup=False, emoji=False))
     print(json.dumps(sections.document))
     return int(not all(held(row) for row in rows.values()))
 

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
     origin = Origin("sweep", arguments)
-    console = Console(width=120)
+    console = Console(width=120, markup=False, emoji=False)
     try:
         closed_loop.find_wrk()
         run = trained.run("resnet18", Path.cwd(), console.print)

@@ -16,7 +16,7 @@ from handlers.colours import to_array
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.orientation import Pixels, orientation, upright
-from handlers.plugins import SERVED, check_decoder, open_image, silence
+from handlers.plugins import SERVED, begins_as, check_decoder, open_image, silence
 from handlers.spec import Colour
 
 Buffer = bytes | bytearray | memoryview
@@ -104,21 +104,13 @@ def _format(start: bytes) -> str:
     if start.startswith(jpeg.START):
         return "JPEG"
     for name in SERVED:
-        if _begins(name, start):
+        if begins_as(name, start):
             return name
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()
     for name in Image.ID:
-        if _begins(name, start):
+        if begins_as(name, start):
             raise UnsupportedFormat(f"{name} images are not served; send one of {', '.join(SERVED)}")
     if start[4:8] == b"ftyp":
         raise UnsupportedFormat(f"HEIF images and films are not served; send one of {', '.join(SERVED)}")
     raise BadImage(f"the bytes are not an image; send one of {', '.join(SERVED)}")
-
-
-def _begins(name: str, start: bytes) -> bool:
-    accept = Image.OPEN[name][1]
-    try:
-        return accept is not None and accept(start) is True
-    except OF_HOSTILE_BYTES:  # of a start shorter than it expects
-        return False

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from PIL import AvifImagePlugin, ImageFile, _imaging
+from PIL import AvifImagePlugin, Image, ImageFile, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -21,9 +21,10 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from handlers.errors import BadImage, UnsupportedFormat
+from handlers.errors import OF_HOSTILE_BYTES, BadImage, UnsupportedFormat
 from handlers.limits import BoundedReads
 
+JPEG_START = b"\xff\xd8\xff"
 # Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
 PIECES = {"PNG": ((b"iCCP", 16),)}
 TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
@@ -54,6 +55,24 @@ SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
     "PPM": PpmImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
+
+
+def begins_as_image(start: bytes) -> bool:
+    """Return whether a file that begins with these 16 bytes is an image or a film, of a served format or not."""
+    if start[:3] == JPEG_START or start[4:8] == b"ftyp" or any(begins_as(name, start) for name in SERVED):
+        return True
+    # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
+    Image.init()
+    return any(begins_as(name, start) for name in Image.ID)
+
+
+def begins_as(name: str, start: bytes) -> bool:
+    """Return whether Pillow's reader of a format accepts the first bytes of a file."""
+    accept = Image.OPEN[name][1]
+    try:
+        return accept is not None and accept(start) is True
+    except OF_HOSTILE_BYTES:  # of a start shorter than it expects
+        return False
 
 
 def open_image(name: str, data: bytes) -> ImageFile.ImageFile:

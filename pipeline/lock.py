@@ -40,7 +40,7 @@ def compile_lock(root: Path, output: str, *arguments: str) -> None:
 
 def write_locks(root: Path) -> None:
     """Write all locks; the full one first, since the others take their versions from it."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     full = root / "requirements.txt"
     console.print(full.name)
     compile_lock(root, full.name, *EXTRAS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.steps import Served
 from serving.client import Client
@@ -76,7 +77,7 @@ def show(answers: list[Answer], served: Served, console: Console) -> None:
         table.add_column(heading, justify="right")
     for answer in answers:
         colour = "green" if answer.predicted == answer.true else "red"
-        predicted = f"[{colour}]{answer.predicted}[/{colour}]" if answer.true else answer.predicted
+        predicted = Text(answer.predicted, colour if answer.true else "")
         row = (f"{answer.probability:.3f}", f"{answer.milliseconds:.0f}")
         table.add_row(Path(answer.path).name, answer.true or "", predicted, *row)
     console.print(table)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from handlers import atomic
 from serving import archive, deploy, lock, model_config, model_store, package, ports, server, state
@@ -49,7 +50,7 @@ class Steps:
         self.title = title
         self.root = root
         self.record = record
-        self.console = console or Console(soft_wrap=True)
+        self.console = console or Console(soft_wrap=True, markup=False, emoji=False)
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 
@@ -61,7 +62,7 @@ class Steps:
     @contextmanager
     def step(self, name: str, says: str) -> Iterator[None]:
         """Announce and time what is done inside."""
-        self.console.print(f"[bold]{self.title}[/bold] [{self.elapsed:.0f} s] {says}", highlight=False)
+        self.console.print(Text.assemble((self.title, "bold"), f" [{self.elapsed:.0f} s] {says}"))
         began = time.perf_counter()
         try:
             yield

@@ -102,7 +102,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True, markup=False, emoji=False)) as progress:
         answers = client.predict_many(evaluated.images(), model, version)
         for row, answer in enumerate(progress.track(answers, total=len(best), description="Asking the server")):
             label = int(evaluated.labels[row])

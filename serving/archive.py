@@ -130,7 +130,9 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_intermixed_args()
     try:
-        with Console(stderr=True).status("Packing, and rehearsing what a worker will do ..."):
+        with Console(stderr=True, markup=False, emoji=False).status(
+            "Packing, and rehearsing what a worker will do ..."
+        ):
             archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
         print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
         if arguments.prune:

@@ -163,7 +163,7 @@ def main() -> int:
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
             signal.signal(number, signal.default_int_handler)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     root = Path.cwd()
     try:
         if arguments.rollback:

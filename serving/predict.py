@@ -23,9 +23,7 @@ from serving.errors import NotFound, ServingError
 from serving.live import Live
 from serving.model_store import ArchiveError
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm")
-)
+NAMED = 5  # files of a folder that are no images
 BATCH = 8  # images that are decoded and computed at once offline
 
 Answer = dict[str, float] | str  # probabilities best first, or why there are none
@@ -35,20 +33,42 @@ class InputError(ServingError):
     """There is nothing to ask about."""
 
 
-def images_in(path: Path) -> list[Path]:
-    """Return the file, or the image files (by suffix) of a folder and those below it, in order.
+def images_in(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the file, or the images of a folder and of those below it, in order, and the files that are no images.
+
+    The first bytes of a file decide, not its name. Hidden files and folders are passed over.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no image.
     """
     if path.is_file():
-        return [path]
+        return [path], []
     if not path.is_dir():
         raise InputError(f"{path} is not there: name an image or a folder of images")
-    found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-    if not found:
-        raise InputError(f"{path} holds no image: {', '.join(sorted(SUFFIXES))} are looked for")
-    return found
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    images = [file for file in files if _is_image(file)]
+    if not images:
+        raise InputError(f"{path} holds no image among its {len(files)} files: name an image or a folder of images")
+    return images, sorted({*files} - {*images})
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_image(path: Path) -> bool:
+    from handlers import plugins  # imports torch, which one image for the server need not wait for
+
+    with open(path, "rb") as file:
+        return plugins.begins_as_image(file.read(16))
+
+
+def _name_others(files: Sequence[Path]) -> None:
+    """Name on standard error the files that are not sent."""
+    if files:
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        names = ", ".join(ascii(str(file))[1:-1] for file in files[:NAMED])
+        print(f"not images, so not sent: {names}{more}", file=sys.stderr)
 
 
 def online(name: str, paths: Sequence[Path], version: str | None = None, *, client: Client) -> Iterator[Answer]:
@@ -142,17 +162,17 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document: file -> label -> probability")
     arguments = parser.parse_args()
     try:
-        paths = images_in(arguments.path)
+        paths, others = images_in(arguments.path)
+        _name_others(others)
         with ExitStack() as unpacked:
             who, found = answers(arguments, paths, unpacked)
             if arguments.json:
-                document = {
-                    str(path): {"error": answer} if isinstance(answer, str) else answer
-                    for path, answer in zip(paths, found, strict=True)
-                }
-                print(json.dumps(document, indent=2))
-                return int(any("error" in each for each in document.values()))
-            return int(show(who, paths, found, Console()) > 0)
+                by_file = dict(zip(map(str, paths), found, strict=True))
+                # A label may be "error" too: its value is a number, that of a refusal is text.
+                refused = {file: {"error": answer} for file, answer in by_file.items() if isinstance(answer, str)}
+                print(json.dumps({**by_file, **refused}, indent=2))
+                return int(bool(refused))
+            return int(show(who, paths, found, Console(markup=False, emoji=False)) > 0)
     except (ServingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

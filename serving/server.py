@@ -296,7 +296,7 @@ def main() -> int:
     verbs.add_parser("stop")
     arguments = parser.parse_args()
     try:
-        return _run(arguments, Console(soft_wrap=True))
+        return _run(arguments, Console(soft_wrap=True, markup=False, emoji=False))
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

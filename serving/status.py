@@ -130,7 +130,7 @@ def show(status: Status, console: Console) -> None:
     table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
     console.print(table)
     for name, version in status.missing:
-        console.print(f"[red]{name} {version} should be live and is not served[/red] (make watch tries it again)")
+        console.print(f"{name} {version} should be live and is not served (make watch tries it again)", style="red")
 
 
 def _duration(seconds: float) -> str:
@@ -164,7 +164,7 @@ def main() -> int:
     elif found is None:
         print("No server runs here: make serve")
     else:
-        show(found, Console(soft_wrap=True))
+        show(found, Console(soft_wrap=True, markup=False, emoji=False))
     return 0 if found is not None else 3
 
 

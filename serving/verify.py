@@ -168,12 +168,14 @@ def main() -> int:
     parser.add_argument("version", nargs="?", help="the newest where none is named")
     arguments = parser.parse_args()
     try:
-        with Console(stderr=True).status("Checking, and rehearsing what a worker will do ..."):
+        with Console(stderr=True, markup=False, emoji=False).status(
+            "Checking, and rehearsing what a worker will do ..."
+        ):
             verified = verify(model_store.find(arguments.name, arguments.version or None))
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(verified, Console(soft_wrap=True))
+    show(verified, Console(soft_wrap=True, markup=False, emoji=False))
     return 0
 
 

@@ -275,7 +275,9 @@ def _log(root: Path) -> None:
     file = logging.handlers.RotatingFileHandler(root / logs.FOLDER / LOG, maxBytes=LARGEST, backupCount=1)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(), show_path=False), file]
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(markup=False, emoji=False), show_path=False), file],
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -58,7 +58,7 @@ def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dic
         ConfigurationError: a setting is impossible.
         DatasetError: the data set is not prepared, or two folds were asked about the same image.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fold in document["folds"]:
         top = fold["top_1"]
         table.add_row(f"top 1 of {fold['run']}", f"{top['value']:.4f}", f"{top['low']:.4f} to {top['high']:.4f}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     return 0
 
 

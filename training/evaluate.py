@@ -53,7 +53,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
         DatasetError: the data set is not prepared or another one than it was trained on, has no labelled test image, or
             an image's bytes have gone.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     config, dataset = trained(folder)
     key = _key(folder, dataset.fingerprint)
     written = folder / "evaluation" / "metrics.json"
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Console().print(table(metrics))
+    Console(markup=False, emoji=False).print(table(metrics))
     return 0
 
 

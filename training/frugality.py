@@ -93,7 +93,7 @@ def run(config: DictConfig, given: dict[str, Any], *, console: Console | None = 
         ConfigurationError: a setting is impossible.
         DatasetError: the data set is not prepared.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False, emoji=False)
     dataset = PreparedDataset.open(configuration.store_folder(config))
     rows = dataset.split(SplitSpec.from_config(configuration.plain(config)["split"])).train
     largest = int(np.bincount(dataset.labels[rows]).max())
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{point['validation_top_1']:.4f}",
             f"{test['value']:.4f} ({test['low']:.4f} to {test['high']:.4f})",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     return 0
 
 

@@ -310,11 +310,10 @@ class Index:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("id", "split", "label", "path", "reason", "detail", "files"))
-            writer.writerows(
-                self._base.execute(
-                    f"SELECT id, split, label, path, reason, detail, files FROM ({_LEFT_OUT}) ORDER BY number"
-                )
+            rows = self._base.execute(
+                f"SELECT id, split, label, path, reason, detail, files FROM ({_LEFT_OUT}) ORDER BY number"
             )
+            writer.writerows([spreadsheet_cell(value) for value in row] for row in rows)
 
     def hash_content(self) -> "hashlib._Hash":
         """Return a sha256, to be added to, over id, split, label and content of all rows, in their order.
@@ -355,3 +354,8 @@ def _missing(rows: Iterator[int], end: int) -> Iterator[int]:
         yield from range(expected, row)
         expected = row + 1
     yield from range(expected, end)
+
+
+def spreadsheet_cell(value: object) -> object:
+    """Return a cell that a spreadsheet does not take for a formula: names of files may begin with "="."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

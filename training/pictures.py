@@ -20,6 +20,7 @@ NUMBERED = 32  # up to so many classes, every cell has room for its number
 PAIRS = 30  # confusions that are listed where cells have no numbers
 SHEET = 24  # images on a contact sheet
 COLUMNS = 6
+AS_WRITTEN: dict[str, Any] = {"parse_math": False}  # a class name with two "$" is no formula
 RIGHT, WRONG, DIM = "#2a6fb0", "#c0392b", "#8a8a8a"
 
 
@@ -51,8 +52,8 @@ def confusion_matrix(labels: npt.NDArray[Any], answers: npt.NDArray[Any], classe
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # The root lets a single mistake in a hundred be seen beside a full diagonal.
     axes[0].imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes[0].set_xticks(range(size), names, rotation=90, fontsize=font)
-    axes[0].set_yticks(range(size), names, fontsize=font)
+    axes[0].set_xticks(range(size), names, rotation=90, fontsize=font, **AS_WRITTEN)
+    axes[0].set_yticks(range(size), names, fontsize=font, **AS_WRITTEN)
     axes[0].tick_params(length=0 if not numbered else 2, pad=1)
     axes[0].set_xlabel("answer")
     axes[0].set_ylabel("true class")
@@ -88,7 +89,8 @@ def _pairs(axes: Axes, counts: npt.NDArray[Any], names: Sequence[str]) -> None:
     ]
     axes.axis("off")
     axes.set_title("most frequent confusions (true → answer)", fontsize=10, loc="left")
-    axes.text(0, 0.995, "\n".join(lines) or "none", va="top", fontsize=9, family="monospace", linespacing=1.5)
+    text = "\n".join(lines) or "none"
+    axes.text(0, 0.995, text, va="top", fontsize=9, family="monospace", linespacing=1.5, **AS_WRITTEN)
 
 
 def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], path: Path) -> None:
@@ -163,9 +165,8 @@ def contact_sheet(
         else:
             cell.imshow(np.moveaxis(image, 0, -1))
         ink = RIGHT if name == answer else WRONG
-        cell.set_title(
-            f"true {_short(name)}\n{_short(answer)} {probability:.1%}", fontsize=8, color=ink, linespacing=1.3
-        )
+        label = f"true {_short(name)}\n{_short(answer)} {probability:.1%}"
+        cell.set_title(label, fontsize=8, color=ink, linespacing=1.3, **AS_WRITTEN)
     save(figure, path)
 
 

@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def plain_console() -> Console:
     """Return a console on standard error that shows names as they are, brackets and long lines included."""
-    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emoji=False)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,11 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
         raise DatasetError(f"{dataset.folder}: its layout has no test side, so there is nothing to submit")
     records = [dataset.record(int(row)) for row in rows]
     probabilities = predict(
-        answering(folder, dataset), records, dataset.raw, batch=batch, console=console or Console(stderr=True)
+        answering(folder, dataset),
+        records,
+        dataset.raw,
+        batch=batch,
+        console=console or Console(stderr=True, markup=False, emoji=False),
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

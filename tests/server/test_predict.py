@@ -9,7 +9,7 @@ import pytest
 from handlers.classifier import Classifier
 from serving import agreement, archive
 from serving.agreement import Evaluated, EvaluationError
-from tests.server.conftest import CLASSES, RunningServer, picture, run_cli
+from tests.server.conftest import CLASSES, RunningServer, export, picture, run_cli
 
 PREDICT = "serving.predict"
 
@@ -156,3 +156,19 @@ def test_an_evaluation_that_is_not_there_is_said(server: RunningServer, folder: 
     with pytest.raises(EvaluationError, match=r"joined.bin cannot be read any more"):
         list(evaluated.images())
     assert len(evaluated.classes) == len(CLASSES["digits"])
+
+
+def test_a_class_may_be_called_error(tmp_path: Path) -> None:
+    export(tmp_path / "runs" / "odd", ("error", "[red]", "$x_$"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "[dim].jpg").write_bytes(picture(1))
+    done = run_cli("serving.predict", "odd", "images", "--offline", "--json", root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["images/[dim].jpg"]) == {"error", "[red]", "$x_$"}
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    shown = run_cli("serving.predict", "odd", "images", "--offline", root=tmp_path)
+    assert (
+        shown.returncode == 0
+        and "[dim].jpg" in shown.stdout
+        and "not images, so not sent: images/notes.txt" in shown.stderr
+    )

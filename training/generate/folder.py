@@ -82,7 +82,7 @@ def _make(partial: Path, title: str, tasks: Sequence[Task], workers: int | None)
             done: Iterator[int] = pool.map(_write, paths, chunks)
         else:
             done = map(_write, paths, chunks)
-        progress = stack.enter_context(Progress(console=Console(stderr=True)))
+        progress = stack.enter_context(Progress(console=Console(stderr=True, markup=False, emoji=False)))
         bar = progress.add_task(f"drawing {title}", total=total)
         for images in done:
             progress.advance(bar, images)

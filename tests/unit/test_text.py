@@ -1,0 +1,77 @@
+"""Names of classes and files are text: no table, picture or spreadsheet takes them for markup, a formula or a cell."""
+
+import ast
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from serving import predict
+from training import index, pictures
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("serving", "pipeline", "training", "benchmarks")
+NAMES = ("[red]", "[/dev]", "$x_$", ":smile:", "=1+1", "error", "<b>&", "\\n{}%s", "[link=x]y[/link]")
+
+
+def test_every_console_prints_text_as_it_is() -> None:
+    consoles = []
+    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
+                settings = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                consoles.append(
+                    (str(path.relative_to(ROOT)), node.lineno, settings.get("markup"), settings.get("emoji"))
+                )
+    assert len(consoles) > 20
+    assert [console for console in consoles if console[2:] != ("False", "False")] == []
+
+
+def test_a_table_of_answers_shows_each_name_as_it_is() -> None:
+    page = io.StringIO()
+    console = Console(file=page, width=200, markup=False, emoji=False)
+    answers = iter([*({name: 0.9, f"{name}2": 0.1} for name in NAMES), "no image: [bold]"])
+    paths = [Path(f"{number}[red].jpg") for number in range(len(NAMES) + 1)]
+    assert predict.show("[dim] who", paths, answers, console) == 1
+    text = page.getvalue()
+    for name in (*NAMES, "0[red].jpg", "no image: [bold]", "[dim] who"):
+        assert name in text
+
+
+def test_pictures_take_no_name_for_a_formula(tmp_path: Path) -> None:
+    few = np.arange(len(NAMES))
+    pictures.confusion_matrix(few, np.roll(few, 1), NAMES, tmp_path / "few.png")
+    names = [f"{name}{number}" for number in range(5) for name in NAMES]
+    many = np.arange(len(names))
+    pictures.confusion_matrix(many, np.roll(many, 1), names, tmp_path / "many.png")
+    images = [np.zeros((3, 8, 8), np.uint8)] * len(NAMES)
+    pictures.contact_sheet(images, NAMES, NAMES, [0.5] * len(NAMES), "title", tmp_path / "sheet.png")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("few", "many", "sheet"))
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [("=1+1", "'=1+1"), ("@a", "'@a"), ("-a.jpg", "'-a.jpg"), ("a=b", "a=b"), (3, 3)]
+)
+def test_a_spreadsheet_computes_no_name(value: object, cell: object) -> None:
+    assert index.spreadsheet_cell(value) == cell
+
+
+def test_a_folder_is_searched_by_content_and_what_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    picture = Image.new("RGB", (8, 8))
+    for name, kind in (("a.MPO", "JPEG"), ("b.jpe", "JPEG"), ("c.pbm", "PPM"), ("none", "PNG"), ("sub/d.txt", "GIF")):
+        picture.save(tmp_path / name, kind)
+    picture.save(tmp_path / ".hidden" / "e.png")
+    (tmp_path / "f.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(16))
+    (tmp_path / "notes.jpg").write_text("not an image")
+    (tmp_path / "empty.png").touch()
+    images, others = predict.images_in(tmp_path)
+    assert [path.name for path in images] == ["a.MPO", "b.jpe", "c.pbm", "f.heic", "none", "d.txt"]
+    assert [path.name for path in others] == ["empty.png", "notes.jpg"]
+    with pytest.raises(predict.InputError, match="holds no image among its 0 files"):
+        predict.images_in(tmp_path / "empty")
