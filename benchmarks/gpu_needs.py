@@ -14,16 +14,15 @@ import sys
 from pathlib import Path
 
 SERVER, ALL = Path("requirements-serve.txt"), Path("requirements.txt")
-# What the report runs beside a server: training, its configuration, and the chart,
-BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm", "matplotlib")
+# What the report runs beside a server: training and its configuration,
+BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm")
 # and what those need.
 THEIRS = (
-    *("click", "contourpy", "cycler", "fonttools", "hf-xet", "httpcore2", "httpx2", "huggingface-hub", "kiwisolver"),
-    *("lightning-utilities", "pyparsing", "python-dateutil", "pytorch-lightning", "safetensors", "six", "tqdm"),
-    "truststore",
+    *("click", "hf-xet", "httpcore2", "httpx2", "huggingface-hub", "lightning-utilities", "pytorch-lightning"),
+    *("safetensors", "truststore"),
 )
-# For TorchServe's own handler, and for the other decoder of the CUDA that torch was built for.
-EXTRA = ("captum", "nvidia-nvimgcodec-cu13")
+# For the other decoder of the CUDA that torch was built for.
+EXTRA = ("nvidia-nvimgcodec-cu13",)
 PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)(?: ; python_full_version (<|>=) '3\.(\d+)')?", re.MULTILINE)
 OWN = re.compile(r"^(?:nvidia-|cuda-|triton)")  # torch brings them
 

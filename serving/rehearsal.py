@@ -22,7 +22,6 @@ from typing import Any
 import psutil
 
 from handlers import golden
-from handlers.costs import cost_of
 from handlers.errors import RequestError
 from handlers.golden import Golden, GoldenError
 from handlers.limits import DEFAULT_LIMITS
@@ -150,6 +149,8 @@ def _batches(images: Sequence[bytes], size: int) -> list[list[bytes]]:
 
 
 def _takes_long(image: bytes) -> bool:
+    from handlers.costs import cost_of  # imports torch, which most commands need not wait for
+
     try:
         return cost_of(image, DEFAULT_LIMITS).seconds > ALONE
     except RequestError:

