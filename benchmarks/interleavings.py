@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES, VERSIONS = ("ants", "bees", "cats"), ("1.0", "2.0")
 # The last step that a command is stopped before: most of them take about that number.
 LATEST = {"serve": 24, "deploy": 24, "rollback": 10, "up": 24, "watch": 60}
-TURN = 8.0  # seconds that the second command has before the first goes on: it may wait for the first
+TURN = 5.0  # seconds that the second command has before the first goes on: it may wait for the first
 LONGEST = 150.0  # seconds until a command counts as hanging
 SETTLED = 120.0  # seconds until everything that is live has to answer
 SAID = re.compile(r"^(\S+) (\S+) is live;", re.M)
