@@ -29,11 +29,12 @@ def to_array(image: Image.Image, colour: Colour) -> npt.NDArray[np.uint8]:
     channels = 3 if colour == "rgb" else 1
     array = np.empty((image.height, image.width, channels), np.uint8)
     deep = image.mode in DEEP_MODES
+    unsigned = bool(getattr(image, "is_unsigned", False))
     low, high = value_range(image) if deep else (0.0, 255.0)
     for top, strip in _strips(image):
         rows = array[top : top + strip.height]
         if deep:
-            rows[:] = _scaled(strip, low, high)[:, :, None]
+            rows[:] = _scaled(strip, low, high, unsigned)[:, :, None]
         else:
             rows[:] = _flat(strip, colour).reshape(rows.shape)
     return array
@@ -53,24 +54,29 @@ def value_range(image: Image.Image) -> tuple[float, float]:
     elif image.mode == "I" and not tags:
         low, high = 0.0, 65535.0
     else:
-        low, high = _extremes(image)
+        low, high = _extremes(image, bool(getattr(image, "is_unsigned", False)))
         if image.mode == "F" and low >= 0 and high <= 1:
             low, high = 0.0, 1.0
     return (high, low) if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else (low, high)
 
 
-def _extremes(image: Image.Image) -> tuple[float, float]:
+def _extremes(image: Image.Image, unsigned: bool) -> tuple[float, float]:
     low, high = np.inf, -np.inf
     for _, strip in _strips(image):
-        values = np.asarray(strip)
+        values = _values(strip, unsigned)
         finite = values[np.isfinite(values)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     return (low, high) if low < high else (min(low, 0.0), max(high, 1.0))
 
 
-def _scaled(strip: Image.Image, low: float, high: float) -> npt.NDArray[np.uint8]:
+def _values(strip: Image.Image, unsigned: bool) -> npt.NDArray[Any]:
     values = np.asarray(strip)
+    return values.view(np.uint32) if unsigned and strip.mode == "I" else values  # Pillow has no unsigned type
+
+
+def _scaled(strip: Image.Image, low: float, high: float, unsigned: bool) -> npt.NDArray[np.uint8]:
+    values = _values(strip, unsigned)
     # 32-bit integers do not fit into the 24 bits of a float32.
     wide: npt.NDArray[np.floating[Any]] = values.astype(np.float64 if strip.mode == "I" else np.float32)
     level = np.nan_to_num((wide - low) * (255.0 / (high - low)))

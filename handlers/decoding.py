@@ -84,8 +84,19 @@ def _decode_with_pillow(name: str, data: bytes, colour: Colour, limits: Limits, 
         limits.check_pixels(*image.size)
         check_decoder(image, len(data))
         sized(*image.size)
+        frame = image.tile[0].extents if image.tile else None
         image.load()
-        return upright(to_array(image, colour), orientation(image))
+        pixels = to_array(image, colour)
+        if name == "GIF" and frame is not None:
+            _whiten_outside(pixels, frame)
+        return upright(pixels, orientation(image))
+
+
+def _whiten_outside(pixels: Pixels, frame: tuple[int, int, int, int]) -> None:
+    """Make the canvas of a GIF white where its first frame does not reach: Pillow fills it with a colour of its map."""
+    left, top, right, bottom = frame
+    for outside in (pixels[:top], pixels[bottom:], pixels[:, :left], pixels[:, right:]):
+        outside[:] = 255
 
 
 @functools.cache

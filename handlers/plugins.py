@@ -10,7 +10,6 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 from PIL import AvifImagePlugin, Image, ImageFile, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
@@ -18,11 +17,11 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, UnsupportedFormat
 from handlers.limits import BoundedReads
+from handlers.tiff import Tiff
 
 JPEG_START = b"\xff\xd8\xff"
 # Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
@@ -30,27 +29,13 @@ PIECES = {"PNG": ((b"iCCP", 16),)}
 TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
 # Decoders in Python -> pixels. A run of a BMP is two reads, a pixel of a PPM that is not of 8 bits three.
 PYTHON_PIXELS = {"bmp_rle": 2**20, "ppm": 2**17}
-TAG_BYTES = 2**18  # of numbers in one tag of a TIFF: 65,536 strips
-BYTES_AND_TEXT = (1, 2, 7)  # types of tags that are not made into numbers (TIFF 6.0, section 2)
-
-
-class BoundedTiff(TiffImageFile):
-    """A TIFF whose tags are looked at before they become numbers."""
-
-    def _setup(self) -> None:
-        tags: Any = self.tag_v2
-        for tag, data in tags._tagdata.items():
-            if len(data) > TAG_BYTES and tags.tagtype[tag] not in BYTES_AND_TEXT:
-                raise BadImage(f"tag {tag} of the TIFF image has {len(data)} bytes, more than the limit of {TAG_BYTES}")
-        super()._setup()
-
 
 SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
-    "TIFF": BoundedTiff,
+    "TIFF": Tiff,
     "WEBP": WebPImageFile,
     "PPM": PpmImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,

@@ -24,7 +24,7 @@ StoreKind = Literal["decoded", "encoded", "auto"]
 # What a change of turns the same bytes into other pixels or other records.
 _CODE = (
     *("handlers.decoding", "handlers.jpeg", "handlers.orientation", "handlers.colours", "handlers.preprocessing"),
-    *("handlers.limits", "handlers.plugins"),
+    *("handlers.limits", "handlers.plugins", "handlers.tiff"),
     *("training.decoders", "training.index", "training.records", "training.tfrecord"),
 )
 _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")

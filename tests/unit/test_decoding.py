@@ -361,11 +361,98 @@ def test_twelve_bits_use_their_own_range() -> None:
         RAMP.astype(np.float32) / 65535,
         RAMP.astype(np.float32) * 10 - 3000,
         (RAMP * 20000).astype(np.uint32) // 2,
+        (RAMP * 65537).astype(np.uint32),
         (RAMP - 30000).astype(np.int32),
     ],
 )
 def test_thirty_two_bits_and_floats_are_stretched(values: np.ndarray[Any, Any]) -> None:
     assert decode(grey_tiff(values, "<"), colour="grey")[0, 0].tolist() == pytest.approx(LEVELS, abs=1)
+
+
+@pytest.mark.parametrize("values", [RAMP.astype(np.float32), (RAMP - 32768).astype(np.int16), RAMP.astype(np.int32)])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_deep_samples_of_either_byte_order_are_read(values: np.ndarray[Any, Any], compressed: bool) -> None:
+    tiff = grey_tiff(values, ">")
+    if compressed:
+        packed = zlib.compress(values.astype(values.dtype.newbyteorder(">")).tobytes())
+        tiff = long_tiff([packed], ">", bits=values.dtype.itemsize * 8, kind=values.dtype.kind, compression=8)
+    assert decode(tiff, colour="grey")[0, 0].tolist() == pytest.approx(LEVELS, abs=1)
+
+
+def long_tiff(strips: list[bytes], order: str = "<", size: tuple[int, int] = (5, 1), **tags: Any) -> bytes:
+    """Return a TIFF of these strips, written by hand, of which each tag is of long integers, one or many."""
+    places = [8 + sum(map(len, strips[:i])) for i in range(len(strips))]
+    samples = tags.get("samples", 1)
+    entries = {256: [size[0]], 257: [size[1]], 258: [tags.get("bits", 8)] * samples, 259: [tags.get("compression", 1)]}
+    entries |= {262: [tags.get("photometric", 1)], 273: places, 277: [samples], 278: [tags.get("rows", size[1])]}
+    entries |= {279: [len(strip) for strip in strips], 284: [tags.get("planes", 1)]}
+    entries |= {320: tags["colour_map"]} if "colour_map" in tags else {}
+    entries[339] = [{"u": 1, "i": 2, "f": 3}[tags.get("kind", "u")]] * samples
+    end = 8 + sum(map(len, strips))
+    directory, beside = struct.pack(f"{order}H", len(entries)), b""
+    for tag, values in sorted(entries.items()):
+        code, letter = (3, "H") if tag in (258, 259, 262, 277, 284, 320, 339) else (4, "I")
+        data = struct.pack(f"{order}{len(values)}{letter}", *values)
+        if len(data) > 4:
+            place = end + 2 + 12 * len(entries) + 4 + len(beside)
+            beside, data = beside + data, struct.pack(f"{order}I", place)
+        directory += struct.pack(f"{order}HHI", tag, code, len(values)) + data.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", end)
+    return head + b"".join(strips) + directory + bytes(4) + beside
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("rows", [32, 8])
+def test_uncompressed_separate_planes_are_read(order: str, dtype: str, rows: int) -> None:
+    deep = np.asarray(corners()).astype(f"{order}{dtype}") * (257 if dtype == "u2" else 1)
+    strips = [
+        deep[top : top + rows, :, plane].astype(f"{order}{dtype}").tobytes()
+        for plane in range(3)
+        for top in range(0, 32, rows)
+    ]
+    tiff = long_tiff(strips, order, (48, 32), bits=8 * int(dtype[1]), photometric=2, samples=3, planes=2, rows=rows)
+    assert is_corners(decode(tiff))
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: int) -> None:
+    palette = [255, 0, 0, 255, *[0] * 252, 0, 255, 0, 255, *[0] * 252, 0, 0, 255, 255, *[0] * 252]
+    indices = np.zeros((32, 48), np.uint8)
+    indices[:16, 24:], indices[16:, :24], indices[16:, 24:] = 1, 2, 3
+    strip = indices.tobytes() if compression == 1 else zlib.compress(indices.tobytes())
+    tiff = long_tiff(
+        [strip], size=(48, 32), photometric=3, colour_map=[scale * value for value in palette], compression=compression
+    )
+    assert is_corners(decode(tiff))
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        ({"kind": "i"}, r"in grey of one sample of 8 bits \(signed\)"),
+        ({"kind": "f", "bits": 16}, r"in grey of one sample of 16 bits \(floating-point\)"),
+        ({"kind": "f", "bits": 64}, r"in grey of one sample of 64 bits \(floating-point\)"),
+        (
+            {"kind": "f", "bits": 32, "samples": 3, "photometric": 2},
+            "in RGB of 3 samples of 32 bits",
+        ),
+        ({"bits": 16, "samples": 3, "photometric": 8}, "in LAB of 3 samples of 16 bits"),
+        ({"samples": 3, "photometric": 10}, "in LAB of 3 samples of 8 bits"),
+        ({"bits": 32, "samples": 3, "photometric": 2, "planes": 2}, "in RGB of 3 samples .* in separate planes"),
+        ({"photometric": 32803}, "in raw camera of one sample of 8 bits"),
+        ({"samples": 40}, "in grey of 40 samples"),
+        ({"compression": 50001}, "compressed by WebP"),
+        ({"compression": 50013}, "compressed by PixTIFF"),
+        ({"compression": 34712}, "compressed by JPEG 2000"),
+        ({"compression": 777}, "compressed by method 777"),
+        ({"compression": 7, "bits": 12}, "in grey of one sample of 12 bits"),
+    ],
+)
+def test_a_rare_kind_of_tiff_is_named(tags: dict[str, Any], kind: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=f"TIFF images {kind}.* are not served; send one of 8 bits"):
+        decode(long_tiff([bytes(5 * 3 * 8)], **tags))
 
 
 def test_floats_within_one_keep_their_level_and_bad_ones_are_black() -> None:
@@ -390,6 +477,19 @@ def test_lab_has_its_colours() -> None:
     lab = ImageCms.applyTransform(Image.new("RGB", (8, 8), (180, 90, 60)), to_lab)
     assert lab is not None
     assert near(pixel(decode(encoded(lab, "TIFF")), 0, 0), (180, 90, 60))
+
+
+@pytest.mark.parametrize("version", [b"GIF87a", b"GIF89a"])
+def test_a_first_frame_smaller_than_its_canvas_lies_on_white(version: bytes) -> None:
+    gif = bytearray(encoded(Image.new("RGB", (8, 8), RED), "GIF"))
+    gif[:6], gif[6:10] = version, struct.pack("<HH", 16, 12)
+    frame = gif.index(b"\x2c")
+    gif[frame + 1 : frame + 5] = struct.pack("<HH", 4, 2)
+    image = decode(bytes(gif))
+    assert image.shape == (3, 12, 16)
+    red = (image == torch.tensor(RED)[:, None, None]).all(0)
+    assert red[2:10, 4:12].all() and int(red.sum()) == 64
+    assert image[:, ~red].eq(255).all()
 
 
 @pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -208,7 +208,7 @@ def test_the_key_changes_with_all_code_that_reads(tmp_path: Path) -> None:
     reading = ("__init__.py", "petals.py", "folder.py", "options.py", "petals_classes.json")
     files = [*(f"training/readers/{name}" for name in reading), "training/tfrecord.py", "training/records.py"]
     files += ["training/decoders.py", "training/index.py", "handlers/limits.py", "handlers/plugins.py"]
-    files += [f"handlers/{name}.py" for name in ("decoding", "jpeg", "orientation", "colours", "preprocessing")]
+    files += [f"handlers/{name}.py" for name in ("tiff", "decoding", "jpeg", "orientation", "colours", "preprocessing")]
     done = subprocess.run(
         [sys.executable, "-c", code, *files, "training/readers/moths.py"],
         cwd=tmp_path,
