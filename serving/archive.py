@@ -10,6 +10,7 @@ worker could not serve.
 """
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def build(
         why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
         other = f"make archive NAME={name} VERSION={version} ARGS=handler.precision=auto"
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another precision ({other})")
+    if settings["handler"]["precision"] == "int8" and (fault := _doubt_of_int8(run)):
+        logging.getLogger(__name__).warning("int8 may cost accuracy: %s", fault)
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     prune.unfinished(store)
@@ -85,6 +88,12 @@ def build(
             raise ArchiveError(_EXISTS.format(archive.path)) from error
         os.replace(sidecar, archive.sidecar)
     return archive
+
+
+def _doubt_of_int8(run: Path) -> str | None:
+    """Return why a run's int8 network is not offered, with the interval of what it loses; None where it is."""
+    about = (provenance.read_json(run / "export.json") or {}).get("int8") or {}
+    return None if about.get("offered") else about.get("why", "nobody has measured it")
 
 
 def read_spec(weights: Path) -> dict[str, Any]:

@@ -7,13 +7,14 @@ true class (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapt
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix
 
 from training.records import DatasetError
@@ -65,25 +66,48 @@ def f1_scores(counts: Integers) -> tuple[float, Floats]:
     return float(scores[(true + answered) > 0].mean()), scores
 
 
-def bootstrap_f1(counts: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Floats, Floats]:
+def paired_loss(lost: int, gained: int, images: int) -> Estimate:
+    """Return the top-1 that a second network loses on the images of a first one, as a share, with its 95 % interval.
+
+    `lost` images are answered right by the first only, `gained` by the second only. The interval is the adjusted Wald
+    interval for paired proportions (Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data", equation 10): without a difference in 4 images it reaches from -0.46 to
+    0.46, in 1,000 from -0.003 to 0.003.
+    """
+    only_first, only_second = (lost + 1) / (images + 2), (gained + 1) / (images + 2)
+    middle = only_first - only_second
+    half = norm.ppf((1 + LEVEL) / 2) * math.sqrt((only_first + only_second - middle**2) / (images + 2))
+    value = (lost - gained) / images
+    low, high = float(middle - half), float(middle + half)
+    return Estimate(value, max(-1.0, min(value, low)), min(1.0, max(value, high)))
+
+
+def bootstrap_f1(
+    counts: Integers, *, seed: int = 0, resamples: int = RESAMPLES, unseen: float = 0.0
+) -> tuple[Floats, Floats]:
     """Return macro-F1 (R,) and F1 of each class (R, K) of `resamples` draws of the test images, stratified by class.
 
     Drawing a class's images with replacement and counting their answers is a multinomial draw from that class's row
     of the confusion matrix, so the cost is R times the matrix's filled cells, however many images there are. A
-    classifier without a mistake has no spread to draw from: its interval has no width, and top-1's says more.
+    class whose images all get one answer has no spread to draw from, and the interval of few images no width: `unseen`
+    images in all, spread evenly over the cells of the classes that occur, smooth what is drawn from (Efron and
+    Tibshirani 1993, section 16.5).
     """
     generator = np.random.default_rng(seed)
     classes = len(counts)
     hits, answered = np.zeros((resamples, classes)), np.zeros((resamples, classes))
     true = counts.sum(axis=1)
-    for row in np.flatnonzero(true):
-        columns = np.flatnonzero(counts[row])
-        drawn = generator.multinomial(true[row], counts[row, columns] / true[row], size=resamples)
+    rows, occurring = np.flatnonzero(true), (true + counts.sum(axis=0)) > 0
+    smoothed = counts + unseen / (len(rows) * occurring.sum()) * occurring[None, :]
+    for row in rows:
+        columns = np.flatnonzero(smoothed[row])
+        shares = smoothed[row, columns] / smoothed[row].sum()
+        drawn = generator.multinomial(true[row], shares, size=resamples)
         answered[:, columns] += drawn
         hits[:, row] = drawn[:, columns == row].sum(axis=1)
-    occurring = true + answered
-    scores = 2 * hits / np.maximum(occurring, 1)
-    return scores.sum(axis=1) / (occurring > 0).sum(axis=1), scores
+    there = true + answered
+    scores = 2 * hits / np.maximum(there, 1)
+    return scores.sum(axis=1) / (there > 0).sum(axis=1), scores
 
 
 def bins(confidences: Floats) -> Integers:
@@ -169,7 +193,7 @@ def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, se
     answers, right = probabilities.argmax(axis=1), place == 0
     confidences = probabilities.max(axis=1)
     counts = confusion_matrix(labels, answers, labels=np.arange(len(classes)))
-    draws, class_draws = bootstrap_f1(counts, seed=seed)
+    draws, class_draws = bootstrap_f1(counts, seed=seed, unseen=1.0)
     errors, calibrated = bootstrap_calibration(confidences, right, labels, seed=seed)
     return {
         "images": len(labels),

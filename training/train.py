@@ -81,7 +81,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     settings = planned(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     draw(outcome.journal.rows, run / "curves.png")
-    say(f"exporting {run}/model.pt, and its int8 form where that costs little")
+    say(f"exporting {run}/model.pt, and its int8 form")
     exported = export(outcome.module, settings, data, split, preprocess, run)
     best = outcome.journal.best or {}
     say(

@@ -157,3 +157,32 @@ def test_a_pattern_that_finds_nothing_is_named() -> None:
 def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(ValueError, match="0 labels"):
         scores.score(np.zeros((0, 2)), np.zeros(0, dtype=int), ("a", "b"))
+
+
+def test_no_interval_of_few_images_has_no_width() -> None:
+    for answers in ([0, 1, 2, 0, 1], [0, 1, 2, 3, 4]):
+        labels = np.arange(5)
+        probabilities = np.eye(5)[answers]
+        f1 = scores.score(probabilities, labels, [*"abcde"])["macro_f1"]
+        assert f1["high"] - f1["low"] > 0.2 and f1["low"] <= f1["value"] <= f1["high"]
+    labels = np.repeat(np.arange(10), 200)
+    f1 = scores.score(np.eye(10)[labels], labels, [*"abcdefghij"])["macro_f1"]
+    assert f1["high"] == 1 and 0.995 < f1["low"] < 1
+
+
+def test_paired_loss_by_hand() -> None:
+    # Bonett and Price: (1 + 1) / 102 - (0 + 1) / 102 plus and minus 1.96 * sqrt((3 / 102 - (1 / 102) ** 2) / 102)
+    loss = scores.paired_loss(1, 0, 100)
+    middle, half = 1 / 102, 1.959964 * ((3 / 102 - (1 / 102) ** 2) / 102) ** 0.5
+    assert (loss.value, loss.low, loss.high) == pytest.approx((0.01, middle - half, middle + half), abs=1e-6)
+    assert scores.paired_loss(0, 0, 4).high == pytest.approx(0.462, abs=1e-3)
+    few, many = scores.paired_loss(3, 5, 50), scores.paired_loss(5, 3, 50)
+    assert (few.low, few.high) == pytest.approx((-many.high, -many.low))
+
+
+def test_the_interval_of_a_paired_loss_holds_the_true_loss() -> None:
+    generator = np.random.default_rng(0)
+    for images, lost, gained in ((200, 0.01, 0.01), (1000, 0.02, 0.01), (1000, 0.001, 0.001)):
+        draws = generator.multinomial(images, [lost, gained, 1 - lost - gained], size=2000)
+        estimates = [scores.paired_loss(int(a), int(b), images) for a, b, _ in draws]
+        assert np.mean([each.low <= lost - gained <= each.high for each in estimates]) >= 0.945
