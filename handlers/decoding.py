@@ -14,6 +14,7 @@ from PIL import Image
 from handlers import jpeg
 from handlers.colours import to_array
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, RequestError, TooLarge, UnsupportedFormat
+from handlers.kinds import START_BYTES, kind_of
 from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.orientation import Pixels, orientation, upright
 from handlers.plugins import SERVED, begins_as, check_decoder, open_image, silence
@@ -59,7 +60,7 @@ def decode(
         raise BadImage("the image is empty")
     silence()
     data = bytes(data)  # the only copy
-    name = _format(data[:16])
+    name = _format(data[:START_BYTES])
     try:
         if name == "JPEG":
             pixels = jpeg.decode_jpeg(data, colour, limits, smallest, sized)
@@ -115,13 +116,11 @@ def _format(start: bytes) -> str:
     if start.startswith(jpeg.START):
         return "JPEG"
     for name in SERVED:
-        if begins_as(name, start):
+        if begins_as(name, start[:16]):
             return name
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()
-    for name in Image.ID:
-        if begins_as(name, start):
-            raise UnsupportedFormat(f"{name} images are not served; send one of {', '.join(SERVED)}")
-    if start[4:8] == b"ftyp":
-        raise UnsupportedFormat(f"HEIF images and films are not served; send one of {', '.join(SERVED)}")
+    kind = kind_of(start) or next((f"{name} images" for name in Image.ID if begins_as(name, start[:16])), "")
+    if kind:
+        raise UnsupportedFormat(f"{kind} are not served; send one of {', '.join(SERVED)}")
     raise BadImage(f"the bytes are not an image; send one of {', '.join(SERVED)}")

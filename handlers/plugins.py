@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from handlers.avif import Avif
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, UnsupportedFormat
 from handlers.limits import BoundedReads
 from handlers.tiff import Tiff
@@ -30,15 +31,28 @@ TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
 # Decoders in Python -> pixels. A run of a BMP is two reads, a pixel of a PPM that is not of 8 bits three.
 PYTHON_PIXELS = {"bmp_rle": 2**20, "ppm": 2**17}
 
+GREY_LEVELS = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of 2 and of 4
+
+
+class Png(PngImageFile):
+    """A PNG whose transparent grey is of as many bits as the greys that Pillow makes of it."""
+
+    def _open(self) -> None:
+        super()._open()
+        key, rawmode = self.info.get("transparency"), self.tile[0].args if self.tile else ""
+        if isinstance(key, int) and isinstance(rawmode, str):
+            self.info["transparency"] = key * GREY_LEVELS.get(rawmode, 1)
+
+
 SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
+    "PNG": Png,
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
     "TIFF": Tiff,
     "WEBP": WebPImageFile,
     "PPM": PpmImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
+    "AVIF": Avif,
 }
 
 
@@ -67,6 +81,7 @@ def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
 
     Raises:
         BadImage: it is in more pieces than a picture is.
+        UnsupportedFormat: it asks for what Pillow does not do.
         Exception: nearly anything, on hostile bytes.
     """
     for mark, most in PIECES.get(name, ()):

@@ -306,6 +306,34 @@ def test_a_transparent_colour_lies_on_white(mode: str, key: int | tuple[int, int
     assert right == (255 if mode == "1" else 200)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_transparent_grey_of_few_bits_lies_on_white(bits: int) -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0))
+    key = png_chunk(b"tRNS", struct.pack(">H", 1))
+    pixels = png_chunk(b"IDAT", zlib.compress(bytes([0, 0b00_01_10_11 if bits == 2 else 0x12])))
+    image = decode(b"\x89PNG\r\n\x1a\n" + header + key + pixels + png_chunk(b"IEND", b""), colour="grey")
+    assert image.flatten().tolist() == ([0, 255, 170, 255] if bits == 2 else [255, 34])
+
+
+def test_an_avif_that_is_to_be_cropped_is_named() -> None:
+    whole = encoded(corners(), "AVIF")
+    place = whole.index(b"ipco") + 4
+    crop = struct.pack(">I4s8I", 40, b"clap", 20, 1, 20, 1, 0, 1, 0, 1)
+    with pytest.raises(UnsupportedFormat, match=r"AVIF images with a crop \(clap\) are not served"):
+        decode(whole[:place] + crop + whole[place:])
+
+
+def test_an_avif_that_breaks_the_standard_is_not_called_truncated() -> None:
+    whole = encoded(transparent("RGBA"), "AVIF", quality=95)
+    assert whole.count(b"ispe") == 1
+    with pytest.raises(
+        UnsupportedFormat, match=r"AVIF images that break the standard are not served: .*BMFF parsing failed"
+    ):
+        decode(whole.replace(b"ispe", b"free"))
+    with pytest.raises(BadImage, match="truncated or corrupt"):
+        decode(whole.replace(b"ispe", b"free")[:-20])
+
+
 def test_one_bit_is_black_and_white() -> None:
     image = Image.new("1", (8, 8), 0)
     image.paste(1, (4, 0, 8, 8))
@@ -593,6 +621,20 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
         (b"\0\0\0\x18ftypheic", "HEIF"),
         (b"%!PS-Adobe-3.0 EPSF", "EPS"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\xff\x4f\xff\x51\0\x2f", "JPEG2000"),
+        (b"\0\0\0\x18ftypmif1", "HEIF"),
+        (b"\0\0\0\x18ftypmp42", "MP4"),
+        (b"\0\0\0\x18ftypcrx ", "raw camera"),
+        (b"\x1a\x45\xdf\xa3\x01", "WebM"),
+        (b"RIFF\x00\x10\0\0AVI LIST", "AVI"),
+        (b"%PDF-1.7", "PDF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- <b> -->\n<!DOCTYPE svg>\n<svg:svg>', "SVG"),
+        (b"PK\3\4\x14", "ZIP"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"#?RADIANCE\n", "Radiance HDR"),
     ],
 )
 def test_an_image_of_another_format_is_unsupported(start: bytes, name: str) -> None:
@@ -609,6 +651,8 @@ def test_an_image_of_another_format_is_unsupported(start: bytes, name: str) -> N
         b"hello, world",
         b"\xff\xd8\xff",
         b"<html></html>",
+        b"<html><svg></svg></html>",
+        b"<" * 4096,
         b"\x89PNG\r\n\x1a\n",
         b"II*\0",
         b"BM",
