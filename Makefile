@@ -26,6 +26,14 @@ export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
 export SIGHTLINE_IMAGE = $(value IMAGE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
+export SIGHTLINE_AUGMENT = $(value AUGMENT)
+export SIGHTLINE_MINUTES = $(value MINUTES)
+export SIGHTLINE_DEVICE = $(value DEVICE)
+export SIGHTLINE_BENCH = $(value BENCH)
+export SIGHTLINE_PYTHON = $(value PYTHON)
+# A command would take it for an option: of NAME=--help it would show its help, and succeed.
+$(foreach each,DATASET NAME VERSION RAW IMAGE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+  $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
 # Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
@@ -38,17 +46,17 @@ help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: ## make .venv from the locks (CPU=1: small CPU-only builds, CPU=0: back; PYTHON=: which Python)
-	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON) on PATH. Install Python 3.11 or 3.12" >&2; exit 1; }
-	@$(PYTHON) pipeline/setup.py $(builds)
+	@command -v "$$SIGHTLINE_PYTHON" >/dev/null || { echo "error: no $$SIGHTLINE_PYTHON on PATH. Install Python 3.11 or 3.12" >&2; exit 1; }
+	@"$$SIGHTLINE_PYTHON" pipeline/setup.py $(builds)
 
 demo: setup ## from nothing to a served prediction: draw, prepare, train, evaluate, archive, serve, ask
 	@$(py) -m pipeline.demo
 
 up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of training, ARGS=)
-	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes $(MINUTES) $(ARGS)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes "$$SIGHTLINE_MINUTES" $(ARGS)
 
 data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
-	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment=$(AUGMENT) $(ARGS)
+	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment="$$SIGHTLINE_AUGMENT" $(ARGS)
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
 	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
@@ -88,7 +96,7 @@ load: setup ## load the running server with locust (ARGS="--requests 100000 --sw
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)
 
 bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
-	@for each in $(BENCH); do $(py) -m benchmarks.$$each $(ARGS) || exit 1; done
+	@for each in $$SIGHTLINE_BENCH; do $(py) -m "benchmarks.$$each" $(ARGS) || exit 1; done
 
 gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=--rehearse: on the CPU)
 	@$(py) -m benchmarks.gpu_report $(ARGS)
@@ -106,7 +114,7 @@ test-slow: setup ## the tests that take minutes or gigabytes
 	@$(py) -m pytest -m slow --timeout 1800 $(ARGS)
 
 image: setup ## build the server's container image with buildah, podman or docker: DEVICE=gpu|cpu
-	@$(py) -m pipeline.image --device $(DEVICE) $(ARGS)
+	@$(py) -m pipeline.image --device "$$SIGHTLINE_DEVICE" $(ARGS)
 
 lock: setup ## resolve pyproject.toml anew into the requirements files
 	@$(py) -m pipeline.lock

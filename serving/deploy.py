@@ -70,10 +70,12 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
     """Make the version before the default one again, in one step; what was live stays READY in its place.
 
     Raises:
+        ArchiveError: no model can have that name.
         DeployError: no version is kept, or it is not READY.
         Held: a deployment runs.
         ClientError: the server does not answer.
     """
+    model_store.check_name(name)
     root = root.resolve()
     with lock.alone(root), _operated(root, say) as (running, client):
         known = Live.read(root).models.get(name)

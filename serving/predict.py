@@ -162,6 +162,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document: file -> label -> probability")
     arguments = parser.parse_args()
     try:
+        model_store.check_name(arguments.name)
         paths, others = images_in(arguments.path)
         _name_others(others)
         with ExitStack() as unpacked:

@@ -151,6 +151,28 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
     assert not (REPOSITORY / "made").exists()
 
 
+@pytest.mark.parametrize(
+    "verb", ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up"]
+)
+@pytest.mark.parametrize("variable", ["NAME", "VERSION", "RAW", "IMAGE", "DATASET"])
+def test_no_text_is_taken_for_an_option(verb: str, variable: str, interpreter: Path) -> None:
+    good = {"NAME": "a", "VERSION": "1.0", "RAW": "b", "IMAGE": "c", "DATASET": "fingers"}
+    variables = (f"{key}={value}" for key, value in (good | {variable: "--help"}).items())
+    done = make("-o", "setup", verb, f"py={interpreter}", *variables)
+    assert done.returncode == 2 and not done.stdout
+    assert f'error: {variable}=--help begins with "-"' in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_numbers_and_words_are_not_run_either(interpreter: Path) -> None:
+    text = "1; touch made `touch made`"
+    commands(interpreter, "up", "RAW=a", "NAME=b", f"MINUTES={text}")
+    commands(interpreter, "data", "NAME=b", f"AUGMENT={text}")
+    commands(interpreter, "image", f"DEVICE={text}")
+    commands(interpreter, "bench", f"BENCH={text}")
+    assert make("setup", f"PYTHON={text}").returncode == 2
+    assert not (REPOSITORY / "made").exists()
+
+
 def test_no_python_is_one_line(tmp_path: Path) -> None:
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
     done = make("setup", "PYTHON=python-that-is-not-there", cwd=tmp_path)
