@@ -8,11 +8,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from handlers.errors import BadImage, UnsupportedFormat
 
 TAG_BYTES = 2**18  # of numbers in one tag: 65,536 strips
+DEEP_COLOUR_MAP = 6 * 2**16
 BYTES_AND_TEXT = (1, 2, 7)  # types of tags that are not made into numbers (TIFF 6.0, section 2)
 
 IMAGE_WIDTH, IMAGE_HEIGHT = 256, 257
-BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 320, 339
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT, EXTRA_SAMPLES = (
+    258,
+    259,
+    262,
+    277,
+    284,
+    320,
+    339,
+    338,
+)
 YCBCR = 6
+SEPARABLE = ("RGB", "RGBA", "CMYK", "LAB")  # modes whose planes Pillow puts together
+TILE_OFFSETS = 324
 JPEG_XR = 0xBC01  # a tag of Windows Media Photo, which is otherwise a TIFF
 # What libtiff reads in Pillow's wheels. Old-style JPEG (6) is read where libtiff can mend its tags.
 COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000)
@@ -45,6 +57,7 @@ UNSIGNED, SIGNED = 1, 2
 NATIVE_ORDER = {
     "F;32F": "F;32NF",
     "F;32BF": "F;32NF",
+    "I;16": "I;16N",
     "I;16S": "I;16NS",
     "I;16BS": "I;16NS",
     "I;16B": "I;16N",
@@ -57,9 +70,18 @@ WHAT_TO_SEND = "are not served; send one of 8 bits a sample, uncompressed or wit
 class Tiff(TiffImageFile):
     """A TIFF of a kind that is read as a person sees it; `UnsupportedFormat` names the others."""
 
+    def _open(self) -> None:
+        file: Any = self.fp
+        if file.read(4) == b"MM\0+":
+            raise UnsupportedFormat(f"BigTIFF images with big-endian numbers {WHAT_TO_SEND}")
+        file.seek(0)
+        super()._open()
+
     def _setup(self) -> None:
         tags: Any = self.tag_v2
         for tag, data in tags._tagdata.items():
+            if tag == COLOUR_MAP and len(data) == DEEP_COLOUR_MAP:
+                raise UnsupportedFormat(f"TIFF images in palette of one sample of 16 bits {WHAT_TO_SEND}")
             if len(data) > TAG_BYTES and tags.tagtype[tag] not in BYTES_AND_TEXT:
                 raise BadImage(f"tag {tag} of the TIFF image has {len(data)} bytes, more than the limit of {TAG_BYTES}")
         check_kind(tags)
@@ -75,17 +97,20 @@ class Tiff(TiffImageFile):
 
     def _correct_tiles(self) -> None:
         """Have libtiff read what Pillow's own reader of uncompressed images makes noise of, in the machine's order."""
+        tiles: Any = self.tile
         if self.tag_v2.get(COMPRESSION, 1) == 1:
             if self.tag_v2.get(PHOTOMETRIC) == YCBCR:
                 self._mode, rawmode = "RGB", "RGBX"
-            elif self.tag_v2.get(PLANES) == 2 and max(self.tag_v2[BITS]) == 16 and self.mode in ("RGB", "RGBA", "CMYK"):
-                rawmode = f"{self.mode};16N"
+            elif self.tag_v2.get(PLANES) == 2 and self.mode in SEPARABLE:
+                rawmode = f"{self.mode};16N" if max(self.tag_v2[BITS]) == 16 else self.mode
+            elif TILE_OFFSETS in self.tag_v2:
+                rawmode = tiles[0].args[0]
             else:
                 return
             self.use_load_libtiff = True
         else:
-            tile: Any = self.tile[0]
-            rawmode = NATIVE_ORDER.get(tile.args[0], tile.args[0])
+            rawmode = tiles[0].args[0]
+        rawmode = NATIVE_ORDER.get(rawmode, rawmode)
         size = (self.tag_v2[IMAGE_WIDTH], self.tag_v2[IMAGE_HEIGHT])
         self.tile = [ImageFile._Tile("libtiff", (0, 0, *size), 0, (rawmode, False, self.tag_v2.offset))]
 
@@ -104,14 +129,22 @@ def check_kind(tags: Any) -> None:
         name = _named(REFUSED_COMPRESSIONS, compression)
         raise UnsupportedFormat(f"TIFF images compressed by {name} {WHAT_TO_SEND}")
     bits, signs = tags.get(BITS, (1,)), tags.get(SAMPLE_FORMAT, (UNSIGNED,))
-    planes = tags.get(PLANES) == 2 and tags.get(SAMPLES, 1) > 1
     if (
         (SIGNED in signs and max(bits) <= 8)
-        or (planes and max(bits) not in (8, 16))
         or (compression in (6, 7) and max(bits) > 8)
         or tags.get(SAMPLES, 1) > 6
+        or (tags.get(PLANES) == 2 and tags.get(SAMPLES, 1) > 1 and not _are_planes_read(tags, max(bits)))
     ):
         raise UnsupportedFormat(f"TIFF images {kind_of_samples(tags)} {WHAT_TO_SEND}")
+
+
+def _are_planes_read(tags: Any, bits: int) -> bool:
+    extra, samples = tags.get(EXTRA_SAMPLES, ()), tags.get(SAMPLES, 1)
+    if bits not in (8, 16) or tags.get(PHOTOMETRIC) == YCBCR:
+        return False
+    if any(extra):  # transparency
+        return bool(samples == 4)
+    return not extra or bool(samples - len(extra) >= 3 and tags.get(COMPRESSION, 1) != 1)
 
 
 def kind_of_samples(tags: Any) -> str:

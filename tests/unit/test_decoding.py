@@ -414,12 +414,15 @@ def long_tiff(strips: list[bytes], order: str = "<", size: tuple[int, int] = (5,
     entries = {256: [size[0]], 257: [size[1]], 258: [tags.get("bits", 8)] * samples, 259: [tags.get("compression", 1)]}
     entries |= {262: [tags.get("photometric", 1)], 273: places, 277: [samples], 278: [tags.get("rows", size[1])]}
     entries |= {279: [len(strip) for strip in strips], 284: [tags.get("planes", 1)]}
-    entries |= {320: tags["colour_map"]} if "colour_map" in tags else {}
+    entries |= {tag: tags[name] for tag, name in ((320, "colour_map"), (338, "extra")) if name in tags}
+    if "tile" in tags:
+        entries |= {322: [tags["tile"]], 323: [tags["tile"]], 324: entries.pop(273), 325: entries.pop(279)}
+        del entries[278]
     entries[339] = [{"u": 1, "i": 2, "f": 3}[tags.get("kind", "u")]] * samples
     end = 8 + sum(map(len, strips))
     directory, beside = struct.pack(f"{order}H", len(entries)), b""
     for tag, values in sorted(entries.items()):
-        code, letter = (3, "H") if tag in (258, 259, 262, 277, 284, 320, 339) else (4, "I")
+        code, letter = (3, "H") if tag in (258, 259, 262, 277, 284, 320, 338, 339) else (4, "I")
         data = struct.pack(f"{order}{len(values)}{letter}", *values)
         if len(data) > 4:
             place = end + 2 + 12 * len(entries) + 4 + len(beside)
@@ -469,6 +472,10 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
         ({"bits": 16, "samples": 3, "photometric": 8}, "in LAB of 3 samples of 16 bits"),
         ({"samples": 3, "photometric": 10}, "in LAB of 3 samples of 8 bits"),
         ({"bits": 32, "samples": 3, "photometric": 2, "planes": 2}, "in RGB of 3 samples .* in separate planes"),
+        ({"samples": 2, "planes": 2, "extra": [2]}, "in grey of 2 samples of 8 bits .* in separate planes"),
+        ({"samples": 2, "planes": 2, "extra": [0]}, "in grey of 2 samples of 8 bits .* in separate planes"),
+        ({"samples": 3, "planes": 2, "photometric": 6}, "in YCbCr of 3 samples of 8 bits .* in separate planes"),
+        ({"photometric": 3, "bits": 16, "colour_map": [0] * 3 * 2**16}, "in palette of one sample of 16 bits"),
         ({"photometric": 32803}, "in raw camera of one sample of 8 bits"),
         ({"samples": 40}, "in grey of 40 samples"),
         ({"compression": 50001}, "compressed by WebP"),
@@ -481,6 +488,18 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
 def test_a_rare_kind_of_tiff_is_named(tags: dict[str, Any], kind: str) -> None:
     with pytest.raises(UnsupportedFormat, match=f"TIFF images {kind}.* are not served; send one of 8 bits"):
         decode(long_tiff([bytes(5 * 3 * 8)], **tags))
+
+
+def test_a_bigtiff_of_big_endian_numbers_is_named() -> None:
+    with pytest.raises(UnsupportedFormat, match="BigTIFF images with big-endian numbers are not served"):
+        decode(b"MM\0+\0\x08\0\0" + bytes(8))
+
+
+def test_uncompressed_tiles_beyond_the_edge_are_read() -> None:
+    padded = np.pad(np.asarray(corners()), ((0, 32), (0, 16), (0, 0)))
+    tiles = [padded[top : top + 32, left : left + 32].tobytes() for top in (0, 32) for left in (0, 32)][:2]
+    tiff = long_tiff(tiles, size=(48, 32), photometric=2, samples=3, tile=32)
+    assert is_corners(decode(tiff))
 
 
 def test_floats_within_one_keep_their_level_and_bad_ones_are_black() -> None:

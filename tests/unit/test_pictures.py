@@ -1,69 +1,77 @@
-"""Pictures are looked at by people; what a test can hold is which images they show, their size, and their ink."""
+"""The comparison of public test pictures with libvips counts what it should."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from training import pictures
+from benchmarks import libvips, pictures
+from benchmarks.pictures import Finding
 
 
-@pytest.mark.parametrize("classes", [2, 12, 29, 104])
-def test_confusion_matrix_of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
-    labels = np.arange(classes).repeat(3)
-    answers = np.where(np.arange(len(labels)) % 10 == 0, (labels + 1) % classes, labels)
-    names = [f"a class with a name {k}" for k in range(classes)]
-    pictures.confusion_matrix(labels, answers, names, tmp_path / "confusion.png")
-    with Image.open(tmp_path / "confusion.png") as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    # Room for every row: at least nine pixels of height for each, so that its name can be read.
-    assert pixels.shape[0] >= 9 * classes
-    # The diagonal is the only dark blue: as many right answers, as much ink, whatever the number of classes.
-    dark = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 60)
-    assert dark.any(axis=1).sum() > pixels.shape[0] / 3
+def png(level: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (level,) * 3).save(file, "PNG")
+    return file.getvalue()
 
 
-def test_absent_classes_are_left_out(tmp_path: Path) -> None:
-    labels, names = np.array([3, 3, 70, 70]), [str(k) for k in range(104)]
-    pictures.confusion_matrix(labels, labels, names, tmp_path / "few.png")
-    pictures.confusion_matrix(np.arange(104), np.arange(104), names, tmp_path / "all.png")
-    with Image.open(tmp_path / "few.png") as few, Image.open(tmp_path / "all.png") as whole:
-        assert few.height < whole.height / 2
+def reference(level: int, whole: bool = True) -> libvips.Reference:
+    return libvips.Reference(np.full((4, 4, 3), level, np.uint8), whole, profile=False)
 
 
-def test_the_same_answers_make_the_same_file(tmp_path: Path) -> None:
-    confidences, right = np.linspace(0.2, 1, 50), np.arange(50) % 4 > 0
-    for name in ("first.png", "second.png"):
-        pictures.reliability(confidences, right, tmp_path / name)
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
-    pictures.reliability(confidences, ~right, tmp_path / "other.png")
-    assert (tmp_path / "first.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+@pytest.mark.parametrize(
+    ("data", "theirs", "outcome"),
+    [
+        (png(100), reference(108), "same"),
+        (png(100), reference(109), "wrong"),
+        (png(100), reference(109, whole=False), "wrong, damaged"),
+        (png(100)[:-30], reference(100), "not damaged"),
+        (png(100)[:-30], reference(100, whole=False), "damaged"),
+        (b"8BPS\0\1" + bytes(20), reference(100), "kind"),
+        (png(100), None, "only ours"),
+    ],
+)
+def test_every_outcome_is_counted_as_what_it_is(
+    data: bytes, theirs: libvips.Reference | None, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(data: bytes) -> libvips.Reference:
+        if theirs is None:
+            raise libvips.Unread("no")
+        return theirs
+
+    monkeypatch.setattr(libvips, "read", read)
+    assert pictures.compare(data).outcome == outcome
 
 
-def test_the_surest_mistakes_come_first() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
-    rows, title = pictures.worst(probabilities, np.array([0, 1, 0, 1]), limit=2)
-    assert rows.tolist() == [2, 3]
-    assert "2 of 3" in title
+def test_an_error_that_is_no_reason_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvips, "read", lambda data: reference(100))
+    monkeypatch.setattr(pictures, "decode", lambda data: 1 / 0)
+    assert pictures.compare(png(100)) == Finding("traceback", "ZeroDivisionError: division by zero")
 
 
-def test_without_mistakes_the_least_sure_answers_are_shown() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-    rows, title = pictures.worst(probabilities, np.array([0, 0, 1]), limit=2)
-    assert rows.tolist() == [1, 2]
-    assert title.startswith("no mistake on 3")
+def test_equal_files_count_once_and_faults_are_named(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.PNG", "b/1.png", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    assert [path.name for path in pictures.pictures(tmp_path)] == ["1.png"]
+    result = pictures.document(
+        {"a/1": Finding("same"), "a/2": Finding("kind", "X are not served; go"), "b/1": Finding("wrong", "by 9")}
+    )
+    assert result["projects"] == {"a": {"same": 1, "kind": 1}, "b": {"wrong": 1}}
+    assert result["kinds"] == {"X": 1} and result["faults"] == {"b/1": "wrong: by 9"}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_contact_sheet_shows_every_image(channels: int, tmp_path: Path) -> None:
-    def sheet(count: int) -> float:
-        images = [np.full((channels, 8, 8), 40, dtype=np.uint8)] * count
-        path = tmp_path / f"{count}.png"
-        pictures.contact_sheet(images, ["cat"] * count, ["dog"] * count, [0.9] * count, "mistakes", path)
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        return float((pixels == 40).all(axis=-1).sum())
-
-    assert sheet(4) == pytest.approx(4 * sheet(1), rel=0.1)
-    assert sheet(7) == pytest.approx(7 * sheet(1), rel=0.2)
+def test_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_TEST_PICTURES", raising=False)
+    with pytest.raises(SystemExit):
+        pictures.main([])
+    assert "set SIGHTLINE_TEST_PICTURES to a folder" in capsys.readouterr().err
+    monkeypatch.setenv("SIGHTLINE_TEST_PICTURES", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        pictures.main([])
+    assert "libvips is missing: uv pip install" in capsys.readouterr().err
