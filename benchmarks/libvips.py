@@ -4,12 +4,14 @@ Colour profiles are set apart: they are not applied, and CMYK becomes RGB by the
 without an agreed white (floats, 32 bits, signed) are stretched from their darkest to their lightest.
 """
 
+import contextlib
 import dataclasses
 import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 EXTRA_SAMPLES = 338
@@ -44,7 +46,7 @@ def read(data: bytes) -> Reference:
         pixels = _plain(_upright(image.extract_band(0, n=image.bands - _unknown_samples(data))))
     except pyvips.Error as error:
         raise Unread(" ".join(str(error).split())[:200]) from error
-    return Reference(pixels, whole, profile)
+    return Reference(_whiten_outside(data, pixels), whole, profile)
 
 
 def _whole(pyvips: Any, data: bytes) -> bool:
@@ -53,6 +55,18 @@ def _whole(pyvips: Any, data: bytes) -> bool:
     except pyvips.Error:
         return False
     return True
+
+
+def _whiten_outside(data: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Make the canvas of a GIF white outside its first frame: libvips shows it black where nothing is transparent."""
+    if not data.startswith(b"GIF8"):
+        return pixels
+    with contextlib.suppress(Exception), GifImageFile(io.BytesIO(data)) as image:
+        left, top, right, bottom = image.tile[0].extents or (0, 0, *image.size)
+        canvas = np.full_like(pixels, 255)
+        canvas[top:bottom, left:right] = pixels[top:bottom, left:right]
+        return canvas
+    return pixels
 
 
 def _unknown_samples(data: bytes) -> int:

@@ -55,8 +55,16 @@ OUTCOMES = {
     "damaged": "refused as broken, and damaged or unread for libvips too",
     "not damaged": "refused as broken, and whole for libvips",
     "wrong": "another picture than that of libvips, without a word",
+    "explained": "the same, and ours is the right one (see EXPLAINED)",
     "wrong, damaged": "the same, of a file that is damaged for libvips",
     "traceback": "an error that is not a reason, a crash, or past the limits",
+}
+# Paths -> why libvips, not ours, is the one that shows another picture than a person sees.
+EXPLAINED = {
+    r"monochrome.*\.avif": "libvips does not stretch the narrow range of a grey AVIF",
+    r"(xmp_tags|exif_imagemagick)_orientation": "libvips does not turn by an orientation in XMP or text",
+    r"pngtest\.png": "libvips does not turn by an orientation behind the pixels of a PNG",
+    r"ycbcr_lzw_bt709": "libvips does not convert YCbCr of an uncompressed TIFF",
 }
 FAULTS = ("not damaged", "wrong", "traceback")
 
@@ -94,6 +102,14 @@ def compare(data: bytes) -> Finding:
     levels = float(np.abs(ours.astype(np.int16) - reference.pixels).mean())
     outcome = "same" if levels <= LEVELS else "wrong" if reference.whole else "wrong, damaged"
     return Finding(outcome, f"by {levels:.1f} levels" if levels > LEVELS else "", round(levels, 2), profile)
+
+
+def explained(path: str, finding: Finding) -> Finding:
+    """Return the finding of a picture, as explained where libvips is known to be at fault."""
+    reasons = [reason for pattern, reason in EXPLAINED.items() if re.search(pattern, path)]
+    if finding.outcome != "wrong" or not reasons:
+        return finding
+    return dataclasses.replace(finding, outcome="explained", reason=f"{finding.reason}: {reasons[0]}")
 
 
 def serve(connection: Connection) -> None:
@@ -202,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = list(pictures(folder))
     console = Console(stderr=True)
     findings = {
-        path.relative_to(folder).as_posix(): worker.compare(path) for path in track(paths, "Comparing", console=console)
+        name: explained(name, worker.compare(folder / name))
+        for name in track([path.relative_to(folder).as_posix() for path in paths], "Comparing", console=console)
     }
     worker.stop()
     result = {"benchmark": "pictures", **origin.document(), **document(findings)}

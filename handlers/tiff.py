@@ -24,7 +24,7 @@ BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT, EXTR
 )
 YCBCR = 6
 SEPARABLE = ("RGB", "RGBA", "CMYK", "LAB")  # modes whose planes Pillow puts together
-TILE_OFFSETS = 324
+TILE_WIDTH = 322
 JPEG_XR = 0xBC01  # a tag of Windows Media Photo, which is otherwise a TIFF
 # What libtiff reads in Pillow's wheels. Old-style JPEG (6) is read where libtiff can mend its tags.
 COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000)
@@ -103,7 +103,7 @@ class Tiff(TiffImageFile):
                 self._mode, rawmode = "RGB", "RGBX"
             elif self.tag_v2.get(PLANES) == 2 and self.mode in SEPARABLE:
                 rawmode = f"{self.mode};16N" if max(self.tag_v2[BITS]) == 16 else self.mode
-            elif TILE_OFFSETS in self.tag_v2:
+            elif TILE_WIDTH in self.tag_v2:
                 rawmode = tiles[0].args[0]
             else:
                 return

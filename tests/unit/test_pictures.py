@@ -75,3 +75,9 @@ def test_what_is_missing_is_named(
     with pytest.raises(SystemExit):
         pictures.main([])
     assert "libvips is missing: uv pip install" in capsys.readouterr().err
+
+
+def test_a_difference_is_explained_only_where_libvips_is_known_to_be_at_fault() -> None:
+    assert pictures.explained("a/x.monochrome.avif", Finding("wrong", "by 9.2 levels")).outcome == "explained"
+    assert pictures.explained("a/x.monochrome.avif", Finding("not damaged")).outcome == "not damaged"
+    assert pictures.explained("a/x.avif", Finding("wrong")).outcome == "wrong"
