@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.spec import PreprocessSpec
 from training.arrays import RowFile
 from training.index import Decoded, Pending
@@ -48,6 +49,7 @@ class Job:
     rows: int
     images: Path | None
     moments: Path
+    limits: Limits = DEFAULT_LIMITS
 
     def open_images(self) -> RowFile | None:
         """Open the file of pixels, uint8 (C, S, S) a row."""
@@ -59,7 +61,7 @@ class Job:
         return RowFile(self.moments, self.rows, (2, self.spec.channels), np.int64)
 
 
-def decode_and_resize(data: bytes, spec: PreprocessSpec) -> "torch.Tensor":
+def decode_and_resize(data: bytes, spec: PreprocessSpec, limits: Limits) -> "torch.Tensor":
     """Return uint8 (C, S, S), just as serving makes it.
 
     Raises:
@@ -68,7 +70,9 @@ def decode_and_resize(data: bytes, spec: PreprocessSpec) -> "torch.Tensor":
     from handlers.decoding import decode
 
     resizer = _resizer(spec)
-    image: torch.Tensor = resizer.resize(decode(data, colour=spec.colour, smallest=resizer.shortest_side))
+    image: torch.Tensor = resizer.resize(
+        decode(data, colour=spec.colour, limits=limits, smallest=resizer.shortest_side)
+    )
     return image
 
 
@@ -87,7 +91,7 @@ def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
         data = read_bytes(job.raw, record)
         reason = None
         try:
-            image = decode_and_resize(data, job.spec).numpy()
+            image = decode_and_resize(data, job.spec, job.limits).numpy()
         except RequestError as error:
             reason = str(error)
         else:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from handlers import atomic
+from handlers.limits import UNLIMITED
 from training.configuration import ConfigurationError
 from training.progress import progress
 from training.records import DatasetError, Record
@@ -86,7 +87,7 @@ def open_classifier(run: Path) -> "Classifier":
     from handlers.classifier import Classifier
 
     try:
-        return Classifier(run / "model.pt", device="cpu")
+        return Classifier(run / "model.pt", device="cpu", limits=UNLIMITED)  # the data set has limits of its own
     except ArtifactError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -94,7 +94,7 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
         encoded = _is_encoded(recipe, rows)
         spec = recipe.preprocess()
         images = None if encoded else folder / store.IMAGES
-        job = Job(recipe.raw, spec, rows, images, folder / store.MOMENTS)
+        job = Job(recipe.raw, spec, rows, images, folder / store.MOMENTS, recipe.limits)
         lap("reading")
         if index.recall("stage") == "decoding":
             _decode(index, job, processes, console, lap)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from handlers import naming
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.spec import Colour, PreprocessSpec, Resize
 from training import readers
 from training.readers.folder import walk
@@ -24,7 +25,7 @@ StoreKind = Literal["decoded", "encoded", "auto"]
 # What a change of turns the same bytes into other pixels or other records.
 _CODE = (
     *("handlers.decoding", "handlers.jpeg", "handlers.orientation", "handlers.colours", "handlers.preprocessing"),
-    *("handlers.limits", "handlers.plugins", "handlers.tiff"),
+    *("handlers.limits", "handlers.plugins", "handlers.tiff", "handlers.avif"),
     *("training.decoders", "training.index", "training.records", "training.tfrecord"),
 )
 _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
@@ -37,7 +38,7 @@ class Recipe:
     `raw` is the folder that the reader named `reader` (a module of `training.readers`) reads with `reader_options`.
     `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store` "decoded" keeps uint8
     pixels, "encoded" keeps shards of the original bytes; "auto" decodes while that needs at most `max_decoded_gb`
-    gigabytes (1e9 bytes).
+    gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or `max_pixels` pixels are left out.
 
     Raises:
         DatasetError: a value is not one of those allowed; the message names it.
@@ -53,12 +54,18 @@ class Recipe:
     reader_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: StoreKind = "auto"
     max_decoded_gb: float = 64.0
+    max_bytes: int = DEFAULT_LIMITS.max_bytes
+    max_pixels: int = DEFAULT_LIMITS.max_pixels
 
     def __post_init__(self) -> None:
         if fault := naming.fault_of(self.name):
             raise DatasetError(fault)
         if self.store not in get_args(StoreKind):
             raise DatasetError(f"dataset.store is {self.store!r}: set it to decoded, encoded or auto")
+        for limit in ("max_bytes", "max_pixels"):
+            value = getattr(self, limit)
+            if type(value) is not int or value < 1:
+                raise DatasetError(f"dataset.{limit} is {value!r}: set it to a whole number of at least 1")
         readers.check(self.reader)
         try:
             self.preprocess()
@@ -76,6 +83,11 @@ class Recipe:
             mean=neutral,
             std=neutral,
         )
+
+    @property
+    def limits(self) -> Limits:
+        """Return the limits of one image."""
+        return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -99,6 +111,7 @@ class Recipe:
             {
                 "schema": SCHEMA_VERSION,
                 **self.content(),
+                "limits": dataclasses.asdict(self.limits),
                 "code": {module: _file_hash(_source(module)) for module in _CODE},
                 "reading": {path.name: _file_hash(path) for path in readers.sources(self.reader)},
                 "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset
 
 from handlers import atomic
+from handlers.limits import UNLIMITED
 from handlers.machine import cores
 from handlers.spec import PreprocessSpec
 from training import store
@@ -193,7 +194,7 @@ class _Stream(IterableDataset[Batch]):
 
 
 def _decode(spec: PreprocessSpec, sample: dict[str, Any]) -> tuple[torch.Tensor, int]:
-    return decode_and_resize(sample["image"], spec), int(sample["cls"])
+    return decode_and_resize(sample["image"], spec, UNLIMITED), int(sample["cls"])
 
 
 def _collate(samples: list[tuple[torch.Tensor, int]]) -> Batch:

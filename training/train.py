@@ -126,7 +126,9 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     """Return what a finished run is known by: all that changes the trained weights."""
     relevant = {name: value for name, value in settings.items() if name not in BESIDE}
     relevant["dataset"] = {
-        k: v for k, v in settings["dataset"].items() if k not in ("source", "store", "max_decoded_gb")
+        k: v
+        for k, v in settings["dataset"].items()
+        if k not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels")
     }
     # Copies are made, and removed, without preparing the data set anew.
     copies = [data.transformed_key] if data.transformed_key else []

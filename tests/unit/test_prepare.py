@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from handlers.decoding import decode
+from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
 from tests.unit.class_folders import CLASSES, jpeg, write
 from training import prepare as module
-from training.prepare import main, prepare
+from training.configuration import compose
+from training.prepare import main, prepare, recipe_from
 from training.recipe import Recipe, listing
 from training.records import DatasetError
 from training.store import PreparedDataset
@@ -52,6 +55,21 @@ def test_pixels_are_those_that_serving_sees(tmp_path: Path, folder: Path, resize
         served = Preprocess(spec).resize(decode(record.read(dataset.raw), colour=spec.colour))
         assert torch.equal(torch.from_numpy(np.array(dataset.images[row])), served)
         assert dataset.classes[dataset.labels[row]] == record.label
+
+
+def test_the_limits_of_an_image_can_be_raised(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 3, 1)
+    large = Image.new("RGB", (200, 100))
+    large.save(raw / "train" / "cat" / "large.png")
+    prepare(recipe(raw, max_pixels=19_999), folder)
+    assert left_out(folder) == {"train/cat/large.png": "does not decode"}
+    prepare(recipe(raw, max_pixels=20_000), folder)
+    assert not left_out(folder) and len(PreparedDataset.open(folder)) == 13
+    config = compose([f"raw={raw}", "dataset.max_pixels=120000000", "dataset.max_bytes=60000000"])
+    assert recipe_from(config).limits == Limits(max_pixels=120_000_000, max_bytes=60_000_000)
+    for wrong in (0, -1, 1.5, "many"):
+        with pytest.raises(DatasetError, match=r"dataset.max_pixels is .*: set it to a whole number of at least 1"):
+            recipe(raw, max_pixels=wrong)
 
 
 def test_what_cannot_be_used_is_left_out_by_name(tmp_path: Path, folder: Path) -> None:
