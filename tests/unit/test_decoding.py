@@ -416,8 +416,8 @@ def long_tiff(strips: list[bytes], order: str = "<", size: tuple[int, int] = (5,
     entries |= {279: [len(strip) for strip in strips], 284: [tags.get("planes", 1)]}
     entries |= {tag: tags[name] for tag, name in ((320, "colour_map"), (338, "extra")) if name in tags}
     if "tile" in tags:
-        entries |= {322: [tags["tile"]], 323: [tags["tile"]], 324: entries.pop(273), 325: entries.pop(279)}
         del entries[278]
+        entries |= {322: [tags["tile"]], 323: [tags["tile"]], tags["offsets"]: entries.pop(273), 325: entries.pop(279)}
     entries[339] = [{"u": 1, "i": 2, "f": 3}[tags.get("kind", "u")]] * samples
     end = 8 + sum(map(len, strips))
     directory, beside = struct.pack(f"{order}H", len(entries)), b""
@@ -495,10 +495,11 @@ def test_a_bigtiff_of_big_endian_numbers_is_named() -> None:
         decode(b"MM\0+\0\x08\0\0" + bytes(8))
 
 
-def test_uncompressed_tiles_beyond_the_edge_are_read() -> None:
+@pytest.mark.parametrize("offsets", [324, 273])  # some writers give tiles the tags of strips
+def test_uncompressed_tiles_beyond_the_edge_are_read(offsets: int) -> None:
     padded = np.pad(np.asarray(corners()), ((0, 32), (0, 16), (0, 0)))
     tiles = [padded[top : top + 32, left : left + 32].tobytes() for top in (0, 32) for left in (0, 32)][:2]
-    tiff = long_tiff(tiles, size=(48, 32), photometric=2, samples=3, tile=32)
+    tiff = long_tiff(tiles, size=(48, 32), photometric=2, samples=3, tile=32, offsets=offsets)
     assert is_corners(decode(tiff))
 
 
