@@ -17,6 +17,8 @@ def orientation(image: Image.Image) -> int:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except OF_HOSTILE_BYTES:  # unreadable metadata of a good picture: it stays as it was stored
         return 1
+    if isinstance(value, bytes) and len(value) == 1:  # as a byte, which some writers make of the short
+        value = value[0]
     return value if value in range(1, 9) else 1
 
 

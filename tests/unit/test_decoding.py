@@ -242,6 +242,23 @@ def test_the_picture_stands_upright_whatever_its_exif_orientation(name: str, ori
     assert is_corners(image, tolerance=20)
 
 
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF"])
+def test_an_orientation_that_is_stored_as_a_byte_counts(name: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    stored = encoded(corners().transpose(Image.Transpose.ROTATE_270), name, exif=exif.tobytes())
+    order = "<" if struct.pack("<HHIH", 0x0112, 3, 1, 8) in stored else ">"
+    short, byte = struct.pack(f"{order}HHIH", 0x0112, 3, 1, 8), struct.pack(f"{order}HHIBB", 0x0112, 1, 1, 8, 0)
+    assert short in stored
+    changed = stored.replace(short, byte)
+    if name == "PNG":
+        start = changed.index(b"eXIf")
+        length = int.from_bytes(changed[start - 4 : start])
+        data = changed[start + 4 : start + 4 + length]
+        changed = changed[: start - 4] + png_chunk(b"eXIf", data) + changed[start + 8 + length :]
+    assert is_corners(decode(changed), tolerance=20)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_upright_is_pillows_transpose(orientation: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
