@@ -160,7 +160,9 @@ def main() -> int:
     parser.add_argument("--no-keep", action="store_true", help="remove the version before")
     parser.add_argument("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="after the switch")
     parser.add_argument("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="that it may be")
-    parser.add_argument("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="of loading")
+    parser.add_argument(
+        "--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="wait less than its startupTimeout"
+    )
     arguments = parser.parse_args()
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &

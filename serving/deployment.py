@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ class DeployError(ServingError):
 class Limits:
     """What a new version is held to; all times in seconds."""
 
-    load: float = 120.0  # from the registration until every worker is READY
+    load: float = math.inf  # from the registration until every worker is READY, or less: its own startupTimeout
     slower: float = 3.0  # its median by the live version's,
     grace: float = 0.05  # and what it may take besides
     rounds: int = 16  # golden images asked of each

@@ -28,6 +28,7 @@ class ModelStatus:
     response_timeout: float  # seconds
     pending: int  # requests in its queue
     workers: tuple[Worker, ...]
+    startup_timeout: float = 120.0  # seconds that a worker may take to load
 
     @property
     def ready(self) -> bool:
@@ -46,6 +47,7 @@ class ModelStatus:
             response_timeout=entry["responseTimeout"],
             pending=entry["jobQueueStatus"]["pendingRequests"],
             workers=tuple(_worker(each) for each in entry["workers"]),
+            startup_timeout=entry["startupTimeout"],
         )
 
 

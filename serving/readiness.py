@@ -1,5 +1,6 @@
 """Waiting until versions of models answer, and seeing as early as can be that they never will."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,8 @@ from serving.errors import ServingError
 from serving.shares import gpus
 
 Version = tuple[str, str]  # name and version
+UNSEEN = 180.0  # seconds until the server describes what it loads
+GRACE = 10.0  # seconds beyond a version's startupTimeout, at which TorchServe ends its worker
 
 
 class NotReady(ServingError):
@@ -16,7 +19,7 @@ class NotReady(ServingError):
 
 
 def wait_ready(
-    client: Client, wanted: Sequence[Version], *, alive: Callable[[], bool], timeout: float
+    client: Client, wanted: Sequence[Version], *, alive: Callable[[], bool], timeout: float = math.inf
 ) -> list[ModelStatus]:
     """Return the states of `wanted` once every worker of each is READY, looking ten times a second.
 
@@ -24,12 +27,13 @@ def wait_ready(
     thread that answers predictions too.
 
     `alive` says whether the front end runs. TorchServe starts a worker that died again and again; the first death ends
-    the wait.
+    the wait. It ends a worker that takes longer to load than its startupTimeout, so `timeout` is needed only to wait
+    less than that.
 
     Raises:
         NotReady: the front end ended, does not have a version, a worker died, or `timeout` seconds are over.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     pause = 1.0 if gpus() else 0.1
     first: dict[tuple[Version, str], tuple[int, int]] = {}  # the process that each worker had first, with its start
     while True:
@@ -41,8 +45,9 @@ def wait_ready(
             return models
         for status in models:
             _see_deaths(status, first)
-        if time.monotonic() > deadline:
-            raise NotReady(f"no answer within {timeout:.0f} s that every worker is READY")
+        limit = min(timeout, max((status.startup_timeout + GRACE for status in models), default=UNSEEN))
+        if time.monotonic() - began > limit:
+            raise NotReady(f"no answer within {limit:.0f} s that every worker is READY")
         time.sleep(pause)
 
 

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import math
 import shutil
 import sys
 import time
@@ -60,7 +61,7 @@ def start(
     root: Path,
     config: Path | None = None,
     offset: int = 0,
-    timeout: float = 180.0,
+    timeout: float = math.inf,
     access_log: bool = False,
     restore: bool = False,
 ) -> Started:
@@ -72,7 +73,8 @@ def start(
     not named and does not load is left out and said; the version before takes the place of one that was live, until the
     next start.
     `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
-    seconds. `access_log` writes a line a request to logs/access_log.log.
+    seconds, for those that wait less than the startupTimeout of the versions. `access_log` writes a line a request to
+    logs/access_log.log.
 
     Raises:
         RunsAlready: one runs there already.
@@ -173,7 +175,7 @@ def _answering(
     return models, failed
 
 
-def add(known: ServerState, root: Path, version: Version, *, timeout: float = 60.0) -> None:
+def add(known: ServerState, root: Path, version: Version, *, timeout: float = math.inf) -> None:
     """Load a version beside those that the server of `root` serves.
 
     Raises:
@@ -292,7 +294,9 @@ def main() -> int:
     starting.add_argument("--config", type=Path, help="another config.properties")
     starting.add_argument("--port-offset", type=int, metavar="N", help="move all ports by N")
     starting.add_argument("--access-log", action="store_true", help="a line a request in logs/access_log.log")
-    starting.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS")
+    starting.add_argument(
+        "--timeout", type=float, default=math.inf, metavar="SECONDS", help="wait less than the models' startupTimeout"
+    )
     verbs.add_parser("stop")
     arguments = parser.parse_args()
     try:
