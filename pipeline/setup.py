@@ -218,7 +218,7 @@ def only_one(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("setup: another make sets up this folder: waiting for it", flush=True)
+            print("setup: another process sets up this folder: waiting for it", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems lock no folder
             print(f"warning: this folder cannot be locked ({error.strerror}): run one make setup at a time", flush=True)

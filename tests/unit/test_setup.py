@@ -144,7 +144,7 @@ def test_of_two_at_once_the_second_waits_for_the_first(checkout: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
         try:
             assert second.stdout is not None
-            assert second.stdout.readline() == "setup: another make sets up this folder: waiting for it\n"
+            assert second.stdout.readline() == "setup: another process sets up this folder: waiting for it\n"
             installed(checkout)  # by the first
         finally:
             os.close(held)
