@@ -24,7 +24,7 @@ class Avif(AvifImageFile):
             raise UnsupportedFormat("AVIF images with a crop (clap) are not served: crop it, and send it again")
         try:
             super()._open()
-        except SyntaxError as error:
+        except (SyntaxError, RuntimeError) as error:
             if any(reason in str(error) for reason in NO_AVIF):
                 raise UnsupportedFormat("HEIF images are not served; send one of JPEG, PNG or AVIF") from error
             if any(reason in str(error) for reason in NOT_STANDARD) and _is_whole(data):

@@ -48,8 +48,9 @@ SOI, EOI, SOS, DNL, LS = 0xD8, 0xD9, 0xDA, 0xDC, 0xF7  # markers' second bytes; 
 PIXELS = 0  # stands for what follows the header of a scan
 NO_PARAMETERS = frozenset((0x01, *range(0xD0, 0xD8)))
 NO_LENGTH = NO_PARAMETERS | {SOI, EOI}
-MARKER = re.compile(rb"\xff[\x01-\xfe]")
-MARKER_AFTER_PIXELS = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the others restart the decoder among them
+# Up to a marker, in one pass over whatever stands before it; among pixels, some markers restart the decoder.
+MARKER = re.compile(rb"(?:[^\xff]*+\xff++\0)*+[^\xff]*+\xff++[\x01-\xfe]")
+MARKER_AFTER_PIXELS = re.compile(rb"(?:[^\xff]*+\xff++[\0\xd0-\xd7])*+[^\xff]*+\xff++[\x01-\xcf\xd8-\xfe]")
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
@@ -193,7 +194,7 @@ def parts(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
         BadImage: there are more than `MAX_SEGMENTS`.
     """
     for _ in range(MAX_SEGMENTS):
-        match = MARKER.search(data, place)
+        match = MARKER.match(data, place)
         if match is None:
             return
         marker, start = data[match.end() - 1], match.end()
@@ -205,8 +206,8 @@ def parts(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
             return
         if marker == SOS:
             start = place
-            match = MARKER_AFTER_PIXELS.search(data, start)
-            place = match.start() if match else len(data)
+            match = MARKER_AFTER_PIXELS.match(data, start)
+            place = match.end() - 2 if match else len(data)
             yield PIXELS, start, place
     raise BadImage(f"the JPEG image is in more than {MAX_SEGMENTS:,} pieces")
 

@@ -35,13 +35,15 @@ GREY_LEVELS = {"L;2": 85, "L;4": 17}  # Pillow makes 8 bits of 2 and of 4
 
 
 class Png(PngImageFile):
-    """A PNG whose transparent grey is of as many bits as the greys that Pillow makes of it."""
+    """A PNG whose transparent grey has the bits of Pillow's greys, and that has no more alphas than colours."""
 
     def _open(self) -> None:
         super()._open()
         key, rawmode = self.info.get("transparency"), self.tile[0].args if self.tile else ""
         if isinstance(key, int) and isinstance(rawmode, str):
             self.info["transparency"] = key * GREY_LEVELS.get(rawmode, 1)
+        if isinstance(key, bytes) and self.palette and len(key) > len(self.palette.palette) // 3:
+            del self.info["transparency"]  # as libpng, and so everyone, does
 
 
 SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {

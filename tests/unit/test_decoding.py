@@ -332,6 +332,15 @@ def test_a_transparent_grey_of_few_bits_lies_on_white(bits: int) -> None:
     assert image.flatten().tolist() == ([0, 255, 170, 255] if bits == 2 else [255, 34])
 
 
+def test_more_alphas_than_colours_are_left_out_of_account() -> None:
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 3, 0, 0, 0))
+    colours, pixels = png_chunk(b"PLTE", bytes([9, 9, 9, 8, 8, 8])), png_chunk(b"IDAT", zlib.compress(bytes([0, 0, 1])))
+    for alphas, levels in ((2, [255, 255]), (3, [9, 8])):
+        key = png_chunk(b"tRNS", bytes(alphas))
+        data = b"\x89PNG\r\n\x1a\n" + header + colours + key + pixels + png_chunk(b"IEND", b"")
+        assert decode(data, colour="grey").flatten().tolist() == levels
+
+
 def test_an_avif_that_is_to_be_cropped_is_named() -> None:
     whole = encoded(corners(), "AVIF")
     place = whole.index(b"ipco") + 4
