@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from benchmarks import resnet, servers
 from handlers import artifact, golden
 from handlers.classifier import Classifier
-from handlers.golden import Golden
 from serving import archive, launch, package, ports, server
 from serving.state import ServerState
 from training.generate import places365
@@ -63,12 +62,8 @@ def prepare(
         run = root / "runs" / f"{name}-{version}"
         run.mkdir(parents=True)
         artifact.save(network(len(spec.classes), seed), spec, run / "model.pt")
-        pictures = images(4)
-        rows = golden.answers(Classifier(run / "model.pt"), pictures)
-        found = [
-            Golden(f"{number}.jpg", each, row) for number, (each, row) in enumerate(zip(pictures, rows, strict=True))
-        ]
-        golden.write(found, run / golden.FILE)
+        pictures = {f"{number}.jpg": image for number, image in enumerate(images(4))}
+        golden.write(golden.of(Classifier(run / "model.pt"), pictures), run / golden.FILE)
         settings = ["handler.precision=fp32", *overrides]
         archive.build(name, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
 

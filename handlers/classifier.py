@@ -138,6 +138,10 @@ class Classifier:
 
     @torch.inference_mode()
     def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self.engine(self._inputs(images))[: len(images)].softmax(dim=1)
+
+    def _inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the network's input for images, filled up to a size that the engine has."""
         inputs = self.engine.inputs(len(images))
         rows = inputs[: len(images)]
         if self.device.type != "cpu":
@@ -146,7 +150,20 @@ class Classifier:
             rows.copy_(self.preprocess.normalize(torch.stack(list(images)).to(self.device), rows.dtype))
         else:
             self.preprocess.write(images, list(rows))
-        return self.engine(inputs)[: len(images)].softmax(dim=1)
+        return inputs
+
+    @torch.inference_mode()
+    def levels(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return what reaches the network of images that `decode` gave, its normalisation undone.
+
+        Returns:
+            float32 of shape (B, C, S, S) on the CPU, in levels of 255.
+        """
+        spec, largest = self.spec.preprocess, self.engine.sizes[-1]
+        mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+        parts = [images[start : start + largest] for start in range(0, len(images), largest)]
+        inputs = [self._inputs(part)[: len(part)].to("cpu", torch.float32) for part in parts]
+        return 255 * (torch.cat(inputs) * std + mean)
 
     def encode(self, probabilities: torch.Tensor) -> list[dict[str, float]]:
         """Return the `top_k` labels of each row of probabilities (B, K), best first."""

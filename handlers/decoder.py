@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from handlers import tolerances
 from handlers.costs import Cost, cost_of
 from handlers.decoding import Buffer, Sized, decode
 from handlers.errors import Busy, RequestError
@@ -27,6 +28,8 @@ class Decoder:
         limits: of one encoded image.
         threads: that decode; None decodes with the one that asks.
     """
+
+    whole, tolerance = False, tolerances.PIXELS  # whether a JPEG is always decoded in full; of golden images
 
     def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
         self.preprocess, self.limits = preprocess, limits

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from handlers import memory, nvjpeg
+from handlers import memory, nvjpeg, tolerances
 from handlers.costs import ON_DEVICE, Cost
 from handlers.decoder import Decoded, Decoder
 from handlers.decoding import Buffer
@@ -24,6 +24,8 @@ class DeviceDecoder:
         preprocess: says to which size, on the GPU.
         dtype: what is computed in while images are resized.
     """
+
+    whole, tolerance = True, tolerances.PIXELS_NVJPEG  # as a `Decoder` has them
 
     def __init__(self, others: Decoder, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
         self.others, self.preprocess, self.dtype = others, preprocess, dtype

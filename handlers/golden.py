@@ -1,23 +1,33 @@
-"""Golden images: a few that travel in the archive with their answers, and are asked about when it is loaded.
+"""Golden images: a few that travel in the archive with their pixels and answers, and are asked about when it is loaded.
 
 What a test on one machine cannot know, another processor, another build of torch, another precision, shows here, before
-the first request is answered.
+the first request is answered. Two things are compared: what reaches the network, in levels of 255, with one tolerance
+in every precision; and what the network answers. Drawn images take every way through decoding and resizing, whatever
+the size of the data set's own; what a network thinks of them counts in float32 only.
+
+Archives of before there were pixels are checked by their answers.
 """
 
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handlers import tolerances
-from handlers.errors import RequestError
+from handlers.errors import RequestError, TooLarge
+from handlers.limits import Limits
 
 if TYPE_CHECKING:  # who reads the file asks a server, and need not wait seconds for torch
+    import torch
+
     from handlers.classifier import Classifier
 
 FILE = "golden.json"
+SAMPLES = 24  # pixels of a side that are compared, the outermost included
+LEAST = 1e-6  # a probability below this counts as this where logarithms are compared
 
 
 class GoldenError(Exception):
@@ -26,22 +36,48 @@ class GoldenError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Golden:
-    """An encoded image, its name, and the probability of each class in float32, and in int8 where that is offered."""
+    """An encoded image, its name, and the probability of each class in float32, and in int8 where that is offered.
+
+    `pixels` are uint8 (C, n, n), those that `sample` takes of the network's input; `whole` are the same where a JPEG
+    is decoded in full, as a GPU does, in place of at a part of its size. `size` is the image's width and height.
+    Archives of older releases have none of these.
+    """
 
     name: str
     image: bytes
     probabilities: tuple[float, ...]
     int8: tuple[float, ...] | None = None
+    pixels: bytes | None = None
+    whole: bytes | None = None
+    size: tuple[int, int] | None = None
+    drawn: bool = False
 
     def expected(self, precision: str) -> tuple[float, ...]:
         """Return what a precision is held against."""
         return self.int8 if precision == "int8" and self.int8 is not None else self.probabilities
 
+    def judged(self, precision: str) -> bool:
+        """Return whether the network's answer is compared: rounding may decide between a drawn image's classes."""
+        return precision == "fp32" or not self.drawn
+
+    def within(self, limits: Limits) -> bool:
+        """Return whether an archive with these limits answers it; what is unknown of it passes."""
+        try:
+            limits.check_bytes(len(self.image))
+            limits.check_pixels(*(self.size or (1, 1)))
+        except TooLarge:
+            return False
+        return True
+
 
 def write(golden: Sequence[Golden], path: Path) -> None:
     """Write `golden.json`."""
-    document = [{**dataclasses.asdict(each), "image": base64.b64encode(each.image).decode()} for each in golden]
-    path.write_text(json.dumps(document) + "\n")
+    path.write_text(json.dumps([_document(image) for image in golden]) + "\n")
+
+
+def _document(golden: Golden) -> dict[str, Any]:
+    fields = dataclasses.asdict(golden)
+    return {name: base64.b64encode(each).decode() if isinstance(each, bytes) else each for name, each in fields.items()}
 
 
 def read(path: Path) -> list[Golden]:
@@ -51,17 +87,49 @@ def read(path: Path) -> list[Golden]:
         GoldenError: the file is damaged.
     """
     try:
-        return [
-            Golden(
-                each["name"],
-                base64.b64decode(each["image"], validate=True),
-                tuple(each["probabilities"]),
-                tuple(each["int8"]) if each.get("int8") else None,
-            )
-            for each in json.loads(path.read_text())
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_golden(document) for document in json.loads(path.read_text())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GoldenError(f"{path.name} is damaged ({error!r}); build the archive again") from error
+
+
+def _golden(document: Mapping[str, Any]) -> Golden:
+    def encoded(name: str) -> bytes | None:
+        text = document.get(name)
+        return base64.b64decode(text, validate=True) if text else None
+
+    width_height = document.get("size")
+    return Golden(
+        document["name"],
+        base64.b64decode(document["image"], validate=True),
+        tuple(document["probabilities"]),
+        tuple(document["int8"]) if document.get("int8") else None,
+        encoded("pixels"),
+        encoded("whole"),
+        (int(width_height[0]), int(width_height[1])) if width_height else None,
+        bool(document.get("drawn")),
+    )
+
+
+def sample(images: "torch.Tensor") -> "torch.Tensor":
+    """Return evenly spread pixels of images (B, C, S, S), as (B, C, n, n) with n at most `SAMPLES`."""
+    side = images.shape[-1]
+    count = min(SAMPLES, side)
+    places = [number * (side - 1) // max(1, count - 1) for number in range(count)]
+    return images[..., places, :][..., places]
+
+
+def decoded(classifier: "Classifier", images: Sequence[bytes]) -> "list[torch.Tensor]":
+    """Return what `Classifier.decode` gives for golden images.
+
+    Raises:
+        GoldenError: an image cannot be read.
+    """
+    pixels = []
+    for number, image in enumerate(classifier.decode(images)):
+        if isinstance(image, RequestError):
+            raise GoldenError(f"golden image {number + 1} cannot be read: {image}")
+        pixels.append(image)
+    return pixels
 
 
 def answers(classifier: "Classifier", images: Sequence[bytes]) -> list[tuple[float, ...]]:
@@ -70,32 +138,72 @@ def answers(classifier: "Classifier", images: Sequence[bytes]) -> list[tuple[flo
     Raises:
         GoldenError: an image cannot be read.
     """
-    decoded = classifier.decode(images)
-    for number, image in enumerate(decoded):
-        if isinstance(image, RequestError):
-            raise GoldenError(f"golden image {number + 1} cannot be read: {image}")
-    rows = classifier.predict([image for image in decoded if not isinstance(image, RequestError)])
-    return [tuple(row) for row in rows.tolist()]
+    return [tuple(row) for row in classifier.predict(decoded(classifier, images)).tolist()]
 
 
-def check(classifier: "Classifier", golden: Sequence[Golden]) -> float:
+def of(
+    classifier: "Classifier", images: Mapping[str, bytes], *, int8: "Classifier | None" = None, drawn: bool = False
+) -> list[Golden]:
+    """Return golden images of encoded ones, with the answers of a classifier in float32 on a CPU, and of int8.
+
+    Raises:
+        GoldenError: an image cannot be read.
+    """
+    from handlers.decoding import decode
+
+    pixels = decoded(classifier, list(images.values()))
+    rows = classifier.predict(pixels).tolist()
+    rounded = int8.predict(pixels).tolist() if int8 else [None] * len(rows)
+    golden = []
+    for (name, image), scaled, row, int8_row in zip(images.items(), pixels, rows, rounded, strict=True):
+        pixels_in_full = decode(image, colour=classifier.spec.preprocess.colour)
+        whole = classifier.decoder.preprocess.resize(pixels_in_full)
+        kinds = [sample(each[None]).numpy().tobytes() for each in (scaled, whole)]
+        golden.append(
+            Golden(
+                name,
+                image,
+                tuple(row),
+                tuple(int8_row) if int8_row else None,
+                kinds[0],
+                kinds[1] if kinds[1] != kinds[0] else None,
+                (pixels_in_full.shape[2], pixels_in_full.shape[1]),
+                drawn,
+            )
+        )
+    return golden
+
+
+def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | None = None) -> float:
     """Return by how much the worst answer differs from what was exported.
 
     In float32 that is the largest difference of a probability; in bf16 and int8 it is the total variation, half of what
-    all probabilities differ by together. int8 is held to what int8 answered at export.
+    all probabilities differ by together. int8 is held to what int8 answered at export. `batch` images are asked about
+    at once: no more than the network is warmed up for.
 
     Raises:
-        GoldenError: it is more than `handlers.tolerances` allows; says which image and how much.
+        GoldenError: pixels, answers, or how answers vary, differ by more than `handlers.tolerances` allows; says which
+            image and how much.
     """
     precision = classifier.engine.precision
-    largest = 0.0
-    for each, found in zip(golden, answers(classifier, [each.image for each in golden]), strict=True):
-        expected = each.expected(precision)
-        if len(found) != len(expected):
-            raise GoldenError(f"golden image {each.name} has {len(expected)} classes, the network {len(found)}")
-        apart = [abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True)]
-        largest = max(largest, _allowed(each, apart, precision))
-    return largest
+    size = batch or len(golden)
+    rows: list[tuple[float, ...]] = []
+    for start in range(0, len(golden), size):
+        part = golden[start : start + size]
+        images = decoded(classifier, [image.image for image in part])
+        _check_pixels(part, classifier, images)
+        rows += [tuple(row) for row in classifier.predict(images).tolist()]
+    differences = [0.0]
+    for image, answer in zip(golden, rows, strict=True):
+        expected = image.expected(precision)
+        if len(answer) != len(expected):
+            raise GoldenError(f"golden image {image.name} has {len(expected)} classes, the network {len(answer)}")
+        if image.judged(precision):
+            apart = [abs(ours - theirs) for ours, theirs in zip(answer, expected, strict=True)]
+            differences.append(_allowed(image, apart, precision))
+            _check_best(image, expected, max(range(len(answer)), key=answer.__getitem__))
+    _check_variation(golden, rows, precision)
+    return max(differences)
 
 
 def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
@@ -111,9 +219,78 @@ def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], p
         raise GoldenError(f"golden image {kept.name} has {len(kept.probabilities)} classes, the network {len(classes)}")
     if not answer or not set(answer) <= set(expected) or not all(0 <= value <= 1 for value in answer.values()):
         raise GoldenError(f"golden image {kept.name} is answered with what are no probabilities of its classes")
+    if not kept.judged(precision):
+        return 0.0
     last = min(answer.values())
     apart = [abs(answer[k] - p) if k in answer else max(0.0, p - last) for k, p in expected.items()]
-    return _allowed(kept, apart, precision)
+    difference = _allowed(kept, apart, precision)
+    _check_best(kept, tuple(expected.values()), list(expected).index(max(answer, key=answer.__getitem__)))
+    return difference
+
+
+def _check_pixels(golden: Sequence[Golden], classifier: "Classifier", images: "Sequence[torch.Tensor]") -> None:
+    """Compare the network's input, its normalisation undone, with what it was at export."""
+    decoder = classifier.decoder
+    for image, levels in zip(golden, sample(classifier.levels(images)).flatten(1).tolist(), strict=True):
+        known = [pixels for pixels in (image.pixels, image.whole if decoder.whole else None) if pixels]
+        if any(len(pixels) != len(levels) for pixels in known):
+            raise GoldenError(
+                f"golden image {image.name} has {len(known[0])} pixels, the network's input {len(levels)}"
+            )
+        apart = [sum(map(abs, map(float.__sub__, levels, map(float, pixels)))) / len(levels) for pixels in known]
+        if known and not min(apart) <= decoder.tolerance:
+            raise GoldenError(
+                f"golden image {image.name} reaches the network with other pixels than when it was exported: they "
+                f"differ by {min(apart):.2g} levels of 255 on average, allowed are {decoder.tolerance:g}. "
+                "Decoding, resizing or normalisation changed: export and archive the model again with the packages "
+                "that serve it"
+            )
+
+
+def _check_best(kept: Golden, expected: Sequence[float], best: int) -> None:
+    """Compare the best class where it is clearly better than the second."""
+    order = sorted(range(len(expected)), key=expected.__getitem__, reverse=True)
+    clear = len(order) > 1 and expected[order[0]] > expected[order[1]] * math.exp(tolerances.SAME_BEST)
+    if clear and best != order[0]:
+        raise GoldenError(
+            f"golden image {kept.name} is answered otherwise than when the network was exported: another class is the "
+            "most likely one. Export and archive the model again with the packages that serve it"
+        )
+
+
+def _check_variation(golden: Sequence[Golden], rows: Sequence[Sequence[float]], precision: str) -> None:
+    """Compare how log probabilities vary from image to image: a network that answers all alike varies nothing."""
+    judged = [
+        (image.expected(precision), row) for image, row in zip(golden, rows, strict=True) if image.judged(precision)
+    ]
+    if len(judged) < 2:
+        return
+    expected, found = ([_logarithms(row) for row in side] for side in zip(*judged, strict=True))
+    wanted, varied = _centred(expected), _centred(found)
+    lost = _root_mean_square(ours - theirs for ours, theirs in zip(varied, wanted, strict=True))
+    size = _root_mean_square(value for row in expected for value in row)
+    allowed = max(tolerances.VARIATION * _root_mean_square(wanted), tolerances.RESOLUTION * size)
+    if not lost <= allowed:
+        raise GoldenError(
+            "golden images are answered otherwise than when the network was exported: log probabilities vary from "
+            f"image to image by {lost:.2g} more or less, allowed in {precision} are {allowed:.2g}. Export and archive "
+            "the model again with the packages that serve it"
+        )
+
+
+def _logarithms(probabilities: Sequence[float]) -> list[float]:
+    return [math.log(max(value, LEAST)) for value in probabilities]
+
+
+def _centred(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return all values of rows, less the mean of their column."""
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return [value - mean for row in rows for value, mean in zip(row, means, strict=True)]
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    squares = [value * value for value in values]
+    return math.sqrt(sum(squares) / len(squares))
 
 
 def _allowed(kept: Golden, apart: Sequence[float], precision: str) -> float:

@@ -167,7 +167,8 @@ def load(
     """
     made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
     kept = weights.with_name(golden.FILE)
-    images = golden.read(kept) if kept.is_file() else []
+    # What the operator's limits leave out is refused to clients too.
+    images = [each for each in golden.read(kept) if each.within(settings.limits)] if kept.is_file() else []
     if settings.precision != "auto":
         return _proven(made(precision=settings.precision), largest, images)
     *faster, last = by_speed(torch.device(device))
@@ -183,7 +184,7 @@ def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden
     # Only what has been warmed up is compiled: before that, another program would be held to the golden images.
     classifier.warm_up(largest)
     if images:
-        golden.check(classifier, images)
+        golden.check(classifier, images, batch=largest)
     return classifier
 
 

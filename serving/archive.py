@@ -21,8 +21,9 @@ from typing import Any
 
 from rich.console import Console
 
-from handlers import atomic
+from handlers import atomic, golden
 from handlers.formats import ARTIFACTS, INT8
+from handlers.golden import GoldenError
 from serving import model_config, model_store, package, provenance, prune, rehearsal
 from serving.errors import ServingError
 from serving.model_store import Archive, ArchiveError
@@ -67,6 +68,7 @@ def build(
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another precision ({other})")
     if settings["handler"]["precision"] == "int8" and (fault := _doubt_of_int8(run)):
         logging.getLogger(__name__).warning("int8 may cost accuracy: %s", fault)
+    _refuse_older_golden(run)
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     prune.unfinished(store)
@@ -121,6 +123,18 @@ def _refuse_existing(archive: Archive) -> None:
         raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
     if archive.path.exists():
         raise ArchiveError(_EXISTS.format(archive.path))
+
+
+def _refuse_older_golden(run: Path) -> None:
+    """Refuse golden images without pixels: a broken decoder would pass with them."""
+    path = run / golden.FILE
+    try:
+        images = golden.read(path) if path.is_file() else []
+    except GoldenError as error:
+        raise ArchiveError(f"{run} cannot be archived: {error}") from error
+    if not all(image.pixels for image in images):
+        how = f"python -m training.export name={run.name}"
+        raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({how})")
 
 
 def _at_least_one(text: str) -> int:

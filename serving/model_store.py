@@ -7,7 +7,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import yaml
 
 from handlers import golden, naming
 from handlers.golden import Golden, GoldenError
+from handlers.limits import DEFAULT_LIMITS, Limits
 from handlers.naming import NAME
+from handlers.settings import Settings
 from serving import members
 from serving.errors import ServingError
 
@@ -100,7 +102,7 @@ class Archive:
         return document if isinstance(document, dict) else {}
 
     def golden(self) -> list[Golden]:
-        """Return the golden images that travel in it; none in an archive without them.
+        """Return the golden images that travel in it and are within its own limits; none in an archive without them.
 
         Raises:
             ArchiveError: the file is not an archive of ours.
@@ -108,7 +110,9 @@ class Archive:
         with self.opened() as file, tempfile.TemporaryDirectory(prefix="sightline-") as folder:
             if golden.FILE not in file.namelist():
                 return []
-            return golden.read(Path(file.extract(golden.FILE, folder)))
+            images = golden.read(Path(file.extract(golden.FILE, folder)))
+        limits = limits_of(self.model_config())
+        return [image for image in images if image.within(limits)]
 
     @contextlib.contextmanager
     def unpacked(self) -> Iterator[Path]:
@@ -142,6 +146,13 @@ class Archive:
             raise ArchiveError(
                 f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
             )
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """Return what one image may cost by a model-config.yaml; the defaults where a worker refuses that file."""
+    with contextlib.suppress(ValueError):
+        return Settings.read(config.get("handler")).limits
+    return DEFAULT_LIMITS
 
 
 def spec_inside(artifact: zipfile.ZipFile) -> dict[str, Any]:

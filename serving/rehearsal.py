@@ -24,8 +24,8 @@ import psutil
 from handlers import golden
 from handlers.errors import RequestError
 from handlers.golden import Golden, GoldenError
-from handlers.limits import DEFAULT_LIMITS
-from serving import model_config, shares, state
+from handlers.limits import DEFAULT_LIMITS, Limits
+from serving import model_config, model_store, shares, state
 from serving.model_store import Archive, ArchiveError
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -37,12 +37,16 @@ HIDDEN = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")  # of our environment, f
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """How it went: the precision that it answered in, by how much its golden answers differ, and seconds in all."""
+    """How it went: the precision that it answered in, by how much its golden answers differ, and seconds in all.
+
+    `pixels` is False where an older release exported it: the network's input is not compared then.
+    """
 
     precision: str
     images: int
     difference: float
     seconds: float
+    pixels: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def rehearse(archive: Archive) -> Rehearsed:
     config = archive.model_config()
     try:
         with archive.unpacked() as weights:
-            kept = _golden(weights)
+            kept = _golden(weights, model_store.limits_of(config))
             images = [kept[0].image, NO_IMAGE, *(each.image for each in kept[1:])]
             described, first, broken, *others = _play(archive, weights.parent, config, images)
         if broken.status != NOT_AN_IMAGE:
@@ -88,14 +92,18 @@ def rehearse(archive: Archive) -> Rehearsed:
     except (_Failed, GoldenError, KeyError, TypeError, ValueError) as error:
         kind = "" if isinstance(error, _Failed | GoldenError) else f"{type(error).__name__}: "
         raise ArchiveError(f"{archive.name} {archive.version} cannot be served: {kind}{error}") from error
-    return Rehearsed(precision, len(kept), difference, time.monotonic() - began)
+    pixels = all(each.pixels for each in kept)
+    return Rehearsed(precision, len(kept), difference, time.monotonic() - began, pixels)
 
 
-def _golden(weights: Path) -> list[Golden]:
+def _golden(weights: Path, limits: Limits) -> list[Golden]:
     path = weights.with_name(golden.FILE)
-    kept = golden.read(path) if path.is_file() else []
-    if not kept:
+    images = golden.read(path) if path.is_file() else []
+    if not images:
         raise _Failed("it holds no golden images. Export the run again (make train), and archive it")
+    kept = [image for image in images if image.within(limits)]
+    if not kept:
+        raise _Failed("none of its golden images is within handler.max_bytes and handler.max_pixels: raise them")
     return kept
 
 

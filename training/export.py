@@ -7,7 +7,6 @@ Training does the first by itself.
 """
 
 import dataclasses
-import io
 import os
 import subprocess
 import sys
@@ -16,10 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import simplejpeg
 import torch
-from PIL import Image
 from torch import nn
 
 from handlers import artifact, exported, golden, tolerances
@@ -31,6 +27,7 @@ from handlers.spec import PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
 from training.errors import TrainingError
+from training.golden import choose
 from training.loop import calibration_batches, calibration_rows, validation_batches
 from training.module import Classification
 from training.pace import planned
@@ -41,7 +38,6 @@ from training.store import PreparedDataset
 from training.train import network_name, run_key, versions
 
 TOLERANCE = tolerances.FP32
-GOLDEN = 4  # images that travel with the artifact
 
 
 def export(
@@ -96,7 +92,7 @@ def export(
             )
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
-            golden.write(_golden(made, data, shown), run / golden.FILE)
+            golden.write(choose(made, data, shown), run / golden.FILE)
             for stale in (artifact.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
             if artifact.quantized(made).is_file():
@@ -157,25 +153,6 @@ def _check_golden(weights: Path, run: Path) -> None:
     kept = golden.read(run / golden.FILE)
     for precision in exported.PRECISIONS:
         golden.check(Classifier(weights, precision=precision), kept)
-
-
-def _golden(weights: Path, data: PreparedDataset, split: Split) -> list[golden.Golden]:
-    """Return images of the split's validation as prepared, PNG and JPEG, with the artifact's answers."""
-    classifier = Classifier(weights)
-    pixels, _ = next(iter(validation_batches(data, split, GOLDEN)))
-    chosen = [np.ascontiguousarray(image.permute(1, 2, 0)) for image in pixels[:GOLDEN]]
-    colour = "RGB" if classifier.spec.preprocess.channels == 3 else "GRAY"
-    encoded = {f"{number}.jpg": simplejpeg.encode_jpeg(image, 95, colour) for number, image in enumerate(chosen[::2])}
-    for number, image in enumerate(chosen[1::2]):
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "PNG")
-        encoded[f"{number}.png"] = file.getvalue()
-    images = list(encoded.values())
-    found = golden.answers(classifier, images)
-    int8: list[Any] = [None] * len(images)
-    if artifact.quantized(weights).is_file():
-        int8 = golden.answers(Classifier(weights, precision="int8"), images)
-    return [golden.Golden(name, encoded[name], *rows) for name, *rows in zip(encoded, found, int8, strict=True)]
 
 
 @torch.inference_mode()

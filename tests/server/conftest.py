@@ -33,6 +33,7 @@ from serving.model_store import Archive
 from serving.ports import PortError, Ports
 from serving.readiness import wait_ready
 from serving.state import ServerState, created
+from training.generate.card import cards
 from training.quantization import quantize
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +77,10 @@ def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
     artifact.save(network, spec, folder / "model.pt")
     calibration = torch.randn(16, *spec.preprocess.shape, generator=torch.Generator().manual_seed(0))
     artifact.save_quantized(quantize(network, [calibration]), spec, folder / "model.pt")
-    (row,) = golden.answers(Classifier(folder / "model.pt"), [picture(7)])
-    golden.write([golden.Golden("7.jpg", picture(7), row)], folder / golden.FILE)
+    exact, rounded = (Classifier(folder / "model.pt", precision=precision) for precision in ("fp32", "int8"))
+    pictures = {f"{seed}.jpg": picture(seed) for seed in (7, 8, 9, 6)}
+    drawn = golden.of(exact, cards(spec.preprocess.image_size), int8=rounded, drawn=True)
+    golden.write([*golden.of(exact, pictures, int8=rounded), *drawn], folder / golden.FILE)
     return folder / "model.pt"
 
 

@@ -1,5 +1,6 @@
 """Starting, looking at and stopping servers, as commands in a directory of their own."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -161,8 +162,9 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
 
 def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serve(home: Path) -> None:
     weights = export(home / "runs" / "changed", ("a", "b", "c"))
-    (row,) = golden.answers(Classifier(weights), [picture(1)])
-    golden.write([golden.Golden("1.jpg", picture(1), tuple(reversed(row)))], weights.with_name(golden.FILE))
+    (image,) = golden.of(Classifier(weights), {"1.jpg": picture(1)})
+    wrong = dataclasses.replace(image, probabilities=image.probabilities[::-1])
+    golden.write([wrong], weights.with_name(golden.FILE))
     with pytest.raises(ArchiveError, match=r"changed 1\.0 cannot be served: GoldenError: golden image 1\.jpg"):
         archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
     archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store", rehearse=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from handlers import golden
 from handlers.classifier import Classifier
-from handlers.golden import Golden
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 
@@ -31,8 +30,7 @@ def write_servable(folder: Path, images: Sequence[bytes] = ()) -> Path:
     """Write a run with the weights of a small network and golden images, three drawn ones where none are given."""
     folder.mkdir(parents=True)
     weights = save_small(folder / "model.pt")
-    images = images or [png(seed) for seed in range(3)]
-    rows = golden.answers(Classifier(weights), images)
-    made = [Golden(f"{n}.png", image, row) for n, (image, row) in enumerate(zip(images, rows, strict=True))]
-    golden.write(made, folder / golden.FILE)
+    encoded = images or [png(seed) for seed in range(3)]
+    named = {f"{number}.png": image for number, image in enumerate(encoded)}
+    golden.write(golden.of(Classifier(weights), named), folder / golden.FILE)
     return folder

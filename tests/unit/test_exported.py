@@ -13,7 +13,7 @@ import torch
 from handlers import artifact, exported, golden
 from handlers.artifact import ArtifactError
 from handlers.classifier import Classifier
-from handlers.golden import Golden, GoldenError
+from handlers.golden import GoldenError
 from handlers.request import Asked, Field
 from handlers.service import Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
@@ -32,10 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_small(folder / "model.pt")
     torch.manual_seed(0)
     exported.save(SmallNetwork(), small_spec(), folder / "model.pt2")
-    images = [png(seed) for seed in range(4)]
-    rows = golden.answers(Classifier(folder / "model.pt"), images)
-    golden.write([Golden(f"{n}.png", image, row) for n, (image, row) in enumerate(zip(images, rows, strict=True))],
-                 folder / golden.FILE)  # fmt: skip
+    images = {f"{seed}.png": png(seed) for seed in range(4)}
+    golden.write(golden.of(Classifier(folder / "model.pt"), images), folder / golden.FILE)
     return folder
 
 

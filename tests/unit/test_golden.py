@@ -24,9 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 def kept(path: Path, **changes: Any) -> Path:
     """Write golden.json beside a model, with some of the second entry changed."""
-    images = [png(seed) for seed in range(3)]
-    rows = golden.answers(Classifier(path), images)
-    made = [Golden(f"{n}.png", image, row) for n, (image, row) in enumerate(zip(images, rows, strict=True))]
+    made = golden.of(Classifier(path), {f"{seed}.png": png(seed) for seed in range(3)})
     made[1] = dataclasses.replace(made[1], **changes)
     golden.write(made, path.with_name(golden.FILE))
     return path.with_name(golden.FILE)
@@ -136,8 +134,8 @@ def test_what_is_held_to_the_golden_images_is_what_answers_requests(
         runs.append(len(inputs))
         return call(engine, inputs)
 
-    def checked(classifier: Classifier, images: list[Golden]) -> float:
-        assert images == golden.read(file)
+    def checked(classifier: Classifier, images: list[Golden], *, batch: int) -> float:
+        assert images == golden.read(file) and batch == 4
         assert all(runs.count(size) >= WARM_UP for size in (1, 2, 4))
         runs.clear()
         return 0.0
