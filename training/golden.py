@@ -1,7 +1,8 @@
 """Choose the golden images of a run: some of the data set's own, as they are encoded, and drawn cards."""
 
-import dataclasses
+import contextlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ from PIL import Image
 
 from handlers import artifact, golden, tolerances
 from handlers.classifier import Classifier
+from handlers.errors import TooLarge
 from handlers.golden import Golden
+from handlers.limits import UNLIMITED
+from training import shards
+from training.decoders import decode_and_resize
 from training.errors import TrainingError
 from training.generate.card import cards
-from training.loop import validation_batches
 from training.splits import Rows, Split
 from training.store import PreparedDataset
 
@@ -29,6 +33,7 @@ def choose(weights: Path, data: PreparedDataset, split: Split) -> list[Golden]:
 
     Raises:
         GoldenError: an image cannot be read.
+        DatasetError: an image of a data set that is kept encoded is gone.
         TrainingError: an image is decoded otherwise than when the data set was prepared.
     """
     classifier = Classifier(weights)
@@ -40,17 +45,13 @@ def choose(weights: Path, data: PreparedDataset, split: Split) -> list[Golden]:
 
 def _images(classifier: Classifier, data: PreparedDataset, split: Split) -> dict[str, bytes]:
     rows = candidates(np.asarray(data.labels)[split.validation], split.validation)
-    batches = validation_batches(data, dataclasses.replace(split, validation=np.concatenate(rows)), IMAGES)
-    pixels = torch.cat([torch.as_tensor(batch) for batch, _ in batches])
-    best = classifier.predict(list(pixels)).topk(min(2, len(classifier.spec.classes))).values
-    sure = (best[:, 0] / best[:, -1]).tolist()
-    share, first = max(1, IMAGES // len(rows)), 0
+    share = max(1, IMAGES // len(rows))
     images: dict[str, bytes] = {}
     for of_class in rows:
-        places = sorted(range(first, first + len(of_class)), key=sure.__getitem__, reverse=True)
-        for place in places[:share]:
-            images[f"image-{len(images)}"] = _encoded(classifier, data, int(of_class[place - first]), pixels[place])
-        first += len(of_class)
+        pairs = [_pair(classifier, data, int(row)) for row in of_class]
+        best = classifier.predict([prepared for _, prepared in pairs]).topk(min(2, len(data.classes))).values
+        for place in (best[:, 0] / best[:, -1]).argsort(descending=True, stable=True)[:share].tolist():
+            images[f"image-{len(images)}"] = _checked(classifier, data, int(of_class[place]), *pairs[place])
     return images
 
 
@@ -62,20 +63,37 @@ def candidates(labels: Rows, rows: Rows) -> list[Rows]:
     return [rows[labels == label][:most] for label in chosen]
 
 
-def _encoded(classifier: Classifier, data: PreparedDataset, row: int, prepared: torch.Tensor) -> bytes:
-    """Return an image as it is encoded, or its prepared pixels as PNG where it is not there any more, or is large."""
+def _pair(classifier: Classifier, data: PreparedDataset, row: int) -> tuple[bytes, torch.Tensor]:
+    """Return an image as it is encoded, empty where it is not there any more, and as training sees it.
+
+    Raises:
+        DatasetError: it is not there any more, and is in no shard either.
+    """
     record = data.record(row)
-    try:
+    encoded = b""
+    with contextlib.suppress(OSError):
         encoded = record.read(data.raw)
-    except OSError:
-        encoded = b""
-    if not 0 < len(encoded) <= LARGEST:
+    if not data.encoded:
+        return encoded, torch.from_numpy(np.array(data.images[row]))
+    encoded = encoded or shards.encoded(data, row)
+    return encoded, decode_and_resize(encoded, classifier.spec.preprocess, UNLIMITED)
+
+
+def _checked(classifier: Classifier, data: PreparedDataset, row: int, encoded: bytes, prepared: torch.Tensor) -> bytes:
+    """Return an image as it is encoded, or its prepared pixels as PNG where that is not there, or large.
+
+    Raises:
+        TrainingError: it is decoded otherwise than when it was prepared.
+    """
+    decoded = classifier.decode([encoded])[0] if 0 < len(encoded) <= LARGEST else None
+    if decoded is None or isinstance(decoded, TooLarge):
         file = io.BytesIO()
-        Image.fromarray(prepared.permute(1, 2, 0).squeeze(2).numpy()).save(file, "PNG")
+        pixels = prepared.permute(1, 2, 0).numpy()
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
         return file.getvalue()
-    (decoded,) = classifier.decode([encoded])
-    apart = (decoded.float() - prepared.float()).abs().mean() if isinstance(decoded, torch.Tensor) else torch.inf
+    apart = float((decoded.float() - prepared.float()).abs().mean()) if isinstance(decoded, torch.Tensor) else math.inf
     if not apart <= tolerances.PIXELS:
+        record = data.record(row)
         raise TrainingError(
             f"{data.raw / record.path}: {record.id} is decoded otherwise than when it was prepared: the network would "
             "be served other pixels than it has learnt from. Prepare the data set again (make data), and train"

@@ -9,6 +9,7 @@ import functools
 import json
 import random
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,23 @@ def _write(path: Path, dataset: store.PreparedDataset, rows: Rows, advance: Call
             data = read_bytes(dataset.raw, dataset.record(row))
             writer.write({"__key__": f"{row:09d}", "image": data, "cls": b"%d" % dataset.labels[row]})
             advance(1)
+
+
+def encoded(dataset: store.PreparedDataset, row: int) -> bytes:
+    """Return an image as it is encoded, out of its shard.
+
+    Raises:
+        DatasetError: it is in none.
+    """
+    folder = dataset.folder / store.SHARDS
+    try:
+        name = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))["shards"][np.load(folder / PLACES)[row]]
+        with tarfile.open(folder / name) as shard:
+            member = shard.extractfile(f"{row:09d}.image")
+            assert member is not None  # it is a file
+            return member.read()
+    except (OSError, KeyError) as error:
+        raise DatasetError(f"{folder}: image {row} is in no shard ({error}); prepare the data set again") from error
 
 
 class EncodedBatches:

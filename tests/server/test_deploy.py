@@ -239,6 +239,7 @@ def no_zip(found: Archive) -> Archive:
     [
         (lambda each: faulty.spoil(each, faulty.RAISES), r"load failed: .*the weights are of another network"),
         (lambda each: faulty.expects(each, 1 / 3), r"load failed: .*golden image 7\.jpg is answered otherwise"),
+        (lambda each: faulty.spoil(each, faulty.BLACK), r"load failed: .*golden image 7\.jpg reaches .* other pixels"),
         (lambda each: faulty.spoil(each, faulty.WRONG), r"compare failed: golden image 7\.jpg is answered"),
         (truncated, "is not a whole archive"),
         (no_zip, "is not a whole archive"),
@@ -246,7 +247,7 @@ def no_zip(found: Archive) -> Archive:
         (lambda each: faulty.without(each, "handlers/decoding.py"), "load failed: .*decoding"),
         (lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms an answer"),
     ],
-    ids=["raises", "golden", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
+    ids=["raises", "golden", "black", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
 )  # fmt: skip
 def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[[Archive], Archive], says: str) -> None:
     broken = spoil(build(one, "4.0", seed=2))

@@ -13,11 +13,16 @@ from handlers.classifier import Classifier
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from serving import archive, rehearsal
-from tests.unit.tinted_store import TINY, tinted_store
+from serving.model_store import ArchiveError
+from tests.unit.tinted_store import SIDE, TINY, tinted_store
 from training import export
+from training import golden as golden_images
 from training.configuration import compose
+from training.generate.card import cards
 from training.networks import Network, build
 from training.quantization import QuantizationError, quantize
+from training.splits import SplitSpec
+from training.store import PreparedDataset
 from training.train import train
 
 
@@ -47,9 +52,6 @@ def test_the_artifact_holds_the_averaged_weights(run: Path) -> None:
 
 
 def test_mean_and_deviation_are_those_of_the_training_images(run: Path, root: Path) -> None:
-    from training.splits import SplitSpec
-    from training.store import PreparedDataset
-
     data = PreparedDataset.open(root / "data/processed/tinted")
     rows = data.split(SplitSpec.from_config(compose(TINY).split)).train
     pixels = data.images[rows] / 255
@@ -184,6 +186,61 @@ def test_compare_counts_other_answers() -> None:
     document = export.compare(network, other, preprocess, batches)
     assert document["different_top1"] == 5 and document["largest_difference"] > 0.9
     assert export.compare(network, network, preprocess, batches)["largest_difference"] == 0
+
+
+def chosen(run: Path, root: Path) -> list[golden.Golden]:
+    """Return the golden images that would be chosen now."""
+    data = PreparedDataset.open(root / "data/processed/tinted")
+    return golden_images.choose(run / "model.pt", data, data.split(SplitSpec.from_config(compose(TINY).split)))
+
+
+def test_golden_images_are_the_files_of_several_classes_and_drawn_ones(run: Path, root: Path) -> None:
+    kept = golden.read(run / golden.FILE)
+    assert kept == chosen(run, root)  # archives are the same byte for byte
+    files = {path.read_bytes(): path.parent.name for path in (root / "raw").rglob("*.jpg")}
+    assert {files[each.image] for each in kept if not each.drawn} == {"blue", "green", "red"}
+    assert {each.name: each.image for each in kept if each.drawn} == cards(SIDE)
+    assert all(each.pixels and len(each.pixels) == 3 * SIDE * SIDE for each in kept)
+
+
+def test_pixels_travel_where_the_files_are_gone_or_large(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = golden.read(run / golden.FILE)
+    (root / "raw").rename(root / "elsewhere")
+    try:
+        moved = chosen(run, root)
+    finally:
+        (root / "elsewhere").rename(root / "raw")
+    monkeypatch.setattr(golden_images, "LARGEST", 10)
+    for kept in (moved, chosen(run, root)):
+        assert [each.pixels for each in kept] == [each.pixels for each in before]
+        assert all(each.image.startswith(b"\x89PNG") for each in kept if not each.drawn)
+
+
+def test_what_is_decoded_otherwise_than_it_was_prepared_is_not_exported(
+    run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mutant that drops scaled decoding from `prepare` or from serving leaves such a data set behind."""
+    monkeypatch.chdir(root)
+    before = (run / "model.pt").read_bytes()
+    resize = Preprocess.resize
+    monkeypatch.setattr(Preprocess, "resize", lambda self, image: resize(self, image.flip(1)))
+    assert export.main(["name=exported"]) == 1
+    error = capsys.readouterr().err
+    assert "is decoded otherwise than when it was prepared" in error and error.count("\n") == 1
+    assert (run / "model.pt").read_bytes() == before
+
+
+def test_golden_images_of_an_older_release_are_not_archived(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "older")
+    file = tmp_path / "older" / golden.FILE
+    golden.write([dataclasses.replace(each, pixels=None) for each in golden.read(file)], file)
+    with pytest.raises(ArchiveError, match=r"without pixels: export the run again \(python -m .*name=older"):
+        archive.build("older", "1.0", runs=tmp_path, store=tmp_path / "store")
+    file.write_text("[{")
+    with pytest.raises(ArchiveError, match=r"older cannot be archived: golden\.json is damaged"):
+        archive.build("older", "1.0", runs=tmp_path, store=tmp_path / "store")
 
 
 def test_int8_is_calibrated_compared_and_kept_beside_the_artifact(run: Path) -> None:

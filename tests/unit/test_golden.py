@@ -8,13 +8,16 @@ import torch
 
 from handlers import golden
 from handlers.classifier import Classifier
+from handlers.decoding import decode as decode_image
 from handlers.engine import WARM_UP, Engine
 from handlers.golden import Golden, GoldenError
+from handlers.limits import Limits
 from handlers.service import Service, load
 from handlers.settings import Settings
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 from tests.unit.test_handler import Worker
+from training.generate.card import cards
 
 
 @pytest.fixture
@@ -144,3 +147,89 @@ def test_what_is_held_to_the_golden_images_is_what_answers_requests(
     monkeypatch.setattr(golden, "check", checked)
     load(path, Settings(), largest=4)
     assert not runs
+
+
+def test_other_pixels_are_told_by_themselves(path: Path) -> None:
+    image = golden.read(kept(path))[1]
+    assert image.pixels is not None
+    near = bytes(min(255, level + 1) for level in image.pixels)
+    golden.check(Classifier(path), golden.read(kept(path, pixels=near)))  # another processor rounds
+    for precision in ("fp32", "bf16"):
+        with pytest.raises(GoldenError, match=r"1\.png reaches the network with other pixels .* differ by \d+ levels"):
+            golden.check(Classifier(path, precision=precision), golden.read(kept(path, pixels=image.pixels[::-1])))
+    with pytest.raises(GoldenError, match=r"1\.png has 3 pixels, the network's input 768"):
+        golden.check(Classifier(path), golden.read(kept(path, pixels=b"abc")))
+
+
+def test_what_a_gpu_decodes_in_full_is_compared_with_that(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Classifier(path)
+    (image,) = golden.of(classifier, {"wide.jpg": cards(16)["wide.jpg"]}, drawn=True)
+    assert image.pixels != image.whole is not None
+    resize = classifier.decoder.preprocess.resize
+
+    def decode(images: list[bytes]) -> list[torch.Tensor]:
+        return [resize(decode_image(image)) for image in images]
+
+    monkeypatch.setattr(classifier.decoder, "decode", decode)
+    with pytest.raises(GoldenError, match="with other pixels"):
+        golden.check(classifier, [image])
+    monkeypatch.setattr(classifier.decoder, "whole", True)
+    golden.check(classifier, [dataclasses.replace(image, probabilities=golden.answers(classifier, [image.image])[0])])
+
+
+def test_one_answer_to_everything_is_refused_also_where_it_is_the_mean(path: Path) -> None:
+    """Within the tolerance of each image by itself: only that the answers do not vary gives it away."""
+    near = torch.tensor([[0.50, 0.3, 0.2], [0.52, 0.29, 0.19], [0.48, 0.31, 0.21]])
+    images = golden.of(Classifier(path), {f"{seed}.png": png(seed) for seed in range(3)})
+    expected = [
+        dataclasses.replace(each, probabilities=tuple(row)) for each, row in zip(images, near.tolist(), strict=True)
+    ]
+    classifier = Classifier(path, precision="bf16")
+    classifier.engine.module = lambda batch: torch.cat((near, near[:1])).log()  # type: ignore[assignment]
+    golden.check(classifier, expected)
+    classifier.engine.module = lambda batch: near.mean(0).log().expand(4, 3)  # type: ignore[assignment]
+    with pytest.raises(GoldenError, match=r"log probabilities vary from image to image by 0\.0\d+ more or less"):
+        golden.check(classifier, expected)
+
+
+def test_another_best_class_is_refused_where_no_class_is_likely(path: Path) -> None:
+    image = golden.read(kept(path))[0]
+    many = tuple([0.02, 0.01] + [0.97 / 98] * 98)
+    classes = [f"c{number}" for number in range(100)]
+    swapped = dict(zip(classes, (0.01, 0.02, *many[2:]), strict=True))
+    answered = dataclasses.replace(image, probabilities=many)
+    with pytest.raises(GoldenError, match="another class is the most likely one"):
+        golden.compare(answered, swapped, classes, "bf16")
+    assert golden.compare(answered, dict(zip(classes, many, strict=True)), classes, "bf16") == 0
+
+
+def test_what_the_network_makes_of_drawn_images_counts_in_float32_alone() -> None:
+    drawn = Golden("a.png", b"", (0.7, 0.2, 0.1), drawn=True)
+    answer = {"ant": 0.1, "bee": 0.7, "cat": 0.2}
+    assert golden.compare(drawn, answer, ("ant", "bee", "cat"), "bf16") == 0
+    with pytest.raises(GoldenError, match="answered otherwise"):
+        golden.compare(drawn, answer, ("ant", "bee", "cat"), "fp32")
+
+
+def test_the_archives_of_older_releases_are_read_and_checked_by_their_answers(path: Path) -> None:
+    file = kept(path)
+    old = [
+        {key: each[key] for key in ("name", "image", "probabilities", "int8")} for each in json.loads(file.read_text())
+    ]
+    file.write_text(json.dumps(old))
+    images = golden.read(file)
+    assert [(each.pixels, each.size, each.drawn) for each in images] == [(None, None, False)] * 3
+    assert golden.check(Classifier(path), images) < 1e-5
+    assert all(each.within(Limits(max_pixels=1)) for each in images)  # their size is not known
+
+
+def test_images_beyond_the_limits_of_an_archive_are_left_out(path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        file = kept(path, probabilities=(0.5, 0.25, 0.25), size=(400, 300))
+        assert [each.within(Limits(max_pixels=10_000)) for each in golden.read(file)] == [True, False, True]
+        with pytest.raises(GoldenError, match=r"1\.png"):
+            Service(path, {"minWorkers": 64}, version="1")
+        Service(path, {"minWorkers": 64, "handler": {"max_pixels": 10_000}}, version="1")
+    finally:
+        torch.set_num_threads(threads)

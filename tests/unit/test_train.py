@@ -18,6 +18,7 @@ from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import export
 from training.configuration import ConfigurationError, compose, plain
+from training.generate.card import cards
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
 from training.pace import PLANNED, fitting_epochs
@@ -73,7 +74,9 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert all(math.isfinite(value) for row in metrics(run) for value in row.values())
     assert sum("images/s" in line and "left" in line for line in said) == 3
     kept = golden.read(run / "golden.json")
-    assert [each.name for each in kept] == ["0.jpg", "1.jpg", "0.png", "1.png"]
+    own = [each.name for each in kept if not each.drawn]
+    assert own == [f"image-{number}" for number in range(len(own))] and len(CLASSES) <= len(own) <= 8
+    assert {each.name for each in kept if each.drawn} == set(cards(16))
     assert golden.check(Classifier(run / "model.pt"), kept) < 1e-6
     spec = artifact.load(run / "model.pt").spec
     assert spec.classes == CLASSES and spec.network == "cnn" and spec.preprocess.image_size == 16

@@ -1,5 +1,6 @@
 """What is wrong with an archive is found, and said in a line, before anybody serves it."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -182,3 +183,14 @@ def test_the_command_checks_the_newest_or_the_one_named(copied: Archive) -> None
     copied.path.write_bytes(copied.path.read_bytes()[:1000])
     cut = run("small")
     assert cut.returncode == 1 and "has 1000 bytes" in cut.stderr and cut.stderr.count("\n") == 1
+
+
+def test_an_archive_of_an_older_release_says_that_pixels_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_servable(tmp_path / "runs" / "small")
+    file = run / golden.FILE
+    golden.write([dataclasses.replace(image, pixels=None) for image in golden.read(file)], file)
+    monkeypatch.setattr(archive, "_refuse_older_golden", lambda _: None)
+    older = archive.build("small", "1.0", run=run, store=tmp_path / "store", rehearse=False)
+    assert "pixels are not compared, since an older release exported them" in verify.verify(older).checks[-1].seen
