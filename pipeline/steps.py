@@ -38,7 +38,7 @@ class StepFailed(StepError):
 
 FAILURES = (StepError, ServingError, DatasetError, OSError)
 WATCHED = Limits(watch=1.0)
-PATIENCE = 600.0  # seconds that others may take who start a server or deploy
+PATIENCE = 1800.0  # seconds that others may take who start a server or deploy
 AGAIN = 60.0  # seconds until a version that is live is READY again: TorchServe's pauses are 1, 1, 2, 3, 5, 8, 13 ...
 EVERY = 0.5  # seconds between two looks
 

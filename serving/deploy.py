@@ -37,7 +37,7 @@ from serving.live import Live, LiveModel
 from serving.state import ServerState
 
 LIMITS = Limits()
-STARTING = 200.0  # seconds that others may take to start or stop the server: longer than a start's own time-out
+STARTING = 1800.0  # seconds that others may take to start or stop the server: some models load for minutes
 
 
 def deploy(
