@@ -54,7 +54,9 @@ def pixels_of(data: Buffer, limits: Limits) -> int | None:
     if len(data) > limits.max_bytes or bytes(data[:3]) != jpeg.START or bytes(data[-2:]) != END:
         return None
     frame = jpeg.frame_of(bytes(data[: jpeg.METADATA_BYTES]))
-    if frame is None or frame.marker != BASELINE or frame.components not in COMPONENTS or frame.adobe not in (None, 1):
+    if frame is None or frame.marker != BASELINE or frame.bits != 8:
+        return None
+    if frame.components not in COMPONENTS or frame.adobe not in (None, 1):
         return None
     try:
         limits.check_pixels(frame.width, frame.height)

@@ -228,6 +228,7 @@ def test_what_is_decoded_together_has_so_many_pixels(monkeypatch: pytest.MonkeyP
         (lambda data: data[:2] + b"\xff\xee\0\x0eAdobe\0d\0\0\0\0\0" + data[2:], False),  # RGB
         (lambda data: data.replace(b"\xff\xc0", b"\xff\xc2", 1), False),
         (lambda data: data.replace(b"\xff\xc0", b"\xff\xc1", 1), False),
+        (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c", 1), False),  # 12 bits a sample
         (lambda data: data.replace(b"\3\1\x22\0\2\x11\1\3\x11", b"\3R\x22\0G\x11\1B\x11", 1), False),
         (lambda data: b"x" + data, False),
         (bytearray, True),
