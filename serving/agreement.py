@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from handlers import tolerances
-from serving import archive
+from serving import archive, model_store
 from serving.archive import RUNS
 from serving.client import Client, RequestRefused
 from serving.errors import ServingError
@@ -163,6 +163,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run = RUNS / arguments.name
     try:
+        model_store.check_name(arguments.name)
         evaluated = Evaluated.read(run)
         with Client() as client:
             document = compare(evaluated, arguments.name, arguments.version, client=client)

@@ -1,0 +1,72 @@
+"""Commands of this repository run in this process, which has imported torch already, as a shell would see them."""
+
+import contextlib
+import dataclasses
+import os
+import runpy
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+from benchmarks.result import ROOT
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended: its exit code, and what it wrote."""
+
+    code: int
+    output: str
+    error: str
+
+
+def run(module: str, arguments: Sequence[str], folder: Path) -> Done:
+    """Run `python -m module arguments` in a folder; its own subprocesses are real ones."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        with _redirected(1, output.fileno()), _redirected(2, error.fileno()), contextlib.chdir(folder):
+            code = _run(module, arguments)
+        written = []
+        for file in (output, error):
+            file.seek(0)
+            written.append(file.read())
+    return Done(code, *written)
+
+
+def _run(module: str, arguments: Sequence[str]) -> int:
+    # The process's own streams may be a test's: what Python writes has to reach the file descriptors.
+    with open(1, "w", closefd=False) as output, open(2, "w", closefd=False) as error, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".* found in sys\.modules", category=RuntimeWarning)
+        redirected = contextlib.redirect_stdout(output), contextlib.redirect_stderr(error)
+        try:
+            with redirected[0], redirected[1], _environment(module, arguments):
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            if isinstance(ended.code, str):
+                print(ended.code, file=error)
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        except BaseException:  # what Python itself would print
+            traceback.print_exc(file=error)
+            return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _environment(module: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Give the command its arguments, and to its own subprocesses this repository."""
+    with mock.patch.object(sys, "argv", [module, *arguments]), mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):
+        yield
+
+
+@contextlib.contextmanager
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(target, descriptor)
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
