@@ -67,8 +67,8 @@ class Turn:
     def __init__(self, path: Path | None) -> None:
         self._file: int | None = None
         if path is not None:
-            with contextlib.suppress(OSError):  # a folder that is not to be written to
-                self._file = os.open(path, os.O_WRONLY | os.O_CREAT)  # open as long as the worker runs
+            with contextlib.suppress(OSError):  # no such file
+                self._file = os.open(path, os.O_RDONLY)  # open as long as the worker runs
 
     def take(self) -> bool:
         """Take it, and return whether no other worker has it."""

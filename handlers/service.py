@@ -46,7 +46,6 @@ from handlers.settings import Settings
 CONTENT_TYPE = "application/json"
 VERSION_HEADER = "model-version"
 RETRY_HEADER = "retry-after"  # seconds
-LOCK = "expensive.lock"  # beside the artifact, where all workers of a version have it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,8 +90,8 @@ class Service:
     def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
-        lock = weights.with_name(LOCK)
-        self.budget = Budget(self.settings.request_pixels, self.settings.batch_seconds, lock=lock)
+        # All workers of a version have the same artifact.
+        self.budget = Budget(self.settings.request_pixels, self.settings.batch_seconds, lock=weights)
         largest = int(config.get("batchSize", 1)) * self.settings.max_images
         workers = threads(config.get("minWorkers"))
         # int8, and what is compiled ahead of time, run on a CPU alone.

@@ -88,6 +88,7 @@ def test_the_expensive_are_put_off_beside_the_cheap_after_one_of_them_was_served
 
 
 def test_one_worker_at_a_time_serves_the_expensive_while_cheap_ones_come(worker: Worker, tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
     worker.budget = Budget(10**9, SECONDS, lock=tmp_path / "lock", clock=lambda: worker.now)
     other = Turn(tmp_path / "lock")
     assert other.take()
