@@ -12,6 +12,7 @@ Writes benchmarks/results/names.json; the last line is the same JSON document.
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -84,7 +85,9 @@ class Home:
         # A `$` in ARGS is make's, and the rest the shell's.
         texts = [f"{key}={text}" for key, text in variables.items()] + [f"ARGS={shlex.join(words).replace('$', '$$')}"]
         command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", f"py={self.interpreter}", verb, *texts]
-        asked = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        # Under another make, its own flags would reach this one, which then says which folder it is in.
+        own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        asked = subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True, check=False)
         if asked.returncode:
             return Done(asked.returncode, asked.stdout, asked.stderr)
         _, module, *arguments = json.loads(asked.stdout)

@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     origin = Origin("pictures", [], code=("handlers", "benchmarks/libvips.py"))
     worker = Worker()
     paths = list(pictures(folder))
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     findings = {
         name: explained(name, worker.compare(folder / name))
         for name in track([path.relative_to(folder).as_posix() for path in paths], "Comparing", console=console)
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker.stop()
     result = {"benchmark": "pictures", **origin.document(), **document(findings)}
     write_json(RESULT, result)
-    print_table(result, Console())
+    print_table(result, Console(markup=False, emoji=False))
     print(json.dumps(result))
     return 1 if result["faults"] else 0
 

@@ -95,4 +95,4 @@ def test_one_wrong_answer_among_many_is_found(server: RunningServer, root: Path)
         wrong = load(server, "--models", "planted", "--requests", "200", "--mix", "single=1")
     assert right.returncode == 0, right.stderr
     assert wrong.returncode == 1 and "error: 1 of 200 requests failed" in wrong.stderr
-    assert "planted 1.0: golden image 7.jpg is answered" in wrong.stderr
+    assert re.search(r"planted 1\.0: golden image \S+ is answered", wrong.stderr), wrong.stderr

@@ -59,7 +59,7 @@ def generated() -> dict[str, tuple[bytes, int]]:
         "lines.bin": (b"\r\n" * 500, 400),
         "json.txt": (b'{"instances": 3}', 400),
         "deep.json": (b'{"instances": ' + b"[" * 50_000, 400),
-        "drawing.pdf": (b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n", 400),
+        "drawing.pdf": (b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\n", 415),
         "bomb.png": (png_bomb(60_000), 413),
         "heavy.bmp": (saved(Image.new("RGB", (400, 300)), "BMP"), 413),
     }
