@@ -31,6 +31,8 @@ export SIGHTLINE_MINUTES = $(value MINUTES)
 export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_PYTHON = $(value PYTHON)
+# make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
+unexport DATASET NAME VERSION RAW IMAGE FORMAT AUGMENT MINUTES DEVICE BENCH PYTHON
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
 $(foreach each,DATASET NAME VERSION RAW IMAGE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))

@@ -121,6 +121,8 @@ ODD = (
     'a"b',
     "a`touch made`b",
     "a$(touch made)b",
+    "a$(shell touch made)b",
+    "a$(b",
     "$x",
     "$$",
     "a'b",
