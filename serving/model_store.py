@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -201,24 +202,29 @@ def archives(store: Path = FOLDER) -> list[Archive]:
 
 
 def misnamed(store: Path = FOLDER) -> list[str]:
-    """Return a line for each archive that is not served because of its name, with the command to mend that."""
+    """Return a line for each archive that is not served because of its name, with what mends that."""
     lines = []
     for path in sorted(store.glob("*.mar")):
         name, _, version = path.stem.rpartition("-")
         if path.is_file() and not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
-            right = path_of(*_says(path), store)
-            lines.append(f"{path.name} is not served, since its name has no version: mv -n {path.name} {right.name}")
+            lines.append(f"{path.name} is not served, since {_cure_of_name(path)}")
     return lines
 
 
-def _says(path: Path) -> tuple[str, str]:
-    """Return the name and version that an archive gives itself, or what its file name suggests."""
+def _cure_of_name(path: Path) -> str:
+    """Return why an archive cannot be served under its file name, and what to do."""
     try:
         with zipfile.ZipFile(path) as file:
             model = Archive.manifest(file)
-        return str(model["modelName"]), str(model["modelVersion"])
+        name, version = str(model["modelName"]), str(model["modelVersion"])
     except (*UNREADABLE, KeyError, ValueError, TypeError):
-        return path.stem, "1.0"
+        return "it is not a whole archive: remove it"
+    try:
+        check_name(name)
+        check_version(version)
+    except ArchiveError as error:
+        return f"{error}. Build it again"
+    return f"its name has no version: {shlex.join(['mv', '-n', str(path), str(path_of(name, version, path.parent))])}"
 
 
 def newest(store: Path = FOLDER) -> list[Archive]:

@@ -207,7 +207,7 @@ def test_torchserve_s_own_archives_are_served_beside_ours_or_named(home: Path) -
     assert started.returncode == 0, started.stderr
     package, name = started.stderr.splitlines()
     assert package.startswith("warning: incomplete 1.0 is not served: ModuleNotFoundError: No module named 'nothing_of")
-    assert ".venv/bin/uv pip install" in package and name.endswith(": mv -n stock.mar stock-1.0.mar")
+    assert ".venv/bin/uv pip install" in package and name.endswith(f": mv -n {store}/stock.mar {store}/stock-1.0.mar")
     with Client(root=home) as client:
         assert set(client.predict(picture(), "shapes").probabilities) == set(CLASSES["shapes"])
         assert len(client.predict(picture(), "stock").probabilities) == 5

@@ -1,6 +1,7 @@
 """Names, versions and archives of a model store."""
 
 import json
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -90,11 +91,17 @@ def test_an_archive_is_whole_and_says_its_own_name(tmp_path: Path) -> None:
 
 def test_an_archive_whose_name_has_no_version_is_named_with_the_command_that_mends_it(tmp_path: Path) -> None:
     put(tmp_path, "ours", "1.0")
-    put(tmp_path, "stock", "2.0").rename(tmp_path / "stock.mar")  # as torch-model-archiver names its files
+    stock = tmp_path / "a $stock.mar"  # torch-model-archiver leaves the version out of a file's name
+    put(tmp_path, "stock", "2.0").rename(stock)
+    put(tmp_path, "theirs", "1.0", says=("theirs", "v1")).rename(tmp_path / "theirs-v1.mar")
     (tmp_path / "damaged.mar").write_text("damaged")
     (tmp_path / "folder.mar").mkdir()
-    assert model_store.misnamed(tmp_path) == [
-        "damaged.mar is not served, since its name has no version: mv -n damaged.mar damaged-1.0.mar",
-        "stock.mar is not served, since its name has no version: mv -n stock.mar stock-2.0.mar",
+    lines = model_store.misnamed(tmp_path)
+    assert lines[:2] == [
+        f"a $stock.mar is not served, since its name has no version: mv -n '{stock}' {tmp_path / 'stock-2.0.mar'}",
+        "damaged.mar is not served, since it is not a whole archive: remove it",
     ]
+    assert lines[2].startswith("theirs-v1.mar is not served, since 'v1' cannot be a version: use numbers and points")
     assert [each.path.name for each in model_store.archives(tmp_path)] == ["ours-1.0.mar"]
+    subprocess.run(["bash", "-c", lines[0].partition(": ")[2]], check=True)
+    assert (tmp_path / "stock-2.0.mar").is_file()
