@@ -145,7 +145,7 @@ def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerSt
 
 
 def _finish(known: ServerState, client: Client, root: Path, say: Callable[[str], None]) -> None:
-    for name, version in server.finish(known, client, root):
+    for name, version in server.finish(known, client, root, alone=True):
         say(f"{name} {version} answers since a start that was killed: it is recorded as live")
 
 

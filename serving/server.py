@@ -204,8 +204,10 @@ def _register(client: Client, root: Path, version: Version) -> None:
     client.register(path.name)
 
 
-def finish(known: ServerState, client: Client, root: Path) -> list[Version]:
+def finish(known: ServerState, client: Client, root: Path, *, alone: bool = False) -> list[Version]:
     """Write down which models answer after a start that was killed before it wrote that, and return them.
+
+    None while a deployment runs, which has not proven yet what it loads, unless the caller is `alone` (`lock.alone`).
 
     Raises:
         ClientError: the server does not answer.
@@ -215,6 +217,10 @@ def finish(known: ServerState, client: Client, root: Path) -> list[Version]:
     recorded = Live.read(root).models
     defaults = [client.describe(name) for name in client.models()]
     new = {each.name: each.version for each in defaults if each.ready and each.name not in recorded}
+    if new and not alone:
+        with contextlib.suppress(lock.Held), lock.alone(root):
+            return finish(known, client, root, alone=True)
+        return []
     if new:
         _remember(root, lambda now: Live({**{each: LiveModel(new[each]) for each in new}, **now.models}))
     if all(each.ready for each in defaults) and ServerState.read(root) == known:

@@ -1,18 +1,24 @@
 """Writers of live.json side by side: one is stopped or killed before each of its steps while another runs."""
 
+import dataclasses
+import datetime as dt
 import itertools
 import os
 import signal
+import subprocess
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
 from benchmarks import stepped
-from serving import deployment, model_store, server
+from serving import deployment, lock, model_store, server
+from serving.client import Client
 from serving.live import Live, LiveModel
+from serving.model_status import ModelStatus, Worker
 from serving.state import ServerState, created
 from tests.until import until
 
@@ -129,3 +135,29 @@ def test_what_is_recorded_of_a_server_that_has_ended_is_refused(root: Path) -> N
     with pytest.raises(deployment.DeployError, match="the server has ended meanwhile"):
         deployment.record(root, known, lambda live: live.of("b", LiveModel("2.0")))
     assert Live.read(root) == BEFORE
+
+
+class Answering:
+    """Says that one version of each model is READY."""
+
+    def models(self) -> list[str]:
+        return ["a", "new"]
+
+    def describe(self, name: str) -> ModelStatus:
+        worker = Worker("9000", "READY", os.getpid(), 0, dt.datetime.now(dt.UTC))
+        return ModelStatus(name, "2.0", 1, 1, 0.0, 60.0, 0, (worker,))
+
+
+def test_a_version_that_a_deployment_has_not_proven_is_not_recorded_after_a_start_that_was_killed(root: Path) -> None:
+    BEFORE.write(root)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    state = ServerState.read(root)
+    assert state is not None
+    known = dataclasses.replace(state, busy=ended.pid, busy_created=1)
+    known.write(root)
+    client = cast(Client, Answering())
+    with lock.alone(root):
+        assert server.finish(known, client, root) == [] and Live.read(root) == BEFORE
+    assert server.finish(known, client, root) == [("new", "2.0")]
+    assert Live.read(root) == BEFORE.of("new", LiveModel("2.0"))
