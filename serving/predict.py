@@ -7,6 +7,7 @@ python -m serving.predict fingers folder/ --json           one JSON document ins
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -36,7 +37,8 @@ class InputError(ServingError):
 def images_in(path: Path) -> tuple[list[Path], list[Path]]:
     """Return the file, or the images of a folder and of those below it, in order, and the files that are no images.
 
-    The first bytes of a file decide, not its name. Hidden files and folders are passed over.
+    The first bytes of a file decide, not its name. Links are followed, each folder is read once. Hidden files and
+    folders are passed over.
 
     Raises:
         InputError: there is no image.
@@ -45,20 +47,31 @@ def images_in(path: Path) -> tuple[list[Path], list[Path]]:
         return [path], []
     if not path.is_dir():
         raise InputError(f"{path} is not there: name an image or a folder of images")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    files = sorted(_files_below(path))
     images = [file for file in files if _is_image(file)]
     if not images:
         raise InputError(f"{path} holds no image among its {len(files)} files: name an image or a folder of images")
     return images, sorted({*files} - {*images})
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _files_below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen: set[tuple[int, int]] = set()  # a link may lead back to a folder that holds it
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        place = os.stat(parent)
+        is_new = (place.st_dev, place.st_ino) not in seen
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
+        yield from (Path(parent, name) for name in names if is_new and not name.startswith("."))
 
 
 def _is_image(path: Path) -> bool:
     from handlers import plugins  # imports torch, which one image for the server need not wait for
 
+    if not path.is_file():  # a link to nothing, a pipe
+        return False
     with open(path, "rb") as file:
         return plugins.begins_as_image(file.read(16))
 

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,17 @@ def test_a_folder_is_searched_by_content_and_what_is_no_image_is_named(tmp_path:
     assert [path.name for path in others] == ["empty.png", "notes.jpg"]
     with pytest.raises(predict.InputError, match="holds no image among its 0 files"):
         predict.images_in(tmp_path / "empty")
+
+
+def test_a_folder_that_a_link_leads_to_is_read_once_and_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for image in (folder / "a.png", other / "b.png"):
+        image.parent.mkdir()
+        Image.new("RGB", (4, 4)).save(image)
+    (folder / "linked").symlink_to(other)
+    (other / "back").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(folder / "pipe.png")
+    images, others = predict.images_in(folder)
+    assert images == [folder / "a.png", folder / "linked" / "b.png"]
+    assert others == [folder / "gone.png", folder / "pipe.png"]
