@@ -34,7 +34,7 @@ class Decoder:
     def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
         self.preprocess, self.limits = preprocess, limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
-        self._heavy = threading.RLock()  # some are told of twice
+        self._heavy = threading.RLock()  # some are told of several times
         self._left = math.inf  # seconds that threads may still take
         self._counting = threading.Lock()
 

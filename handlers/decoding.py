@@ -45,7 +45,7 @@ def decode(
         smallest: the side in pixels that the image is to be shrunk to; a JPEG whose sides stay longer than that is
             decoded at half, a quarter or an eighth of its size, which takes a fraction of the time: libjpeg leaves
             out the high frequencies that shrinking would take away. None: every image in full.
-        sized: is told width and height from the header, before pixels are decoded; twice for some JPEG files.
+        sized: is told width and height from the header, before pixels are decoded; several times for some JPEG files.
 
     Returns:
         uint8 of shape (C, H, W), C 3 for "rgb" and 1 for "grey"; a view of interleaved pixels, not contiguous.

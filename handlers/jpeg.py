@@ -29,9 +29,8 @@ MAX_SCANS = 100
 # Sampling factors that TurboJPEG has no name for: Pillow's libjpeg reads them.
 ODD_SAMPLING = "subsampling"
 MORE_PIXELS = bytes((165 + 97 * place) % 255 for place in range(256))
-# Bytes between the last pixels and the end of the image that some cameras fill up with: all alike, and so many.
-FILLING = re.compile(r"Corrupt JPEG data: (\d{1,2}) extraneous bytes before marker 0xd9")
-MAX_FILLING = 16
+# Bytes between the last pixels and the end of the image, all alike, that some cameras fill up with.
+FILLING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 # The second bytes of the markers that begin a frame (ITU T.81, table B.1); C3, C7, CB and CF are lossless.
 FRAMES = tuple(bytes([code]) for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 ARITHMETIC = tuple(marker for marker in FRAMES if marker[0] > 0xC8)
@@ -82,10 +81,13 @@ def _decode_plain(
         return _decode(data, colour, limits, smallest, sized)
     except ValueError as error:
         reason = str(error)
-    if match := FILLING.match(reason):
-        pixels_end = -2 - int(match[1])
-        if pixels_end >= -2 - MAX_FILLING and len(set(data[pixels_end:-2])) == 1:
-            return _decode_plain(data[:pixels_end] + data[-2:], colour, limits, smallest, sized)
+    if FILLING.match(reason):
+        pixels = data[:-2].rstrip(data[-3:-2])
+        pixels += b"\0" if pixels.endswith(b"\xff") else b""  # which belongs to the FF
+        try:
+            return _decode(pixels + data[-2:], colour, limits, smallest, sized)
+        except ValueError as error:  # a damaged file that was filled up: its pixels are too few
+            reason = str(error)
     if ODD_SAMPLING in reason:
         return _decode_odd_sampling(data, colour, limits, sized)
     if "nsupported" in reason and "marker" not in reason:

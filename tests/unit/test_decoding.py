@@ -131,7 +131,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "zeros": lambda data: data[: len(data) // 2] + bytes(1500) + data[len(data) // 2 + 1500 :],
     "sent as text": lambda data: data.replace(b"\n", b"\r\n"),
     "no end": lambda data: data[:-2],
-    "a tail of zeros": lambda data: data[:-2] + bytes(300) + data[-2:],
+    "a tail of zeros": lambda data: data[:-302] + bytes(300) + data[-2:],
 }
 HARMLESS: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda data: data,
@@ -154,6 +154,26 @@ def test_damage_is_seen_behind_harmless_faults(mode: str, harmless: str) -> None
     for damage in DAMAGE.values():
         with pytest.raises(BadImage, match="truncated or corrupt"):
             decode(HARMLESS[harmless](damage(whole)))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_filling_is_no_damage_and_a_short_tail_of_zeros_is(options: dict[str, Any]) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
+    whole = encoded(noise, "JPEG", quality=90, **options)
+    pixels, end = whole[:-2], whole[-2:]
+    for filling in (bytes(4), bytes(34), bytes(5000), b"\xaa" * 34):
+        assert decode(pixels + filling + end).equal(decode(whole))
+    for zeros in (20, 40):
+        with pytest.raises(BadImage, match="truncated or corrupt"):
+            decode(pixels[:-zeros] + bytes(zeros) + end)
+
+
+def test_filling_takes_no_zero_from_the_last_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1000, 16, 16), dtype=np.uint8)
+    whole = next(
+        data for data in (encoded(Image.fromarray(each), "JPEG") for each in images) if data[-4:-2] == b"\xff\0"
+    )
+    assert decode(whole[:-2] + bytes(34) + whole[-2:]).equal(decode(whole))
 
 
 def odd_sampling_jpeg(lines: int, missing: int = 0) -> bytes:
