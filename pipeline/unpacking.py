@@ -34,7 +34,7 @@ _SMALLEST = 512  # that a member counts for: an empty one costs an inode
 _DEEPEST, _LONGEST = 50, 255  # folders on the way to a file, bytes of a name
 _BLOCK = 1 << 20
 _SUFFIXES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz"))
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 _YOURSELF = "If you trust it, unpack it yourself and give the folder with RAW=<folder>"
 
 
@@ -72,6 +72,8 @@ def unpack(path: Path, root: Path, console: Console | None = None) -> Path:
             with atomic.replacing(target) as folder:
                 folder.mkdir()
                 _extract(path, folder, console)
+        except NotImplementedError as error:  # of zipfile, for compression such as Deflate64
+            raise DatasetError(f"{path} cannot be unpacked, {error}. {_YOURSELF}") from error
         except _DAMAGE as error:
             raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
         except OSError as error:
@@ -118,7 +120,7 @@ def _extract(path: Path, folder: Path, console: Console) -> None:
                             _check_room(path, used, room)
                             file.write(block)
             except (FileExistsError, NotADirectoryError) as error:
-                raise DatasetError(f"{path}: the name {member.name!r} stands in it twice. {_YOURSELF}") from error
+                raise DatasetError(f"{path}: it holds {member.name!r} twice. {_YOURSELF}") from error
             _check_room(path, used, room)
             advance(1)
 
