@@ -10,6 +10,7 @@ logs/up-<name>.json.
 
 import argparse
 import json
+import os
 import sys
 from itertools import chain
 from pathlib import Path
@@ -103,7 +104,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of training at most (default {MINUTES:g})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
-    name = arguments.name or unpacking.name_of(arguments.raw.resolve())
+    name = arguments.name or unpacking.name_of(Path(os.path.realpath(arguments.raw)))
     overrides = tuple(arguments.overrides)
     return steps.guarded(lambda: up(arguments.raw, name, Path.cwd(), arguments.minutes, overrides))
 

@@ -46,3 +46,13 @@ def test_training_that_was_cut_short_is_told(tmp_path: Path, trained: dict[str, 
     (tmp_path / "train.json").write_text(json.dumps(trained))
     found = up._worth(tmp_path, {"images": 1200, "top_1": {"value": 0.9583}})
     assert found == f"of 1,200 test images 95.8%{said}"
+
+
+def test_a_link_to_itself_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["up", "loop", ""])
+    assert up.main() == 1
+    assert capsys.readouterr().err.startswith("error: loop is not a folder, a zip or a tar. Name one")
