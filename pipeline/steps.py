@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
@@ -39,7 +40,8 @@ class StepFailed(StepError):
 FAILURES = (StepError, ServingError, DatasetError, OSError)
 WATCHED = Limits(watch=1.0)
 PATIENCE = 1800.0  # seconds that others may take who start a server or deploy
-AGAIN = 60.0  # seconds until a version that is live is READY again: TorchServe's pauses are 1, 1, 2, 3, 5, 8, 13 ...
+# Seconds until a version is READY again of which no worker loads: TorchServe's pauses are 1, 1, 2, 3, 5, 8, 13 ...
+AGAIN = 60.0
 EVERY = 0.5  # seconds between two looks
 
 
@@ -205,24 +207,31 @@ def _wait(client: Client, model: ModelStatus, workers: int, root: Path, say: Cal
     """Wait until a version that is live is READY again; it gets new workers where TorchServe has given them up."""
     key = model.name, model.version
     say(f"{model.name} {model.version} is live and not READY: waiting for it")
-    if model.workers and _is_ready_within(client, key, AGAIN):
+    if model.workers and _gets_ready(client, key):
         return
-    if not any(each.status == "READY" for each in client.describe(*key).workers):
+    model = client.describe(*key)
+    if not _loads(model) and not any(each.status == "READY" for each in model.workers):
         with lock.alone(root):
             client.scale(*key, 0)
             client.scale(*key, model.min_workers or workers)
-            if _is_ready_within(client, key, AGAIN):
+            if _gets_ready(client, key):
                 return
     raise StepError(
-        f"{model.name} {model.version} is live and not READY within {AGAIN:.0f} s: logs/model_log.log says why. "
+        f"{model.name} {model.version} is live and does not get READY: logs/model_log.log says why. "
         "The server and its other models go on; make watch tries it again"
     )
 
 
-def _is_ready_within(client: Client, version: tuple[str, str], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not client.describe(*version).ready:
-        if time.monotonic() > deadline:
+def _gets_ready(client: Client, version: tuple[str, str]) -> bool:
+    """Wait until a version is READY: `AGAIN` seconds, or as long as its workers may load."""
+    began = time.monotonic()
+    while not (model := client.describe(*version)).ready:
+        if time.monotonic() - began > (max(AGAIN, model.startup_timeout) if _loads(model) else AGAIN):
             return False
         time.sleep(EVERY)
     return True
+
+
+def _loads(model: ModelStatus) -> bool:
+    """Return whether a process of it runs that is not READY yet."""
+    return any(each.status != "READY" and each.pid > 0 and psutil.pid_exists(each.pid) for each in model.workers)

@@ -1,13 +1,16 @@
 """pipeline/steps.py: steps in order with their times, versions of archives, and what makes one out of date."""
 
+import datetime as dt
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ from rich.console import Console
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
 from serving import archive, model_config
+from serving.client import Client
 from serving.live import Live, LiveModel
+from serving.model_status import ModelStatus, Worker
 from serving.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
@@ -179,6 +184,27 @@ def test_settings_of_what_is_live_hold_and_not_those_of_a_trial(trained: Path) -
     (runs / "small" / "model.pt").write_bytes((runs / "small" / "model.pt").read_bytes() + b" ")
     newer, _ = build_archive("small", trained)
     assert newer.version == "3.0" and newer.model_config()["handler"]["top_k"] == 2
+
+
+class Loading:
+    """Describes a version that is live, whose worker loads until it has been looked at for a while."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def describe(self, name: str, version: str) -> ModelStatus:
+        self.looks -= 1
+        worker = Worker("9000", "READY" if self.looks < 0 else "UNLOADING", os.getpid(), 0, dt.datetime.now(dt.UTC))
+        return ModelStatus(name, version, 1, 1, 0.0, 60.0, 0, (worker,), startup_timeout=30.0)
+
+
+def test_workers_that_load_are_left_alone_as_long_as_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "AGAIN", 0.0)
+    monkeypatch.setattr(steps, "EVERY", 0.01)
+    loading = Loading(5)
+    client, lines = cast(Client, loading), list[str]()
+    steps._wait(client, client.describe("a", "1.0"), 1, tmp_path, lines.append)
+    assert loading.looks < 0 and lines == ["a 1.0 is live and not READY: waiting for it"]
 
 
 def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
