@@ -4,8 +4,8 @@
 
 For each fold: train, export and evaluate into `runs/<name>/fold-<k>`. A command that was stopped goes on where it was.
 Then `runs/<name>/crossvalidation.json` holds the scores of the pooled predictions with their intervals, and each
-fold's own; the confusion matrix and the reliability diagram of all stand beside it. The prepared data set is
-`data/processed/<dataset>`, or what `store=` names.
+fold's own, and what int8 loses on the pooled images. The confusion matrix and the reliability diagram of all are
+beside it. The prepared data set is `data/processed/<dataset>`, or what `store=` names.
 
 The pooled interval is Wilson's, as of one model on that many images; how much models differ from fold to fold is what
 the folds' own values show (Bengio and Grandvalet 2004, "No unbiased estimator of the variance of k-fold
@@ -15,7 +15,7 @@ cross-validation").
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from handlers.atomic import write_json
+from handlers.formats import INT8
 from training import configuration, evaluate
 from training.errors import TrainingError
-from training.predictions import Predictions
+from training.predictions import Predictions, open_classifier, predict
 from training.records import DatasetError
 from training.store import PreparedDataset
 from training.train import train
+
+BATCH = 64
 
 
 def folds(overrides: Sequence[str]) -> list[DictConfig]:
@@ -66,8 +69,22 @@ def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dic
     results = []
     for number, config in enumerate(configs, 1):
         say(f"fold {number} of {len(configs)}")
-        results.append(evaluate.run(train(config, say), console=console))
+        trained = train(config, say)
+        results.append({**evaluate.run(trained, console=console), "int8": compare_int8(trained, console)})
     return pool(configs, results)
+
+
+def compare_int8(run: Path, console: Console) -> dict[str, int] | None:
+    """Return on how many test images of a fold only one of its float32 and int8 networks is right.
+
+    `lost` is the float32 network, `gained` the int8 one; None where a fold has no int8 network.
+    """
+    if not (run / INT8).is_file():
+        return None
+    exact = Predictions.load(run / "evaluation" / "predictions.npz")
+    rounded = predict(open_classifier(run, "int8"), exact.records(), exact.raw, batch=BATCH, console=console)
+    first, second = (answers.argmax(axis=1) == exact.labels for answers in (exact.probabilities, rounded))
+    return {"images": len(first), "lost": int((first & ~second).sum()), "gained": int((second & ~first).sum())}
 
 
 def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -97,12 +114,25 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         **evaluate.judge(together, dataset.classes, patterns),
+        "int8": judge_int8([result["int8"] for result in results]),
         "folds": [_fold(run, result) for run, result in zip(runs, results, strict=True)],
     }
     evaluate.draw(folder, together, dataset.classes)
     together.save(folder / "predictions.npz")
     write_json(folder / "crossvalidation.json", document)
     return document
+
+
+def judge_int8(folds: Sequence[Mapping[str, int] | None]) -> dict[str, Any]:
+    """Return what int8 loses on the test images of all folds, and whether that is known well enough to offer it."""
+    from training import export  # brings torch
+
+    counted = [fold for fold in folds if fold is not None]
+    if len(counted) < len(folds):
+        return {"offered": False, "why": f"{len(folds) - len(counted)} of {len(folds)} folds have no int8 network"}
+    return export.judged(
+        {name: sum(fold[name] for fold in counted) for name in ("images", "lost", "gained")}, "out-of-fold"
+    )
 
 
 def _fold(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top = fold["top_1"]
         table.add_row(f"top 1 of {fold['run']}", f"{top['value']:.4f}", f"{top['low']:.4f} to {top['high']:.4f}")
     Console(markup=False, emoji=False).print(table)
+    from training import export
+
+    print(export.verdict(document["int8"]))
     return 0
 
 

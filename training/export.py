@@ -52,8 +52,7 @@ def export(
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return what export.json holds.
 
     `model.int8.pt` is written beside it; export.json says what it loses, and whether that is known well enough to offer
-    it. With
-    "pt2" as `kind` write `model.pt2` alone, held to the golden images of `model.pt`.
+    it. With "pt2" as `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
 
     Raises:
         TrainingError: the artifact answers otherwise than the network does, on any validation image; on some training
@@ -124,17 +123,25 @@ def _quantized(
     return judged(found)
 
 
-def judged(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `compare` gave of an int8 network with what it costs, and whether that is known to be little."""
+def judged(found: Mapping[str, Any], kind: str = "validation") -> dict[str, Any]:
+    """Return what `compare` gave of an int8 network with what it costs, and whether that is known to be little.
+
+    `kind` says which images they are.
+    """
     loss = scores.paired_loss(found["lost"], found["gained"], found["images"])
     allowed, points = tolerances.INT8_TOP1_LOST, f"{100 * loss.low:.1f} to {100 * loss.high:.1f} points of top-1"
-    says = f"it loses {points} on {found['images']} validation images"
+    says = f"it loses {points} on {found['images']} {kind} images"
     document = {"offered": loss.high <= allowed, "says": says, "top1_lost": scores.plain(loss), "allowed": allowed}
     if loss.low > allowed:
         document["why"] = says
     elif loss.high > allowed:
         document["why"] = f"too few images to tell ({found['images']}): {says}"
     return {**document, **found}
+
+
+def verdict(int8: Mapping[str, Any]) -> str:
+    """Return a line that says whether int8 is offered, and why."""
+    return f"int8 is offered: {int8['says']}" if int8["offered"] else f"int8 is not offered: {int8['why']}"
 
 
 def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
@@ -224,8 +231,7 @@ def main(arguments: Sequence[str]) -> int:
         f"on {document['images']} images"
     )
     if "int8" in document:
-        int8 = document["int8"]
-        print(f"int8 is offered: {int8['says']}" if int8["offered"] else f"int8 is not offered: {int8['why']}")
+        print(verdict(document["int8"]))
     return 0
 
 

@@ -70,6 +70,14 @@ class Predictions:
             arrays = {field.name: file[field.name] for field in dataclasses.fields(cls)}
         return cls(**{**arrays, "raw": Path(str(arrays["raw"]))})
 
+    def records(self) -> list[Record]:
+        """Return where the bytes of the images are."""
+        places = zip(self.ids, self.paths, self.offsets, self.lengths, strict=True)
+        return [
+            Record(str(name), "test", None, str(path), int(offset), None if length < 0 else int(length))
+            for name, path, offset, length in places
+        ]
+
     def save(self, path: Path) -> None:
         """Write a `.npz` file, whole or not at all."""
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -77,8 +85,8 @@ class Predictions:
             np.savez_compressed(part, **{**arrays, "raw": np.array(str(self.raw))})
 
 
-def open_classifier(run: Path) -> "Classifier":
-    """Load a run's artifact as a worker would, on the CPU in float32.
+def open_classifier(run: Path, precision: str = "fp32") -> "Classifier":
+    """Load a run's artifact as a worker would, on the CPU.
 
     Raises:
         ConfigurationError: the file is no artifact.
@@ -86,8 +94,8 @@ def open_classifier(run: Path) -> "Classifier":
     from handlers.artifact import ArtifactError  # brings torch
     from handlers.classifier import Classifier
 
-    try:
-        return Classifier(run / "model.pt", device="cpu", limits=UNLIMITED)  # the data set has limits of its own
+    try:  # without limits: the data set has its own
+        return Classifier(run / "model.pt", device="cpu", precision=precision, limits=UNLIMITED)
     except ArtifactError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -1,15 +1,19 @@
 """Cross-validation and the search for the fewest images, end to end on stripes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from handlers.formats import INT8
 from tests.unit import stripes
-from training import crossvalidate, frugality, prepare
+from training import crossvalidate, evaluate, export, frugality, prepare
 from training.predictions import Predictions
 from training.records import DatasetError
+from training.train import train
 
 SETTINGS = [setting for setting in stripes.SETTINGS if not setting.startswith("split.test")]
 
@@ -39,6 +43,11 @@ def test_folds_pool_all_images_and_resume(prepared: Path, monkeypatch: pytest.Mo
     assert sum(fold["mistakes"] for fold in document["folds"]) == 52 - right == document["mistakes"]
     assert all(fold["train_seconds"] > 0 and fold["evaluate_seconds"] > 0 for fold in document["folds"])
     assert json.loads((folder / "crossvalidation.json").read_text()) == document
+    int8 = document["int8"]
+    assert int8["images"] == 52 and int8["why"].startswith("too few images to tell (52): it loses ")
+    assert (
+        int8["why"].endswith(" on 52 out-of-fold images") and int8["top1_lost"]["low"] < 0 < int8["top1_lost"]["high"]
+    )
 
     # Stopped in the second fold: the first is left alone, and the answer is the same.
     times = [(folder / f"fold-{fold}/model.pt").stat().st_mtime_ns for fold in range(2)]
@@ -47,6 +56,34 @@ def test_folds_pool_all_images_and_resume(prepared: Path, monkeypatch: pytest.Mo
     assert (folder / "fold-0/model.pt").stat().st_mtime_ns == times[0]
     assert (folder / "fold-1/model.pt").stat().st_mtime_ns > times[1]
     assert again["top_1"] == document["top_1"]
+
+
+def test_int8_is_compared_with_float32_on_the_test_images_of_a_fold(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(prepared)
+    (config, _) = crossvalidate.folds([*SETTINGS, "name=rounded", "split.folds=2"])
+    run, console = train(config), Console(quiet=True)
+    evaluate.run(run, console=console)
+    file = run / "evaluation/predictions.npz"
+    exact = Predictions.load(file)
+    sure = dataclasses.replace(exact, labels=exact.probabilities.argmax(axis=1))
+    sure.save(file)
+    same = crossvalidate.compare_int8(run, console)
+    assert same is not None and same["images"] == 26 and same["lost"] <= 2 and same["gained"] == 0
+    dataclasses.replace(sure, probabilities=np.roll(exact.probabilities, 1, axis=1)).save(file)
+    other = crossvalidate.compare_int8(run, console)
+    assert other is not None and other["gained"] >= 24 and other["lost"] == 0
+    (run / INT8).unlink()
+    assert crossvalidate.compare_int8(run, console) is None
+
+
+def test_int8_is_offered_on_the_images_of_all_folds_together() -> None:
+    fold = {"images": 300, "lost": 0, "gained": 0}
+    assert not export.judged(fold)["offered"]
+    assert crossvalidate.judge_int8([fold, fold])["says"].endswith("on 600 out-of-fold images")
+    assert crossvalidate.judge_int8([fold, fold])["offered"]
+    assert crossvalidate.judge_int8([fold, None]) == {"offered": False, "why": "1 of 2 folds have no int8 network"}
 
 
 def test_an_image_in_two_folds_is_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
