@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers import costs
+from handlers import costs, jpeg
 from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn
 from handlers.classifier import Answer, Classifier
 from handlers.costs import Rate
@@ -20,7 +20,7 @@ from tests.server.bombs import webp_of_one_colour
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 
-SECONDS = 0.2  # that a batch may take; 10 ms are cheap
+SECONDS = 0.2  # that a batch may take; 20 ms are cheap
 GOOD = png(1)
 SMALL = webp_of_one_colour(2000, 2000)  # takes 0.11 s by its header
 LARGE = webp_of_one_colour(2850, 2850)  # 0.22 s: more than a batch has
@@ -152,6 +152,12 @@ def test_headers_that_take_long_cost_their_own_request(worker: Worker) -> None:
 def test_what_is_not_an_image_after_all_is_not_put_off(worker: Worker) -> None:
     assert worker.ask([GOOD], [SMALL], [in_pieces(b"no chunk")]) == ["answered", "answered", "BadImage"]
     assert worker.ask([GOOD], [SMALL], [in_pieces(b"no chunk")]) == ["answered", "Busy", "BadImage"]
+
+
+def test_photographs_and_screenshots_are_cheap() -> None:
+    cheap = CHEAP * Settings().batch_seconds
+    assert costs.RATES[jpeg.START].seconds(6000 * 4000, 8 * 10**6) < cheap
+    assert costs.RATES[b"\x89PNG"].seconds(3840 * 2160, 10**6) < cheap
 
 
 def test_a_batch_ends_well_before_the_time_out_of_a_worker() -> None:
