@@ -410,6 +410,14 @@ def test_class_folders_refuse_what_cannot_be_classes(raw: Path) -> None:
     _refused("class_folders", raw, "raw/album holds no image, only the folder inner")
 
 
+@pytest.mark.parametrize("suffix", [".jpe", ".MPO", ".pbm", ".pnm", ".dib", ".apng", ".heic", ".jxl"])
+def test_images_of_rare_suffixes_are_images(suffix: str, raw: Path) -> None:
+    _write(raw / "folders", [f"cat/1{suffix}", "dog/1.jpg"])
+    assert len(_records("class_folders", raw / "folders")[1]) == 2
+    _write(raw / "names", [f"cat.0{suffix}", f"dog.1{suffix}"])
+    assert len(_records("class_folders", raw / "names", labels="names")[1]) == 2
+
+
 def test_a_dangling_link_is_refused(raw: Path) -> None:
     _class_folders(raw)
     (raw / "cat/3.jpg").symlink_to(raw / "gone.jpg")

@@ -16,9 +16,13 @@ from typing import NamedTuple
 
 from training.records import DatasetError, Record, Split
 
-# Only used to tell a folder without any image from one with images; "" is for files without a suffix.
+# To tell a folder without any image from one with images, and what to read by its name; "" is for files without a
+# suffix. Images of kinds that are not decoded are among them: `prepare` names each with the reason.
 IMAGE_SUFFIXES = frozenset(
-    ["", ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
+    [
+        *("", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif"),
+        *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".jxl"),
+    ]
 )
 _CLUTTER = frozenset(
     [*("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"), *("system volume information", "lost+found")]
