@@ -398,6 +398,19 @@ def test_class_folders_choose_classes(raw: Path) -> None:
     assert {record.label for record in records} == {"cat", "eel"}
 
 
+@pytest.mark.parametrize(
+    ("value", "message"), [(2.5, "is 2.5: give a whole number"), ([{"x": 1}, "dog"], "is not in .*choose from")]
+)
+def test_what_chooses_no_classes_is_refused(value: object, message: str, raw: Path) -> None:
+    _class_folders(raw)
+    _refused("class_folders", raw, message, classes=value)
+
+
+def test_numbers_choose_folders_that_are_classes(raw: Path) -> None:
+    _write(raw, ["train/x/1.jpg", "7/1.jpg", "8/1.jpg"])
+    assert _records("class_folders", raw, classes=["train", 7])[0].classes == ("7", "train")
+
+
 def test_class_folders_refuse_what_cannot_be_classes(raw: Path) -> None:
     _write(raw, ["photos/cat/1.jpg", "photos/dog/1.jpg"])
     _refused("class_folders", raw, "1 class folders.*at least two.*give .*/photos if the classes are in there")

@@ -65,7 +65,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
 def _are_classes(options: Mapping[str, Any], folders: Sequence[str]) -> bool:
     """Return whether the option `classes` names folders of `raw` itself, a class called "train" among them perhaps."""
     chosen = options.get("classes")
-    return not isinstance(chosen, str | int | None) and set(chosen) <= set(folders)
+    return isinstance(chosen, Sequence) and not isinstance(chosen, str) and {*map(str, chosen)} <= set(folders)
 
 
 def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
