@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from handlers import naming
 from handlers.atomic import write_json
@@ -190,14 +191,15 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
 
 
 def _typed(key: str, text: str, default: object) -> object:
+    wrong = configuration.ConfigurationError(f"{key}={text}: it must be like {key}={default}")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise configuration.ConfigurationError(f"{key}={text}: {error}") from error
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise wrong from error
     assert isinstance(value, dict)
     wanted = (int, float) if type(default) is float else (type(default),)
     if type(value["value"]) not in wanted:
-        raise configuration.ConfigurationError(f"{key}={text}: it must be like {key}={default}")
+        raise wrong
     return value["value"]
 
 

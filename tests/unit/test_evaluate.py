@@ -157,6 +157,7 @@ def test_a_data_set_prepared_anew_is_not_judged(root: Path, capsys: pytest.Captu
         (["name=tiny", "bach=3"], "'bach' is no setting"),
         (["name=tiny", "batch=many"], "batch=many"),
         (["name=tiny", "batch=0"], "at least 1"),
+        (["name=tiny", "batch=["], "batch=["),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(
