@@ -52,7 +52,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 def quoted(key: str, value: object) -> str:
     """Return `key='value'` in Hydra's grammar, for a value that holds blanks, commas, brackets or quotes."""
     # Backslashes count only before a quote, there each of them; `${` would be a reference to another setting.
-    text = re.sub(r"(\\*)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    text = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(value)).replace("'", "\\'")
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     return f"{key}='{text}'"
 
@@ -70,7 +70,8 @@ def unquoted(text: str) -> str:
 
 def _quoted_text(override: str) -> str:
     key, equals, value = override.partition("=")
-    return quoted(key, unquoted(value)) if equals and key in TEXT else override
+    # "++name=" overrides as "name=" does.
+    return quoted(key, unquoted(value)) if equals and key.removeprefix("++") in TEXT else override
 
 
 def near(name: str, names: Sequence[str]) -> str:

@@ -102,6 +102,7 @@ def test_a_name_is_text_whatever_it_looks_like(name: str, tmp_path: Path) -> Non
     assert (config.name, config.store) == (name, name)
     assert (run_folder(config), store_folder(config)) == (Path("runs") / name, Path("data/processed") / name)
     assert compose([f"store={name}"]).store == name and compose([f"raw={name}"]).raw == name
+    assert compose([f"++name={name}"]).name == name
     OmegaConf.save(OmegaConf.create(plain(config)), tmp_path / "config.yaml")
     kept = load(tmp_path)
     assert (kept.name, kept.store, run_folder(kept)) == (name, name, Path("runs") / name)
@@ -133,7 +134,9 @@ def test_a_fold_is_a_run_of_its_own() -> None:
             compose([f"name={name}"])
 
 
-@pytest.mark.parametrize("text", ["a", "it's", '"a"b', "\\'", "a\\", "${a}", "a\\${b}", "'a'b", "{a}, [b]", " a "])
+@pytest.mark.parametrize(
+    "text", ["a", "it's", '"a"b', "\\'", "a\\", "${a}", "a\\${b}", "'a'b", "{a}, [b]", " a ", "a\\\n"]
+)
 def test_quoting_can_be_undone(text: str) -> None:
     assert unquoted(quoted("raw", text).partition("=")[2]) == text
     assert compose([quoted("raw", text)]).raw == text
