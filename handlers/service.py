@@ -165,9 +165,7 @@ def load(
         GoldenError: a golden image is answered otherwise than when it was exported.
     """
     made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
-    kept = weights.with_name(golden.FILE)
-    # What the operator's limits leave out is refused to clients too.
-    images = [each for each in golden.read(kept) if each.within(settings.limits)] if kept.is_file() else []
+    images = _golden_images(weights.with_name(golden.FILE), settings)
     if settings.precision != "auto":
         return _proven(made(precision=settings.precision), largest, images)
     *faster, last = by_speed(torch.device(device))
@@ -177,6 +175,19 @@ def load(
         except GoldenError as error:  # nobody asked for this precision by name
             logging.getLogger(__name__).warning("not serving in %s: %s", precision, error)
     return _proven(made(precision=last), largest, images)
+
+
+def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:
+    """Return the golden images that clients might send: what the operator's limits leave out is refused to them too."""
+    images = golden.read(file) if file.is_file() else []
+    within = [image for image in images if image.within(settings.limits)]
+    if images and not within:
+        logging.getLogger(__name__).warning(
+            "the model is not checked: none of its %d golden images is within handler.max_bytes=%d and "
+            "handler.max_pixels=%d. Build the archive again with larger ones",
+            *(len(images), settings.max_bytes, settings.max_pixels),
+        )
+    return within
 
 
 def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden]) -> Classifier:

@@ -201,6 +201,14 @@ def test_another_best_class_is_refused_where_no_class_is_likely(path: Path) -> N
     with pytest.raises(GoldenError, match="another class is the most likely one"):
         golden.compare(answered, swapped, classes, "bf16")
     assert golden.compare(answered, dict(zip(classes, many, strict=True)), classes, "bf16") == 0
+    classifier = Classifier(path, precision="bf16")
+    answered = dataclasses.replace(answered, pixels=None, whole=None)
+    classifier.engine.module = lambda batch: torch.tensor([many]).log().expand(len(batch), -1)  # type: ignore[assignment]
+    golden.check(classifier, [answered])
+    other = torch.tensor([[*swapped.values()]]).log()
+    classifier.engine.module = lambda batch: other.expand(len(batch), -1)  # type: ignore[assignment]
+    with pytest.raises(GoldenError, match="another class is the most likely one"):
+        golden.check(classifier, [answered])
 
 
 def test_what_the_network_makes_of_drawn_images_counts_in_float32_alone() -> None:
@@ -223,7 +231,7 @@ def test_the_archives_of_older_releases_are_read_and_checked_by_their_answers(pa
     assert all(each.within(Limits(max_pixels=1)) for each in images)  # their size is not known
 
 
-def test_images_beyond_the_limits_of_an_archive_are_left_out(path: Path) -> None:
+def test_images_beyond_the_limits_of_an_archive_are_left_out(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     threads = torch.get_num_threads()
     try:
         file = kept(path, probabilities=(0.5, 0.25, 0.25), size=(400, 300))
@@ -231,5 +239,8 @@ def test_images_beyond_the_limits_of_an_archive_are_left_out(path: Path) -> None
         with pytest.raises(GoldenError, match=r"1\.png"):
             Service(path, {"minWorkers": 64}, version="1")
         Service(path, {"minWorkers": 64, "handler": {"max_pixels": 10_000}}, version="1")
+        assert "not checked" not in caplog.text
+        Service(path, {"minWorkers": 64, "handler": {"max_bytes": 1}}, version="1")
+        assert "not checked: none of its 3 golden images is within handler.max_bytes=1 and" in caplog.text
     finally:
         torch.set_num_threads(threads)
