@@ -224,7 +224,7 @@ def test_a_request_that_is_taken_in_drops_ends_with_the_deadline(root: Path, her
 
 @contextlib.contextmanager
 def dripping(family: socket.AddressFamily, start: bytes, drop: bytes) -> Iterator[str]:
-    """Run a server that reads 4 KB of a request and sends `drop`, every 20 ms, for ever, after `start`."""
+    """Run a server that sends `start`, and every 20 ms for ever `drop`; without one it reads 64 KB then."""
     ended = threading.Event()
 
     def serve() -> None:
@@ -240,7 +240,7 @@ def dripping(family: socket.AddressFamily, start: bytes, drop: bytes) -> Iterato
             while not ended.wait(0.02):
                 connection.sendall(drop)
                 if not drop:
-                    connection.recv(4096)
+                    connection.recv(65_536)  # so that no single write is late
 
     with socket.socket(family) as listener:
         listener.bind("drips.sock" if family == socket.AF_UNIX else ("127.0.0.1", 0))
