@@ -1,5 +1,6 @@
 """Building archives: what is inside, what is refused, and two builds at once."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from handlers import golden
 from serving import archive, model_config, model_store, package, provenance, prune
 from serving.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run, write_servable
@@ -43,6 +45,15 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
     assert built.model_config() == {key: value for key, value in model_config.DEFAULTS.items() if value is not None}
     # Nothing is left of the building but the archive and its sidecar.
     assert {path.name for path in built.path.parent.iterdir()} == {"fingers-1.0.mar", "fingers-1.0.json"}
+
+
+def test_golden_images_without_pixels_are_not_archived(tmp_path: Path) -> None:
+    file = write_servable(tmp_path / "runs" / "old") / golden.FILE
+    golden.write([dataclasses.replace(image, pixels=None) for image in golden.read(file)], file)
+    with pytest.raises(
+        ArchiveError, match=r"without pixels: export the run again \(python -m training\.export name=old"
+    ):
+        build("old", "1.0", runs=tmp_path / "runs", store=tmp_path / "store")
 
 
 def test_the_sidecar_says_where_it_came_from(runs: Path, tmp_path: Path) -> None:
