@@ -103,7 +103,8 @@ def _digest(path: Path, console: Console) -> str:
 
 
 def _extract(path: Path, folder: Path, console: Console) -> None:
-    room = min(ALLOWANCE + RATIO * path.stat().st_size, shutil.disk_usage(folder).free - _SPARE_BYTES)
+    free = max(0, shutil.disk_usage(folder).free - _SPARE_BYTES)
+    room = min(ALLOWANCE + RATIO * path.stat().st_size, free)
     used = 0
     with progress(console, f"unpacking {path.name}") as advance, contextlib.closing(_members(path)) as members:
         for member in members:

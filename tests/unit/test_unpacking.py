@@ -141,6 +141,12 @@ def test_what_is_not_to_be_trusted_is_refused_and_nothing_is_left(
     assert not (tmp_path / "evil.jpg").exists()
 
 
+def test_a_disk_without_room_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpacking, "_SPARE_BYTES", 10**18)
+    with pytest.raises(DatasetError, match=r"grows to more than 0\.0 GB, which is more than there is room for"):
+        unpack(zipped(tmp_path / "a.zip", {"cat/1.jpg": b"x"}), tmp_path)
+
+
 def test_an_encrypted_file_is_refused(tmp_path: Path) -> None:
     packed = zipped(tmp_path / "secret.zip", {"cat/1.jpg": b"x" * 40})
     content = bytearray(packed.read_bytes())
