@@ -35,7 +35,7 @@ class Door(LitAPI):  # type: ignore[misc]
 
 
 def serve(model: str, port: int) -> None:
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a broken form it warns; the client is told
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of a broken form; the client gets 400
     (archive,) = model_store.select([model])
     with archive.unpacked() as weights:
         config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()
