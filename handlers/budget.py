@@ -62,7 +62,7 @@ class _Request:
 
 
 class Turn:
-    """What at most one of the workers has at a time that name the same file; without a file, any of them."""
+    """The right to serve expensive requests: one of the workers that name a file has it; without a file, each has."""
 
     def __init__(self, path: Path | None) -> None:
         self._file: int | None = None

@@ -19,12 +19,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from handlers import jpeg
 from handlers.avif import Avif
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, UnsupportedFormat
 from handlers.limits import BoundedReads
 from handlers.tiff import Tiff
 
-JPEG_START = b"\xff\xd8\xff"
 # Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
 PIECES = {"PNG": ((b"iCCP", 16),)}
 TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
@@ -60,7 +60,7 @@ SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
 
 def begins_as_image(start: bytes) -> bool:
     """Return whether a file that begins with these 16 bytes is an image or a film, of a served format or not."""
-    if start[:3] == JPEG_START or start[4:8] == b"ftyp" or any(begins_as(name, start) for name in SERVED):
+    if start[:3] == jpeg.START or start[4:8] == b"ftyp" or any(begins_as(name, start) for name in SERVED):
         return True
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()

@@ -102,7 +102,7 @@ def test_one_worker_at_a_time_serves_the_expensive_while_cheap_ones_come(worker:
     assert other.take(), "it is left to others with the answer"
 
 
-def test_a_worker_that_cannot_write_a_file_is_on_its_own(tmp_path: Path) -> None:
+def test_a_worker_without_the_file_of_the_others_is_on_its_own(tmp_path: Path) -> None:
     turns = [Turn(tmp_path / "missing" / "lock"), Turn(None)]
     assert all(turn.take() and turn.take() for turn in turns)
     for turn in turns:
