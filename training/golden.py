@@ -1,6 +1,7 @@
 """Choose the golden images of a run: some of the data set's own, as they are encoded, and drawn cards."""
 
 import contextlib
+import hashlib
 import io
 import math
 from pathlib import Path
@@ -33,7 +34,7 @@ def choose(weights: Path, data: PreparedDataset, split: Split) -> list[Golden]:
 
     Raises:
         GoldenError: an image cannot be read.
-        DatasetError: an image of a data set that is kept encoded is gone.
+        DatasetError: an image of a data set that is kept encoded is in no shard any more.
         TrainingError: an image is decoded otherwise than when the data set was prepared.
     """
     classifier = Classifier(weights)
@@ -64,15 +65,16 @@ def candidates(labels: Rows, rows: Rows) -> list[Rows]:
 
 
 def _pair(classifier: Classifier, data: PreparedDataset, row: int) -> tuple[bytes, torch.Tensor]:
-    """Return an image as it is encoded, empty where it is not there any more, and as training sees it.
+    """Return an image as it is encoded, empty where it is gone or has changed since, and as training sees it.
 
     Raises:
-        DatasetError: it is not there any more, and is in no shard either.
+        DatasetError: it is gone or has changed, and is in no shard either.
     """
-    record = data.record(row)
     encoded = b""
     with contextlib.suppress(OSError):
-        encoded = record.read(data.raw)
+        encoded = data.record(row).read(data.raw)
+    if hashlib.sha256(encoded).digest() != data.sha256(row):
+        encoded = b""
     if not data.encoded:
         return encoded, torch.from_numpy(np.array(data.images[row]))
     encoded = encoded or shards.encoded(data, row)

@@ -258,6 +258,11 @@ class Index:
             raise IndexError(f"row {row} is not in this data set")
         return Record(*line)
 
+    def sha256(self, row: int) -> bytes:
+        """Return the digest of the encoded bytes of the record in `row`."""
+        (digest,) = self._base.execute("SELECT sha256 FROM records WHERE row = ?", (int(row),)).fetchone()
+        return bytes(digest)
+
     def column(self, expression: str, rows: int) -> npt.NDArray[np.int64]:
         """Return an SQL integer expression of each row, in the order of the rows."""
         lines = self._base.execute(f"SELECT {expression} FROM records WHERE row IS NOT NULL ORDER BY row")

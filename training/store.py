@@ -133,6 +133,10 @@ class PreparedDataset:
         """
         return self._index.record(row)
 
+    def sha256(self, row: int) -> bytes:
+        """Return the digest of a row's encoded bytes, as they were when the data set was prepared."""
+        return self._index.sha256(row)
+
     @property
     def encoded_bytes(self) -> int:
         """Return the size of all images as they are on disk, in bytes."""

@@ -203,7 +203,7 @@ def test_golden_images_are_the_files_of_several_classes_and_drawn_ones(run: Path
     assert all(each.pixels and len(each.pixels) == 3 * SIDE * SIDE for each in kept)
 
 
-def test_pixels_travel_where_the_files_are_gone_or_large(
+def test_pixels_travel_where_the_files_are_gone_changed_or_large(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = golden.read(run / golden.FILE)
@@ -212,8 +212,16 @@ def test_pixels_travel_where_the_files_are_gone_or_large(
         moved = chosen(run, root)
     finally:
         (root / "elsewhere").rename(root / "raw")
+    shutil.copytree(root / "raw", root / "before")
+    try:
+        for path in (root / "raw").rglob("*.jpg"):
+            path.write_bytes(next(iter(cards(SIDE).values())))
+        changed = chosen(run, root)
+    finally:
+        shutil.rmtree(root / "raw")
+        (root / "before").rename(root / "raw")
     monkeypatch.setattr(golden_images, "LARGEST", 10)
-    for kept in (moved, chosen(run, root)):
+    for kept in (moved, changed, chosen(run, root)):
         assert [each.pixels for each in kept] == [each.pixels for each in before]
         assert all(each.image.startswith(b"\x89PNG") for each in kept if not each.drawn)
 
