@@ -143,9 +143,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def held(row: Mapping[str, Any]) -> bool:
-    """Return whether the goals are met."""
-    answered = set(row["expensive"]) <= {"200", "413", "503"}
-    return answered and not row["watcher"] and all(row[name] <= most for name, most in GOALS.items())
+    """Return whether the goals are met, by as many good requests as there had to be beside expensive ones."""
+    sent = row["expensive"] and row["requests"] >= 0.9 * RATE * row["seconds"]
+    answered = sent and set(row["expensive"]) <= {"200", "413", "503"}
+    return bool(answered) and not row["watcher"] and all(row[name] <= most for name, most in GOALS.items())
 
 
 def main() -> int:
