@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -199,10 +198,10 @@ def print_table(result: dict[str, Any], console: Console) -> None:
     """Print the outcomes of each project, and the faults."""
     table = Table("project", *OUTCOMES, title="Test pictures against libvips", caption=CAPTION)
     for name, counts in (*result["projects"].items(), ("all", result["outcomes"])):
-        table.add_row(escape(name), *(str(counts.get(outcome, 0)) for outcome in OUTCOMES))
+        table.add_row(name, *(str(counts.get(outcome, 0)) for outcome in OUTCOMES))
     console.print(table)
     for path, reason in result["faults"].items():
-        console.print(f"{escape(path)}: {escape(reason)}", soft_wrap=True)
+        console.print(f"{path}: {reason}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from benchmarks import pictures as comparison
 from serving import predict
 from training import index, pictures
 
@@ -41,6 +42,13 @@ def test_a_table_of_answers_shows_each_name_as_it_is() -> None:
     text = page.getvalue()
     for name in (*NAMES, "0[red].jpg", "no image: [bold]", "[dim] who"):
         assert name in text
+
+
+def test_a_comparison_shows_paths_as_they_are() -> None:
+    text = io.StringIO()
+    result = {"projects": {"a[b]": {"same": 1}}, "outcomes": {"same": 1}, "faults": {"c/[red]d.png": "wrong: [bold]"}}
+    comparison.print_table(result, Console(file=text, width=200, markup=False, emoji=False))
+    assert "c/[red]d.png: wrong: [bold]" in text.getvalue() and " a[b] " in text.getvalue()
 
 
 def test_pictures_take_no_name_for_a_formula(tmp_path: Path) -> None:
