@@ -28,6 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.result import Origin
 from handlers.atomic import write_json
 from handlers.budget import SLACK
 from handlers.costs import cost_of
@@ -36,7 +37,6 @@ from handlers.limits import DEFAULT_LIMITS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from serving.shares import HUGE_PAGES
-from training.train import machine, versions
 
 RESULT = Path("benchmarks/results/decode_costs.json")
 SIZE, RUNS, TUNABLES = 224, 3, "GLIBC_TUNABLES"
@@ -170,17 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--megapixels", type=float, default=12.0)
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
+    origin = Origin("decode_costs", sys.argv[1:] if arguments is None else arguments, code=("handlers",))
     torch.set_num_threads(1)
     decoder = Decoder(Preprocess(PreprocessSpec(image_size=SIZE)), DEFAULT_LIMITS, None)
     rows = [row(decoder, name, data) for name, data in files(options.megapixels)]
     document = {
         "benchmark": "decode_costs",
-        "command": f"python -m benchmarks.decode_costs --megapixels {options.megapixels:g}",
+        **origin.document(),
         "slack": SLACK,
         "rows": rows,
         "worst": max(each["part_of_estimate"] for each in rows),
-        "machine": machine("cpu"),
-        "versions": versions(),
     }
     show(rows, Console(markup=False, emoji=False))
     write_json(options.output, document)

@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layout_cases import LAYOUTS, Counts, Layout
+from benchmarks.result import ROOT, TRAINING, Origin
 from handlers.atomic import write_json
-from serving import provenance
 
 RESULT = Path("benchmarks/results/layouts.json")
-ROOT = Path(__file__).parents[1]
 PREPARED = Path("data/processed/odd")
 LONGEST_LINE = 700
 
@@ -108,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=LAYOUTS, help="one layout, and write no result")
     options = parser.parse_args(arguments)
+    origin = Origin("layouts", [], code=(*TRAINING, "pipeline", "benchmarks/layout_cases.py"))
     rows = []
     for name in [options.only] if options.only else LAYOUTS:
         with tempfile.TemporaryDirectory() as folder:
@@ -120,9 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(row)
     document = {
         "benchmark": "layouts",
-        "command": "python -m benchmarks.layouts",
-        "commit": provenance.commit(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **origin.document(),
         "layouts": len(rows),
         "right": sum(not row["fault"] for row in rows),
         "rows": rows,
