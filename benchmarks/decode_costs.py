@@ -42,6 +42,7 @@ RESULT = Path("benchmarks/results/decode_costs.json")
 SIZE, RUNS, TUNABLES = 224, 3, "GLIBC_TUNABLES"
 PNG = {"compress_level": 1}
 LOSSLESS = {"lossless": True, "method": 0, "quality": 0}
+BANDS = ((1, 10), (11, 21), (22, 31), (32, 42), (43, 52), (53, 63))  # coefficients of a block
 # Name -> format, mode and options.
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "JPEG": ("JPEG", "RGB", {"quality": 90, "subsampling": 0}),
@@ -95,18 +96,32 @@ def encoded(kind: str, megapixels: float, *, noise: bool, turned: bool) -> bytes
 
 
 def scans(megapixels: float) -> bytes:
-    """Return a grey JPEG of 100 scans, each of which refines its blocks' means, in a bit a block (ITU T.81, G.1)."""
+    """Return a grey JPEG of 98 scans, a bit of the means or of one of `BANDS` in each (ITU T.81, G.1)."""
 
     def segment(marker: int, content: bytes) -> bytes:
         return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
 
     side = int((megapixels * 1e6) ** 0.5) // 8 * 8
-    data = bytes(-(-((side // 8) ** 2) // 8))
-    low = [13, *range(12, -1, -1), *[0] * 86]  # the bit that each of them sets
+    blocks = (side // 8) ** 2
+    means, (symbol, rest) = bytes(-(-blocks // 8)), _ends(blocks)
     head = segment(0xDB, bytes([0, *[1] * 64])) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
-    head += segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
-    parts = [segment(0xDA, bytes([1, 1, 0, 0, 0, (0 if not n else bit + 1) << 4 | bit])) for n, bit in enumerate(low)]
-    return b"\xff\xd8" + head + b"".join(part + data for part in parts) + b"\xff\xd9"
+    head += segment(0xC4, bytes([0, 1, *[0] * 15, 0])) + segment(0xC4, bytes([0x10, 1, *[0] * 15, symbol]))
+    parts = []
+    for first, last, data in ((0, 0, means), *((low, high, rest) for low, high in BANDS)):
+        for bit in range(13, -1, -1):
+            above = 0 if bit == 13 else bit + 1
+            parts.append(segment(0xDA, bytes([1, 1, 0, first, last, above << 4 | bit])) + data)
+    return b"\xff\xd8" + head + b"".join(parts) + b"\xff\xd9"
+
+
+def _ends(blocks: int) -> tuple[int, bytes]:
+    """Return a symbol and coded data that say of runs of blocks, of even lengths, that nothing is left in them."""
+    number = -(-blocks // 32767)
+    lengths = [blocks // number + (place < blocks % number) for place in range(number)]
+    size = lengths[-1].bit_length() - 1
+    bits = "".join("0" + (f"{length - 2**size:0{size}b}" if size else "") for length in lengths)
+    bits += "1" * (-len(bits) % 8)
+    return size << 4, int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
 
 
 def files(megapixels: float) -> Iterator[tuple[str, bytes]]:
@@ -116,7 +131,7 @@ def files(megapixels: float) -> Iterator[tuple[str, bytes]]:
             if turned and KINDS[kind][0] not in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
                 continue
             yield f"{kind}: {name}", encoded(kind, megapixels, noise=noise, turned=turned)
-    yield "JPEG, progressive: 100 scans", scans(megapixels)
+    yield "JPEG, progressive: 98 scans", scans(megapixels)
     yield "PPM: 16 bits", b"P6 362 362 65535\n" + bytes(362 * 362 * 6)
     yield "PPM: text", b"P2 250 250 9\n" + b"1 " * 250**2
 

@@ -89,3 +89,11 @@ def test_no_image_takes_much_longer_than_its_header_says(kind: str, noise: bool)
     decoder = Decoder(Preprocess(PreprocessSpec(image_size=64)), DEFAULT_LIMITS, None)
     found = decode_costs.row(decoder, kind, decode_costs.encoded(kind, 0.5, noise=noise, turned=False))
     assert found["seconds"] < SLACK * found["estimate"] + 0.01 and found["megapixels"] == pytest.approx(0.5, rel=0.02)
+
+
+def test_the_benchmark_measures_files_that_are_read() -> None:
+    """A file of 98 scans that are not as the standard has them is refused as damaged, and costs nothing."""
+    decoder = Decoder(Preprocess(PreprocessSpec(image_size=16)), DEFAULT_LIMITS, None)
+    rows = [decode_costs.row(decoder, name, data) for name, data in decode_costs.files(0.02)]
+    assert len(rows) > 60 and all(row["seconds"] > 0 for row in rows)
+    assert jpeg.scans(decode_costs.scans(0.02)) == 98 and jpeg.scans(decode_costs.scans(3.0)) == 98
