@@ -203,6 +203,18 @@ def test_golden_images_are_the_files_of_several_classes_and_drawn_ones(run: Path
     assert all(each.pixels and len(each.pixels) == 3 * SIDE * SIDE for each in kept)
 
 
+def test_the_surest_images_of_each_class_are_chosen(run: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden_images, "IMAGES", 3)
+    data = PreparedDataset.open(root / "data/processed/tinted")
+    split = data.split(SplitSpec.from_config(compose(TINY).split))
+    kept = golden_images.choose(run / "model.pt", data, dataclasses.replace(split, validation=split.train))
+    classifier = Classifier(run / "model.pt")
+    for rows in golden_images.candidates(data.labels[split.train], split.train):
+        best = classifier.predict([torch.from_numpy(data.images[row].copy()) for row in rows]).topk(2).values
+        surest = rows[int((best[:, 0] / best[:, 1]).argmax())]
+        assert len(rows) == 4 and data.record(int(surest)).read(data.raw) in [each.image for each in kept]
+
+
 def test_pixels_travel_where_the_files_are_gone_changed_or_large(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
