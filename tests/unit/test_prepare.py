@@ -19,9 +19,12 @@ from rich.console import Console
 from handlers.decoding import decode
 from handlers.limits import Limits
 from handlers.preprocessing import Preprocess
+from handlers.tolerances import PIXELS
 from tests.unit.class_folders import CLASSES, jpeg, write
 from training import prepare as module
 from training.configuration import compose
+from training.generate.card import card
+from training.generate.encoding import jpeg as encode_jpeg
 from training.prepare import main, prepare, recipe_from
 from training.recipe import Recipe, listing
 from training.records import DatasetError
@@ -55,6 +58,19 @@ def test_pixels_are_those_that_serving_sees(tmp_path: Path, folder: Path, resize
         served = Preprocess(spec).resize(decode(record.read(dataset.raw), colour=spec.colour))
         assert torch.equal(torch.from_numpy(np.array(dataset.images[row])), served)
         assert dataset.classes[dataset.labels[row]] == record.label
+
+
+def test_large_photographs_are_decoded_at_a_part_of_their_size_as_in_serving(tmp_path: Path, folder: Path) -> None:
+    raw, path = write(tmp_path / "raw", 3, 1), "train/cat/photo.jpg"
+    data = encode_jpeg(card(400, 300), 90)
+    (raw / path).write_bytes(data)
+    prepare(recipe(raw), folder)
+    dataset, preprocess = PreparedDataset.open(folder), Preprocess(recipe(raw).preprocess())
+    sizes = (preprocess.shortest_side, None)
+    served, whole = (preprocess.resize(decode(data, smallest=smallest)).numpy() for smallest in sizes)
+    assert np.abs(served.astype(float) - whole).mean() > PIXELS
+    (row,) = (row for row in range(len(dataset)) if dataset.record(row).path == path)
+    assert np.array_equal(dataset.images[row], served)
 
 
 def test_the_limits_of_an_image_can_be_raised(tmp_path: Path, folder: Path) -> None:

@@ -154,6 +154,22 @@ def test_the_index_is_the_same_as_that_of_decoded_images(pair: tuple[PreparedDat
         _ = encoded.images
 
 
+def test_each_image_is_found_in_its_shard(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    _, encoded = pair
+    split = encoded.split(SPEC)
+    for row in (*split.train, *split.validation):
+        assert shards.encoded(encoded, row) == encoded.record(row).read(encoded.raw)
+
+
+def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    encoded = make(tmp_path, write(tmp_path / "raw", 4), "encoded")
+    shards.ensure(encoded.folder, SPEC, seed=0, console=Console(file=io.StringIO()))
+    for path in (encoded.folder / "shards").glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(DatasetError, match="is in no shard"):
+        shards.encoded(encoded, int(encoded.split(SPEC).train[-1]))
+
+
 def test_auto_decodes_while_it_fits(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", 1)
     for gigabytes, encoded in ((600e-9, False), (500e-9, True)):  # 3 images of 3 x 8 x 8 bytes are 576
