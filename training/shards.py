@@ -125,7 +125,7 @@ def encoded(dataset: store.PreparedDataset, row: int) -> bytes:
             member = shard.extractfile(f"{row:09d}.image")
             assert member is not None  # it is a file
             return member.read()
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, tarfile.TarError) as error:
         raise DatasetError(f"{folder}: image {row} is in no shard ({error}); prepare the data set again") from error
 
 
