@@ -10,18 +10,13 @@ Prints the missed mutants as diffs and, as its last line, one JSON document.
 """
 
 import argparse
-import ast
-import difflib
-import functools
 import importlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,7 +39,7 @@ source_paths = ["handlers", "training"]
 only_mutate = {only}
 also_copy = {copied}
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:cacheprovider"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 process_isolation = "forkserver"
 timeout_constant = 20.0
 """
@@ -54,75 +49,13 @@ class MutationError(Exception):
     """mutmut is missing or stopped early."""
 
 
-def only_text_differs(before: str, after: str) -> bool:
-    """Return whether two sources are the same but for string literals."""
-    return _without_text(before) == _without_text(after)
-
-
-def _without_text(source: str) -> str:
-    tree = ast.parse(textwrap.dedent(source))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            node.value = ""
-    return ast.dump(tree)
-
-
 def tests_of(sources: Iterable[Path], folder: Path) -> list[str]:
     """Return the unit tests that are named after the sources, as paths below the checkout."""
-    names = {f"test_{path.stem}" for path in sources} | {"test_handler", "test_plugins", "test_ahead"}
+    names = tuple(f"test_{path.stem}" for path in sources)
     paths = sorted(folder.glob("test_*.py"))
-    return [str(path.relative_to(folder.parents[1])) for path in paths if path.stem in names]
-
-
-def drive(sample: int, seed: int) -> None:
-    """Run mutmut in the current directory on a sample of its mutants, and write their states to `REPORT`."""
-    import mutmut.__main__ as tool
-    from mutmut.mutation import diff_apply
-    from mutmut.stats import status_by_exit_code
-
-    collect, read = tool.collect_source_file_mutation_data, functools.cache(diff_apply.read_mutants_module)
-    chosen: list[Any] = []
-    diffs: dict[str, str] = {}
-
-    def sources(mutant: Any) -> tuple[str, str]:
-        module = read(str(mutant[0].path))
-        functions = (
-            diff_apply.read_original_function(module, mutant[1]),
-            diff_apply.read_mutant_function(module, mutant[1]),
-        )
-        before, after = (module.code_for_node(function).strip() for function in functions)
-        return before, after
-
-    def sampled(*, mutant_names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-        mutants, files = collect(mutant_names=tuple(mutant_names))
-        if not chosen:
-            code = [
-                mutant
-                for mutant in sorted(mutants, key=lambda each: each[1])
-                if not only_text_differs(*sources(mutant))
-            ]
-            chosen.extend(random.Random(seed).sample(code, min(sample, len(code))))
-            diffs.update({mutant[1]: _diff(*sources(mutant)) for mutant in chosen})
-            print(f"{len(mutants)} mutants, {len(code)} of them change code, {len(chosen)} are tried")
-        return chosen, files
-
-    tool.collect_source_file_mutation_data = sampled
-    tool._run((), os.cpu_count())
-    rows = [
-        {
-            "mutant": name,
-            "file": str(data.path),
-            "state": status_by_exit_code[data.exit_code_by_key[name]],
-            "diff": diffs[name],
-        }
-        for data, name, _ in sorted(chosen, key=lambda each: each[1])
+    return [
+        str(path.relative_to(folder.parents[1])) for path in paths if path.stem.startswith((*names, "test_handler"))
     ]
-    Path(REPORT).write_text(json.dumps(rows))
-
-
-def _diff(before: str, after: str) -> str:
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
 def measure(sample: int, seed: int, folder: Path) -> list[dict[str, Any]]:
@@ -135,14 +68,20 @@ def measure(sample: int, seed: int, folder: Path) -> list[dict[str, Any]]:
         importlib.import_module("mutmut")
     except ImportError as error:
         raise MutationError("mutmut is not installed: uv pip install mutmut") from error
-    shutil.copytree(
-        ROOT, folder, ignore=shutil.ignore_patterns(".*", "data", "runs", "logs", "model_store", "__pycache__")
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    for name in filter(None, tracked.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     sources = [path for pattern in MUTATED for path in ROOT.glob(pattern)]
     settings = SETTINGS.format(only=MUTATED, copied=COPIED, tests=tests_of(sources, ROOT / "tests" / "unit"))
     with open(folder / "pyproject.toml", "a") as file:
         file.write(settings)
-    command = [sys.executable, "-c", f"from benchmarks.mutation import drive; drive({sample}, {seed})"]
+    command = [sys.executable, "-P", "benchmarks/mutant_sample.py", str(sample), str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False).returncode:
         raise MutationError("mutmut stopped early: its reason stands above")

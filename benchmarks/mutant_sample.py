@@ -1,0 +1,88 @@
+"""Run mutmut in the current directory on a sample of its mutants, and write their states to `sample.json`.
+
+    python -P benchmarks/mutant_sample.py SAMPLE SEED        in the copy that `benchmarks.mutation` makes
+
+Imports nothing of this repository: what is imported before mutmut starts its tests is not mutated.
+"""
+
+import ast
+import difflib
+import functools
+import json
+import os
+import random
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mutmut.__main__ as tool
+from mutmut.mutation import diff_apply
+from mutmut.stats import status_by_exit_code
+
+REPORT = "sample.json"
+
+
+def only_text_differs(before: str, after: str) -> bool:
+    """Return whether two sources are the same but for string literals."""
+    return _without_text(before) == _without_text(after)
+
+
+def _without_text(source: str) -> str:
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.dump(tree)
+
+
+def drive(sample: int, seed: int) -> None:
+    """Run mutmut in the current directory on a sample of its mutants, and write their states to `REPORT`."""
+    collect, read = tool.collect_source_file_mutation_data, functools.cache(diff_apply.read_mutants_module)
+    chosen: list[Any] = []
+    diffs: dict[str, str] = {}
+
+    def sources(mutant: Any) -> tuple[str, str]:
+        module = read(str(mutant[0].path))
+        functions = (
+            diff_apply.read_original_function(module, mutant[1]),
+            diff_apply.read_mutant_function(module, mutant[1]),
+        )
+        before, after = (module.code_for_node(function).strip() for function in functions)
+        return before, after
+
+    def sampled(*, mutant_names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+        mutants, files = collect(mutant_names=tuple(mutant_names))
+        if not chosen:
+            code = [
+                mutant
+                for mutant in sorted(mutants, key=lambda each: each[1])
+                if not only_text_differs(*sources(mutant))
+            ]
+            chosen.extend(random.Random(seed).sample(code, min(sample, len(code))))
+            diffs.update({mutant[1]: _diff(*sources(mutant)) for mutant in chosen})
+            print(f"{len(mutants)} mutants, {len(code)} of them change code, {len(chosen)} are tried")
+        return chosen, files
+
+    tool.collect_source_file_mutation_data = sampled
+    tool._run((), os.cpu_count())
+    rows = [
+        {
+            "mutant": name,
+            "file": str(data.path),
+            "state": status_by_exit_code[data.exit_code_by_key[name]],
+            "diff": diffs[name],
+        }
+        for data, name, _ in sorted(chosen, key=lambda each: each[1])
+    ]
+    Path(REPORT).write_text(json.dumps(rows))
+
+
+def _diff(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+
+
+if __name__ == "__main__":
+    drive(int(sys.argv[1]), int(sys.argv[2]))
