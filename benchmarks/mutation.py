@@ -40,7 +40,9 @@ source_paths = ["handlers", "training"]
 only_mutate = {only}
 also_copy = {copied}
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "not made_to_be_slow"]
+pytest_add_cli_args = [
+  "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-k", "not made_to_be_slow",
+]
 process_isolation = "forkserver"
 timeout_constant = 20.0
 """
