@@ -71,24 +71,6 @@ def worker(results: Path) -> str:
     return table(["a worker", "measured", "at most"], rows) + note
 
 
-def wire(results: Path) -> str:
-    """Make the table of what reading a request costs a worker."""
-    document = load(results / "wire.json")
-    if document is None:
-        return NOT_MEASURED
-    bodies = list(dict.fromkeys(row["body"] for row in document["rows"]))
-    taken = {(row["reader"], row["body"]): row["microseconds"] for row in document["rows"]}
-    rows = [
-        [reader, *(f"{taken[reader, body]:,.0f}" for body in bodies)]
-        for reader in dict.fromkeys(row["reader"] for row in document["rows"])
-    ]
-    note = (
-        f"\n\nMicroseconds of processor time a request, in batches of {document['batch']}, medians of "
-        f"{document['number_of_rounds']} rounds in turns. {machine(document)}. `{document['command']}`"
-    )
-    return table(["reading a request", *(f"body of {body}" for body in bodies)], rows) + note
-
-
 def sweep(results: Path) -> str:
     """Make the table of settings that were compared."""
     document = load(results / "sweep.json")

@@ -15,7 +15,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "serving": serving_tables.serving,
     "worker": serving_tables.worker,
     "sweep": serving_tables.sweep,
-    "wire": serving_tables.wire,
     "decoders": serving_tables.decoders,
     "int8": serving_tables.int8,
     "profile": serving_tables.profile,

@@ -175,15 +175,6 @@ def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
     text = readme.render(block("sweep"), tmp_path)
     assert "| setting | 16 connections | 16 connections, large images |" in text
     assert "| more | 1.10 (1.00 to 1.20) | 0.90 (0.90 to 0.90) |" in text and "median of 3 pairs" in text
-    timed = [
-        {"reader": name, "body": body, "microseconds": value}
-        for name, value in (("theirs", 77.4), ("ours", 18.0))
-        for body in ("5 KB", "28 KB")
-    ]
-    read = {**about, "batch": 8, "number_of_rounds": 30, "rows": timed, "command": "python -m benchmarks.wire"}
-    (tmp_path / "wire.json").write_text(json.dumps(read))
-    text = readme.render(block("wire"), tmp_path)
-    assert "| ours | 18 | 18 |" in text and "batches of 8, medians of 30 rounds" in text
 
 
 def test_a_table_says_when_it_was_measured_and_what_has_changed_since(tmp_path: Path) -> None:
