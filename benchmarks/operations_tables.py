@@ -1,4 +1,4 @@
-"""The README's table of what swaps, crashes, tokens and long runs cost."""
+"""The README's table of what swaps, crashes and long runs cost."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,11 +75,6 @@ def _registrations(row: Mapping[str, Any]) -> Iterator[Row]:
     yield f"{row['registrations']} registrations and removals", seen, "50 MB, 0"
 
 
-def _keys(document: Mapping[str, Any]) -> Iterator[Row]:
-    seen = f"{document['failures']} failed of {document['requests']:,}, {sum(document['renewals'])} renewals"
-    yield f"tokens of {document['token_seconds']:g} s, for {document['seconds']:.0f} s", seen, "0"
-
-
 def _load(document: Mapping[str, Any]) -> Iterator[Row]:
     for each in document["runs"]:
         yield each["what"], f"{each['failures']} failed of {each['requests']:,}, exit {each['exit']}", each["goal"]
@@ -90,6 +85,5 @@ SECTIONS: dict[str, dict[str, Callable[[Any], Iterator[Row]]]] = {
     "swaps": {"open loop": _swaps, "saturated": _saturated},
     "crashes": {"workers": _workers, "servers": _servers, "steps": _steps},
     "soak": {"requests": _requests, "leaking": _leaking, "registrations": _registrations},
-    "keys": {"": _keys},
     "load": {"": _load},
 }
