@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import odd_images
+from tests.server import odd_images
 from tests.server.conftest import RunningServer, picture
 
 GOOD = [picture(seed) for seed in range(3)]
@@ -78,7 +78,7 @@ def test_each_generated_file_gets_its_status(server: RunningServer, folder: Path
     expected = {name: status for name, (_, status) in generated().items()}
     found = {}
     for name in expected:
-        answer = odd_images._ask(server.client, (folder / name).read_bytes(), "shapes")
+        answer = odd_images.ask(server.client, (folder / name).read_bytes(), "shapes")
         found[name] = 200 if not hasattr(answer, "code") else answer.code
     assert found == expected
 

@@ -1,28 +1,15 @@
-"""Send odd, broken and hostile images to a running server, alone and among good ones, and see that nothing suffers.
+"""Send odd, broken and hostile images to a running server, singly and among good ones, and report what changes."""
 
-python -m benchmarks.odd_images MODEL FOLDER GOOD    each file of FOLDER; neighbours are the images of GOOD
-
-Every file must get an answer or a 4xx with a reason, no worker may die, the neighbours' answers must not change, and no
-worker may need 1 GB more than at its start. Prints a table and, as its last line, one JSON document; 1 where one fails.
-"""
-
-import argparse
 import collections
 import dataclasses
-import json
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 from serving.client import Client, Prediction, RequestRefused
-from serving.predict import images_in
 
 TOLERANCE = 1e-4  # of a neighbour's probability: other batch sizes round otherwise
 MEMORY = 10**9  # bytes
@@ -60,15 +47,15 @@ def probe(client: Client, model: str, files: Sequence[Path], good: Sequence[byte
     before = {worker.pid: psutil.Process(worker.pid).memory_info().rss for worker in client.describe(model).workers}
     counts: collections.Counter[str] = collections.Counter()
     with ThreadPoolExecutor(len(good) + 1) as pool:
-        for path in track(files, description="Sending"):
+        for path in files:
             data = path.read_bytes()
             began = time.perf_counter()
-            alone = _ask(client, data, model)
+            alone = ask(client, data, model)
             seconds = time.perf_counter() - began
             if seconds > report.slowest:
                 report.slowest, report.slowest_file = seconds, path.name
             half = len(good) // 2
-            asked = [pool.submit(_ask, client, image, model) for image in (*good[:half], data, *good[half:])]
+            asked = [pool.submit(ask, client, image, model) for image in (*good[:half], data, *good[half:])]
             answers = [each.result() for each in asked]
             together = answers.pop(half)
             counts[_kind(alone)] += 1
@@ -97,7 +84,7 @@ def peak_memory(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
 
 
-def _ask(client: Client, image: bytes, model: str) -> Prediction | RequestRefused | str:
+def ask(client: Client, image: bytes, model: str) -> Prediction | RequestRefused | str:
     try:
         return client.predict(image, model)
     except RequestRefused as refusal:
@@ -120,36 +107,3 @@ def _same(one: Prediction | RequestRefused | str, other: Prediction | RequestRef
         pairs = ((one.probabilities.get(k, least), other.probabilities.get(k, least)) for k in labels)
         return all(abs(a - b) <= TOLERANCE for a, b in pairs)
     return _kind(one) == _kind(other) and not isinstance(one, str)
-
-
-def main() -> int:
-    """Probe the server of the current directory; print the table and the JSON document."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.odd_images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model")
-    parser.add_argument("folder", type=Path, help="every file below it is sent, whatever it is")
-    parser.add_argument("good", type=Path, help="images that the server answers; the first seven are the neighbours")
-    arguments = parser.parse_args()
-    files = sorted(each for each in arguments.folder.rglob("*") if each.is_file() and each.suffix != ".csv")
-    good = [each.read_bytes() for each in images_in(arguments.good)[0][:7]]
-    with Client() as client:
-        report = probe(client, arguments.model, files, good)
-    table = Table(title=f"{report.files} odd images")
-    table.add_column("answer")
-    table.add_column("files", justify="right")
-    for kind, count in report.answers.items():
-        table.add_row(kind, str(count))
-    table.add_row("neighbours whose answer changed", f"{len(report.neighbours_changed)} of {report.neighbours}")
-    table.add_row("worker died", "yes" if report.workers_died else "no")
-    table.add_row("most memory above the start", f"{report.memory_grown / 1e6:.0f} MB")
-    table.add_row(f"slowest ({report.slowest_file})", f"{report.slowest:.2f} s")
-    Console(markup=False, emoji=False).print(table)
-    print(json.dumps({**dataclasses.asdict(report), "passed": report.passed}))
-    return int(not report.passed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
