@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import data_efficiency
 from handlers.formats import INT8
 from tests.unit import stripes
-from training import crossvalidate, evaluate, export, frugality, prepare
+from training import configuration, crossvalidate, evaluate, export, prepare
 from training.predictions import Predictions
 from training.records import DatasetError
 from training.train import train
@@ -118,17 +119,16 @@ def test_a_data_set_that_is_not_prepared(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_fewest_images_of_a_target_that_all_reach(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(prepared)
-    own = ["name=small", "target=0.0", "images=[2,4]", "widths=[2,4]"]
-    assert frugality.main([*stripes.SETTINGS, *own, "trainer.epochs=1"]) == 0
-    document = json.loads((prepared / "runs/small/frugality.json").read_text())
+    config = configuration.compose([*stripes.SETTINGS, "name=small", "store=class_folders", "trainer.epochs=1"])
+    settings = {"target": 0.0, "images": [2, 4], "widths": [2, 4]}
+    console = Console(quiet=True)
+    document = data_efficiency.run(config, settings, console)
     assert [(point["width"], point["images_per_class"]) for point in document["chosen"]] == [(2, 2)]
     chosen = document["chosen"][0]
     assert chosen["training_images"] == 8
     assert chosen["test"]["images"] == 16
     assert all(point["run"].startswith("w2-") for point in document["tried"])
-    assert (prepared / "runs/small/frugality.png").stat().st_size > 1000
     # A target that none reaches: every width is tried on all images, none is judged.
-    assert frugality.main([*stripes.SETTINGS, *own[:1], "target=1.1", *own[2:], "trainer.epochs=1"]) == 0
-    document = json.loads((prepared / "runs/small/frugality.json").read_text())
+    document = data_efficiency.run(config, settings | {"target": 1.1}, console)
     assert document["chosen"] == []
     assert [point["width"] for point in document["tried"]] == [2, 4]

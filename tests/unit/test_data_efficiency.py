@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training import configuration, frugality
+from benchmarks import data_efficiency
+from training import configuration
 from training.splits import SplitSpec, split
 
 
@@ -25,7 +26,7 @@ def test_search_finds_the_frontier(frontier: dict[int, int | None], expected: li
         least = frontier[width]
         return least is not None and images >= least
 
-    assert frugality.search([16, 4, 8], [5, 10, 20, 40, 80, 160], reaches) == expected
+    assert data_efficiency.search([16, 4, 8], [5, 10, 20, 40, 80, 160], reaches) == expected
     assert len(asked) == len(set(asked)) < 18
 
 
@@ -34,25 +35,25 @@ def test_a_run_of_the_grid() -> None:
         ["dataset=fingers", "network=small_cnn", "name=small", "trainer.epochs=8", "trainer.batch_size=64"]
     )
     before = [layer.channels for layer in config.network.layers]
-    one = frugality.narrowed(config, 8, 10, rows=3240, classes=12)
+    one = data_efficiency.narrowed(config, 8, 10, rows=3240, classes=12)
     assert [layer.channels * before[0] for layer in one.network.layers] == [8 * channels for channels in before]
     assert one.split.images_per_class == 10
     assert one.name == "small/w8-n10"
     # 3240 images are 50 batches an epoch, 120 images are one: eight epochs of the one are 400 of the other.
     assert one.trainer.epochs == 400
-    assert frugality.narrowed(config, 32, 270, rows=3240, classes=12).trainer.epochs == 8
+    assert data_efficiency.narrowed(config, 32, 270, rows=3240, classes=12).trainer.epochs == 8
     assert [layer.channels for layer in config.network.layers] == before
 
 
 def test_a_network_without_layers_is_refused() -> None:
     config = configuration.compose(["dataset=fingers", "network=resnet18"])
     with pytest.raises(configuration.ConfigurationError, match="network=small_cnn"):
-        frugality.narrowed(config, 8, 10, rows=100, classes=12)
+        data_efficiency.narrowed(config, 8, 10, rows=100, classes=12)
 
 
 @pytest.mark.parametrize("argument", ["images=5", "target=high", "widths=4"])
 def test_a_setting_of_the_wrong_type_is_named(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert frugality.main(["dataset=fingers", "name=small", argument]) == 1
+    assert data_efficiency.main(["raw", "dataset=fingers", "name=small", argument]) == 1
     assert argument.partition("=")[0] in capsys.readouterr().err
 
 
