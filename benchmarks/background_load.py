@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.open_loop import Answer, Run
+from benchmarks.open_loop import MOST, Answer, Run
 
 LONGEST = 4 * 3600.0  # seconds
-CLOSED = 10**7  # requests that a closed loop has at most
 
 
 class Load:
@@ -19,7 +18,7 @@ class Load:
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int,
-        timeout: float, count: int = CLOSED,
+        timeout: float, count: int = MOST,
     ) -> None:  # fmt: skip
         """Start it: `rate` requests/s, or `count` one after the other on the connections where that is 0."""
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -55,7 +54,7 @@ def _send(
 
     def wait() -> None:
         pipe.recv()
-        run.stopped = True
+        run.stop()
 
     threading.Thread(target=wait, daemon=True).start()
     pipe.send("ready")

@@ -14,13 +14,15 @@ import numpy as np
 
 # Beyond this lateness the generator itself is what was measured. The event loop rounds its waits up to a millisecond.
 LATE = 0.003  # seconds, of the 99th percentile
+MOST = 10**7  # requests of a closed loop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
     """What came of one request; times in seconds of `time.perf_counter`, which processes of one machine share.
 
-    `status` is 0 where no answer came before the deadline or the connection broke; `number` is the body's.
+    `status` is 0 where no answer came before the deadline or the connection broke; `number` is the body's, or the
+    request's own where it carries one.
     """
 
     number: int
@@ -117,27 +119,53 @@ def run(
     return summarize(latencies, run.lateness, rate=round(rate, 2), waited=run.waited)
 
 
-class Run:
-    """One run: connections that take the next scheduled request as soon as they are free, until `stopped`.
+def numbered(
+    url: str, body: bytes, headers: Mapping[str, str], *, connections: int, seconds: float, tag: str, first: int = 0
+) -> list[Answer]:
+    """Send `body` over each connection, the next when the last is answered, for `seconds`; return every answer.
 
-    `answers` holds what came of each request that was sent, in the order in which they ended.
+    The header `tag` carries each request's number, from `first` on, so that a server's log can name it.
+    """
+
+    async def send() -> list[Answer]:
+        run = Run(url, [body], [0.0] * MOST, headers, seconds + 60, tag=tag, first=first)
+        asyncio.get_running_loop().call_later(seconds, run.stop)
+        await run.all(connections)
+        return run.answers
+
+    return asyncio.run(send())
+
+
+class Run:
+    """One run: connections that take the next scheduled request as soon as they are free, until it is stopped.
+
+    `answers` holds what came of each request that was sent, in the order in which they ended. Where `tag` is given, a
+    header of that name carries each request's number, from `first` on.
     """
 
     def __init__(
-        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float
-    ) -> None:
+        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float,
+        *, tag: str = "", first: int = 0,
+    ) -> None:  # fmt: skip
         parts = urlsplit(url)
-        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+        if parts.hostname not in ("127.0.0.1", "localhost"):
+            raise ValueError(f"{url} is not on this machine: load is sent to the loopback only")
+        self.host, self.port = parts.hostname, parts.port or 80
         lines = [f"POST {parts.path or '/'} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join(lines)
         self.requests = [f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+        self.tag, self.first = tag, first
         self.times, self.timeout = times, timeout
         self.next = 0
         self.waited = 0
         self.stopped = False
         self.answers: list[Answer] = []
         self.lateness: list[float] = []
+
+    def stop(self) -> None:
+        """Send no more requests."""
+        self.stopped = True
 
     async def all(self, connections: int) -> None:
         """Send everything over so many connections, which all stand before the first request leaves."""
@@ -156,7 +184,7 @@ class Run:
                 self.lateness.append(time.perf_counter() - due)
             else:
                 self.waited += 1
-            answer = await self._ask(number % len(self.requests), due, reader, writer)
+            answer = await self._ask(number, due, reader, writer)
             self.answers.append(answer)
             if not answer.status:
                 writer.close()
@@ -166,11 +194,16 @@ class Run:
                 reader, writer = again
         writer.close()
 
-    async def _ask(self, which: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+    async def _ask(self, number: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+        which = number % len(self.requests)
+        request = self.requests[which]
+        if self.tag:
+            which = number + self.first
+            request = request.replace(b"\r\n", f"\r\n{self.tag}: {which}\r\n".encode(), 1)
         sent, status, version, body = time.perf_counter(), 0, "", b""
         try:
             async with asyncio.timeout(self.timeout):
-                writer.write(self.requests[which])
+                writer.write(request)
                 await writer.drain()
                 status, version, body = await _answer(reader)
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):

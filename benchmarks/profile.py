@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import numbered, profiled_handler, resnet, small_server, stages
+from benchmarks import open_loop, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
-from benchmarks.numbered import LoadError, Sent
 from benchmarks.result import Origin
 from benchmarks.rounds import versions
+from benchmarks.stages import Sent
 from handlers import artifact
 from handlers.atomic import write_json
 from serving import archive, launch, package, ports, server
@@ -81,15 +81,22 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     measured: list[tuple[int, list[Sent], float]] = []
     try:
         state = server.start(root=root, offset=ports.offset_of_environment()).state
-        url = f"{state.inference}/predictions/{MODEL}"
-        headers = small_server.authorization(state)
+        url, headers = f"{state.inference}/predictions/{MODEL}", small_server.authorization(state)
+
+        def load(connections: int, seconds: float, tag: str, first: int = 0) -> list[Sent]:
+            answers = open_loop.numbered(
+                url, body, headers, connections=connections, seconds=seconds, tag=tag, first=first
+            )
+            if refused := [answer for answer in answers if answer.status != 200]:
+                answer = refused[0]
+                raise stages.ProfileError(f"a request was answered with {answer.status}: {answer.body[:200]!r}")
+            return [Sent(answer.number, answer.sent, answer.received) for answer in answers]
+
         for number in states:
             first = sum(len(requests) for _, requests, _ in measured)
-            warm = numbered.run(url, headers, body, connections=number, seconds=WARM_UP, number="warm-up")
+            warm = load(number, WARM_UP, "warm-up")
             before = queued(state)
-            requests = numbered.run(
-                url, headers, body, connections=number, seconds=seconds, number=profiled_handler.HEADER, first=first
-            )
+            requests = load(number, seconds, profiled_handler.HEADER, first)
             measured.append((number, requests, queued(state) - before))
             print(f"{connections(number)}: {len(warm)} + {len(requests)} requests", file=sys.stderr)
     finally:
@@ -171,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = measure(Path(folder), options.size, options.connections, options.seconds, options.precision)
-    except (stages.ProfileError, LoadError, server.ServerError, ports.PortError) as error:
+    except (stages.ProfileError, server.ServerError, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     document = {

@@ -1,10 +1,9 @@
 """The stages of a request, from a client's and a worker's clocks: they add up to the request, or are refused."""
 
+import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-from benchmarks.numbered import Sent
 
 REST = "the rest of the handler"
 QUEUE = "queue and batch delay"  # as TorchServe counts it
@@ -21,6 +20,20 @@ STAGES = {
     "socket, from the worker": "#5f8fbf",
     "front end, after": "#9db8d2",
 }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sent:
+    """One request: its number, and when it was sent and answered, on a clock that all processes share."""
+
+    number: int
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it took."""
+        return self.ended - self.began
 
 
 class ProfileError(Exception):

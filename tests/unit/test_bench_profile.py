@@ -1,6 +1,5 @@
 """Where a request's time goes: stages add up to the request, and clocks that do not fit are refused."""
 
-import asyncio
 import importlib
 import json
 import sys
@@ -13,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import numbered, profile, profiled_handler, stages
-from benchmarks.numbered import LoadError, Sent
+from benchmarks import profile, profiled_handler, stages
+from benchmarks.stages import Sent
 from handlers.decoding import decode
 from handlers.engine import Engine
 from serving import archive
@@ -81,66 +80,6 @@ def test_the_archive_gets_the_handler_with_clocks(tmp_path: Path) -> None:
         assert set(made.namelist()) == {*before, "profiled_handler.py"}
         assert json.loads(made.read("MAR-INF/MANIFEST.json"))["model"]["handler"] == "profiled_handler.py"
     assert [path.name for path in built.path.parent.iterdir() if path.suffix == ".original"] == []
-
-
-def test_connections_send_the_next_request_when_the_last_is_answered() -> None:
-    heads: list[str] = []
-    under_way = most = 0
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal under_way, most
-        while head := await reader.read(1000):
-            under_way, most = under_way + 1, max(most, under_way + 1)
-            heads.append(head.decode())
-            await asyncio.sleep(0)
-            under_way -= 1
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        writer.close()
-
-    sent = _against(answer, "loop")
-    numbers = [request.number for request in sent]
-    assert sorted(numbers) == list(range(7, 7 + len(sent))) and len(sent) >= 3 and 1 <= most <= 3
-    assert all(
-        head.startswith("POST /predictions/loop HTTP/1.1\r\n") and head.endswith("\r\n\r\nimage") for head in heads
-    )
-    assert {int(head.partition("profile-id: ")[2].partition("\r\n")[0]) for head in heads} == set(numbers)
-    assert all(request.seconds > 0 for request in sent)
-
-
-def test_an_answer_that_is_none_is_an_error() -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1000)
-        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull")
-        writer.close()
-
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1000)
-        writer.close()
-
-    with pytest.raises(LoadError, match="503 Busy: full"):
-        _against(refuse, "refused")
-    with pytest.raises(LoadError, match="a request was not answered"):
-        _against(hang_up, "closed")
-
-
-def test_load_is_sent_to_this_machine_alone() -> None:
-    with pytest.raises(LoadError, match="not on this machine"):
-        numbered.run("http://example.org/x", {}, b"", connections=1, seconds=0.1, number="n")
-
-
-def _against(serve: Any, name: str) -> list[Sent]:
-    """Send three connections' requests for a twentieth of a second to a server of this test."""
-
-    async def both() -> list[Sent]:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}/predictions/{name}"
-        async with server:
-            return await asyncio.to_thread(
-                numbered.run, url, {}, b"image", connections=3, seconds=0.05, number="profile-id", first=7
-            )
-
-    return asyncio.run(both())
 
 
 def test_the_profiled_handler_answers_and_writes_its_stages_down(

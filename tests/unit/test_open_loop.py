@@ -1,12 +1,15 @@
 """Open-loop load: latency counts from when a request was to leave, and failures and own lateness are told."""
 
+import asyncio
 import itertools
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 
 from benchmarks import open_loop
-from benchmarks.open_loop import schedule, summarize
+from benchmarks.open_loop import Answer, schedule, summarize
 from tests.unit.answering_server import answering
 
 
@@ -51,3 +54,58 @@ def test_an_answer_other_than_200_is_a_failure() -> None:
     with answering(status=lambda number: 503 if number % 2 else 200) as server:
         found = open_loop.run(server.url, [b"a"], schedule(200, 0.1, poisson=False), connections=4)
     assert (found.requests, found.failures) == (20, 10)
+
+
+def test_connections_send_the_next_request_when_the_last_is_answered() -> None:
+    heads: list[str] = []
+    under_way = most = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        while head := await reader.read(1000):
+            under_way, most = under_way + 1, max(most, under_way + 1)
+            heads.append(head.decode())
+            await asyncio.sleep(0)
+            under_way -= 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    answers = _against(answer)
+    numbers = [each.number for each in answers]
+    assert sorted(numbers) == list(range(7, 7 + len(answers))) and len(answers) >= 3 and 1 <= most <= 3
+    assert all(head.startswith("POST /predictions/x HTTP/1.1\r\n") and head.endswith("\r\n\r\nimage") for head in heads)
+    assert {int(head.partition("profile-id: ")[2].partition("\r\n")[0]) for head in heads} == set(numbers)
+    assert all(each.status == 200 and each.received > each.sent for each in answers)
+
+
+def test_a_numbered_request_that_is_refused_has_its_status() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull")
+        writer.close()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.close()
+
+    answers = _against(refuse)
+    assert (answers[0].status, answers[0].body) == (503, b"full")
+    assert {each.status for each in _against(hang_up)} == {0}
+
+
+def test_load_is_sent_to_this_machine_only() -> None:
+    with pytest.raises(ValueError, match="not on this machine"):
+        open_loop.run("http://example.org/x", [b""], [0.0])
+
+
+def _against(serve: Any) -> list[Answer]:
+    """Send three connections' requests for a twentieth of a second to a server of this test."""
+
+    async def both() -> list[Answer]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predictions/x"
+        send = partial(open_loop.numbered, url, b"image", {}, connections=3, seconds=0.05, tag="profile-id", first=7)
+        async with server:
+            return await asyncio.to_thread(send)
+
+    return asyncio.run(both())
