@@ -106,6 +106,14 @@ def test_a_folder_is_put_where_there_was_none(folders: tuple[Path, Path]) -> Non
     assert (old / "name").read_text() == "new" and not new.exists()
 
 
+def test_names_that_cannot_be_swapped_say_why(folders: tuple[Path, Path]) -> None:
+    new, old = folders
+    with pytest.raises(FileNotFoundError) as caught:
+        atomic._exchange(new, old.with_name("none"))
+    assert (caught.value.filename, caught.value.filename2) == (str(new), str(old.with_name("none")))
+    assert (new / "name").read_text() == "new"
+
+
 @pytest.mark.parametrize("number", [None, errno.EPERM, errno.EOPNOTSUPP])
 def test_a_name_is_given_once_also_where_there_are_no_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from handlers import avif, jpeg
 from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.jpeg import frame_of
@@ -154,6 +155,35 @@ def test_damage_is_seen_behind_harmless_faults(mode: str, harmless: str) -> None
     for damage in DAMAGE.values():
         with pytest.raises(BadImage, match="truncated or corrupt"):
             decode(HARMLESS[harmless](damage(whole)))
+
+
+def test_a_plain_jpeg_has_what_its_pixels_need() -> None:
+    whole = encoded(corners(), "JPEG", quality=95)
+    jfif, rest = whole[2:20], whole[20:]
+    odd = jfif.replace(b"JFIF\0\1", b"JFIF\0\7")
+    comment, exif, profile = b"\xff\xfe\0\4hi", b"\xff\xe1\0\4Ex", b"\xff\xef\0\4zz"
+    unknown = b"\xff\xf0\0\4hi"  # is for the decoder to judge
+    faulty = b"\xff\xd8" + odd + comment + exif + b"\xff\xd0" + profile + unknown + rest + b"after"
+    assert jpeg.plain(faulty) == b"\xff\xd8" + jfif + unknown + rest
+    assert jpeg.plain(whole, b"more") == whole[:-2] + b"more" + whole[-2:]
+
+
+@pytest.mark.parametrize(
+    ("mode", "transform", "expected"),
+    [("RGB", 0, 0), ("RGB", 1, 1), ("RGB", 2, 1), ("CMYK", 0, 0), ("CMYK", 1, 2), ("CMYK", 2, 2)],
+)
+def test_a_plain_jpeg_of_adobe_has_a_transform_that_fits_its_components(
+    mode: str, transform: int, expected: int
+) -> None:
+    whole = encoded(corners().convert(mode), "JPEG", quality=95)
+    adobe = b"\xff\xee\0\x0eAdobe\0d\0\0\0\0"
+    tables = whole[whole.index(b"\xff\xdb") :]
+    marked = b"\xff\xd8" + adobe + bytes([transform]) + tables
+    frame = tables.index(b"\xff\xc0")
+    plain = b"\xff\xd8" + tables[:frame] + adobe + bytes([expected]) + tables[frame:]
+    assert jpeg.plain(marked) == plain
+    longer = marked.replace(b"\0\x0eAdobe", b"\0\x10Adobe").replace(tables, b"xx" + tables)
+    assert jpeg.plain(longer) == plain, "what follows the transform goes"
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
@@ -369,6 +399,20 @@ def test_an_avif_that_is_to_be_cropped_is_named() -> None:
         decode(whole[:place] + crop + whole[place:])
 
 
+def test_an_avif_is_whole_where_its_last_box_ends() -> None:
+    boxes = (
+        struct.pack(">I4s4s", 12, b"ftyp", b"avif"),
+        struct.pack(">I4s", 8, b"free"),
+        struct.pack(">I4s", 9, b"mdat"),
+    )
+    whole = b"".join(boxes) + b"x"
+    for data, expected in ((whole, True), (whole[:-1], False), (whole + b"x", False), (whole[:20], True)):
+        assert avif._is_whole(memoryview(data)) is expected
+    assert not avif._is_whole(memoryview(b"\0\0\0\7free" + whole)), "no box is shorter than its own header"
+    assert avif._is_whole(memoryview(boxes[1] * avif.MAX_BOXES))
+    assert not avif._is_whole(memoryview(boxes[1] * (avif.MAX_BOXES + 1)))
+
+
 def test_an_avif_that_breaks_the_standard_is_not_called_truncated() -> None:
     whole = encoded(transparent("RGBA"), "AVIF", quality=95)
     assert whole.count(b"ispe") == 1
@@ -465,6 +509,7 @@ def long_tiff(strips: list[bytes], order: str = "<", size: tuple[int, int] = (5,
         del entries[278]
         entries |= {322: [tags["tile"]], 323: [tags["tile"]], tags["offsets"]: entries.pop(273), 325: entries.pop(279)}
     entries[339] = [{"u": 1, "i": 2, "f": 3}[tags.get("kind", "u")]] * samples
+    entries = {tag: values for tag, values in entries.items() if tag not in tags.get("without", ())}
     end = 8 + sum(map(len, strips))
     directory, beside = struct.pack(f"{order}H", len(entries)), b""
     for tag, values in sorted(entries.items()):
@@ -490,6 +535,28 @@ def test_uncompressed_separate_planes_are_read(order: str, dtype: str, rows: int
     ]
     tiff = long_tiff(strips, order, (48, 32), bits=8 * int(dtype[1]), photometric=2, samples=3, planes=2, rows=rows)
     assert is_corners(decode(tiff))
+
+
+@pytest.mark.parametrize(("extra", "compression"), [(2, 1), (2, 8), (0, 8)])
+def test_a_fourth_plane_is_transparency_where_it_says_so(extra: int, compression: int) -> None:
+    alpha = np.full((32, 48), 255, np.uint8)
+    alpha[:16, :24] = 0
+    planes = [plane.tobytes() for plane in (*np.moveaxis(np.asarray(corners()), 2, 0), alpha)]
+    strips = planes if compression == 1 else [zlib.compress(plane) for plane in planes]
+    image = decode(
+        long_tiff(
+            strips, size=(48, 32), photometric=2, samples=4, planes=2, rows=32, extra=[extra], compression=compression
+        )
+    )
+    assert near(pixel(image, 0.25, 0.25), WHITE if extra else RED) and near(pixel(image, 0.75, 0.25), GREEN)
+
+
+def test_what_a_tiff_does_not_say_is_as_the_standard_has_it() -> None:
+    red = [bytes([255]) * 6, bytes(6), bytes(6)]
+    planes = long_tiff(red, size=(3, 2), photometric=2, samples=3, planes=2, rows=2, without=(259, 339))
+    assert decode(planes)[:, 0, 0].tolist() == [255, 0, 0], "uncompressed, unsigned"
+    bits = long_tiff([b"\xa0"], size=(4, 1), without=(258, 259, 277, 284, 339))
+    assert decode(bits, colour="grey")[0, 0].tolist() == [255, 0, 255, 0], "one sample of one bit"
 
 
 @pytest.mark.parametrize("scale", [1, 257])
@@ -528,6 +595,7 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
         ({"compression": 50013}, "compressed by PixTIFF"),
         ({"compression": 34712}, "compressed by JPEG 2000"),
         ({"compression": 777}, "compressed by method 777"),
+        ({"photometric": 32803, "without": (258, 277, 339)}, r"in raw camera of one sample of 1 bits \(unsigned\)"),
         ({"compression": 7, "bits": 12}, "in grey of one sample of 12 bits"),
     ],
 )

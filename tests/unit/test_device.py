@@ -1,16 +1,21 @@
 """Which device a worker takes, and what it does when that is gone."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from handlers import device
+from handlers import device, service
 from handlers.device import DeviceError, fault_of
 from handlers.sightline_handler import ImageHandler
 from tests.unit.small_network import save_small
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=r"unclosed file .*version\.txt")  # the package leaves it open
+    import ts  # noqa: F401 - the handler imports it
 
 
 @pytest.mark.parametrize(
@@ -93,12 +98,27 @@ def test_a_worker_whose_gpu_is_lost_ends(
     assert ("its GPU is lost: CUDA error: lost" in caplog.text) is lost
 
 
-def context(weights: Path) -> Any:
+def test_the_gpu_that_the_server_gave_is_the_one_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+
+    def choose(_: str, given: str, **__: Any) -> torch.device:
+        wanted.append(given)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(service, "choose", choose)
+    for gpu in (None, 0, 3):
+        ImageHandler().initialize(context(save_small(tmp_path / "model.pt"), gpu))
+    assert wanted == ["cpu", "cuda:0", "cuda:3"]
+
+
+def context(weights: Path, gpu: int | None = None) -> Any:
     """Return what TorchServe tells a worker, as far as it is looked at."""
 
     class Context:
         manifest = {"model": {"serializedFile": weights.name, "modelVersion": "1.0"}}
-        system_properties = {"model_dir": str(weights.parent), "gpu_id": None}
+        system_properties = {"model_dir": str(weights.parent), "gpu_id": gpu}
         model_yaml_config: dict[str, Any] = {}
 
     return Context()

@@ -195,6 +195,7 @@ def test_without_torchvision_the_cpu_reads_everything(
     images = [image for kind in IMAGES.values() for image in kind]
     for mine, theirs in zip(without.decode(images), cpu.decode(images), strict=True):
         assert isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor) and torch.equal(mine.cpu(), theirs)
+    assert [without.cost(image) for image in images] == [cpu.cost(image) for image in images]
     assert "JPEG files are decoded on the CPU, since the GPU cannot: torchvision cannot be imported" in caplog.text
 
 
@@ -251,7 +252,7 @@ def test_images_that_the_device_decodes_cost_little(decoders: tuple[Decoder, Dev
     for image in (jpeg(1), jpeg(1, progressive=True), png(1), webp_of_one_colour(300, 200)):
         there, here = theirs.cost(image), ours.cost(image)
         assert there.pixels == here.pixels
-        assert there.seconds < here.seconds / 5 if image == jpeg(1) else there == here
+        assert 0 < there.seconds < here.seconds / 5 if image == jpeg(1) else there == here
     for image in (b"no image", png(1, (400, 400))):
         with pytest.raises(RequestError):
             theirs.cost(image)
