@@ -1,6 +1,9 @@
 """Run mutmut in the current directory on a sample of its mutants, and write their states to `sample.json`.
 
-    python -P benchmarks/mutant_sample.py SAMPLE SEED        in the copy that `benchmarks.mutation` makes
+    python -P benchmarks/mutant_sample.py SAMPLE SEED MINUTES       in the copy that `benchmarks.mutation` makes
+
+Tries them in the order that they were drawn in, so that those of a run that ends early are a sample too; 0 minutes are
+no limit.
 
 Imports nothing of this repository: what is imported before mutmut starts its tests is not mutated.
 """
@@ -11,6 +14,7 @@ import functools
 import json
 import os
 import random
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -19,9 +23,11 @@ from typing import Any
 
 import mutmut.__main__ as tool
 from mutmut.mutation import diff_apply
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 
 REPORT = "sample.json"
+SLOW = "exported"  # its tests compile networks for half a minute: the mutants of that module alone run them
 
 
 def only_text_differs(before: str, after: str) -> bool:
@@ -37,7 +43,7 @@ def _without_text(source: str) -> str:
     return ast.dump(tree)
 
 
-def drive(sample: int, seed: int) -> None:
+def drive(sample: int, seed: int, minutes: float) -> None:
     """Run mutmut in the current directory on a sample of its mutants, and write their states to `REPORT`."""
     collect, read = tool.collect_source_file_mutation_data, functools.cache(diff_apply.read_mutants_module)
     chosen: list[Any] = []
@@ -62,11 +68,16 @@ def drive(sample: int, seed: int) -> None:
             ]
             chosen.extend(random.Random(seed).sample(code, min(sample, len(code))))
             diffs.update({mutant[1]: _diff(*sources(mutant)) for mutant in chosen})
+            _cheap_tests_first()
             print(f"{len(mutants)} mutants, {len(code)} of them change code, {len(chosen)} are tried")
         return chosen, files
 
     tool.collect_source_file_mutation_data = sampled
+    tool.estimated_worst_case_time = lambda mutant_name: list(diffs).index(mutant_name)  # mutmut sorts by it
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # mutmut ends well where it is interrupted
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     tool._run((), os.cpu_count())
+    signal.setitimer(signal.ITIMER_REAL, 0)
     rows = [
         {
             "mutant": name,
@@ -75,8 +86,17 @@ def drive(sample: int, seed: int) -> None:
             "diff": diffs[name],
         }
         for data, name, _ in sorted(chosen, key=lambda each: each[1])
+        if data.exit_code_by_key[name] is not None
     ]
     Path(REPORT).write_text(json.dumps(rows))
+
+
+def _cheap_tests_first() -> None:
+    """Sort the tests of each function, since the first one that fails ends a mutant, and leave out what costs most."""
+    known: Any = state()
+    for name, tests in known.tests_by_mangled_function_name.items():
+        cheap = [test for test in tests if f"test_{SLOW}.py" not in test or f".{SLOW}." in name]
+        known.tests_by_mangled_function_name[name] = sorted(cheap, key=known.duration_by_test.__getitem__)
 
 
 def _diff(before: str, after: str) -> str:
@@ -85,4 +105,4 @@ def _diff(before: str, after: str) -> str:
 
 
 if __name__ == "__main__":
-    drive(int(sys.argv[1]), int(sys.argv[2]))
+    drive(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
