@@ -29,7 +29,7 @@ from serving.door import Answer
 from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
 from serving.keys import Keys
 from serving.model_status import ModelStatus, Worker
-from serving.ports import Address, PortError, Ports, offset_of_environment
+from serving.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
 from serving.state import ServerState
 
 __all__ = [
@@ -72,6 +72,7 @@ class Client:
     given too. Threads may share a client.
 
     Raises:
+        NoKey: the keys in `root` are copies of those of another directory's server.
         ClientError: an address cannot be one.
     """
 
@@ -92,6 +93,8 @@ class Client:
             return (inference or known.inference, management or known.management) if known else None
 
         known = state.running(root)
+        if known is None and key_file is None:
+            _refuse_copied_keys(root)
         addresses = find() or (inference or _usual("inference"), management or _usual("management"))
         key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
         self._connection = Connection(addresses, key_file, find=find, transport=transport)
@@ -271,6 +274,14 @@ class Client:
 
     def _change(self, method: str, path: str, deadline: float | None) -> None:
         self._connection.request("management", method, path, deadline=self._within(deadline))
+
+
+def _refuse_copied_keys(root: Path) -> None:
+    if (owner := state.owner_of_keys(root)) is not None:
+        raise NoKey(
+            f"no server runs here: {state.KEY_FILE} was copied from {owner}, whose server has those keys. Start one "
+            f"here (make serve, with {OFFSET_VARIABLE}=100 before each command while the other runs), or ask there"
+        )
 
 
 def _usual(api: str) -> str:

@@ -117,6 +117,34 @@ def running(root: Path) -> ServerState | None:
     return state if state is not None and state.process() is not None else None
 
 
+def owner_of_keys(root: Path) -> Path | None:
+    """Return the directory of the running server whose keys were copied to `root`, None where the keys are its own."""
+    try:
+        document = json.loads((root / LOGS / FILE).read_text())
+        recorded = Path(document["key_file"])
+        if ServerState.read(root) is not None or not runs(document["pid"], document["created"]):
+            return None
+        owner = _folder_of(document["pid"]) or recorded.parent
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    here, there = _renewing_key(root / KEY_FILE), _renewing_key(owner / KEY_FILE)
+    return owner if here is None or there is None or here == there else None
+
+
+def _folder_of(pid: int) -> Path | None:
+    """Return where a process runs, also after that folder was renamed."""
+    with contextlib.suppress(psutil.Error):
+        return Path(psutil.Process(pid).cwd())
+    return None
+
+
+def _renewing_key(key_file: Path) -> str | None:
+    """Return the key that stays the same while a server runs."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return str(json.loads(key_file.read_text())["API"]["key"])
+    return None
+
+
 def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
     """End a process and all it started, each by its own id: first by asking the parent, which takes its children along.
 

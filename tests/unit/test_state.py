@@ -13,13 +13,16 @@ import pytest
 
 from handlers import process
 from serving import server
+from serving.client import Client, NoKey
 from serving.state import FILE, KEY_FILE, LOGS, ServerState
 
 
 @pytest.fixture
-def front() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that runs until it is ended."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+def front(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process in a directory that runs until it is ended."""
+    (tmp_path / "home").mkdir()
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path / "home") as process:
         yield process
         process.kill()
 
@@ -28,7 +31,7 @@ def front() -> Iterator["subprocess.Popen[bytes]"]:
 def home(tmp_path: Path, front: "subprocess.Popen[bytes]") -> Path:
     """A directory whose server is `front`."""
     home = tmp_path / "home"
-    (home / "temporary").mkdir(parents=True)
+    (home / "temporary").mkdir()
     (home / KEY_FILE).touch()
     ServerState(
         pid=front.pid, created=process.created(front.pid), inference="", management="", metrics="",
@@ -56,6 +59,31 @@ def test_a_copy_of_a_directory_has_no_server(home: Path, front: "subprocess.Pope
     assert front.poll() is None and (home / KEY_FILE).exists() and (home / "temporary").exists()
     assert server.stop(root=home)
     assert front.wait(timeout=10) is not None and not (home / KEY_FILE).exists() and not (home / "temporary").exists()
+
+
+def write_keys(folder: Path, renewing: str) -> None:
+    keys = {name: {"key": f"{name}-{renewing}"} for name in ("inference", "management", "API")}
+    (folder / KEY_FILE).write_text(json.dumps(keys))
+
+
+def test_a_client_in_a_copy_does_not_ask_the_server_of_the_original(
+    home: Path, front: "subprocess.Popen[bytes]"
+) -> None:
+    write_keys(home, "first")
+    copy = home.with_name("copy")
+    shutil.copytree(home, copy)
+    with pytest.raises(NoKey) as refused:
+        Client(root=copy)
+    assert str(refused.value).startswith(f"no server runs here: key_file.json was copied from {home}, whose server")
+    assert "make serve, with SIGHTLINE_PORT_OFFSET=100" in str(refused.value)
+    for keys in ({"root": home}, {"root": copy, "key_file": home / KEY_FILE}):
+        Client(**keys).close()  # type: ignore[arg-type]
+    write_keys(copy, "of a server that TorchServe's own command started there")
+    Client(root=copy).close()
+    front.kill()
+    front.wait()
+    shutil.copy(home / KEY_FILE, copy)
+    Client(root=copy).close()  # nobody answers it
 
 
 def test_a_directory_that_was_renamed_keeps_its_server(home: Path, front: "subprocess.Popen[bytes]") -> None:
