@@ -9,6 +9,7 @@ logs/up-<name>.json.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import showing, steps, unpacking
+from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
 from serving import lock, model_store
 from serving.archive import RUNS, read_spec
+from serving.live import Live
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
@@ -75,6 +78,7 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
     with run.step("archive", "building the archive, and rehearsing it as a worker"):
         found, new = steps.build_archive(name, run.root)
         run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
+    live = Live.read(run.root).models.get(name)
     with run.step("serve", "starting TorchServe"):
         served, started = steps.serve(found, run.root)
         run.console.print("every worker is READY" if started else "it runs already", highlight=False)
@@ -84,8 +88,12 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
     showing.show(answers, served, run.console)
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     right = sum(answer.predicted == answer.true for answer in answers)
-    run.write(first_prediction=round(first, 3), answers=len(answers), right=right, top_1=metrics["top_1"])
+    compared = Comparison.of(run.root, live.version if live else None, found, metrics)
+    results = {"answers": len(answers), "right": right, "top_1": metrics["top_1"]}
+    run.write(first_prediction=round(first, 3), **results, compared=compared and dataclasses.asdict(compared))
     run.console.print(f"{right} of {len(answers)} right; {_worth(folder, metrics)}", highlight=False)
+    for line in compared.lines(run.root) if compared else ():
+        run.console.print(line, highlight=False)
     run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
 
 

@@ -22,7 +22,7 @@ def changes(before: Archive, after: Archive) -> list[str]:
             lines.append(f"preprocessing, {key}: {_short(then)} -> {_short(now)}")
     if old["network"] != new["network"]:
         lines.append(f"network: {old['network']} -> {new['network']}")
-    then, now = _top_1(before), _top_1(after)
+    then, now = top_1(before), top_1(after)
     if then is not None and now is not None:
         lines.append(f"test top-1: {then:.2%} -> {now:.2%}")
     elif now is not None or then is not None:
@@ -30,7 +30,8 @@ def changes(before: Archive, after: Archive) -> list[str]:
     return lines
 
 
-def _top_1(archive: Archive) -> float | None:
+def top_1(archive: Archive) -> float | None:
+    """Return the part of the test images that an archive's network had right; None where it was not evaluated."""
     metrics = archive.provenance().get("metrics") or {}
     score = metrics.get("top_1") or {}  # with its interval
     return score.get("value")

@@ -14,7 +14,7 @@ from PIL import Image
 from serving import server as server_module
 from serving import state
 from serving.client import Client
-from tests.server.conftest import CONFIG, ROOT, free_offset
+from tests.server.conftest import CONFIG, ROOT, free_offset, run_cli
 
 SMALL = ("network=small_cnn", "trainer.epochs=3", "trainer.batch_size=8", "dataset.image_size=32", "augmentation=[]")
 
@@ -81,6 +81,24 @@ def test_a_changed_model_becomes_the_next_version_and_is_served(home: Path, offs
     with Client(root=home) as client:
         assert client.describe("colours").version == "2.0"
         assert client.predict((home / "my images" / "cold" / "0.png").read_bytes(), "colours").label == "cold"
+    assert "test top-1: colours 1.0 100.0%, colours 2.0 100.0%\n" in done.stdout
+    assert "make rollback" not in done.stdout
+
+
+def test_a_model_that_scores_lower_than_the_live_one_is_named_with_the_way_back(home: Path, offset: int) -> None:
+    for true, wrong in (("warm", "cold"), ("cold", "warm")):  # half of the images get the wrong label
+        for path in sorted((home / "my images" / true).glob("[0-9]*.png")):
+            Image.open(path).rotate(90).save(home / "my images" / wrong / f"wrong {path.name}")
+    done = up(home, offset)
+    assert done.returncode == 0, done.stdout + done.stderr
+    compared = json.loads((home / "logs" / "up-colours.json").read_text())["compared"]
+    assert compared["top_1"] < compared["top_1_before"] == 1.0
+    scores = f"test top-1: colours 2.0 100.0%, colours 3.0 {compared['top_1']:.1%} (the prepared images have changed"
+    warning = "warning: 3.0 is live and scores lower than 2.0. Back: make rollback NAME=colours\n"
+    assert scores in done.stdout and warning in done.stdout
+    assert run_cli("serving.deploy", "colours", "--rollback", root=home).returncode == 0
+    with Client(root=home) as client:
+        assert client.describe("colours").version == "2.0"
 
 
 def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> None:
