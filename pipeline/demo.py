@@ -8,7 +8,7 @@ network nor credentials; the times of all steps go to logs/demo.json.
 import sys
 from pathlib import Path
 
-from pipeline.steps import Steps, guarded
+from pipeline.steps import Steps, check_ports, guarded
 from pipeline.up import serve_and_ask
 from serving import lock
 
@@ -38,6 +38,7 @@ def demo(root: Path) -> Steps:
 
 
 def _demo(run: Steps) -> None:
+    check_ports(run.root)  # training takes minutes
     data = ("dataset=fingers", f"name={NAME}")
     run.run(
         "generate",

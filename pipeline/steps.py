@@ -24,6 +24,7 @@ from serving import archive, deploy, lock, model_config, model_store, package, p
 from serving.client import Client, ModelStatus, NotFound
 from serving.deployment import Limits
 from serving.errors import ServingError
+from serving.launch import CONFIG
 from serving.live import Live
 from serving.model_store import Archive, ArchiveError
 from training.records import DatasetError
@@ -150,6 +151,18 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     version = next_version(name, store)
     runs = root / archive.RUNS
     return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True
+
+
+def check_ports(root: Path) -> None:
+    """See that a server can be started in `root`, unless one runs there or another process starts or stops it.
+
+    Raises:
+        ServerError: there is no config.properties.
+        PortError: a port is taken, or cannot be one.
+    """
+    known = state.ServerState.read(root)
+    if known is None or (known.process() is None and not known.in_hand):
+        server.free_ports(root / CONFIG, ports.offset_of_environment())
 
 
 def serve(found: Archive, root: Path, say: Callable[[str], None] = print) -> tuple[Served, bool]:

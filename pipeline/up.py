@@ -51,6 +51,7 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
         raise StepError(
             f"{raw} is not a folder, a zip or a tar. Name one that holds a folder of images for each class: RAW=<path>"
         )
+    steps.check_ports(root)  # training takes minutes
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)

@@ -93,10 +93,7 @@ def start(
         known = Live.update(root, lambda live: live)
         plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
         config = config or root / CONFIG
-        if not config.is_file():
-            raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
-        listening = Ports.of_config(config.read_text()).moved(offset)
-        listening.behind("").check_free()
+        listening = free_ports(config, offset)
         stop(root=root)  # what a killed server left behind: workers, its temporary folder
         mark = logs.Mark.now(root)
         try:
@@ -115,6 +112,20 @@ def start(
             raise
     misnamed = [] if wanted else model_store.misnamed(root / model_store.FOLDER)
     return Started(started, models, time.monotonic() - began, [*left_out, *misnamed])
+
+
+def free_ports(config: Path, offset: int) -> Ports:
+    """Return where a server with this config.properties would listen, once it is seen that nobody else does.
+
+    Raises:
+        ServerError: there is no such file.
+        PortError: a port is taken, or cannot be one.
+    """
+    if not config.is_file():
+        raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
+    listening = Ports.of_config(config.read_text()).moved(offset)
+    listening.behind("").check_free()
+    return listening
 
 
 def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tuple[list[ModelStatus], list[str]]:

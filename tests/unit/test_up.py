@@ -1,12 +1,16 @@
 """What `make up` learns from and judges on, and what it says at its end of the network that it has trained."""
 
 import json
+import socket
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from pipeline import up
+from pipeline import demo, steps, up
+from serving.errors import ServingError
+from tests.server.conftest import another_server
 from tests.unit import class_folders
 from training import configuration, prepare
 from training.splits import SplitSpec
@@ -56,3 +60,31 @@ def test_a_link_to_itself_is_one_line(
     monkeypatch.setattr("sys.argv", ["up", "loop", ""])
     assert up.main() == 1
     assert capsys.readouterr().err.startswith("error: loop is not a folder, a zip or a tar. Name one")
+
+
+@pytest.mark.parametrize(("verb", "arguments"), [(up, ["raw", "pets"]), (demo, [])])
+def test_a_port_that_is_taken_is_named_before_anything_is_prepared(
+    verb: ModuleType,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class_folders.write(tmp_path / "raw", 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["verb", *arguments])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "config.properties").write_text(f"inference_address=http://127.0.0.1:{port - 100}\n")
+        monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", "100")
+        assert verb.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: port {port} is taken by ") and "SIGHTLINE_PORT_OFFSET=" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_ports_of_a_server_that_runs_here_are_not_looked_at(tmp_path: Path) -> None:
+    with another_server(tmp_path):
+        steps.check_ports(tmp_path)
+    with pytest.raises(ServingError, match="is not there: start in"):
+        steps.check_ports(tmp_path)
