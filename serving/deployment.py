@@ -10,16 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from serving import affinity, logs, model_store, proof, state, verify
+from serving import affinity, logs, model_store, proof, properties, state, verify
 from serving.changes import changes
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.drain import remove
 from serving.errors import ServingError
+from serving.launch import CONFIG
 from serving.live import Live, LiveModel
 from serving.model_store import Archive, ArchiveError
 from serving.proof import Exam
 from serving.readiness import NotReady, wait_ready
-from serving.shares import Shares
+from serving.shares import WORKERS, Shares
 from serving.state import ServerState
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -64,6 +65,10 @@ def record(root: Path, server: ServerState, change: Callable[[Live], Live]) -> N
         return change(live)
 
     Live.update(root, checked)
+
+
+def _says_workers(config: Path) -> bool:
+    return config.is_file() and WORKERS in properties.read(config.read_text())
 
 
 class Deployment:
@@ -242,15 +247,18 @@ class Deployment:
                 ready()
 
     def _workers(self) -> int:
-        """Return how many it is to have: as its archive says, or as many as each model got when the server started.
+        """Return how many it is to have: as its archive says, or its part of the machine.
 
-        A model that was not there then gets no more than its part of the machine.
+        That is no more than each model got when the server started: fewer models may have shared the machine then. The
+        number that config.properties says stays that of a model which is replaced.
         """
         if own := self.archive.model_config().get("minWorkers"):
             return int(own)
         running = state.running(self.root)
         each = running.workers if running else 1
-        return each if self.before else min(each, Shares.of_this_machine(len(self.client.models())).workers)
+        if running and self.before and _says_workers(Path(running.config or self.root / CONFIG)):
+            return each
+        return min(each, Shares.of_this_machine(len(self.client.models())).workers)
 
     def _ask_each(self, exam: Exam) -> None:
         """Have every worker answer before a caller asks it: what a process does for the first time takes it longer.

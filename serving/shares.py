@@ -3,8 +3,9 @@
 The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
 workers as its part of the cores, and of a third of the memory, since a version that is kept for a rollback and one that
 is being deployed have workers besides; cores that are left go to the workers' threads. A GPU gets one worker of each
-model. It counts the models that a server is started with; one that is deployed later gets its part of all of them, and
-the others keep theirs until the next start. `python -m benchmarks.sweep` measures the rule against others.
+model. It counts the models that a server is started with; a version that is deployed later gets its part of all that
+are served by then, and the others keep theirs until the next start. `python -m benchmarks.sweep` measures the rule
+against others.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from handlers.machine import THREADS_VARIABLE
 from serving import properties
 from serving.errors import ServingError
 
+WORKERS = "default_workers_per_model"  # of config.properties
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
 JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
 JAVA_LEAST = 256
@@ -80,17 +82,17 @@ class Shares:
         Raises:
             ServingError: that is no number.
         """
-        text = properties.read(config).get("default_workers_per_model", str(self.workers))
+        text = properties.read(config).get(WORKERS, str(self.workers))
         if not text.isdecimal():
-            raise ServingError(f"config.properties: default_workers_per_model is {text!r}, write a whole number")
+            raise ServingError(f"config.properties: {WORKERS} is {text!r}, write a whole number")
         return int(text)
 
     def properties(self, config: str) -> str:
         """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
         known = properties.read(config)
         lines = []
-        if "default_workers_per_model" not in known:
-            lines.append(f"default_workers_per_model={self.workers}")
+        if WORKERS not in known:
+            lines.append(f"{WORKERS}={self.workers}")
         told = known.get("vmargs", "")
         # Two collectors stop Java, wherever they are named.
         if more := self.java(" ".join([told, *(os.environ.get(name, "") for name in JAVA_VARIABLES)])):
