@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from handlers import jpeg
 from handlers.avif import Avif
 from handlers.errors import OF_HOSTILE_BYTES, BadImage, UnsupportedFormat
+from handlers.kinds import kind_of
 from handlers.limits import BoundedReads
 from handlers.tiff import Tiff
 
@@ -59,12 +60,12 @@ SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
 
 
 def begins_as_image(start: bytes) -> bool:
-    """Return whether a file that begins with these 16 bytes is an image or a film, of a served format or not."""
-    if start[:3] == jpeg.START or start[4:8] == b"ftyp" or any(begins_as(name, start) for name in SERVED):
+    """Return whether a file is an image or a film, of a served format or not, by its first `START_BYTES` bytes."""
+    if start[:3] == jpeg.START or start[4:8] == b"ftyp" or kind_of(start).endswith(("images", "drawings")):
         return True
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()
-    return any(begins_as(name, start) for name in Image.ID)
+    return any(begins_as(name, start[:16]) for name in (*SERVED, *Image.ID))
 
 
 def begins_as(name: str, start: bytes) -> bool:

@@ -69,11 +69,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _is_image(path: Path) -> bool:
     from handlers import plugins  # imports torch, which one image for the server need not wait for
+    from handlers.kinds import START_BYTES
 
     if not path.is_file():  # a link to nothing, a pipe
         return False
     with open(path, "rb") as file:
-        return plugins.begins_as_image(file.read(16))
+        return plugins.begins_as_image(file.read(START_BYTES))
 
 
 def _name_others(files: Sequence[Path]) -> None:
