@@ -27,6 +27,7 @@ from serving.errors import ServingError
 from serving.launch import CONFIG
 from serving.live import Live
 from serving.model_store import Archive, ArchiveError
+from serving.page import page
 from training.records import DatasetError
 
 
@@ -53,7 +54,7 @@ class Steps:
         self.title = title
         self.root = root
         self.record = record
-        self.console = console or Console(soft_wrap=True, markup=False, emoji=False)
+        self.console = console or page()
         self.seconds: dict[str, float] = {}
         self._began = time.perf_counter()
 

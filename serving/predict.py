@@ -23,6 +23,7 @@ from serving.client import Client, RequestRefused
 from serving.errors import NotFound, ServingError
 from serving.live import Live
 from serving.model_store import ArchiveError
+from serving.page import page
 
 NAMED = 5  # files of a folder that are no images
 BATCH = 8  # images that are decoded and computed at once offline

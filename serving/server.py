@@ -29,6 +29,7 @@ from serving.errors import ServingError
 from serving.launch import CONFIG, LaunchError
 from serving.live import Live, LiveModel
 from serving.model_store import Archive, ArchiveError
+from serving.page import page
 from serving.plan import Plan
 from serving.ports import Ports
 from serving.readiness import NotReady, Version, wait_ready
@@ -317,7 +318,7 @@ def main() -> int:
     verbs.add_parser("stop")
     arguments = parser.parse_args()
     try:
-        return _run(arguments, Console(soft_wrap=True, markup=False, emoji=False))
+        return _run(arguments, page())
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,9 +21,8 @@ from serving import state
 from serving.client import Client, ModelStatus
 from serving.errors import ServingError
 from serving.live import Live
+from serving.page import WIDEST, page
 from serving.state import ServerState
-
-_WIDEST = 1_000  # columns of a table
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,8 +125,8 @@ def show(status: Status, console: Console) -> None:
             _duration(each.uptime),
             ", ".join(str(worker.pid) for worker in model.workers),
         )
-    # As wide as it needs to be: a pipe is taken for a terminal of 80 columns, and half a name finds nothing.
-    table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+    # As wide as it needs to be, also on a terminal: half a name finds nothing.
+    table.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for name, version in status.missing:
         console.print(f"{name} {version} should be live and is not served (make watch tries it again)", style="red")
@@ -164,7 +163,7 @@ def main() -> int:
     elif found is None:
         print("No server runs here: make serve")
     else:
-        show(found, Console(soft_wrap=True, markup=False, emoji=False))
+        show(found, page())
     return 0 if found is not None else 3
 
 

@@ -21,6 +21,7 @@ from handlers import golden
 from serving import model_store, package, provenance, rehearsal
 from serving.errors import ServingError
 from serving.model_store import Archive, ArchiveError
+from serving.page import page
 from serving.rehearsal import Rehearsed
 
 REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, golden.FILE, "handlers/__init__.py")
@@ -177,7 +178,7 @@ def main() -> int:
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(verified, Console(soft_wrap=True, markup=False, emoji=False))
+    show(verified, page())
     return 0
 
 

@@ -27,6 +27,7 @@ from handlers.atomic import write_json
 from handlers.formats import INT8
 from training import configuration, evaluate
 from training.errors import TrainingError
+from training.page import page
 from training.predictions import Predictions, open_classifier, predict
 from training.records import DatasetError
 from training.store import PreparedDataset
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fold in document["folds"]:
         top = fold["top_1"]
         table.add_row(f"top 1 of {fold['run']}", f"{top['value']:.4f}", f"{top['low']:.4f} to {top['high']:.4f}")
-    Console(markup=False, emoji=False).print(table)
+    page().print(table)
     from training import export
 
     print(export.verdict(document["int8"]))

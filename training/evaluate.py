@@ -33,6 +33,7 @@ from yaml import YAMLError
 from handlers import naming
 from handlers.atomic import write_json
 from training import configuration
+from training.page import page
 from training.predictions import Predictions, decode, open_classifier, predict
 from training.records import DatasetError
 from training.splits import SplitSpec
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Console(markup=False, emoji=False).print(table(metrics))
+    page().print(table(metrics))
     return 0
 
 

@@ -1,0 +1,12 @@
+"""Where a verb prints its table."""
+
+import sys
+
+from rich.console import Console
+
+WIDEST = 1_000  # columns; a pipe or a file would be taken for a terminal of 80
+
+
+def page() -> Console:
+    """Return a console on standard output that shows names as they are, and wraps lines only on a terminal."""
+    return Console(soft_wrap=True, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDEST)
