@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     return f"{found.path}, offline", offline(unpacked.enter_context(found.unpacked()), paths, settings)
 
 
+@contextmanager
+def counted(paths: Sequence[Path], found: Iterator[Answer]) -> Iterator[Iterator[tuple[Path, Answer]]]:
+    """Give files and their answers, and show on a terminal's error stream how many there are so far."""
+    with Console(stderr=True, markup=False, emoji=False).status("") as status:
+
+        def count() -> Iterator[tuple[Path, Answer]]:
+            for number, pair in enumerate(zip(paths, found, strict=True)):
+                yield pair
+                status.update(f"{number + 1:,} of {len(paths):,} images answered")
+
+        status.update(f"0 of {len(paths):,} images answered")
+        yield count()
+
+
 def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Console) -> int:
     """Print a table; return how many files had no answer."""
     table = Table(title=who)
@@ -152,8 +166,8 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
     table.add_column("probability", justify="right")
     table.add_column("next, or why there is no answer")
     refused = 0
-    with console.status("Asking ..."):
-        for path, answer in zip(paths, found, strict=True):
+    with counted(paths, found) as answered:
+        for path, answer in answered:
             if isinstance(answer, str):
                 refused += 1
                 table.add_row(str(path), "-", "-", answer, style="red")
@@ -166,7 +180,7 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
 
 
 def main() -> int:
-    """Print the answers; 1 where one image or all have none."""
+    """Print the answers; 1 where one image or all have none, 130 after an interrupt."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -183,15 +197,19 @@ def main() -> int:
         with ExitStack() as unpacked:
             who, found = answers(arguments, paths, unpacked)
             if arguments.json:
-                by_file = dict(zip(map(str, paths), found, strict=True))
+                with counted(paths, found) as answered:
+                    by_file = {str(path): answer for path, answer in answered}
                 # A label may be "error" too: its value is a number, that of a refusal is text.
                 refused = {file: {"error": answer} for file, answer in by_file.items() if isinstance(answer, str)}
                 print(json.dumps({**by_file, **refused}, indent=2))
                 return int(bool(refused))
-            return int(show(who, paths, found, Console(markup=False, emoji=False)) > 0)
+            return int(show(who, paths, found, page()) > 0)
     except (ServingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
