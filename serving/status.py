@@ -91,8 +91,10 @@ def read(root: Path) -> Status | None:
 
 def _version(model: ModelStatus, default: bool, kept: bool) -> Version:
     started = max((each.started.timestamp() for each in model.workers), default=time.time())
-    memory = sum(_resident(each.pid) for each in model.workers)
-    return Version(model, default, kept, memory, max(0.0, time.time() - started))
+    # TorchServe measures memory once a minute, and says 0 before that.
+    workers = tuple(dataclasses.replace(each, memory=_resident(each.pid)) for each in model.workers)
+    memory = sum(each.memory for each in workers)
+    return Version(dataclasses.replace(model, workers=workers), default, kept, memory, max(0.0, time.time() - started))
 
 
 def _resident(pid: int) -> int:

@@ -2,12 +2,28 @@
 
 import datetime as dt
 import io
+import os
 
 from rich.console import Console
 
 from serving.model_status import ModelStatus, Worker
 from serving.state import ServerState
-from serving.status import Status, Version, show
+from serving.status import Status, Version, _version, show
+
+
+def test_the_memory_of_a_worker_is_measured_at_once() -> None:
+    worker = Worker("9000", "READY", os.getpid(), 0, dt.datetime.now(dt.UTC))
+    found = _version(ModelStatus("m", "1.0", 1, 8, 0.0, 60.0, 0, (worker,)), default=True, kept=False)
+    assert found.memory == found.model.workers[0].memory > 10_000_000
+
+
+def test_a_model_that_is_missing_is_named() -> None:
+    page = io.StringIO()
+    state = ServerState(1, 1, "http://127.0.0.1:8080", "unix:/a/socket", "http://127.0.0.1:8082", "key", "folder")
+    found = Status(state, 1.0, 1, [], [("birds", "2.0")])
+    show(found, Console(soft_wrap=True, file=page, width=80))
+    assert page.getvalue().endswith("\nbirds 2.0 should be live and is not served (make watch tries it again)\n")
+    assert not found.healthy and found.document()["missing"] == [{"name": "birds", "version": "2.0"}]
 
 
 def test_no_name_is_cut_where_nobody_says_how_wide_the_page_is() -> None:
