@@ -97,8 +97,15 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
         for answer in client.predict_many((path.read_bytes() for path in paths), name, version):
             yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
     except NotFound as error:
-        served = ", ".join(client.models()) or "nothing"
-        raise InputError(f"{' '.join(filter(None, [name, version]))} is not served here, but {served}") from error
+        served = client.models()
+        if version is not None and name in served:
+            raise InputError(f"{name} {version} is not served here, but {_versions(client, name)}") from error
+        raise InputError(f"{name} is not served here, but {', '.join(served) or 'nothing'}") from error
+
+
+def _versions(client: Client, name: str) -> str:
+    found = sorted((each.version for each in client.versions(name)), key=model_store.order)
+    return ", ".join(f"{name} {version}" for version in found)
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:

@@ -77,6 +77,7 @@ def test_a_run_without_an_archive_answers_offline(server: RunningServer, folder:
         (("shapes", "nowhere.jpg"), "nowhere.jpg is not there"),
         (("shapes", "model_store"), "model_store holds no image"),
         (("nothing", "photos/0.jpg"), "nothing is not served here, but digits, shapes"),
+        (("shapes", "photos/0.jpg", "--version", "7"), "shapes 7 is not served here, but shapes 1.0\n"),
         (("nothing", "photos/0.jpg", "--offline"), "no archive of nothing"),
     ],
 )
