@@ -55,7 +55,7 @@ demo: setup ## from nothing to a served prediction: draw, prepare, train, evalua
 	@$(py) -m pipeline.demo
 
 up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of training, ARGS=)
-	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes "$$SIGHTLINE_MINUTES" $(ARGS)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" $(ARGS)
 
 data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
 	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment="$$SIGHTLINE_AUGMENT" $(ARGS)

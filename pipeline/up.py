@@ -11,16 +11,18 @@ logs/up-<name>.json.
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from handlers import naming
 from pipeline import showing, steps, unpacking
 from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
-from serving import lock, model_store
+from serving import lock, model_store, state
 from serving.archive import RUNS, read_spec
 from serving.live import Live
 
@@ -80,9 +82,10 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
         found, new = steps.build_archive(name, run.root)
         run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
     live = Live.read(run.root).models.get(name)
-    with run.step("serve", "starting TorchServe"):
+    runs = state.running(run.root) is not None
+    with run.step("serve", "making it live on the server that runs here" if runs else "starting TorchServe"):
         served, started = steps.serve(found, run.root)
-        run.console.print("every worker is READY" if started else "it runs already", highlight=False)
+        run.console.print("every worker is READY" if started else "it is live already", highlight=False)
     with run.step("predict", "asking for the first prediction"):
         answers = showing.ask(served, folder, read_spec(folder / "model.pt")["classes"], count, run.root)
     first = run.elapsed
@@ -106,16 +109,46 @@ def _worth(folder: Path, metrics: dict[str, Any]) -> str:
     return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: what the time was enough for"
 
 
+def _name_of(raw: Path) -> str:
+    """Return the name of a folder or an archive, for the model.
+
+    Raises:
+        StepError: no model can have that name.
+    """
+    name = unpacking.name_of(Path(os.path.realpath(raw)))
+    if raw.exists() and (fault := naming.fault_of(name)):
+        raise StepError(f"NAME= is missing, and {raw} does not give the model a name: {fault}. Add NAME=<name>")
+    return name
+
+
+def _minutes(text: str) -> float:
+    """Return minutes of training.
+
+    Raises:
+        StepError: they are no number above 0.
+    """
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise StepError(f"MINUTES is {text!r}: give minutes of training as a number above 0, such as {MINUTES:g}")
+    return minutes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.up", description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path, help="folder that holds a folder of images for each class")
     parser.add_argument("name", help="of the model (empty: the folder's)")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of training at most (default {MINUTES:g})")
+    parser.add_argument("--minutes", default=str(MINUTES), help=f"of training at most (default {MINUTES:g})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
-    name = arguments.name or unpacking.name_of(Path(os.path.realpath(arguments.raw)))
-    overrides = tuple(arguments.overrides)
-    return steps.guarded(lambda: up(arguments.raw, name, Path.cwd(), arguments.minutes, overrides))
+
+    def work() -> None:
+        name = arguments.name or _name_of(arguments.raw)
+        up(arguments.raw, name, Path.cwd(), _minutes(arguments.minutes), tuple(arguments.overrides))
+
+    return steps.guarded(work)
 
 
 if __name__ == "__main__":

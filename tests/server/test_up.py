@@ -62,6 +62,7 @@ def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> N
     assert f"6 of 6 right; of {tests} test images 100.0%\n" in first.stdout
     assert "curl -sS -H" in first.stdout
     assert "make stop" in first.stdout
+    assert "starting TorchServe\n" in first.stdout
     running = state.running(home)
     assert running is not None
 
@@ -70,6 +71,7 @@ def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> N
     again = state.running(home)
     assert again is not None
     assert again.pid == running.pid, "an unchanged model must stay served by the same server"
+    assert "starting TorchServe" not in second.stdout and "it is live already\n" in second.stdout
     assert [path.name for path in (home / "model_store").glob("*.mar")] == ["colours-1.0.mar"]
     skipped = json.loads((home / "logs" / "up-colours.json").read_text())["steps"]
     assert skipped["train"] < record["steps"]["train"]

@@ -62,6 +62,28 @@ def test_a_link_to_itself_is_one_line(
     assert capsys.readouterr().err.startswith("error: loop is not a folder, a zip or a tar. Name one")
 
 
+@pytest.mark.parametrize("text", ["abc", "", "0", "-1", "nan", "inf"])
+def test_minutes_that_are_no_number_are_one_line(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["up", "raw", "pets", f"--minutes={text}"])
+    assert up.main() == 1
+    said = f"error: MINUTES is {text!r}: give minutes of training as a number above 0, such as 10\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_path_that_names_no_model_asks_for_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("My $Moths.zip").touch()
+    monkeypatch.setattr("sys.argv", ["up", "My $Moths.zip", ""])
+    assert up.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: NAME= is missing, and My $Moths.zip does not give the model a name: 'My $Moths' ")
+    assert said.endswith(". Add NAME=<name>\n")
+
+
 @pytest.mark.parametrize(("verb", "arguments"), [(up, ["raw", "pets"]), (demo, [])])
 def test_a_port_that_is_taken_is_named_before_anything_is_prepared(
     verb: ModuleType,
