@@ -183,7 +183,7 @@ class Deployment:
         except NotFound:
             self.before = None
             return
-        if self.before is None or self.before.version not in there:  # somebody changed it by hand
+        if self.before is None or not self._answers(self.before.version, default):
             self.before = LiveModel(default)
         if default != self.before.version:
             self.say(f"an earlier deployment was cut short: {self.before.version} is live again")
@@ -192,6 +192,16 @@ class Deployment:
             if version not in (self.before.version, self.before.before):
                 self.say(f"{version} is removed: it is neither live nor kept")
                 self._remove(version)
+
+    def _answers(self, live: str, default: str) -> bool:
+        """Return whether the version that is recorded as live is there, and READY unless it is the default anyway.
+
+        Another one answers in its place while it loads, and where somebody changed the server by hand.
+        """
+        try:
+            return self.client.describe(self.name, live).ready or live == default
+        except NotFound:
+            return False
 
     def _verify(self) -> None:
         for each in verify.verify(self.archive).checks:

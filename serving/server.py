@@ -187,23 +187,27 @@ def _answering(
     return models, failed
 
 
-def add(known: ServerState, root: Path, version: Version, *, timeout: float = math.inf) -> None:
-    """Load a version beside those that the server of `root` serves.
+def add(known: ServerState, root: Path, version: Version, *, ending: Callable[[], bool] = lambda: False) -> None:
+    """Load a version beside those that the server of `root` serves, unless `ending` says that nobody waits for it.
+
+    It loads for minutes, maybe: others may deploy as soon as it is registered.
 
     Raises:
+        Held: a deployment runs.
         NotReady: it does not load; it is removed again.
         ArchiveError, ClientError: it cannot be registered.
     """
     mark = logs.Mark.now(root)
     with Client.of_state(known) as client, affinity.loading(known) as keep:
-        _register(client, root, version)
+        with lock.alone(root):
+            _register(client, root, version)
 
         def alive() -> bool:
             keep()
-            return known.process() is not None
+            return known.process() is not None and not ending()
 
         try:
-            wait_ready(client, [version], alive=alive, timeout=timeout)
+            wait_ready(client, [version], alive=alive)
         except NotReady as error:
             with contextlib.suppress(ClientError):
                 client.unregister(*version)

@@ -31,6 +31,7 @@ from serving.backoff import Backoff
 from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
 from serving.live import FILE, Live
+from serving.loader import Loader
 from serving.readiness import Version
 from serving.stall import Stall
 from serving.state import ServerState
@@ -61,11 +62,16 @@ class Watch:
         self.client: tuple[tuple[int, int], Client] | None = None  # and the process that it asks, with its start
         self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that does not start
         self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of versions that are live and are not served
+        self.loader = Loader(self.root)
         self.without: dict[Version, float] = {}  # since when a version has a worker without a process
         self.stalls: dict[Version, Stall] = {}  # of the versions whose queue does not move
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close its connections, and give up what it loads."""
+        self.loader.close()
+        self._forget()
+
+    def _forget(self) -> None:
         if self.client is not None:
             self.client[1].close()
             self.client = None
@@ -83,6 +89,7 @@ class Watch:
         client = self._client(known)
         try:
             self._answers(client)
+            loading = self.loader.versions  # before the look: what is loaded meanwhile counts next time
             found = [each for name in client.models() for each in client.versions(name)]
         except Unreachable as error:
             # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which takes its time.
@@ -95,15 +102,16 @@ class Watch:
         for name, version in server.finish(known, client, self.root):
             logger.warning("%s %s answers since a start that was killed: it is recorded as live", name, version)
         for each in found:
-            self._workers(client, known, each)
+            if (each.name, each.version) not in loading:
+                self._workers(client, known, each)
         self._queues(known, found)
         self._defaults(client, found)
-        self._missing(known, found)
+        self._missing(known, found, loading)
 
     def _client(self, known: ServerState) -> Client:
         """Return a client of this server, the same one as long as it runs."""
         if self.client is None or self.client[0] != (known.pid, known.created):
-            self.close()
+            self._forget()
             self.client = (known.pid, known.created), Client.of_state(known, deadline=DESCRIBE)
         return self.client[1]
 
@@ -167,9 +175,9 @@ class Watch:
                     client.set_default(name, each.version)
                     logger.warning("%s %s is the default again, as %s says", name, each.version, FILE)
 
-    def _missing(self, known: ServerState, found: list[ModelStatus]) -> None:
+    def _missing(self, known: ServerState, found: list[ModelStatus], loading: frozenset[Version]) -> None:
         """Load what should be live and did not load when the server started: the reason may have gone since."""
-        there = {(each.name, each.version) for each in found}
+        there = {(each.name, each.version) for each in found} - loading
         live = {(name, each.version) for name, each in Live.read(self.root).models.items()}
         if not live - there:
             self.loads.reset()
@@ -178,16 +186,8 @@ class Watch:
             names = ", ".join(" ".join(each) for each in sorted(live - there))
             logger.warning("%s should be live and is not served: it is tried again now and then", names)
             self.loads.fail()
-        if not self.loads.is_due():
-            return
-        with contextlib.suppress(lock.Held), lock.alone(self.root):
-            for each in sorted(live - there):
-                try:
-                    server.add(known, self.root, each)
-                    logger.warning("%s %s is served again", *each)
-                except ServingError as error:
-                    logger.error("%s %s is live and still does not load: %s", *each, error)
-        self.loads.fail()
+        if not loading and self.loads.is_due():
+            self.loader.load(known, sorted(live - there), ended=self.loads.fail)
 
     def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
         """Give a version new workers where TorchServe does not start them again."""

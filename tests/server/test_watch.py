@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import archive, deploy, model_store
+from serving import archive, deploy, lock, model_store
 from serving import server as server_module
 from serving.client import Client, ClientError
 from serving.deployment import Limits
+from serving.live import Live
 from serving.state import ServerState
 from serving.watch import Watch
 from tests.server import faulty
@@ -43,6 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         + faulty.computes_while(root / "compute")
         + faulty.raises_while(root / "fail").replace("_unless", "_load_unless")
     )
+    code += faulty.waits_while(root / "slow")
     faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))
     deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
@@ -290,11 +292,67 @@ def test_what_should_be_live_and_is_not_served_is_loaded_again(home: Path, monke
         client.set_default(NAME, "1.0")
         client.unregister(NAME, "2.0")
         assert run_cli("serving.status", root=home).stdout.count("shapes 2.0 should be live and is not served") == 1
-        watch.look()
-        assert answers(home, "1.0")
-        watch.look()
-        until(lambda: client.describe(NAME).version == "2.0", 30)
+        (home / "slow").touch()
+        try:
+            watch.look()
+            assert answers(home, "1.0")
+            until(lambda: "2.0" in {each.version for each in client.versions(NAME)}, 30)
+            began = time.monotonic()
+            watch.look()
+            assert time.monotonic() - began < 10, "it goes on looking"
+            until(lambda: can_deploy(home), 30)
+            assert not client.describe(NAME, "2.0").ready
+        finally:
+            (home / "slow").unlink()
+
+        def back() -> bool:
+            watch.look()
+            return client.describe(NAME).version == "2.0"
+
+        until(back, 60)
     assert answers(home)
+
+
+def can_deploy(root: Path) -> bool:
+    """Return whether a deployment could begin."""
+    try:
+        with lock.alone(root):
+            return True
+    except lock.Held:
+        return False
+
+
+@pytest.fixture
+def loading(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """A watcher that has begun to load 2.0 in the place of 1.0; 2.0 takes until the test ends, and is live then."""
+    monkeypatch.setattr("serving.watch.FIRST_WAIT", 0.0)
+    with Client(root=home) as client:
+        client.set_default(NAME, "1.0")
+        client.unregister(NAME, "2.0")
+        (home / "slow").touch()
+        with contextlib.closing(Watch(home)) as watch:
+            watch.look()
+            until(lambda: "2.0" in {each.version for each in client.versions(NAME)}, 30)
+            yield watch
+        (home / "slow").unlink()
+        if Live.read(home).models[NAME].version != "1.0":
+            deploy.deploy(NAME, "1.0", root=home, verify=False, say=lambda _: None)
+        deploy.deploy(NAME, "2.0", root=home, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
+
+
+def test_a_watcher_that_ends_does_not_wait_for_what_it_loads(home: Path, loading: Watch) -> None:
+    began = time.monotonic()
+    loading.close()
+    assert time.monotonic() - began < 15
+    with Client(root=home) as client:
+        assert [each.version for each in client.versions(NAME)] == ["1.0"]
+
+
+def test_a_deployment_beside_a_version_that_loads_leaves_the_one_that_answers(home: Path, loading: Watch) -> None:
+    until(lambda: can_deploy(home), 30)
+    deploy.deploy(NAME, "1.0", root=home, verify=False, say=lambda _: None)
+    with Client(root=home) as client:
+        assert [each.version for each in client.versions(NAME)] == ["1.0"] and answers(home, "1.0")
 
 
 def test_whoever_starts_a_server_has_it_in_hand_until_he_is_gone(home: Path) -> None:
