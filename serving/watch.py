@@ -6,8 +6,8 @@ A front end that has ended, or does not answer, is started anew, with what model
 alone. A model whose workers TorchServe has given up gets new ones. Workers that leave their queue as it is are ended,
 which TorchServe answers with others: those that do not compute after 8 seconds, others 8 seconds after the model's own
 responseTimeout, at which TorchServe ends them itself. A default version that is not the one recorded, as a deployment
-that was killed leaves it, is set back. What is done is printed and written to logs/watch.log. A server that was stopped
-stays stopped.
+that was killed leaves it, is set back. A server that was stopped stays stopped. What is done is printed and written to
+logs/watch.log, and so are workers that TorchServe itself has replaced, and a stop or a start by somebody else.
 """
 
 import argparse
@@ -63,6 +63,9 @@ class Watch:
         self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that does not start
         self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of versions that are live and are not served
         self.loader = Loader(self.root)
+        running = state.running(self.root)
+        self.server = (running.pid, running.created) if running else None  # that is watched
+        self.processes: dict[tuple[str, str, str], int] = {}  # of each worker, by model, version and its id
         self.without: dict[Version, float] = {}  # since when a version has a worker without a process
         self.stalls: dict[Version, Stall] = {}  # of the versions whose queue does not move
 
@@ -79,6 +82,7 @@ class Watch:
     def look(self) -> None:
         """Look once, and repair what is wrong."""
         known = ServerState.read(self.root)
+        self._name_server(known)
         if known is None or known.in_hand:  # stopped, never started, or somebody is at it
             self.answered = self.described = self.clock()
             return
@@ -101,12 +105,34 @@ class Watch:
         self.described = self.clock()
         for name, version in server.finish(known, client, self.root):
             logger.warning("%s %s answers since a start that was killed: it is recorded as live", name, version)
+        self._name_replaced(found)
         for each in found:
             if (each.name, each.version) not in loading:
                 self._workers(client, known, each)
         self._queues(known, found)
         self._defaults(client, found)
         self._missing(known, found, loading)
+
+    def _name_server(self, known: ServerState | None) -> None:
+        """Say that the server was stopped, or that another one was started, by somebody else than this watcher."""
+        if known is None and self.server is not None:
+            logger.info("the server was stopped: waiting until one is started here (make serve)")
+            self.server = None
+        elif known is not None and not known.in_hand and known.process() is not None:
+            if self.server != (known.pid, known.created):
+                logger.info("a server was started here: watching %s", known.inference)
+            self.server = known.pid, known.created
+
+    def _name_replaced(self, found: list[ModelStatus]) -> None:
+        """Say which workers TorchServe has started again."""
+        processes = {(model.name, model.version, each.id): each.pid for model in found for each in model.workers}
+        for key, pid in processes.items():
+            before = self.processes.get(key, 0)
+            if pid > 0 and before > 0 and pid != before:
+                logger.warning("a worker of %s %s has ended (process %d): %d is in its place", *key[:2], before, pid)
+            if pid <= 0:
+                processes[key] = before  # between two processes
+        self.processes = processes
 
     def _client(self, known: ServerState) -> Client:
         """Return a client of this server, the same one as long as it runs."""
@@ -154,6 +180,7 @@ class Watch:
             for each in started.left_out:
                 logger.error("%s", each)
             self.starts.reset()
+            self.server = started.state.pid, started.state.created
         except (ServingError, OSError, psutil.Error) as error:
             self.starts.fail()
             logger.error("the server does not start: %s", str(error).splitlines()[0])
@@ -163,6 +190,7 @@ class Watch:
         self.answered = self.described = self.clock()
         self.without.clear()
         self.stalls.clear()
+        self.processes.clear()
 
     def _defaults(self, client: Client, found: list[ModelStatus]) -> None:
         """Set back a default that is not the one recorded, unless somebody deploys just now."""

@@ -115,6 +115,20 @@ def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
 
 
+def test_a_worker_that_torchserve_replaces_is_named(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = worker(home)
+    with contextlib.closing(Watch(home)) as watch:
+        watch.look()
+        psutil.Process(before).kill()
+
+        def named() -> bool:
+            watch.look()
+            return f"a worker of {NAME} 2.0 has ended (process {before}): " in caplog.text
+
+        until(named, 30)
+    assert caplog.text.endswith(f"{worker(home)} is in its place\n") and "was started here" not in caplog.text
+
+
 @pytest.mark.slow
 def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None:
     known = ServerState.read(watched)
@@ -273,9 +287,11 @@ def test_a_server_that_is_stopped_and_started_by_hand_is_left_alone(watched: Pat
     assert run_cli("serving.server", "stop", root=watched).returncode == 0
     look(watched)
     assert ServerState.read(watched) is None
+    until(lambda: "the server was stopped: waiting until one is started here (make serve)" in told(watched), 30)
     started = run_cli("serving.server", "start", "--port-offset", str(known.offset), root=watched)
     assert started.returncode == 0, started.stderr
     look(watched)
+    until(lambda: f"a server was started here: watching {known.inference}" in told(watched), 30)
     assert answers(watched) and "again" not in told(watched)
 
 
