@@ -254,7 +254,17 @@ def state(root: Path, builds: str | None) -> tuple[str, str]:
 def is_current(root: Path, mode: str, written: str) -> bool:
     """Return whether what is installed is what the locks say."""
     python = root / ".venv" / "bin" / "python"
-    return written == f"{mode} {fingerprint(root, mode)}" and python_version(str(python)) in VERSIONS
+    current = written == f"{mode} {fingerprint(root, mode)}" and python_version(str(python)) in VERSIONS
+    return current and origin(root / ".venv") is None
+
+
+def origin(venv: Path) -> Path | None:
+    """Return where an environment was made, if that is another folder: its scripts and `activate` start that one's."""
+    activate = venv / "bin" / "activate"
+    text = activate.read_text(errors="replace") if activate.is_file() else ""
+    match = re.search(r"""^\s*(?:export )?VIRTUAL_ENV=(["']?)(/.*)\1$""", text, re.MULTILINE)
+    made = Path(match[2]) if match else venv
+    return None if made.resolve() == venv.resolve() or (made.exists() and made.samefile(venv)) else made
 
 
 def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:
@@ -266,8 +276,11 @@ def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:
     print("setup 1/3: virtual environment", flush=True)
     pip = make_environment(venv, clear=False)
     install_uv(pip, root)
-    if dry_run or (written and not written.startswith(mode)):
-        # From one kind of build to the other: ask whether the new ones can be had before the old ones go.
+    copied = origin(venv) if written else None
+    if copied is not None:
+        print(f"setup: .venv was made as {copied} and copied or moved here: it is built again", flush=True)
+    if dry_run or copied is not None or (written and not written.startswith(mode)):
+        # Another environment takes its place: ask whether that can be had before this one goes.
         install(pip, root, venv, mode, dry_run=True)
         if dry_run:
             return

@@ -137,6 +137,41 @@ def test_nothing_is_done_again_in_under_a_second(checkout: Path) -> None:
     assert min(seconds) < 1.0
 
 
+@pytest.mark.parametrize("line", ['VIRTUAL_ENV="{}"', "    export VIRTUAL_ENV={}", "VIRTUAL_ENV='{}'"])
+def test_an_environment_knows_where_it_was_made(line: str, tmp_path: Path) -> None:
+    venv = tmp_path / "a folder" / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    assert setup.origin(venv) is None, "it has no activate"
+    activate = venv / "bin" / "activate"
+    activate.write_text(f"deactivate () {{\n    unset VIRTUAL_ENV\n}}\n{line.format(venv)}\nexport VIRTUAL_ENV\n")
+    (tmp_path / "link").symlink_to(venv.parent)
+    assert setup.origin(venv) is setup.origin(tmp_path / "link" / ".venv") is None
+    shutil.copytree(venv.parent, tmp_path / "copy")
+    assert setup.origin(tmp_path / "copy" / ".venv") == venv
+    assert setup.origin(venv.parent.rename(tmp_path / "moved") / ".venv") == venv
+
+
+def test_a_copied_environment_is_built_again_once_it_can_be(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(checkout)
+    (checkout / ".venv" / "bin" / "activate").write_text(f'VIRTUAL_ENV="{checkout / ".venv"}"\n')
+    assert setup.is_current(checkout, *setup.state(checkout, None))
+    copy = checkout.with_name("copy")
+    shutil.copytree(checkout, copy, symlinks=True)
+    assert not setup.is_current(copy, *setup.state(copy, None))
+    (copy / ".venv" / "only in the old one").touch()
+    monkeypatch.setattr(setup, "install_uv", lambda *_: None)  # as if it were fetched
+    monkeypatch.setattr(setup, "install", lambda *_, dry_run=False: reached.append(dry_run))
+    reached: list[bool] = []
+    setup.run(copy, None)
+    assert reached == [True, False] and not (copy / ".venv" / "only in the old one").exists()
+    said = f"setup: .venv was made as {checkout / '.venv'} and copied or moved here: it is built again\n"
+    assert said in capsys.readouterr().out
+    setup.run(copy, None)
+    assert reached == [True, False]
+
+
 def test_of_two_at_once_the_second_waits_for_the_first(checkout: Path) -> None:
     held = os.open(checkout, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)  # as the first holds it
