@@ -256,6 +256,8 @@ def test_a_film_after_a_photograph_is_not_looked_at() -> None:
     ("change", "kind"),
     [
         (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "JPEG images of 12 bits"),
+        (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x10"), "JPEG images of 16 bits"),
+        (lambda data: data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x02"), "JPEG images of 2 bits"),
         (lambda data: data.replace(b"\xff\xc0", b"\xff\xc9"), "JPEG images with arithmetic coding"),
         (lambda data: data.replace(b"\xff\xc0", b"\xff\xc5"), r"JPEG images .*hierarchical"),
         (lambda data: data.replace(b"\xff\xc0", b"\xff\xf7"), "JPEG-LS images"),
@@ -271,11 +273,96 @@ def test_a_rare_kind_of_jpeg_is_named(change: Callable[[bytes], bytes], kind: st
         decode(HARMLESS[harmless](change(data)))
 
 
+@pytest.mark.parametrize(("old", "new"), [(b"\x11\x08", b"\x11\x01"), (b"\x11\x08", b"\x11\x11"), (b"\0\x30", b"\0\0")])
+def test_a_jpeg_of_no_frame_is_refused(old: bytes, new: bytes) -> None:
+    frame = b"\xff\xc0\0\x11\x08\0\x20\0\x30"
+    data = encoded(corners(), "JPEG").replace(frame, frame.replace(old, new))
+    with pytest.raises(BadImage, match=r"^the JPEG image is truncated or corrupt: its frame cannot be$"):
+        decode(data)
+
+
 def test_a_jpeg_of_endless_scans_is_refused() -> None:
     whole = encoded(corners(), "JPEG", progressive=True)
     first, second = [i for i in range(len(whole) - 1) if whole[i : i + 2] == b"\xff\xda"][:2]
     with pytest.raises(BadImage, match="more than 100 scans"):
         decode(whole[:second] + whole[first:second] * 100 + whole[second:])
+    most = jpeg.MAX_SCANS - jpeg.scans(whole)
+    with pytest.raises(BadImage, match="truncated or corrupt"):  # it is read, and libjpeg sees the repetition
+        decode(whole[:second] + whole[first:second] * most + whole[second:])
+    with pytest.raises(BadImage, match="more than 100 scans"):
+        decode(whole[:second] + whole[first:second] * (most + 1) + whole[second:])
+
+
+def test_the_parts_of_a_jpeg_are_its_markers_and_pixels() -> None:
+    head, filled = b"\xff\xd8\xff\xfe\0\4hi", b"stray\xff\0\xff\xff\xff\xd0\xff\xdb\0\3q"
+    scan, end = b"\xff\xda\0\3s" + b"pix\xff\0\xff\xd3els", b"\xff\xd9after\xff\xfe"
+    data = head + filled + scan + end
+    start, pixels = len(head + filled), len(head + filled) + 5
+    last = len(head + filled + scan)
+    assert list(jpeg.parts(data)) == [
+        (0xFE, 4, 8), (0xD0, 19, 19), (0xDB, 21, 24), (0xDA, start + 2, pixels), (jpeg.PIXELS, pixels, last),
+        (0xD9, last + 2, last + 2),
+    ]  # fmt: skip
+    assert next(iter(jpeg.parts(data, 19))) == (0xDB, 21, 24)
+    assert list(jpeg.parts(data[: last - 2]))[-1] == (jpeg.PIXELS, pixels, last - 2)
+    assert list(jpeg.parts(b"\xff\xd8\xff\xfe\0\1")) == [(0xFE, 4, 6)], "a length counts itself"
+    comments = b"\xff\xd8" + b"\xff\xfe\0\2" * (jpeg.MAX_SEGMENTS - 1)
+    assert len(list(jpeg.parts(comments + b"\xff\xd9"))) == jpeg.MAX_SEGMENTS
+    with pytest.raises(BadImage, match=r"^the JPEG image is in more than 4,096 pieces$"):
+        list(jpeg.parts(comments + b"\xff\xfe\0\2"))
+
+
+def test_a_frame_is_what_a_header_says() -> None:
+    start, adobe, comment = b"\xff\xd8", b"\xff\xee\0\x0eAdobe\0d\0\0\0\0\2", b"\xff\xff\xff\xfe\0\3x"
+    frame = b"\xff\xc2\0\x0e\x08\1\2\3\4\2a\x11\0b\x11\0"
+    assert frame_of(start + frame) == jpeg.Frame(b"\xc2", 0x304, 0x102, b"ab", None, 8, 18)
+    assert frame_of(start + adobe + comment + frame) == jpeg.Frame(b"\xc2", 0x304, 0x102, b"ab", 2, 8, 41)
+    short = b"\xff\xee\0\x0dAdobe\0d\0\0\0\0"
+    assert frame_of(start + short + frame) == jpeg.Frame(b"\xc2", 0x304, 0x102, b"ab", None, 8, 33)
+    assert frame_of(start + b"\xff\xc0\0\x08\x08\0\1\0\2\0") == jpeg.Frame(b"\xc0", 2, 1, b"", None, 8, 12)
+    for malformed in (
+        b"", b"\xff\xc0\0\x07\x08\0\1\0\2", b"x" + frame, b"\xff\xfe\0\1" + frame, b"\xff\x01\0\3x" + frame,
+        b"\xff\xd0\0\3x" + frame, b"\xff\xda\0\3x" + frame, b"\xff\xfe\0\2" * jpeg.MAX_SEGMENTS + frame,
+    ):  # fmt: skip
+        assert frame_of(start + malformed) is None
+    assert frame_of(start + b"\xff\xfe\0\2" * (jpeg.MAX_SEGMENTS - 1) + frame) is not None
+
+
+@pytest.mark.parametrize(
+    ("side", "smallest", "factor"),
+    [(800, 80, 8), (793, 80, 8), (792, 80, 4), (397, 80, 4), (396, 80, 2), (199, 80, 2), (198, 80, 1), (9000, None, 1)],
+)
+def test_a_jpeg_is_decoded_no_smaller_than_antialiasing_needs(side: int, smallest: int | None, factor: int) -> None:
+    assert jpeg._scale(side, smallest) == factor, "a quarter more than the side that is wanted"
+
+
+def metadata(*segments: bytes) -> bytes:
+    """Return a JPEG that lies on its side, with APP1 segments in front."""
+    stored = encoded(corners().transpose(Image.Transpose.ROTATE_270), "JPEG", quality=95)
+    return (
+        stored[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(each) + 2) + each for each in segments) + stored[2:]
+    )
+
+
+def test_an_orientation_in_several_segments_counts() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    exif[0x010E] = "x" * 40
+    whole = exif.tobytes()  # begins with the name of its segment
+    assert whole.startswith(jpeg.EXIF) and is_corners(decode(metadata(whole)), tolerance=20)
+    for place in (12, 20, len(whole) - 30):
+        assert jpeg.orientation_of(metadata(whole[:place], jpeg.EXIF + whole[place:])) == 8
+    assert jpeg.orientation_of(metadata(jpeg.EXIF + whole[6:], b"other", b"Exif\0x")) == 8
+    late = metadata(*[b"other" * 12_000] * 2, whole)
+    assert jpeg.orientation_of(late) == 8 and jpeg.orientation_of(bytearray(late)) == 8
+    assert jpeg.orientation_of(metadata(*[b"other" * 12_000] * 3, whole)) == 1, "behind the first 128 KB"
+
+
+def test_an_orientation_of_xmp_counts() -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="8"/></x:xmpmeta>'
+    assert jpeg.orientation_of(metadata(jpeg.XMP + packet)) == 8
+    assert is_corners(decode(metadata(jpeg.XMP + packet)), tolerance=20)
+    assert jpeg.orientation_of(metadata(packet)) == 1, "a segment of another name"
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import golden
+from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.decoding import decode as decode_image
 from handlers.engine import WARM_UP, Engine
@@ -14,7 +14,7 @@ from handlers.golden import Golden, GoldenError
 from handlers.limits import Limits
 from handlers.service import Service, load
 from handlers.settings import Settings
-from tests.unit.small_network import save_small
+from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
 from tests.unit.test_handler import Worker
 from training.generate.card import cards
@@ -38,10 +38,53 @@ def test_what_was_exported_is_answered_alike(path: Path, precision: str, toleran
     assert golden.check(Classifier(path, precision=precision), golden.read(kept(path))) <= tolerance
 
 
+def test_golden_images_are_read_as_they_were_written(tmp_path: Path) -> None:
+    whole = Golden("a.png", b"\x89P", (0.25, 0.75), (0.5, 0.5), b"\1\2", b"\3", (7, 9), drawn=True)
+    bare = Golden("b.png", b"II", (1.0,))
+    golden.write([whole, bare], tmp_path / golden.FILE)
+    assert golden.read(tmp_path / golden.FILE) == [whole, bare]
+    assert (tmp_path / golden.FILE).read_text().endswith("]\n")
+    assert [whole.expected(precision) for precision in ("int8", "fp32", "bf16")] == [
+        (0.5, 0.5),
+        (0.25, 0.75),
+        (0.25, 0.75),
+    ]
+    assert bare.expected("int8") == (1.0,), "of an archive without int8"
+    assert [whole.judged("fp32"), whole.judged("bf16"), bare.judged("bf16")] == [True, False, True]
+
+
+def test_a_golden_image_is_what_the_network_gets_and_answers(tmp_path: Path, path: Path) -> None:
+    torch.manual_seed(1)
+    artifact.save(SmallNetwork(), small_spec(), tmp_path / "other.pt")
+    classifier, other = Classifier(path), Classifier(tmp_path / "other.pt")
+    images = {"a.png": png(0), "wide.jpg": cards(16)["wide.jpg"]}
+    first, second = golden.of(classifier, images, int8=other, drawn=True)
+    inputs = golden.decoded(classifier, list(images.values()))
+    assert (first.name, first.image, first.size, first.drawn) == ("a.png", images["a.png"], (30, 20), True)
+    assert first.probabilities == pytest.approx(golden.answers(classifier, [first.image])[0], abs=1e-6)
+    assert first.int8 == pytest.approx(golden.answers(other, [first.image])[0], abs=1e-6) != first.probabilities
+    assert first.pixels == inputs[0].numpy().tobytes() and first.whole is None
+    full = classifier.decoder.preprocess.resize(decode_image(second.image))
+    assert second.pixels == inputs[1].numpy().tobytes() and second.whole == full.numpy().tobytes()
+    (plain,) = golden.of(classifier, {"a.png": png(0)})
+    assert (plain.int8, plain.drawn) == (None, False)
+
+
+def test_the_pixels_that_are_compared_are_spread_from_edge_to_edge() -> None:
+    for side in (1, 2, 10, golden.SAMPLES, golden.SAMPLES + 1, 100):
+        images = torch.arange(side * side).view(1, 1, side, side)
+        sampled, count = golden.sample(images)[0, 0], min(side, golden.SAMPLES)
+        places = sampled[0]
+        assert sampled.shape == (count, count) and torch.equal(sampled, places[:, None] * side + places)
+        assert (int(places[0]), int(places[-1])) == (0, side - 1)
+        steps = places.diff()
+        assert count == 1 or int(steps.max() - steps.min()) <= 1 <= int(steps.min())
+
+
 def test_another_answer_says_which_image_and_by_how_much(path: Path) -> None:
     file = kept(path, probabilities=(0.5, 0.25, 0.25))
-    for precision in ("fp32", "bf16"):
-        with pytest.raises(GoldenError, match=r"1\.png .* differs? by 0\.\d+, allowed in (fp32|bf16) are"):
+    for precision, end in (("fp32", "serve it"), ("bf16", r"serve it, or set handler\.precision to fp32")):
+        with pytest.raises(GoldenError, match=rf"1\.png .* differs? by 0\.\d+, allowed in {precision} are .* {end}$"):
             golden.check(Classifier(path, precision=precision), golden.read(file))
 
 
@@ -209,6 +252,35 @@ def test_another_best_class_is_refused_where_no_class_is_likely(path: Path) -> N
     classifier.engine.module = lambda batch: other.expand(len(batch), -1)  # type: ignore[assignment]
     with pytest.raises(GoldenError, match="another class is the most likely one"):
         golden.check(classifier, [answered])
+
+
+def test_an_answer_of_the_best_labels_alone_differs_by_what_is_known() -> None:
+    image = Golden("a.png", b"", (0.6, 0.3, 0.1), int8=(0.2, 0.5, 0.3))
+    classes = ("ant", "bee", "cat")
+    assert golden.compare(image, {"ant": 0.6, "bee": 0.3}, classes, "fp32") == 0, "a cat is less likely than a bee"
+    assert golden.compare(image, {"ant": 0.55, "bee": 0.3, "cat": 0.15}, classes, "bf16") == pytest.approx(0.05)
+    assert golden.compare(image, {"bee": 0.5, "cat": 0.3, "ant": 0.2}, classes, "int8") == 0
+    assert golden.compare(image, {"ant": 0.60009}, classes, "fp32") == pytest.approx(9e-5)
+    with pytest.raises(GoldenError, match=r"a probability differs by 0\.2, allowed in fp32 are 0\.0001"):
+        golden.compare(image, {"ant": 0.6, "cat": 0.1}, classes, "fp32")
+    for answer in ({}, {"dog": 0.6}, {"ant": 1.1}, {"ant": -0.1}, {"ant": float("nan")}):
+        with pytest.raises(GoldenError, match=r"a\.png is answered with what are no probabilities of its classes$"):
+            golden.compare(image, answer, classes, "fp32")
+    for others in (classes[:2], (*classes, "dog")):
+        with pytest.raises(GoldenError, match=rf"a\.png has 3 classes, the network {len(others)}$"):
+            golden.compare(image, {"ant": 0.6}, others, "fp32")
+
+
+def test_int8_is_held_against_what_int8_answered(path: Path) -> None:
+    images = golden.of(Classifier(path), {f"{seed}.png": png(seed) for seed in range(3)})
+    rounded = [(0.1, 0.2, 0.7), (0.2, 0.7, 0.1), (0.7, 0.1, 0.2)]
+    images = [dataclasses.replace(each, int8=row) for each, row in zip(images, rounded, strict=True)]
+    classifier = Classifier(path)
+    classifier.engine.precision = "int8"
+    classifier.engine.module = lambda batch: torch.tensor((*rounded, rounded[0])).log()  # type: ignore[assignment]
+    assert golden.check(classifier, images) < 1e-6
+    with pytest.raises(GoldenError):
+        golden.check(classifier, [dataclasses.replace(each, int8=None) for each in images])
 
 
 def test_what_the_network_makes_of_drawn_images_counts_in_float32_alone() -> None:

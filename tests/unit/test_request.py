@@ -227,6 +227,30 @@ def test_lines_do_not_count_against_the_limit() -> None:
     assert sent(document(base64.encodebytes(image).decode())).images == [image]
     (refused,) = sent(document(base64.b64encode(image + b"\xff" * 9).decode())).images
     assert isinstance(refused, TooLarge)
+    assert str(refused) == f"the image has more bytes than the limit of {SETTINGS.max_bytes}"
+
+
+@pytest.mark.parametrize(("size", "taken"), [(27, True), (30, True), (31, True), (33, True), (34, False), (36, False)])
+def test_base64_is_not_read_where_it_is_longer_than_any_image_within_the_limit(size: int, taken: bool) -> None:
+    """Up to three bytes too many are read: the decoder counts the bytes themselves."""
+    instance = base64.b64encode(b"\xff" * size).decode()
+    (image,) = payload.request({"instances": [instance]}, max_images=1, max_bytes=30).images
+    assert (image == b"\xff" * size) is taken and isinstance(image, TooLarge) is not taken
+
+
+def test_what_is_wrong_with_a_document_is_said() -> None:
+    for wrong, message in (
+        ({"instances": []}, "instances is empty; send at least one image"),
+        ({"images": [TEXT]}, f"the JSON body must be {payload.FORM}"),
+        ([TEXT], f"the JSON body must be {payload.FORM}"),
+        ({"instances": [TEXT] * 4}, "the request has 4 images, more than the limit of 3"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            sent(json.dumps(wrong).encode())
+        assert str(caught.value) == message
+    blank = TEXT.replace("+", " ")
+    (image,) = payload.request({"instances": [blank]}, max_images=1, max_bytes=5000).images
+    assert image != IMAGE, "a blank is a plus sign in a form alone"
 
 
 @pytest.mark.parametrize(("value", "top_k"), [("1", 1), (" 2 ", 2), ("007", 7), ("1000000000", None)])

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,49 @@ def test_validation_is_a_stratified_share_of_train() -> None:
     dealt = deal(SplitSpec(validation=0.2), numbers(50, 100, 10))
     assert np.bincount(numbers(50, 100, 10)[dealt.validation]).tolist() == [10, 20, 2]
     assert_disjoint(dealt)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "expected"),
+    [
+        ((7, 7, 6), 0.1, {(1, 1, 0)}),  # of 0.7, 0.7 and 0.6
+        ((7, 6, 6), 0.25, {(2, 2, 1), (2, 1, 2)}),  # of 1.75, 1.5 and 1.5: five of 19
+        ((10, 20), 0.25, {(3, 5)}),
+        ((3, 3), 0.01, {(1, 0), (0, 1)}),  # one, however small the share
+        ((1, 1, 10), 0.5, {(0, 0, 6)}),  # two of which the small classes have no room for
+        ((2, 2, 2), 0.5, {(1, 1, 1)}),
+        ((1, 2), 0.5, {(0, 1)}),
+        ((1, 1, 1), 0.5, {(0, 0, 0)}),
+    ],
+)
+def test_validation_takes_the_largest_remainders(
+    counts: tuple[int, ...], share: float, expected: set[tuple[int, ...]]
+) -> None:
+    labels = numbers(*counts)
+    deals = [deal(SplitSpec(validation=share, seed=seed), labels) for seed in range(20)]
+    found = {tuple(np.bincount(labels[dealt.validation], minlength=len(counts)).tolist()) for dealt in deals}
+    assert found == expected, "ties are decided by the seed, and nothing else is"
+    assert len({tuple(dealt.validation.tolist()) for dealt in deals}) > 1 or not len(deals[0].validation)
+
+
+def test_validation_by_group_is_that_share_of_the_groups() -> None:
+    groups = np.arange(200, dtype=np.int64) // 10
+    for share, size in ((0.25, 50), (0.5, 100), (0.1, 20), (0.01, 10)):  # a twentieth is the least that 20 groups have
+        dealt = deal(SplitSpec(by="group", validation=share), numbers(100, 100), groups=groups)
+        assert len(dealt.validation) == size and len(dealt.train) == 200 - size and not len(dealt.test)
+
+
+def test_a_row_without_a_group_is_its_own() -> None:
+    groups = np.array([7, 7, -1, -1, 3, 3, -1, -1], np.int64)
+    specs = [SplitSpec(test="folds", folds=6, fold=fold, by="group", validation=0) for fold in range(6)]
+    tests = [deal(spec, numbers(8), groups=groups).test.tolist() for spec in specs]
+    assert sorted(map(tuple, tests)) == [(0, 1), (2,), (3,), (4, 5), (6,), (7,)]
+
+
+def test_groups_of_the_test_side_are_its_own_where_no_group_stands_on_both() -> None:
+    groups = np.array([0, 0, 1, 1, 2, 2, -1, -1], np.int64)
+    dealt = deal(SplitSpec(by="group", validation=0), numbers(4, 4), groups=groups, test=np.array([4, 5, 7]))
+    assert (dealt.train.tolist(), dealt.test.tolist()) == ([0, 1, 2, 3, 6], [4, 5, 7])
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
@@ -184,25 +229,47 @@ def test_fewer_images_per_class_are_among_those_of_more() -> None:
     assert np.bincount(labels[more.train])[0] == 8
     assert set(some.train.tolist()) <= set(more.train.tolist())
     assert some.validation.tolist() == more.validation.tolist()
+    others = [deal(SplitSpec(images_per_class=3, validation=0, seed=seed), labels).train.tolist() for seed in range(4)]
+    assert len(set(map(tuple, others))) == 4, "the seed draws them"
+    assert {label for each in others for label in labels[each].tolist()} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"folds": 2, "fold": 1}, {"fold": 9}, {"validation": 0.5}, {"validation": 0}, {"seed": 0}, {"seed": 2**32 - 1},
+     {"images_per_class": 1}, {"images_per_class": None}, {"test": "auto", "pool": "train", "by": "group"}],
+)  # fmt: skip
+def test_a_setting_within_its_bounds_is_taken(setting: dict[str, object]) -> None:
+    spec = SplitSpec.from_config(setting)
+    assert {name: getattr(spec, name) for name in setting} == setting
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"test": "half"}, "split.test is 'half': set it to auto, given or folds"),
-        ({"by": "person"}, "split.by is 'person'"),
-        ({"folds": 1}, "split.folds is 1"),
-        ({"fold": 10}, "split.fold is 10"),
-        ({"validation": 0.9}, "split.validation is 0.9"),
-        ({"seed": -1}, "split.seed is -1"),
-        ({"images_per_class": 0}, "split.images_per_class is 0"),
-        ({"folds": "five"}, "split.folds is 'five'"),
-        ({"fold": None}, "split.fold is None"),
-        ({"images_per_class": 2.5}, "split.images_per_class is 2.5"),
-        ({"validation": "tenth"}, "split.validation is 'tenth'"),
-        ({"valdation": 0.1}, "split.valdation is no setting"),
+        ({"pool": "test"}, "split.pool is 'test': set it to all or train"),
+        ({"by": "person"}, "split.by is 'person': set it to image or group"),
+        ({"folds": 1}, "split.folds is 1: set it to 2 or more"),
+        ({"fold": 10}, "split.fold is 10: with split.folds=10 it is 0 to 9"),
+        ({"fold": -1}, "split.fold is -1: with split.folds=10 it is 0 to 9"),
+        ({"validation": 0.51}, "split.validation is 0.51: set it to a share from 0 to 0.5"),
+        ({"validation": -0.1}, "split.validation is -0.1: set it to a share from 0 to 0.5"),
+        ({"validation": "tenth"}, "split.validation is 'tenth': set it to a share from 0 to 0.5"),
+        ({"validation": True}, "split.validation is True: set it to a share from 0 to 0.5"),
+        ({"seed": -1}, "split.seed is -1: set it to a whole number from 0 to 2^32 - 1"),
+        ({"seed": 2**32}, "split.seed is 4294967296: set it to a whole number from 0 to 2^32 - 1"),
+        ({"seed": "one"}, "split.seed is 'one': set it to a whole number"),
+        ({"images_per_class": 0}, "split.images_per_class is 0: set it to 1 or more, or to null"),
+        ({"images_per_class": 2.5}, "split.images_per_class is 2.5: set it to a whole number"),
+        ({"folds": "five"}, "split.folds is 'five': set it to a whole number"),
+        ({"fold": None}, "split.fold is None: set it to a whole number"),
+        (
+            {"valdation": 0.1},
+            "split.valdation is no setting: known are by, fold, folds, images_per_class, pool, seed, test, validation",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(setting: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SplitSpec.from_config(setting)
