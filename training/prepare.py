@@ -277,6 +277,10 @@ def recipe_from(config: DictConfig) -> Recipe:
     assert isinstance(node, dict)
     values = {str(name): value for name, value in node.items() if name in names}
     raw = Path(config.raw or Path("data/raw") / str(config.dataset.name))
+    try:
+        raw.resolve()
+    except (RuntimeError, OSError):  # the first of Python 3.11 and 3.12, the second of later ones
+        raise DatasetError(f"{raw} is a link that leads back to itself: give a folder with raw=<folder>") from None
     return Recipe(name=str(config.store), raw=raw, **values)
 
 

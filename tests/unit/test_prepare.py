@@ -382,7 +382,9 @@ def test_the_command_says_in_one_line_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
     for overrides, message in (
+        (["dataset=class_folders", "raw=loop"], "loop is a link that leads back to itself: give a folder with raw=<f"),
         (["dataset=class_folders", "raw=nowhere"], "nowhere: there is no such folder"),
         (["dataset=class_folders", f"raw={__file__}"], "is a file; give the folder that it was unpacked to"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.store=zip"], "dataset.store is 'zip'"),
