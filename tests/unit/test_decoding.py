@@ -774,6 +774,18 @@ def test_large_images_are_converted_strip_by_strip_without_seams() -> None:
     assert np.array_equal(decode(encoded(Image.fromarray(pixels), "BMP")).permute(1, 2, 0).numpy(), pixels)
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0" + bytes(99), "quality": 95}], ids=str)
+def test_a_webp_that_ends_before_its_header_says_is_damaged(options: dict[str, Any]) -> None:
+    whole = encoded(corners(), "WEBP", **options)
+    said = int.from_bytes(whole[4:8], "little")
+    assert len(whole) == said + 8 and is_corners(decode(whole + b"more"), tolerance=20)
+    cut = [whole[:-1], whole[:-2], whole[: len(whole) // 2]]
+    declared = [whole[:4] + length.to_bytes(4, "little") + whole[8:] for length in (said + 1, said + 2, 2**32 - 2, 12)]
+    for damaged in (*cut, *declared):
+        with pytest.raises(BadImage, match="the WEBP image is truncated or corrupt"):
+            decode(damaged)
+
+
 @pytest.mark.parametrize("kind", PLAIN)
 def test_the_limits_hold_for_every_format(kind: str) -> None:
     name, options = PLAIN[kind]
