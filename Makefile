@@ -122,5 +122,5 @@ lock: setup ## resolve pyproject.toml anew into the requirements files
 	@$(py) -m pipeline.lock
 
 clean: ## remove caches and what tests left behind; data, runs and archives stay
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov outputs
+	@rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov outputs
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
