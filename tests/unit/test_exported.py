@@ -1,6 +1,7 @@
 """The package compiled ahead of time: answers as the TorchScript artifact does, and refuses where it would not."""
 
 import json
+import platform
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -125,6 +126,15 @@ def test_another_machine_or_torch_is_refused(
     path = changed(folder / "model.pt2", tmp_path / "model.pt2", lambda document: document.update(change))
     with pytest.raises(ArtifactError, match=message):
         Classifier(path)
+
+
+def test_what_this_processor_can_do_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    able = {"sve": False, "avx512_f": True, "avx2": True, "architecture": "x86_64", "vnni": 1}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch, "__version__", "2.15.0+cpu")
+    here = exported._here()
+    assert (here["torch"], here["capabilities"]) == ("2.15.0", ["avx2", "avx512_f"])
+    assert here["machine"] == platform.machine()
 
 
 def test_a_processor_that_can_do_more_is_served(folder: Path, tmp_path: Path) -> None:
