@@ -29,7 +29,7 @@ from serving.door import Answer
 from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
 from serving.keys import Keys
 from serving.model_status import ModelStatus, Worker
-from serving.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
+from serving.ports import Address, PortError, Ports, offset_of_environment, other_offset
 from serving.state import ServerState
 
 __all__ = [
@@ -280,7 +280,7 @@ def _refuse_copied_keys(root: Path) -> None:
     if (owner := state.owner_of_keys(root)) is not None:
         raise NoKey(
             f"no server runs here: {state.KEY_FILE} was copied from {owner}, whose server has those keys. Start one "
-            f"here (make serve, with {OFFSET_VARIABLE}=100 before each command while the other runs), or ask there"
+            f"here (make serve, with {other_offset()} before each command while the other runs), or ask there"
         )
 
 

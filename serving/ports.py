@@ -138,7 +138,7 @@ class Ports:
             if not is_free(address):
                 raise PortError(
                     f"port {address.port} is taken by {_owner(address.port)}: stop that, "
-                    f"or move all ports of this server ({OFFSET_VARIABLE}=100 before the command)"
+                    f"or move all ports of this server ({other_offset()} before the command)"
                 )
 
 
@@ -149,6 +149,11 @@ def offset_of_environment() -> int:
         return int(text)
     except ValueError:
         raise PortError(f"{OFFSET_VARIABLE} is {text!r}: set it to a whole number, or unset it") from None
+
+
+def other_offset() -> str:
+    """Return what to write before a command for other ports than those that the environment says."""
+    return f"{OFFSET_VARIABLE}={offset_of_environment() + 100}"
 
 
 def is_free(address: Address) -> bool:

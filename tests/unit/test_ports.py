@@ -43,13 +43,16 @@ def test_an_address_that_is_none_is_refused() -> None:
         Ports.of_config("inference_address=http://127.0.0.1:port\n")
 
 
-def test_a_taken_port_is_named_with_who_took_it() -> None:
+def test_a_taken_port_is_named_with_who_took_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         ports = Ports.of_config(f"inference_address=http://127.0.0.1:{port}\n")
-        with pytest.raises(PortError, match=rf"port {port} is taken by .*{os.getpid()}.*{OFFSET_VARIABLE}") as caught:
-            ports.check_free()
-    assert "\n" not in str(caught.value)
+        for now, free in (("0", 100), ("200", 300)):
+            monkeypatch.setenv(OFFSET_VARIABLE, now)
+            message = rf"port {port} is taken by .*{os.getpid()}.*{OFFSET_VARIABLE}={free} before"
+            with pytest.raises(PortError, match=message) as caught:
+                ports.check_free()
+            assert "\n" not in str(caught.value)
 
 
 def test_the_offset_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,9 @@ def write_keys(folder: Path, renewing: str) -> None:
 
 
 def test_a_client_in_a_copy_does_not_ask_the_server_of_the_original(
-    home: Path, front: "subprocess.Popen[bytes]"
+    home: Path, front: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("SIGHTLINE_PORT_OFFSET", raising=False)
     write_keys(home, "first")
     copy = home.with_name("copy")
     shutil.copytree(home, copy)
