@@ -1,6 +1,7 @@
 """The container image, built for real and asked for a prediction: buildah, on a base that mmdebstrap makes.
 
-SIGHTLINE_CERTIFICATES names a bundle of CA certificates where the network needs one of its own.
+It gets the builds of torch that are installed here. Packages are fetched with the CA certificates that
+SIGHTLINE_CERTIFICATES names, or those of pip (PIP_CERT).
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from pipeline import image
 from tests.server.conftest import CLASSES, ROOT, free_offset, picture
@@ -38,10 +40,11 @@ def container(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         else:
             shutil.copy(path, context)
     shutil.copytree(root / "model_store", context / "model_store")
-    certificates = os.environ.get("SIGHTLINE_CERTIFICATES")
+    certificates = os.environ.get("SIGHTLINE_CERTIFICATES") or os.environ.get("PIP_CERT")
+    device = "gpu" if torch.version.cuda else "cpu"
     base = image.make_debian("buildah")
     image.build(
-        context, "buildah", device="gpu", tag=TAG, base=base, certificates=Path(certificates) if certificates else None
+        context, "buildah", device=device, tag=TAG, base=base, certificates=Path(certificates) if certificates else None
     )
     name = buildah("from", TAG)
     yield name
