@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent.parent
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
-PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")])
+PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))
 MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)\.\w+)", MAKEFILE)))
 VERBS = {
     *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "verify", "serve", "stop", "status"),
