@@ -99,3 +99,4 @@ def test_an_int8_network_is_loaded_and_asked_without_a_word(tmp_path: Path) -> N
     command = [sys.executable, "-W", "error", "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert artifact.load(artifact.quantized(path)).spec == small_spec()

@@ -1,7 +1,6 @@
 """Files that are there whole or not at all."""
 
 import errno
-import json
 import os
 import stat
 from pathlib import Path
@@ -16,7 +15,7 @@ def test_a_file_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "new" / "state.json"
     atomic.write_json(path, {"a": 1})
     atomic.write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 2}
+    assert path.read_text() == '{\n  "a": 2\n}\n'
     assert [each.name for each in path.parent.iterdir()] == ["state.json"]
 
 
@@ -106,6 +105,15 @@ def test_a_folder_is_put_where_there_was_none(folders: tuple[Path, Path]) -> Non
     assert (old / "name").read_text() == "new" and not new.exists()
 
 
+def test_names_are_swapped_also_where_they_are_relative(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = folders
+    monkeypatch.chdir(new.parent)
+    atomic._exchange(Path("new"), Path("old"))
+    assert [(folder / "name").read_text() for folder in (new, old)] == ["old", "new"]
+
+
 def test_names_that_cannot_be_swapped_say_why(folders: tuple[Path, Path]) -> None:
     new, old = folders
     with pytest.raises(FileNotFoundError) as caught:
@@ -128,6 +136,7 @@ def test_a_name_is_given_once_also_where_there_are_no_links(
     for text in ("first", "second"):
         (tmp_path / text).write_text(text)
     atomic.name_once(tmp_path / "first", path)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError) as caught:
         atomic.name_once(tmp_path / "second", path)
+    assert caught.value.errno == errno.EEXIST and str(path) in (caught.value.filename, caught.value.filename2)
     assert path.read_text() == "first"

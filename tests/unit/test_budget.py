@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from handlers import costs, jpeg
 from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn
@@ -14,6 +15,7 @@ from handlers.classifier import Answer, Classifier
 from handlers.costs import Rate
 from handlers.errors import BadImage, Busy
 from handlers.limits import DEFAULT_LIMITS
+from handlers.service import Service
 from handlers.settings import Settings
 from serving import model_config
 from tests.server.bombs import webp_of_one_colour
@@ -100,6 +102,16 @@ def test_one_worker_at_a_time_serves_the_expensive_while_cheap_ones_come(worker:
     other.give()
     assert worker.ask([SMALL]) == ["answered"]
     assert other.take(), "it is left to others with the answer"
+
+
+def test_the_workers_of_one_artifact_take_turns(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    weights = save_small(tmp_path / "model.pt")
+    one, other = (Service(weights, {"minWorkers": 64}, version="1").budget._turn for _ in range(2))
+    torch.set_num_threads(threads)
+    assert one.take() and not other.take()
+    one.give()
+    assert other.take()
 
 
 def test_a_worker_without_the_file_of_the_others_is_on_its_own(tmp_path: Path) -> None:

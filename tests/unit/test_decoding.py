@@ -163,7 +163,18 @@ def test_a_plain_jpeg_has_what_its_pixels_need() -> None:
     odd = jfif.replace(b"JFIF\0\1", b"JFIF\0\7")
     comment, exif, profile = b"\xff\xfe\0\4hi", b"\xff\xe1\0\4Ex", b"\xff\xef\0\4zz"
     unknown = b"\xff\xf0\0\4hi"  # is for the decoder to judge
-    faulty = b"\xff\xd8" + odd + comment + exif + b"\xff\xd0" + profile + unknown + rest + b"after"
+    faulty = (
+        b"\xff\xd8"
+        + odd
+        + b"\xff\xe0\0\x08JFXX\0\x10"
+        + comment
+        + exif
+        + b"\xff\xd0"
+        + profile
+        + unknown
+        + rest
+        + b"after"
+    )
     assert jpeg.plain(faulty) == b"\xff\xd8" + jfif + unknown + rest
     assert jpeg.plain(whole, b"more") == whole[:-2] + b"more" + whole[-2:]
 
@@ -595,7 +606,7 @@ def long_tiff(strips: list[bytes], order: str = "<", size: tuple[int, int] = (5,
     if "tile" in tags:
         del entries[278]
         entries |= {322: [tags["tile"]], 323: [tags["tile"]], tags["offsets"]: entries.pop(273), 325: entries.pop(279)}
-    entries[339] = [{"u": 1, "i": 2, "f": 3}[tags.get("kind", "u")]] * samples
+    entries[339] = [{"u": 1, "i": 2, "f": 3, "?": 9}[tags.get("kind", "u")]] * samples
     entries = {tag: values for tag, values in entries.items() if tag not in tags.get("without", ())}
     end = 8 + sum(map(len, strips))
     directory, beside = struct.pack(f"{order}H", len(entries)), b""
@@ -659,6 +670,12 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
     assert is_corners(decode(tiff))
 
 
+def test_a_colour_map_of_dark_colours_is_one_of_sixteen_bits() -> None:
+    dark = [256, 0, 514] + [0] * 253
+    tiff = long_tiff([bytes([0, 1, 2])], size=(3, 1), photometric=3, colour_map=[*dark, *dark, *dark])
+    assert decode(tiff)[0, 0].tolist() == [1, 0, 2]
+
+
 @pytest.mark.parametrize(
     ("tags", "kind"),
     [
@@ -674,6 +691,12 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
         ({"bits": 32, "samples": 3, "photometric": 2, "planes": 2}, "in RGB of 3 samples .* in separate planes"),
         ({"samples": 2, "planes": 2, "extra": [2]}, "in grey of 2 samples of 8 bits .* in separate planes"),
         ({"samples": 2, "planes": 2, "extra": [0]}, "in grey of 2 samples of 8 bits .* in separate planes"),
+        (
+            {"samples": 4, "planes": 2, "photometric": 2, "extra": [0], "without": (259,)},
+            "in RGB of 4 samples of 8 bits .* in separate planes",
+        ),
+        ({"kind": "i", "without": (262,)}, r"in grey of one sample of 8 bits \(signed\)"),
+        ({"kind": "?", "bits": 16}, r"in grey of one sample of 16 bits \(untyped\)"),
         ({"samples": 3, "planes": 2, "photometric": 6}, "in YCbCr of 3 samples of 8 bits .* in separate planes"),
         ({"photometric": 3, "bits": 16, "colour_map": [0] * 3 * 2**16}, "in palette of one sample of 16 bits"),
         ({"photometric": 32803}, "in raw camera of one sample of 8 bits"),

@@ -5,6 +5,7 @@ Without a GPU the same calls run on the CPU, where torchvision decodes with libj
 
 import io
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,6 +93,22 @@ def test_every_answer_finds_its_place(decoders: tuple[Decoder, DeviceDecoder]) -
         assert (mine.cpu().float() - theirs.float()).abs().mean() < CLOSE
     for number, wrong in enumerate(found[1::2]):
         assert isinstance(wrong, list(WRONG.values())[number % len(WRONG)][1])
+
+
+def test_the_cpu_reads_its_images_beside_the_gpu(
+    decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu, ours = decoders
+    calls: list[tuple[str, Sequence[Any]]] = []
+    decode = cpu.decode
+
+    def watched(images: Sequence[Any]) -> list[Any]:
+        calls.append((threading.current_thread().name, images))
+        return decode(images)
+
+    monkeypatch.setattr(cpu, "decode", watched)
+    ours.decode([png(1), jpeg(1), png(2)])
+    assert calls == [("beside_0", [png(1), png(2)])]
 
 
 def test_nothing_is_nothing(decoders: tuple[Decoder, DeviceDecoder]) -> None:
@@ -238,6 +255,11 @@ def test_what_is_decoded_together_has_so_many_pixels(monkeypatch: pytest.MonkeyP
 )
 def test_the_gpu_takes_what_is_plain(change: Callable[[bytes], bytes], taken: bool) -> None:
     assert nvjpeg.pixels_of(change(jpeg(size=(80, 100))), DEFAULT_LIMITS) == (8000 if taken else None)
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((16, 16), 256), ((15, 16), None), ((16, 15), None)])
+def test_the_gpu_takes_no_image_smaller_than_a_block(size: tuple[int, int], pixels: int | None) -> None:
+    assert nvjpeg.pixels_of(jpeg(size=size), DEFAULT_LIMITS) == pixels
 
 
 def test_what_is_over_a_limit_is_not_taken() -> None:

@@ -146,6 +146,12 @@ def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
         assert ("oneDNNFusionGroup" in graph) is fused and "batch_norm" not in graph
 
 
+def test_a_frozen_network_is_not_fused(path: Path) -> None:
+    torch.jit.enable_onednn_fusion(True)
+    artifact.frozen(artifact.load(path).module)
+    assert not torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
+
+
 def test_nothing_is_fused_where_a_network_attends() -> None:
     class Attending(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

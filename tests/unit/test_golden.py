@@ -283,6 +283,33 @@ def test_int8_is_held_against_what_int8_answered(path: Path) -> None:
         golden.check(classifier, [dataclasses.replace(each, int8=None) for each in images])
 
 
+def test_the_best_class_counts_where_the_second_is_far_behind() -> None:
+    close, clear = Golden("a.png", b"", (0.45, 0.44, 0.11)), Golden("a.png", b"", (0.38, 0.22, 0.2, 0.2))
+    classes = ("ant", "bee", "cat", "dog")
+    assert golden.compare(close, {"bee": 0.45, "ant": 0.44, "cat": 0.11}, classes[:3], "bf16") < 0.02
+    with pytest.raises(GoldenError, match="another class is the most likely one"):
+        golden.compare(clear, {"bee": 0.31, "ant": 0.29, "cat": 0.2, "dog": 0.2}, classes, "bf16")
+    two = Golden("a.png", b"", (0.4, 0.6))
+    assert golden.compare(two, {"bee": 0.6, "ant": 0.4}, ("ant", "bee"), "fp32") == 0
+    assert golden.compare(Golden("a.png", b"", (1.0,)), {"ant": 1.0}, ("ant",), "fp32") == 0
+
+
+def test_a_difference_as_large_as_the_tolerance_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlers.tolerances.FP32", 0.25)
+    assert golden.compare(Golden("a.png", b"", (0.5,)), {"ant": 0.25}, ("ant",), "fp32") == 0.25
+    with pytest.raises(GoldenError, match="allowed in fp32 are"):
+        golden.compare(Golden("a.png", b"", (0.5,)), {"ant": 0.2499}, ("ant",), "fp32")
+
+
+def test_two_images_are_enough_to_vary_and_one_class_need_not() -> None:
+    images = [Golden("a.png", b"", (0.52, 0.48)), Golden("b.png", b"", (0.44, 0.56))]
+    golden._check_variation(images, [image.probabilities for image in images], "bf16")
+    golden._check_variation(images[:1], [(0.1, 0.9)], "bf16")
+    with pytest.raises(GoldenError, match="vary from image to image by"):
+        golden._check_variation(images, [(0.48, 0.52)] * 2, "bf16")
+    golden._check_variation([Golden("a.png", b"", (1.0,))] * 2, [(1.0,)] * 2, "fp32")
+
+
 def test_what_the_network_makes_of_drawn_images_counts_in_float32_alone() -> None:
     drawn = Golden("a.png", b"", (0.7, 0.2, 0.1), drawn=True)
     answer = {"ant": 0.1, "bee": 0.7, "cat": 0.2}

@@ -19,7 +19,7 @@ def test_a_containers_quota_bounds_the_cores(
     assert machine.cores(tmp_path / "none") == 8
 
 
-@pytest.mark.parametrize(("quota", "expected"), [("300000", 3), ("-1", 8)])
+@pytest.mark.parametrize(("quota", "expected"), [("300000", 3), ("1", 1), ("0", 8), ("-1", 8)])
 def test_the_older_files_do_too(tmp_path: Path, quota: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     folder = tmp_path / "cpu"

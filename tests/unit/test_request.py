@@ -69,6 +69,12 @@ def test_an_image_may_come_as_a_text_field() -> None:
         form([text("a", b"hello"), text("b", b"world")])
 
 
+def test_a_field_that_is_no_image_costs_the_others_nothing() -> None:
+    first, wrong, text_image = form([Field("f", IMAGE), Field("f", {"a": 1}), Field("f", "text")]).images
+    assert (first, text_image) == (IMAGE, b"text")
+    assert isinstance(wrong, BadRequest) and str(wrong) == "a field of several must be an image"
+
+
 def test_a_form_that_cannot_be_read_is_called_so() -> None:
     with pytest.raises(BadRequest, match="the form cannot be read: no part of it ends with the boundary"):
         form([])
@@ -203,7 +209,8 @@ def test_base64_pasted_with_its_line_ends_is_read() -> None:
 @pytest.mark.parametrize(
     "instance",
     [{"a": {"b64": TEXT}, "b": {"b64": TEXT}}, {"b64": TEXT, "data": TEXT}, {"image": TEXT}, {"b64": [TEXT]}, [TEXT],
-     {"data": {"b64": 1}}, {"b64": "data:image/png," + TEXT}, "a=bc", "abcde", None, {"b64": {"b64": TEXT}}],
+     {"data": {"b64": 1}}, {"b64": "data:image/png," + TEXT}, "a=bc", "abcde", None,
+     f"!{TEXT}", TEXT[:8] + "~" + TEXT[8:], {"b64": {"b64": TEXT}}],
 )  # fmt: skip
 def test_another_instance_is_a_bad_request(instance: Any) -> None:
     (image,) = sent(document(instance)).images

@@ -159,6 +159,8 @@ def test_a_group_on_both_given_sides_is_refused() -> None:
     groups = np.arange(40, dtype=np.int64) // 4
     with pytest.raises(ValueError, match=r"1 groups stand on both sides.*split\.test=folds"):
         deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([5]))
+    with pytest.raises(ValueError, match="2 groups stand on both sides"):
+        deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([0, 39]))
 
 
 def test_auto_judges_on_the_layouts_test_side_where_that_has_labels() -> None:
