@@ -1,4 +1,4 @@
-"""Load beside other work: requests at an even rate from a process of their own, until they are told to end."""
+"""Load in the background: requests at an even rate from a second process, until it is stopped."""
 
 import asyncio
 import contextlib
@@ -14,31 +14,31 @@ LONGEST = 4 * 3600.0  # seconds
 
 
 class Load:
-    """A load that runs; `stop` ends it and returns every answer."""
+    """A running load; `stop` ends it and returns every answer."""
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int,
         timeout: float, count: int = MOST,
     ) -> None:  # fmt: skip
-        """Start it: `rate` requests/s, or `count` one after the other on the connections where that is 0."""
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        self.pipe = ours
-        self.process = multiprocessing.get_context("spawn").Process(
+        """Start it: `rate` requests/s, or `count` requests in a closed loop if the rate is 0."""
+        context = multiprocessing.get_context("spawn")
+        self.pipe, child = context.Pipe()
+        self.process = context.Process(
             target=_send,
-            args=(theirs, url, list(bodies), dict(headers), rate, connections, timeout, count),
+            args=(child, url, list(bodies), dict(headers), rate, connections, timeout, count),
             daemon=True,
         )
         self.process.start()
-        theirs.close()  # so that one that dies is an EOFError here
-        ours.recv()  # it sends now
+        child.close()  # so that the death of the process is an EOFError
+        self.pipe.recv()  # it starts to send
 
     @property
     def ended(self) -> bool:
-        """Return whether everything was sent."""
+        """Return whether all requests are answered."""
         return self.pipe.poll()
 
     def stop(self) -> tuple[list[Answer], list[float]]:
-        """End it; return the answers, and the seconds by which requests left late on free connections."""
+        """End it; return the answers, and how many seconds late requests were sent on free connections."""
         self.pipe.send("stop")
         answers, lateness = self.pipe.recv()
         self.process.join()
@@ -59,8 +59,8 @@ def _send(
     threading.Thread(target=wait, daemon=True).start()
     pipe.send("ready")
     asyncio.run(run.all(connections))
-    # A closed loop has no schedule: what counts is the time since the sending.
-    answers = run.answers if rate else [dataclasses.replace(each, due=each.sent) for each in run.answers]
+    # A closed loop has no schedule: its latency counts from the sending.
+    answers = run.answers if rate else [dataclasses.replace(answer, due=answer.sent) for answer in run.answers]
     pipe.send((answers, run.lateness))
 
 
@@ -69,11 +69,11 @@ def beside(
     url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int = 64,
     timeout: float = 5.0,
 ) -> Iterator[list[Answer]]:  # fmt: skip
-    """Load a server while the block runs; the list that is given holds the answers once it has ended."""
-    found: list[Answer] = []
+    """Load a server while the block runs; afterwards the list that it yields holds the answers."""
+    received: list[Answer] = []
     load = Load(url, bodies, headers, rate=rate, connections=connections, timeout=timeout)
     try:
-        yield found
+        yield received
     finally:
         answers, _ = load.stop()
-        found += answers
+        received += answers

@@ -1,4 +1,4 @@
-"""Load through `serving.client`, from threads of this process: what a caller sees while servers and workers die."""
+"""Load through `serving.client`, from threads of this process: what callers notice while servers and workers die."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ from serving.client import Client
 
 
 @dataclasses.dataclass(slots=True)
-class Seen:
-    """What came of the requests: their latencies in seconds from the scheduled sending, and the failures."""
+class ClientLoad:
+    """The latencies in seconds from the scheduled sending, and the failures, each with its time (`time.monotonic`)."""
 
     latencies: list[float] = dataclasses.field(default_factory=list)
-    errors: list[tuple[float, str]] = dataclasses.field(default_factory=list)  # when (time.monotonic), and why
-    sent: threading.Event = dataclasses.field(default_factory=threading.Event)  # set as each request leaves
+    errors: list[tuple[float, str]] = dataclasses.field(default_factory=list)
+    request_sent: threading.Event = dataclasses.field(default_factory=threading.Event)  # set by each request
 
     def figures(self) -> dict[str, Any]:
         """Return counts, and latencies in milliseconds."""
@@ -30,7 +30,7 @@ class Seen:
         return {
             "requests": len(values) + len(self.errors),
             "failed": len(self.errors),
-            "errors": sorted({why for _, why in self.errors}),
+            "errors": sorted({reason for _, reason in self.errors}),
             **quantiles,
             "slowest_ms": round(float(values.max(initial=0.0)), 1),
         }
@@ -39,29 +39,32 @@ class Seen:
 @contextlib.contextmanager
 def through_client(
     root: Path, images: Sequence[bytes], *, rate: float, deadline: float, threads: int = 128
-) -> Iterator[Seen]:
-    """Ask the server of `root` at an even rate (requests/s) while the block runs; each call has `deadline` seconds."""
-    seen, ended = Seen(), threading.Event()
+) -> Iterator[ClientLoad]:
+    """Send predictions to the server of `root` at an even rate (requests/s) while the block runs.
 
-    def ask(client: Client, image: bytes, due: float) -> None:
+    Each call has `deadline` seconds.
+    """
+    load, ended = ClientLoad(), threading.Event()
+
+    def predict(client: Client, image: bytes, due: float) -> None:
         try:
             client.predict(image, MODEL)
-            seen.latencies.append(time.monotonic() - due)
-        except Exception as error:  # what no caller expects is a failure too
-            seen.errors.append((time.monotonic(), f"{type(error).__name__}: {error}"))
+            load.latencies.append(time.monotonic() - due)
+        except Exception as error:  # an error that no caller expects is a failure too
+            load.errors.append((time.monotonic(), f"{type(error).__name__}: {error}"))
 
     def send() -> None:
         with Client(root=root, deadline=deadline) as client, ThreadPoolExecutor(threads) as pool:
-            began, number = time.monotonic(), 0
-            while not ended.wait(max(0.0, began + number / rate - time.monotonic())):
-                pool.submit(ask, client, images[number % len(images)], began + number / rate)
-                seen.sent.set()
+            start, number = time.monotonic(), 0
+            while not ended.wait(max(0.0, start + number / rate - time.monotonic())):
+                pool.submit(predict, client, images[number % len(images)], start + number / rate)
+                load.request_sent.set()
                 number += 1
 
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        yield seen
+        yield load
     finally:
         ended.set()
         sender.join()

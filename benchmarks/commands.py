@@ -1,4 +1,4 @@
-"""Commands of this repository run in this process, which has imported torch already, as a shell would see them."""
+"""Run commands of this repository in this process, which has already imported torch, with the results of a shell."""
 
 import contextlib
 import dataclasses
@@ -16,16 +16,16 @@ from benchmarks.result import ROOT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Done:
-    """How a command ended: its exit code, and what it wrote."""
+class Ended:
+    """A command that has ended: its exit code and output."""
 
     code: int
     output: str
     error: str
 
 
-def run(module: str, arguments: Sequence[str], folder: Path) -> Done:
-    """Run `python -m module arguments` in a folder; its own subprocesses are real ones."""
+def run(module: str, arguments: Sequence[str], folder: Path) -> Ended:
+    """Run `python -m module arguments` in a folder; its subprocesses are real ones."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
         with _redirected(1, output.fileno()), _redirected(2, error.fileno()), contextlib.chdir(folder):
             code = _run(module, arguments)
@@ -33,11 +33,11 @@ def run(module: str, arguments: Sequence[str], folder: Path) -> Done:
         for file in (output, error):
             file.seek(0)
             written.append(file.read())
-    return Done(code, *written)
+    return Ended(code, *written)
 
 
 def _run(module: str, arguments: Sequence[str]) -> int:
-    # The process's own streams may be a test's: what Python writes has to reach the file descriptors.
+    # A test may have replaced sys.stdout: Python's output must reach the file descriptors.
     with open(1, "w", closefd=False) as output, open(2, "w", closefd=False) as error, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".* found in sys\.modules", category=RuntimeWarning)
         redirected = contextlib.redirect_stdout(output), contextlib.redirect_stderr(error)
@@ -48,7 +48,7 @@ def _run(module: str, arguments: Sequence[str]) -> int:
             if isinstance(ended.code, str):
                 print(ended.code, file=error)
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except BaseException:  # what Python itself would print
+        except BaseException:  # print it as Python does
             traceback.print_exc(file=error)
             return 1
     return 0
@@ -56,17 +56,17 @@ def _run(module: str, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _environment(module: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Give the command its arguments, and to its own subprocesses this repository."""
+    """Set the arguments of the command, and let its subprocesses import this repository."""
     with mock.patch.object(sys, "argv", [module, *arguments]), mock.patch.dict(os.environ, PYTHONPATH=str(ROOT)):
         yield
 
 
 @contextlib.contextmanager
 def _redirected(descriptor: int, target: int) -> Iterator[None]:
-    kept = os.dup(descriptor)
+    saved = os.dup(descriptor)
     try:
         os.dup2(target, descriptor)
         yield
     finally:
-        os.dup2(kept, descriptor)
-        os.close(kept)
+        os.dup2(saved, descriptor)
+        os.close(saved)

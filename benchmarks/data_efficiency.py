@@ -25,9 +25,9 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
+from benchmarks import console
 from benchmarks.real import RunError, step
 from benchmarks.result import TRAINING, Origin
-from handlers.atomic import write_json
 from training import configuration, evaluate
 from training.errors import TrainingError
 from training.records import DatasetError
@@ -85,7 +85,7 @@ def narrowed(config: DictConfig, width: int, images: int, rows: int, classes: in
     return scaled
 
 
-def run(config: DictConfig, settings: dict[str, Any], console: Console) -> dict[str, Any]:
+def run(config: DictConfig, settings: dict[str, Any], progress: Console) -> dict[str, Any]:
     """Search the grid, evaluate the runs on the frontier, and return the document of the result.
 
     Raises:
@@ -99,7 +99,7 @@ def run(config: DictConfig, settings: dict[str, Any], console: Console) -> dict[
     points: dict[tuple[int, int], dict[str, Any]] = {}
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
+        progress.print(line, highlight=False, soft_wrap=True)
 
     def reaches(width: int, number: int) -> bool:
         say(f"width {width}, {number} images a class")
@@ -109,7 +109,7 @@ def run(config: DictConfig, settings: dict[str, Any], console: Console) -> dict[
 
     frontier = search(settings["widths"], images, reaches)
     for pair in frontier:
-        metrics = evaluate.run(configuration.run_folder(config) / points[pair]["run"], console=console)
+        metrics = evaluate.run(configuration.run_folder(config) / points[pair]["run"], console=progress)
         points[pair]["test"] = {"images": metrics["images"], "mistakes": metrics["mistakes"], **metrics["top_1"]}
     return {
         "name": str(config.name),
@@ -154,14 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             [f"dataset={name}", *SETTINGS, f"name={settings['name']}", f"store={name}", *overrides]
         )
         step("training.prepare", f"dataset={name}", f"raw={Path(words[0]) / name}", f"name={name}")
-        document = run(config, settings, Console(stderr=True, markup=False, emoji=False))
+        document = run(config, settings, console.progress())
     except (configuration.ConfigurationError, TrainingError, DatasetError, RunError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    document |= origin.document()
-    write_json(RESULT, document)
-    print(json.dumps(document))
-    return 0
+    return origin.publish(document, RESULT)
 
 
 if __name__ == "__main__":

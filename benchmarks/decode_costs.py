@@ -1,19 +1,17 @@
-"""What do images cost a worker at worst, by format: is that within the rates of handlers/costs.py?
+"""Measure the worst decoding cost of each format, and check it against the rates of handlers/costs.py.
 
     python -m benchmarks.decode_costs
     python -m benchmarks.decode_costs --megapixels 4
 
 Each format as a file of few bytes (one colour, also turned by its EXIF orientation), which costs by its pixels, and as
-one of many (noise), which costs by its bytes: decoded and resized in one thread as a worker does it, with the memory
-settings of `make serve`. A row is the worst of three runs, in seconds of the processor, beside the estimate by the
-header. Nothing may take more than the budget's slack times its estimate.
+one of many (noise), which costs by its bytes: decoded and resized in one thread as in a worker, with the memory
+settings of `make serve`. A row is the worst of three runs, in seconds of the processor, beside the estimate from the
+header. No image may take more than the budget's slack times its estimate.
 
 Writes benchmarks/results/decode_costs.json; the last line is the same JSON document.
 """
 
-import argparse
 import io
-import json
 import os
 import struct
 import sys
@@ -25,11 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import console
 from benchmarks.result import Origin
-from handlers.atomic import write_json
 from handlers.budget import SLACK
 from handlers.costs import cost_of
 from handlers.decoder import Decoder
@@ -81,7 +77,7 @@ def pixels(mode: str, width: int, height: int, *, noise: bool) -> Image.Image:
 
 
 def encoded(kind: str, megapixels: float, *, noise: bool, turned: bool) -> bytes:
-    """Return a file of a kind, of fewer pixels where it would have more bytes than an image may have."""
+    """Return a file of a kind, with fewer pixels if it would exceed the limit of bytes."""
     name, mode, options = KINDS[kind]
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
@@ -103,11 +99,11 @@ def scans(megapixels: float) -> bytes:
 
     side = int((megapixels * 1e6) ** 0.5) // 8 * 8
     blocks = (side // 8) ** 2
-    means, (symbol, rest) = bytes(-(-blocks // 8)), _ends(blocks)
+    means, (symbol, ends) = bytes(-(-blocks // 8)), _ends(blocks)
     head = segment(0xDB, bytes([0, *[1] * 64])) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
     head += segment(0xC4, bytes([0, 1, *[0] * 15, 0])) + segment(0xC4, bytes([0x10, 1, *[0] * 15, symbol]))
     parts = []
-    for first, last, data in ((0, 0, means), *((low, high, rest) for low, high in BANDS)):
+    for first, last, data in ((0, 0, means), *((low, high, ends) for low, high in BANDS)):
         for bit in range(13, -1, -1):
             above = 0 if bit == 13 else bit + 1
             parts.append(segment(0xDA, bytes([1, 1, 0, first, last, above << 4 | bit])) + data)
@@ -115,7 +111,7 @@ def scans(megapixels: float) -> bytes:
 
 
 def _ends(blocks: int) -> tuple[int, bytes]:
-    """Return a symbol and coded data that say of runs of blocks, of even lengths, that nothing is left in them."""
+    """Return a symbol and coded data for runs of blocks, of even lengths, without further coefficients."""
     number = -(-blocks // 32767)
     lengths = [blocks // number + (place < blocks % number) for place in range(number)]
     size = lengths[-1].bit_length() - 1
@@ -137,51 +133,39 @@ def files(megapixels: float) -> Iterator[tuple[str, bytes]]:
 
 
 def row(decoder: Decoder, name: str, data: bytes) -> dict[str, Any]:
-    """Return what one file takes, and is expected to take."""
+    """Return the measured and the estimated seconds of one file."""
     cost = cost_of(data, DEFAULT_LIMITS)
-    taken = []
+    times = []
     for _ in range(RUNS):
-        began = time.thread_time()
+        start = time.thread_time()
         (image,) = decoder.decode([data])
-        taken.append(time.thread_time() - began)
+        times.append(time.thread_time() - start)
         if not isinstance(image, torch.Tensor):
             raise image
     return {
         "name": name,
         "bytes": len(data),
         "megapixels": round(cost.pixels / 1e6, 2),
-        "seconds": round(max(taken), 4),
+        "seconds": round(max(times), 4),
         "estimate": round(cost.seconds, 4),
-        "part_of_estimate": round(max(taken) / cost.seconds, 2),
+        "part_of_estimate": round(max(times) / cost.seconds, 2),
     }
 
 
-def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print a table."""
-    table = Table(title="decoding and resizing, one thread")
-    for heading in ("", "MB", "megapixels", "ms", "ms a megapixel", "estimate, ms", "of the estimate"):
-        table.add_column(heading, justify="right")
-    for each in rows:
-        milliseconds = 1e3 * each["seconds"]
-        table.add_row(
-            each["name"],
-            f"{each['bytes'] / 1e6:.2f}",
-            str(each["megapixels"]),
-            f"{milliseconds:.0f}",
-            f"{milliseconds / each['megapixels']:.1f}",
-            f"{1e3 * each['estimate']:.0f}",
-            f"{each['part_of_estimate']:.0%}",
-        )
-    console.print(table)
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table."""
+    cells = []
+    for row in rows:
+        megabytes, milliseconds = f"{row['bytes'] / 1e6:.2f}", 1e3 * row["seconds"]
+        times = (f"{milliseconds:.0f}", f"{milliseconds / row['megapixels']:.1f}", f"{1e3 * row['estimate']:.0f}")
+        cells.append((row["name"], megabytes, row["megapixels"], *times, f"{row['part_of_estimate']:.0%}"))
+    head = ("", "MB", "megapixels", "ms", "ms a megapixel", "estimate, ms", "of the estimate")
+    console.print_table("decoding and resizing, one thread", head, cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and keep it; 1 where an image takes more than the slack allows."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decode_costs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Measure, print and write the result; 1 where an image takes more than the slack allows."""
+    parser = console.parser("decode_costs", __doc__)
     parser.add_argument("--megapixels", type=float, default=12.0)
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
@@ -189,17 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     decoder = Decoder(Preprocess(PreprocessSpec(image_size=SIZE)), DEFAULT_LIMITS, None)
     rows = [row(decoder, name, data) for name, data in files(options.megapixels)]
-    document = {
-        "benchmark": "decode_costs",
-        **origin.document(),
-        "slack": SLACK,
-        "rows": rows,
-        "worst": max(each["part_of_estimate"] for each in rows),
-    }
-    show(rows, Console(markup=False, emoji=False))
-    write_json(options.output, document)
-    print(json.dumps(document))
-    return int(document["worst"] > SLACK)
+    worst = max(row["part_of_estimate"] for row in rows)
+    show(rows)
+    return origin.publish({"slack": SLACK, "rows": rows, "worst": worst}, options.output, failed=worst > SLACK)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-"""Which decoder is fastest, and whose pixels are right? Encoded bytes to uint8 of 3 x 224 x 224, on one core.
+"""Which decoder is fastest, and which pixels are right? Encoded bytes to uint8 of 3 x 224 x 224, on one core.
 
     python -m benchmarks.decoders [--rounds 15] [--device cuda]
 
-Each decoder is used as its own documents say. Pillow, kornia-rs and OpenCV resize too; what the others give is resized
-by our `Preprocess`. All take turns. Differences are of the resized pixels, in levels of 255, from decoding in full
-(libjpeg-turbo with accurate transform and smooth colour; Pillow for what is not JPEG) and our resizing. `--device cuda`
-adds nvJPEG. What is not installed is named with the remedy.
+Each decoder is used as documented. Pillow, kornia-rs and OpenCV resize too; our `Preprocess` resizes the pixels of the
+other decoders. All take turns. Differences are those of the resized pixels, in levels of 255, from full decoding
+(libjpeg-turbo with accurate transform and smooth colour; Pillow for other formats) with our resizing. `--device cuda`
+adds nvJPEG. The result names decoders that are not installed, with the remedy.
 
 Prints a table and, as its last line, one JSON document; writes it to benchmarks/results/decoders.json.
 """
 
-import argparse
 import importlib
 import io
-import json
+import itertools
 import os
 import statistics
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,10 @@ import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import console
 from benchmarks.result import Origin
 from benchmarks.rounds import Work, one_core, take_turns, versions
-from handlers.atomic import write_json
 from handlers.decoding import decode
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
@@ -39,11 +37,11 @@ from training.generate.photograph import jpeg_body
 from training.train import machine
 
 RESULT = Path("benchmarks/results/decoders.json")
-SIDE, TURN, BATCH = 224, 0.02, 32  # pixels, seconds, images that nvJPEG gets at once
-# width, height, kilobytes as JPEG, how many pictures
+SIDE, TURN, BATCH = 224, 0.02, 32  # pixels, seconds, images in a batch of nvJPEG
+# width, height, kilobytes as JPEG, number of pictures
 SIZES = {"200 x 200": (200, 200, 5.0, 4), "640 x 480": (640, 480, 28.0, 4), "4000 x 3000": (4000, 3000, 1100.0, 1)}
 OTHERS: dict[str, dict[str, int]] = {"PNG": {}, "WEBP": {"quality": 80}}  # not in the largest size
-FAITHFUL = 10  # levels of 255 that a pixel may be off for a decoder to be called the best
+FAITHFUL = 10  # largest difference, in levels of 255, of a decoder that may count as the best
 PACKAGES = ("torch", "torchvision", "torchcodec", "simplejpeg", "pillow", "kornia-rs", "opencv-python-headless")
 
 PREPROCESS = Preprocess(PreprocessSpec(image_size=SIDE))
@@ -55,7 +53,7 @@ def sightline(data: bytes) -> torch.Tensor:
 
 
 def simplejpeg_full(data: bytes) -> torch.Tensor:
-    """Decode every pixel: what differences are measured from."""
+    """Decode every pixel: the reference of differences."""
     return _resized(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False))
 
 
@@ -74,14 +72,14 @@ def pillow(data: bytes, *, draft: bool = False) -> torch.Tensor:
 
 
 def torchvision_io(data: bytes) -> torch.Tensor:
-    """Decode with torchvision, which tells JPEG, PNG and WebP apart by itself."""
+    """Decode with torchvision, which detects JPEG, PNG and WebP."""
     from torchvision.io import ImageReadMode, decode_image
 
     return PREPROCESS.resize(decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB))
 
 
 def torchcodec(data: bytes) -> torch.Tensor:
-    """Decode with TorchCodec, which torchvision names as its successor."""
+    """Decode with TorchCodec, the successor that torchvision names."""
     library: Any = importlib.import_module("torchcodec.decoders")
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return PREPROCESS.resize(library.decode_image(encoded, mode=library.ImageReadMode.RGB))
@@ -100,7 +98,7 @@ def kornia_rs(data: bytes, *, ours: bool = False) -> torch.Tensor:
 
 
 def opencv(data: bytes) -> torch.Tensor:
-    """Decode and resize with OpenCV, by the mean of an area, as it recommends where images shrink."""
+    """Decode and resize with OpenCV, by the mean of an area, as it recommends for downscaling."""
     library: Any = importlib.import_module("cv2")
     library.setNumThreads(1)
     pixels = library.imdecode(np.frombuffer(data, np.uint8), library.IMREAD_COLOR_RGB)
@@ -112,9 +110,9 @@ def nvjpeg(data: Sequence[bytes]) -> torch.Tensor:
     """Decode and resize a batch of JPEGs on the GPU, (B, 3, S, S), and wait for it."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    encoded = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in data]
+    encoded = [torch.frombuffer(bytearray(body), dtype=torch.uint8) for body in data]
     decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device="cuda")
-    resized = torch.stack([PREPROCESS.resize(each) for each in decoded])
+    resized = torch.stack([PREPROCESS.resize(image) for image in decoded])
     torch.cuda.synchronize()
     return resized
 
@@ -136,7 +134,7 @@ DECODERS: dict[str, Callable[[bytes], torch.Tensor]] = {
     "OpenCV": opencv,
 }
 JPEG_ONLY = ("simplejpeg", "simplejpeg, scaled", "Pillow, draft")
-# Module and package of what Sightline does not install, or only by way of another package.
+# Modules and packages that Sightline does not install, or only as dependencies of other packages.
 NEEDS = {
     "TorchCodec": ("torchcodec.decoders", "torchcodec"),
     "kornia-rs": ("kornia_rs", "kornia-rs"),
@@ -146,94 +144,91 @@ NEEDS = {
 
 
 def missing() -> dict[str, str]:
-    """Return the decoders that cannot be imported, with what to do."""
-    found = {}
+    """Return the decoders that cannot be imported, each with a remedy."""
+    remedies = {}
     for name, (module, package) in NEEDS.items():
         try:
             importlib.import_module(module)
-        except (ImportError, OSError, RuntimeError) as error:  # not there, or without a library that it needs
-            there = "not installed" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
-            found[name] = f"{there}: uv pip install {package}"
-    return found
+        except (ImportError, OSError, RuntimeError) as error:  # not installed, or a library that it needs is missing
+            state = "not installed" if isinstance(error, ModuleNotFoundError) else "cannot be loaded"
+            remedies[name] = f"{state}: uv pip install {package}"
+    return remedies
 
 
 def pictures(size: str, kind: str) -> list[bytes]:
-    """Return photograph-like pictures of one of `SIZES`; what is not JPEG holds the same pixels as the JPEG."""
+    """Return photograph-like pictures of one of `SIZES`; other formats have the pixels of the JPEG."""
     width, height, kilobytes, count = SIZES[size]
     bodies = [jpeg_body(width, height, kilobytes, seed) for seed in range(count)]
-    if kind == "JPEG":
-        return bodies
-    encoded = []
-    for body in bodies:
-        file = io.BytesIO()
-        Image.open(io.BytesIO(body)).save(file, kind, **OTHERS[kind])
-        encoded.append(file.getvalue())
-    return encoded
+    return bodies if kind == "JPEG" else [_converted(body, kind) for body in bodies]
+
+
+def _converted(body: bytes, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(body)).save(file, kind, **OTHERS[kind])
+    return file.getvalue()
 
 
 def compare(kind: str, size: str, bodies: Sequence[bytes], rounds: int, device: str) -> list[dict[str, Any]]:
     """Return one row a decoder for pictures of one format and size."""
-    absent = missing()
-    left_out = {*absent, *(JPEG_ONLY if kind != "JPEG" else ())}
-    chosen = {name: each for name, each in DECODERS.items() if name not in left_out}
+    excluded = {*missing(), *(JPEG_ONLY if kind != "JPEG" else ())}
+    decoders = {name: decoder for name, decoder in DECODERS.items() if name not in excluded}
     full = simplejpeg_full if kind == "JPEG" else lambda data: PREPROCESS.resize(decode(data))
     expected = torch.stack([full(body) for body in bodies]).int()
-    answers = {name: torch.stack([each(body) for body in bodies]) for name, each in chosen.items()}
-    works: dict[str, Work] = {
-        name: lambda each=each: [each(body) for body in bodies]  # type: ignore[misc]
-        for name, each in chosen.items()
-    }
+    answers = {name: torch.stack([decoder(body) for body in bodies]) for name, decoder in decoders.items()}
+    works: dict[str, Work] = {name: partial(_decode_all, decoder, bodies) for name, decoder in decoders.items()}
     images = dict.fromkeys(works, len(bodies))
     if device == "cuda" and kind == "JPEG":
         batch = [bodies[number % len(bodies)] for number in range(BATCH)]
-        answers["nvJPEG"], works["nvJPEG"], images["nvJPEG"] = nvjpeg(bodies).cpu(), lambda: nvjpeg(batch), BATCH
-    rows = []
-    for name, seconds in take_turns(works, rounds, TURN).items():
-        difference = (answers[name].int() - expected).abs()
-        times = [round(1000 * each / images[name], 4) for each in seconds]
-        rows.append(
-            {
-                "format": kind,
-                "size": size,
-                "bytes": round(statistics.mean(map(len, bodies))),
-                "decoder": name,
-                "milliseconds": round(statistics.median(times), 4),
-                "range": [min(times), max(times)],
-                "largest_difference": int(difference.max()),
-                "mean_difference": round(float(difference.float().mean()), 3),
-                "rounds": times,
-            }
-        )
-    return rows
+        answers["nvJPEG"], works["nvJPEG"], images["nvJPEG"] = nvjpeg(bodies).cpu(), partial(nvjpeg, batch), BATCH
+    about = {"format": kind, "size": size, "bytes": round(statistics.mean(map(len, bodies)))}
+    return [
+        {**about, "decoder": name, **_figures([time / images[name] for time in seconds], answers[name] - expected)}
+        for name, seconds in take_turns(works, rounds, TURN).items()
+    ]
+
+
+def _decode_all(decoder: Callable[[bytes], torch.Tensor], bodies: Sequence[bytes]) -> None:
+    for body in bodies:
+        decoder(body)
+
+
+def _figures(seconds: Sequence[float], difference: torch.Tensor) -> dict[str, Any]:
+    times = [round(1000 * time, 4) for time in seconds]
+    return {
+        "milliseconds": round(statistics.median(times), 4),
+        "range": [min(times), max(times)],
+        "largest_difference": int(difference.abs().max()),
+        "mean_difference": round(float(difference.abs().float().mean()), 3),
+        "rounds": times,
+    }
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return, for each format and size, the fastest decoder with no pixel further off than `FAITHFUL`."""
-    chosen: dict[str, dict[str, Any]] = {}
+    fastest: dict[str, str] = {}
     for row in sorted(rows, key=lambda row: float(row["milliseconds"])):
         if row["largest_difference"] <= FAITHFUL:
-            chosen.setdefault(f"{row['format']} {row['size']}", row)
-    return {key: row["decoder"] for key, row in chosen.items()}
+            fastest.setdefault(f"{row['format']} {row['size']}", row["decoder"])
+    return fastest
 
 
 def show(document: dict[str, Any]) -> None:
     """Print the table."""
-    table = Table("image", "decoder", "ms, median", "range", "largest difference", "mean", title="decode and resize")
+    rows = []
     for row in document["rows"]:
         key = f"{row['format']} {row['size']}"
         name = row["decoder"] + (" *" if document["best"].get(key) == row["decoder"] else "")
-        spread = "{:.3f} to {:.3f}".format(*row["range"])
-        far = str(row["largest_difference"]), f"{row['mean_difference']:.2f}"
-        table.add_row(key, name, f"{row['milliseconds']:.3f}", spread, *far)
-    console = Console(width=120, markup=False, emoji=False)
-    console.print(table)
-    for name, why in document["missing"].items():
-        console.print(f"{name}: {why}", highlight=False)
+        times = f"{row['milliseconds']:.3f}", "{:.3f} to {:.3f}".format(*row["range"])
+        rows.append((key, name, *times, row["largest_difference"], f"{row['mean_difference']:.2f}"))
+    head = ("image", "decoder", "ms, median", "range", "largest difference", "mean")
+    console.print_table("decode and resize", head, rows)
+    for name, remedy in document["missing"].items():
+        print(f"{name}: {remedy}")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("decoders", __doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="fewer write no result")
@@ -246,13 +241,10 @@ def main(arguments: Sequence[str]) -> int:
     rows = []
     with one_core(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
-        for kind in ("JPEG", *OTHERS):
-            for size in options.sizes:
-                if kind == "JPEG" or size != "4000 x 3000":
-                    rows += compare(kind, size, pictures(size, kind), options.rounds, options.device)
-    document = {
-        "benchmark": "decoders",
-        **origin.document(options.device),
+        for kind, size in itertools.product(("JPEG", *OTHERS), options.sizes):
+            if kind == "JPEG" or size != "4000 x 3000":
+                rows += compare(kind, size, pictures(size, kind), options.rounds, options.device)
+    figures = {
         "side": SIDE,
         "number_of_rounds": options.rounds,
         "faithful": FAITHFUL,
@@ -262,11 +254,8 @@ def main(arguments: Sequence[str]) -> int:
         "best": best(rows),
         "rows": rows,
     }
-    show(document)
-    if options.sizes == list(SIZES):
-        write_json(RESULT, document)
-    print(json.dumps(document))
-    return 0
+    show(figures)
+    return origin.publish(figures, RESULT if options.sizes == list(SIZES) else None)
 
 
 if __name__ == "__main__":

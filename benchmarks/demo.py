@@ -1,4 +1,4 @@
-"""How long `make demo` takes in a clean clone, the first time and the second.
+"""Measure how long `make demo` takes in a clean clone, the first time and the second.
 
     python -m benchmarks.demo
 
@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.result import SERVING, Origin
-from handlers.atomic import write_json
 
 RESULT = Path("benchmarks/results/demo.json")
-OFFSET = "1700"  # of the ports, so that a server that runs here stays alone
+OFFSET = "1700"  # of the ports: another server of this machine is not disturbed
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Clone into `folder`, run the demo twice, and return what each run wrote of itself; times in seconds.
+    """Clone into `folder`, run the demo twice, and return the summary of each run; times in seconds.
 
     Raises:
-        subprocess.CalledProcessError: a command failed; its reason stands above.
+        subprocess.CalledProcessError: a command failed; its reason is printed above.
     """
-    # As a new user has it: neither this environment's Python nor settings of ours.
+    # The environment of a new user: without the Python and the settings of this one.
     ours = ("PYTHON", "VIRTUAL_ENV", "SIGHTLINE", "OMP_", "MAKE", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment["SIGHTLINE_PORT_OFFSET"] = OFFSET
@@ -36,9 +35,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     subprocess.run(["git", "clone", "--quiet", str(Path.cwd()), str(clone)], check=True)
 
     def make(verb: str) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(["make", verb], cwd=clone, env=environment, check=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     print(f"installing took {make('setup'):.0f} s", flush=True)
     runs = []
@@ -58,15 +57,9 @@ def main() -> int:
         try:
             runs = measure(Path(folder))
         except subprocess.CalledProcessError as error:
-            print(f"error: {' '.join(error.cmd)} failed: its reason stands above", file=sys.stderr)
+            print(f"error: {' '.join(error.cmd)} failed: its reason is printed above", file=sys.stderr)
             return 1
-    document = {
-        **origin.document(),
-        "runs": runs,
-    }
-    write_json(RESULT, document)
-    print(json.dumps(document))
-    return 0
+    return origin.publish({"runs": runs}, RESULT)
 
 
 if __name__ == "__main__":

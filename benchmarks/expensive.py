@@ -1,15 +1,14 @@
-"""Send requests that take long beside good ones, with the watcher: what the good ones wait, and what is lost.
+"""Send expensive requests beside good ones, with the watcher: how long do the good ones wait, and do any fail?
 
     python -m benchmarks.expensive                          three kinds of expensive requests, 2 minutes each
     python -m benchmarks.expensive --seconds 10 --kinds bombs
 
-Seven connections send without a pause, whatever the answer says, beside 20 good requests/s through `serving.client`:
-`bombs` 16 images of 50 megapixels in each request of 1 KB, `large` one such image, `many` several images that together
-are as much as a batch has time for. `patient` are single ones through the client, which comes again when it is put off:
-all of them are to be answered. The last line is one JSON document.
+Seven connections send without a pause, whatever the answer is, beside 20 good requests/s through `serving.client`:
+`bombs` 16 images of 50 megapixels in each request of 1 KB, `large` one such image, `many` 16 images that take the whole
+time budget of a batch. `patient` are single images through the client, which retries: all of them must be answered. The
+last line is one JSON document.
 """
 
-import argparse
 import base64
 import collections
 import json
@@ -23,12 +22,11 @@ from typing import Any
 
 import httpx
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import small_server
+from benchmarks import console, small_server
 from benchmarks.client_load import through_client
 from benchmarks.crashes import until, watcher
-from benchmarks.sections import Sections
+from benchmarks.result import Sections
 from benchmarks.small_server import MODEL
 from serving.client import Client, ClientError
 from serving.state import ServerState
@@ -41,8 +39,8 @@ KINDS = ("bombs", "large", "many", "patient")
 
 
 def webp(width: int, height: int) -> bytes:
-    """Return a whole lossless WebP of one colour, in which no pixel takes a bit (RFC 9649)."""
-    codes = "0001" * 5  # each of the five has one symbol, and that is 0
+    """Return a valid lossless WebP of one colour, in which no pixel takes a bit (RFC 9649)."""
+    codes = "0001" * 5  # each of the five has one symbol, 0
     plain = "000" + "000" + "0"  # one group of codes, no cache, no transform; version 0; no alpha
     bits = int(f"{codes}{plain}{height - 1:014b}{width - 1:014b}{0x2F:08b}", 2)
     data = bits.to_bytes(18, "little")
@@ -62,109 +60,94 @@ BODIES = {
 }
 
 
-def rude(known: ServerState, content: bytes, ended: threading.Event, seen: collections.Counter[str]) -> None:
+def rude(state: ServerState, content: bytes, ended: threading.Event, answers: collections.Counter[str]) -> None:
     """Send one request after the other, without a pause."""
-    headers = small_server.authorization(known)
-    path = f"{known.inference}/predictions/{MODEL}"
+    url, headers = small_server.address(state)
     with httpx.Client(timeout=60, trust_env=False, headers=headers) as client:
         while not ended.is_set():
             try:
-                seen[str(client.post(path, content=content).status_code)] += 1
+                answers[str(client.post(url, content=content).status_code)] += 1
             except httpx.HTTPError as error:
-                seen[type(error).__name__] += 1
+                answers[type(error).__name__] += 1
 
 
-def patient(root: Path, ended: threading.Event, seen: collections.Counter[str]) -> None:
-    """Ask for one image after the other through the client."""
+def patient(root: Path, ended: threading.Event, answers: collections.Counter[str]) -> None:
+    """Send one image after the other through the client."""
     image = webp(WIDTH, HEIGHT)
     with Client(root=root, deadline=120) as client:
         while not ended.is_set():
             try:
                 client.predict(image, MODEL)
-                seen["200"] += 1
+                answers["200"] += 1
             except ClientError as error:
-                seen[f"{type(error).__name__}: {error}"] += 1
+                answers[f"{type(error).__name__}: {error}"] += 1
 
 
-def measure(root: Path, kind: str, seconds: float, console: Console) -> dict[str, Any]:
-    """Send expensive requests of one kind for so many seconds beside good ones."""
+def measure(root: Path, kind: str, seconds: float, progress: Console) -> dict[str, Any]:
+    """Send expensive requests of one kind for some seconds beside good ones."""
     small_server.prepare(root, ["1.0"])
-    ended, seen = threading.Event(), collections.Counter[str]()
-    with small_server.serving(root, [MODEL]) as known, watcher(root), Client(root=root) as client:
+    ended, answers = threading.Event(), collections.Counter[str]()
+    with small_server.serving(root, [MODEL]) as state, watcher(root), Client(root=root) as client:
         log = root / "logs" / "watch.log"
         until(log.exists)
-        before = sorted(each.pid for each in client.describe(MODEL).workers)
+        before = sorted(worker.pid for worker in client.describe(MODEL).workers)
         with (
             through_client(root, small_server.images(), rate=RATE, deadline=DEADLINE) as good,
             ThreadPoolExecutor(CONNECTIONS) as pool,
-            console.status(f"{kind} ..."),
+            progress.status(f"{kind} ..."),
         ):
-            tasks = [
-                pool.submit(patient, root, ended, seen)
-                if kind == "patient"
-                else pool.submit(rude, known, BODIES[kind](), ended, seen)
-                for _ in range(CONNECTIONS)
-            ]
+            if kind == "patient":
+                tasks = [pool.submit(patient, root, ended, answers) for _ in range(CONNECTIONS)]
+            else:
+                tasks = [pool.submit(rude, state, BODIES[kind](), ended, answers) for _ in range(CONNECTIONS)]
             time.sleep(seconds)
             ended.set()
             for task in tasks:
                 task.result()
-        after = sorted(each.pid for each in client.describe(MODEL).workers)
-        said = [line for line in log.read_text().splitlines() if " INFO " not in line]
+        after = sorted(worker.pid for worker in client.describe(MODEL).workers)
+        warnings = [line for line in log.read_text().splitlines() if " INFO " not in line]
     return {
         "seconds": seconds,
         "workers": len(before),
         **good.figures(),
-        "expensive": dict(seen),
+        "expensive": dict(answers),
         "workers_ended": len(set(before) - set(after)),
-        "watcher": said,
+        "watcher": warnings,
     }
 
 
-def show(found: Mapping[str, Any], console: Console) -> None:
-    """Print a table."""
-    table = Table(title="good requests beside expensive ones")
-    for heading in (
-        "expensive",
-        "their answers",
-        "good",
-        "failed",
-        "p50, ms",
-        "p99, ms",
-        "slowest, ms",
-        "workers ended",
-    ):
-        table.add_column(heading, justify="right")
-    for kind, row in found.items():
+def show(sections: Mapping[str, Any]) -> None:
+    """Print the table."""
+    figures = ("requests", "failed", "p50", "p99", "slowest_ms", "workers_ended")
+    rows = []
+    for kind, row in sections.items():
         answers = ", ".join(f"{count} x {code}" for code, count in sorted(row["expensive"].items()))
-        figures = (row["p50"], row["p99"], row["slowest_ms"], row["workers_ended"])
-        table.add_row(kind, answers, str(row["requests"]), str(row["failed"]), *map(str, figures))
-    console.print(table)
+        rows.append((kind, answers, *(row[name] for name in figures)))
+    head = ("expensive", "answers", "good", "failed", "p50, ms", "p99, ms", "slowest, ms", "workers ended")
+    console.print_table("good requests beside expensive ones", head, rows)
 
 
-def held(row: Mapping[str, Any]) -> bool:
-    """Return whether the goals are met, by as many good requests as there had to be beside expensive ones."""
-    sent = row["expensive"] and row["requests"] >= 0.9 * RATE * row["seconds"]
-    answered = sent and set(row["expensive"]) <= {"200", "413", "503"}
-    return bool(answered) and not row["watcher"] and all(row[name] <= most for name, most in GOALS.items())
+def goals_met(row: Mapping[str, Any]) -> bool:
+    """Return whether the goals are met, and 90 % of the scheduled good requests and some expensive ones were sent."""
+    answers = set(row["expensive"])
+    complete = answers and row["requests"] >= 0.9 * RATE * row["seconds"]
+    expected = complete and answers <= {"200", "413", "503"} and not row["watcher"]
+    return bool(expected) and all(row[name] <= limit for name, limit in GOALS.items())
 
 
 def main() -> int:
-    """Measure, print and keep it; 1 where a goal is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.expensive", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print and write the result; 1 where a goal is missed."""
+    parser = console.parser("expensive", __doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--output", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
-    sections = Sections("expensive", arguments.output, goals=GOALS, rate=RATE, connections=CONNECTIONS)
-    for kind in arguments.kinds:
-        sections.keep(kind, measure(root, kind, arguments.seconds, console))
-    show(sections.found, Console(markup=False, emoji=False))
-    print(json.dumps(sections.document))
-    return int(not all(held(sections.found[kind]) for kind in arguments.kinds))
+    options = parser.parse_args()
+    progress, root = console.progress(), Path.cwd() / WORK
+    sections = Sections("expensive", options.output, goals=GOALS, rate=RATE, connections=CONNECTIONS)
+    for kind in options.kinds:
+        sections.write(kind, measure(root, kind, options.seconds, progress))
+    show(sections.figures)
+    return sections.publish(failed=not all(goals_met(sections.figures[kind]) for kind in options.kinds))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@
     python -m benchmarks.golden --only gates     one section
 
 Fingers (grey), letters of ASL, moths (cropped) and petals are prepared, and a small network is trained on each for six
-epochs. `loads`: a worker's own code loads each artifact with each broken copy (`benchmarks/mutants.py`), in fp32, bf16
-and int8. A mutant counts where it changes a pixel or an answer of the golden images; it is seen on the data set's own
-images where it changes one of those. `gates`: `make archive`, `make verify`, a worker of TorchServe and `make deploy`
-are asked about each mutant once. `good`: archives of trained networks, and of small ones with random weights, are built
-and rehearsed in all precisions, with batches of 1 to 16 and one or two threads. The last line is one JSON document.
+epochs. `loads`: the code of a worker loads each artifact with each broken copy (`benchmarks/mutants.py`), in fp32, bf16
+and int8. A mutant counts where it changes a pixel or an answer of the golden images; `own` says whether it changes one
+of those from the data set. `gates`: each mutant passes through `make archive`, `make verify`, a worker of TorchServe
+and `make deploy` once. `good`: archives of trained networks, and of small ones with random weights, are built and
+rehearsed in all precisions, with batches of 1 to 16 and one or two threads. The last line is one JSON document.
 """
 
-import argparse
 import dataclasses
 import importlib
 import itertools
@@ -28,13 +27,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import golden_loads, mutants, small_server
+from benchmarks import console, golden_loads, mutants, small_server
 from benchmarks.mutants import MUTANTS
 from benchmarks.real import step
-from benchmarks.sections import Sections
+from benchmarks.result import Sections
 from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
@@ -50,7 +47,7 @@ RESULT, WORK = Path("benchmarks/results/golden.json"), Path("runs/bench-golden")
 PRECISIONS = ("fp32", "bf16", "int8")
 SECTIONS = ("loads", "gates", "good")
 GATES = ("archive", "verify", "worker", "deploy")
-WRONG = (  # counts that are to be 0
+FAULTS = (  # counts that must be 0
     *("counted and not refused", "whole copies refused", "good archives refused"),
     *(f"not refused by {gate}" for gate in GATES),
 )
@@ -69,7 +66,7 @@ SETS: Mapping[str, Sequence[str]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """One load: a run, and what its model-config.yaml says."""
+    """One load: a run, and settings of its model-config.yaml."""
 
     run: Path
     precision: str
@@ -78,11 +75,11 @@ class Case:
 
     @property
     def settings(self) -> list[str]:
-        """Return the same as `make archive` takes it."""
+        """Return the settings as `make archive` takes them."""
         return [f"handler.precision={self.precision}", f"batchSize={self.batch}"]
 
     def load(self, handlers: Path) -> dict[str, Any]:
-        """Return the same as `golden_loads` takes it."""
+        """Return the load as `golden_loads` takes it."""
         config = {"batchSize": self.batch, "handler": {"precision": self.precision}}
         return {"handlers": str(handlers), "weights": str(self.run.resolve() / "model.pt"), "config": config}
 
@@ -90,7 +87,7 @@ class Case:
 def train(kind: str, name: str, raw: Path) -> Path:
     """Prepare a data set, train a small network on it, and return its run."""
     settings = SETS[name]
-    prepared = [each for each in settings if each.startswith("dataset.")]
+    prepared = [setting for setting in settings if setting.startswith("dataset.")]
     names = [f"dataset={name}", f"name={kind}-{name}", f"raw={raw.resolve()}"]
     step("training.prepare", *names, *prepared)
     step("training.train", *names, *settings)
@@ -98,7 +95,7 @@ def train(kind: str, name: str, raw: Path) -> Path:
 
 
 def runs(real: Path | None) -> Iterator[Path]:
-    """Yield trained runs of generated data sets, and of real ones where there is a folder of them."""
+    """Yield trained runs of generated data sets, and of real ones if `real` is their folder."""
     for name in SETS:
         raw = WORK / "raw" / name
         importlib.import_module(f"training.generate.{name}").generate(raw, images_per_class=24)
@@ -128,22 +125,22 @@ def random_run(seed: int) -> Path:
 
 
 def reports(loads: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Run `golden_loads` in a process of its own."""
+    """Run `golden_loads` in a separate process."""
     (folder / "loads.json").write_text(json.dumps(loads))
     command = [sys.executable, golden_loads.__file__, str(folder / "loads.json")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)
-    return found
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    reports: list[dict[str, Any]] = json.loads(process.stdout)
+    return reports
 
 
 def broken(cases: Sequence[Case], folder: Path) -> list[dict[str, Any]]:
     """Return, for each mutant and case, whether it counts and whether a worker refuses it."""
     copies = {name: mutants.write(MUTANTS.get(name), folder / (name or "whole")) for name in ("", *MUTANTS)}
     keys = [(name, case) for name in copies for case in cases]
-    found = dict(zip(keys, reports([case.load(copies[name]) for name, case in keys], folder), strict=True))
+    results = dict(zip(keys, reports([case.load(copies[name]) for name, case in keys], folder), strict=True))
     rows = []
     for name, case in keys[len(cases) :]:
-        whole, report = found["", case], found[name, case]
+        whole, report = results["", case], results[name, case]
         rows.append(
             {
                 "mutant": name,
@@ -159,7 +156,7 @@ def broken(cases: Sequence[Case], folder: Path) -> list[dict[str, Any]]:
 
 
 def refusal(work: Callable[[], object], error: type[ServingError]) -> str | None:
-    """Return what a step fails with, or None where it does not."""
+    """Return the message with which a step fails, or None if it does not."""
     try:
         work()
     except error as refused:
@@ -168,7 +165,7 @@ def refusal(work: Callable[[], object], error: type[ServingError]) -> str | None
 
 
 def gates(cases: Sequence[tuple[str, Case]], folder: Path) -> list[dict[str, Any]]:
-    """Return whether archive, verify, a worker of TorchServe and deploy refuse mutants, each in the case beside it."""
+    """Return whether archive, verify, a worker of TorchServe and deploy refuse each mutant in its case."""
     root = folder / "server"
     small_server.prepare(root, versions=("1.0",))
     rows = []
@@ -182,16 +179,16 @@ def gates(cases: Sequence[tuple[str, Case]], folder: Path) -> list[dict[str, Any
 
 
 def _gates(model: str, case: Case, handlers: Path, root: Path) -> dict[str, str | None]:
-    """Return what each gate says of one archive with these handlers."""
+    """Return the refusal of each gate of one archive with these handlers, None where it passes."""
     build = partial(archive.build, model, "1.0", run=case.run, store=root / "model_store", overrides=case.settings)
     # Without `verify` a deployment gets as far as the worker.
     swap = partial(deploy.deploy, model, "1.0", root=root, limits=Limits(watch=0.5), say=lambda _: None)
     with mock.patch.object(package, "HANDLERS", handlers):
         refused = refusal(build, ServingError)
-        built = build(rehearse=False)
+        packed = build(rehearse=False)
     return {
         "archive": refused,
-        "verify": refusal(partial(verify, built), ServingError),
+        "verify": refusal(partial(verify, packed), ServingError),
         "worker": refusal(partial(swap, verify=False), DeployError),
         "deploy": refusal(partial(swap, verify=True), DeployError),
     }
@@ -226,9 +223,9 @@ def good(count: int, trained: Sequence[Path], folder: Path) -> list[dict[str, An
     return rows
 
 
-def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
-    """Return the counts of what was found."""
-    loads, gated, archives = (found.get(name, []) for name in SECTIONS)
+def summary(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+    """Return the counts of all sections."""
+    loads, gates, archives = (sections.get(name, []) for name in SECTIONS)
     counted = [row for row in loads if row["counts"]]
     whole = {(row["run"], row["precision"]): row["whole_refused"] for row in loads}
     return {
@@ -238,32 +235,42 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
         "seen on the set's own images": sum(row["own"] for row in loads),
         "whole copies loaded": len(whole),
         "whole copies refused": sum(refused is not None for refused in whole.values()),
-        "mutants at the gates": len(gated),
-        **{f"not refused by {gate}": sum(not _golden(row[gate]) for row in gated) for gate in GATES},
+        "mutants at the gates": len(gates),
+        **{f"not refused by {gate}": sum(not _golden(row[gate]) for row in gates) for gate in GATES},
         "good archives": len(archives),
         "of these with random weights": sum(row["run"].startswith("random/") for row in archives),
         "good archives refused": sum(row["refused"] is not None for row in archives),
     }
 
 
-def show(loads: Sequence[Mapping[str, Any]], counts: Mapping[str, Any], console: Console) -> None:
+def show(loads: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> None:
     """Print a line for each mutant, and the counts."""
-    table = Table("mutant", "counts", "refused", "seen on the set's own images", title="golden images")
+    rows = []
     for name in MUTANTS:
-        rows = [row for row in loads if row["mutant"] == name]
-        counted = [row for row in rows if row["counts"]]
-        refused = sum(_golden(row["refused"]) for row in counted)
-        table.add_row(name, str(len(counted)), str(refused), str(sum(row["own"] for row in rows)))
-    console.print(table)
+        mine = [row for row in loads if row["mutant"] == name]
+        counted = [row for row in mine if row["counts"]]
+        rows.append((name, len(counted), sum(_golden(row["refused"]) for row in counted), sum(r["own"] for r in mine)))
+    console.print_table("golden images", ("mutant", "counts", "refused", "changes the set's images"), rows)
     for name, value in counts.items():
-        console.print(f"{name}: {value}")
+        print(f"{name}: {value}")
+
+
+def spread(loads: Sequence[Mapping[str, Any]], cases: Mapping[tuple[str, str], Case]) -> list[tuple[str, Case]]:
+    """Return each mutant with a case in which it counts, in another run and precision each."""
+    pairs = []
+    for place, name in enumerate(MUTANTS):
+        rows = [row for row in loads if row["mutant"] == name and row["counts"]]
+        if rows:
+            row = rows[5 * place % len(rows)]
+            pairs.append((name, cases[row["run"], row["precision"]]))
+    return pairs
 
 
 def main() -> int:
-    """Measure the sections that are asked for, and keep what was found beside the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archives", type=int, default=200, help="good archives that are built and rehearsed")
-    parser.add_argument("--only", choices=SECTIONS, help="one section; gates needs the loads of before")
+    """Measure the sections of the command line; 1 where a count that must be 0 is not."""
+    parser = console.parser("golden", __doc__)
+    parser.add_argument("--archives", type=int, default=200, help="number of good archives to build and rehearse")
+    parser.add_argument("--only", choices=SECTIONS, help="one section; gates needs the loads of an earlier run")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     sections = Sections("golden", options.output)
@@ -273,26 +280,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
         folder = Path(scratch)
         if options.only in (None, "loads"):
-            sections.keep("loads", broken(list(cases.values()), folder))
+            sections.write("loads", broken(list(cases.values()), folder))
         if options.only in (None, "good"):
-            sections.keep("good", good(options.archives, trained, folder))
+            sections.write("good", good(options.archives, trained, folder))
         if options.only in (None, "gates"):
-            sections.keep("gates", gates(spread(sections.found["loads"], cases), folder))
-    counts = summary(sections.found)
-    show(sections.found.get("loads", []), counts, Console(markup=False, emoji=False))
-    print(json.dumps(sections.document))
-    return int(any(counts[wrong] for wrong in WRONG))
-
-
-def spread(loads: Sequence[Mapping[str, Any]], cases: Mapping[tuple[str, str], Case]) -> list[tuple[str, Case]]:
-    """Return each mutant with a case in which it counts, in another run and precision each."""
-    chosen = []
-    for place, name in enumerate(MUTANTS):
-        rows = [row for row in loads if row["mutant"] == name and row["counts"]]
-        if rows:
-            row = rows[5 * place % len(rows)]
-            chosen.append((name, cases[row["run"], row["precision"]]))
-    return chosen
+            sections.write("gates", gates(spread(sections.figures["loads"], cases), folder))
+    counts = summary(sections.figures)
+    show(sections.figures.get("loads", []), counts)
+    return sections.publish(failed=any(counts[name] for name in FAULTS))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import bodies, gpu_page, gpu_served, resnet, time_to_accuracy, trained
-from benchmarks.result import SERVING, Origin
+from benchmarks.result import SERVING, Origin, publish
 from benchmarks.serving import DRAWN
 from handlers import artifact
 from handlers.atomic import write_json, write_text
@@ -189,8 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         report.section(name, command(Path.cwd(), name, options.rehearse, console.print), limit)
     print(gpu_page.page(report.document))
-    print(json.dumps(report.document))
-    return int(bool(report.document["reasons"]))
+    return publish(report.document, None, failed=bool(report.document["reasons"]))
 
 
 if __name__ == "__main__":

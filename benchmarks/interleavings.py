@@ -1,17 +1,16 @@
 """Run two of serve, deploy, rollback, up and watch at once, stopped and killed at random steps: is a model lost?
 
-    python -m benchmarks.interleavings                  200 of them, about 40 minutes; goes on where it was ended
+    python -m benchmarks.interleavings                  200 of them, about 40 minutes; an ended run is continued
     python -m benchmarks.interleavings --count 20 --seed 3 --again
 
 Three small models with two versions each are live. In each interleaving the first command is stopped before a random
-step (`benchmarks.stepped`), the second runs, and may be killed before a random step of its own; then the first goes on
-or is killed too. The whole server is killed first where a start is one of them, and now and then beside a watcher.
-Afterwards model_store/live.json must name each model with a version that a command has said to be live, or, where a
-command was killed, one that it might have made live; and once a watcher has looked, each model must answer with the
-version that is written there. SIGHTLINE_PORT_OFFSET moves the ports. The last line is one JSON document.
+step (`benchmarks.stepped`), the second runs, and may be killed before a random step; then the first continues or is
+killed too. The whole server is killed before most starts, and before some of the other commands. Afterwards
+model_store/live.json must name each model with a version that a command has reported as live, or one that a killed
+command might have made live; after a look of a watcher, each model must answer with that version.
+SIGHTLINE_PORT_OFFSET moves the ports. The last line is one JSON document.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -29,10 +28,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks import stepped
+from benchmarks import console, small_server, stepped
+from benchmarks.result import Origin, publish
 from handlers.atomic import write_json
-from pipeline import steps
-from serving import model_store, ports, server, state
+from serving import ports, server
 from serving.client import Client, ClientError
 from serving.errors import ServingError
 from serving.live import Live
@@ -42,17 +41,18 @@ from serving.watch import Watch
 RESULT, WORK = Path("benchmarks/results/interleavings.json"), Path("runs/bench-interleavings")
 ROOT = Path(__file__).resolve().parent.parent
 NAMES, VERSIONS = ("ants", "bees", "cats"), ("1.0", "2.0")
-# The last step that a command is stopped before: most of them take about that number.
+# The last step before which a command is stopped: most commands take about as many.
 LATEST = {"serve": 24, "deploy": 24, "rollback": 10, "up": 24, "watch": 60}
-TURN = 5.0  # seconds that the second command has before the first goes on: it may wait for the first
-LONGEST = 150.0  # seconds until a command counts as hanging
-SETTLED = 120.0  # seconds until everything that is live has to answer
-SAID = re.compile(r"^(\S+) (\S+) is live;", re.M)
+TURN = 5.0  # seconds until the first command continues, for which the second may be waiting
+HANGING = 150.0  # seconds until a command counts as hanging
+CHANGES = ("deploy", "rollback", "up")
+SETTLED = 120.0  # seconds until all live models must answer
+LIVE = re.compile(r"^(\S+) (\S+) is live;", re.M)
 
 
 @dataclasses.dataclass(slots=True)
 class Command:
-    """One command of an interleaving: what it is asked for, the step at which it is stopped or killed, and its end."""
+    """One command of an interleaving: its arguments, the step at which it is stopped or killed, and its end."""
 
     verb: str
     name: str
@@ -64,14 +64,13 @@ class Command:
     killed: bool = False
     output: str = ""
 
-    def begin(self, root: Path) -> None:
-        """Start it."""
+    def start(self, root: Path) -> None:
         self.log.unlink(missing_ok=True)
         words = {
             "serve": ["serving.server", "start", *([] if self.version == VERSIONS[0] else NAMES)],
             "deploy": ["serving.deploy", self.name, self.version, "--watch", "0.2"],
             "rollback": ["serving.deploy", self.name, "--rollback"],
-            "up": ["benchmarks.interleavings", "--up", self.name, self.version],
+            "up": ["benchmarks.reported_up", self.name, self.version],
             "watch": ["serving.watch"],
         }[self.verb]
         stepping = ["benchmarks.stepped", self.how, str(self.number), str(self.log)]
@@ -90,41 +89,41 @@ class Command:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Wait until it ends, is stopped, or the time is over."""
+        """Wait until it ends or is stopped, for some seconds at most."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and not self.is_stopped() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     @property
-    def says(self) -> str | None:
-        """Return the version that it said it has made live."""
-        found = [version for name, version in SAID.findall(self.output) if name == self.name]
-        return found[-1] if found else None
+    def reported(self) -> str | None:
+        """Return the version that it reported as live."""
+        versions = [version for name, version in LIVE.findall(self.output) if name == self.name]
+        return versions[-1] if versions else None
 
     def document(self) -> dict[str, Any]:
-        """Return it for the result."""
+        """Return its entry in the result."""
         assert self.process is not None
-        done = len(stepped.steps(self.log))
-        asked = {"model": self.name, "version": self.version} if self.verb in ("deploy", "up", "rollback") else {}
-        return {"verb": self.verb, **asked, "how": self.how, "step": self.number, "steps": done} | {
-            "exit": self.process.returncode, "said": self.says,
+        steps = len(stepped.steps(self.log))
+        model = {"model": self.name, "version": self.version} if self.verb in ("deploy", "up", "rollback") else {}
+        return {"verb": self.verb, **model, "how": self.how, "step": self.number, "steps": steps} | {
+            "exit": self.process.returncode, "said": self.reported,
         }  # fmt: skip
 
 
 def finish(commands: Sequence[Command], stopped: signal.Signals) -> list[str]:
-    """Have commands end, one that is stopped by a signal and a watcher by request; return which of them hang."""
-    began, asked, hanging = time.monotonic(), set[str](), []
-    processes = {each.verb: (each, each.process) for each in commands if each.process is not None}
+    """End commands, stopped ones by a signal and a watcher by SIGTERM; return those that hang."""
+    start, terminated, hanging = time.monotonic(), False, []
+    processes = {command.verb: (command, command.process) for command in commands if command.process is not None}
     while running := [pair for pair in processes.values() if pair[1].poll() is None]:
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         for command, process in running:
             if command.is_stopped():
                 process.send_signal(stopped)
-            elif command.verb == "watch" and seconds > TURN and "watch" not in asked:
-                asked.add("watch")
+            elif command.verb == "watch" and seconds > TURN and not terminated:
+                terminated = True
                 process.terminate()
-            elif seconds > LONGEST:
+            elif seconds > HANGING:
                 hanging.append(f"{command.verb} hangs")
                 process.kill()
                 process.wait()
@@ -136,27 +135,15 @@ def finish(commands: Sequence[Command], stopped: signal.Signals) -> list[str]:
 
 
 def allowed(name: str, before: str, commands: Sequence[Command]) -> set[str]:
-    """Return the versions of a model that may be live after the commands, by what they said and how they ended."""
-    aimed = [each for each in commands if each.name == name and each.verb in ("deploy", "rollback", "up")]
-    said = {version for each in aimed if (version := each.says) is not None}
-    killed = [VERSIONS if each.verb == "rollback" else (each.version,) for each in aimed if each.killed]
-    return said | {version for versions in killed for version in versions} | (set() if said else {before})
-
-
-def kill_server(root: Path) -> None:
-    """Kill the server and all its workers."""
-    known = state.running(root)
-    front = known.process() if known is not None else None
-    if front is not None:
-        tree = [front, *front.children(recursive=True)]
-        for each in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(tree, timeout=5)
+    """Return the versions of a model that may be live after the commands, by their reports and ends."""
+    changes = [command for command in commands if command.name == name and command.verb in CHANGES]
+    reported = {version for command in changes if (version := command.reported) is not None}
+    killed = [VERSIONS if command.verb == "rollback" else (command.version,) for command in changes if command.killed]
+    return reported | {version for versions in killed for version in versions} | (set() if reported else {before})
 
 
 def answers(root: Path) -> str:
-    """Return what is wrong with what the server answers, nothing where each model does as live.json says."""
+    """Return a difference between the server and live.json, or ""."""
     live = Live.read(root).models
     try:
         with Client(root=root, deadline=5.0) as client:
@@ -172,9 +159,9 @@ def answers(root: Path) -> str:
 
 
 def settle(root: Path) -> str:
-    """Have a watcher look until all that is live answers; return what does not."""
+    """Let a watcher look until all live models answer; return a remaining difference, or ""."""
     deadline = time.monotonic() + SETTLED
-    if ServerState.read(root) is None:  # nobody has a server to watch: a start that failed has ended its own
+    if ServerState.read(root) is None:  # without a server the watcher does nothing: a failed start has ended its server
         server.start(root=root, offset=ports.offset_of_environment(), restore=True)
     with contextlib.closing(Watch(root)) as watch:
         while time.monotonic() < deadline:
@@ -187,7 +174,7 @@ def settle(root: Path) -> str:
 
 
 def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
-    """Run one interleaving; return what was done, and what was wrong after it."""
+    """Run one interleaving; return its commands, and the faults after it."""
     chance = random.Random(f"{seed}-{number}")
     before = Live.read(root).models
     first, second = (
@@ -200,12 +187,12 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
     verbs = {first.verb, second.verb}
     down = chance.random() < (0.85 if "serve" in verbs else 0.3 if "watch" in verbs else 0.1)
     kills_first = chance.random() < 0.5
-    began = time.monotonic()
+    start = time.monotonic()
     if down:
-        kill_server(root)
-    first.begin(root)
-    first.wait(TURN if first.verb == "watch" else LONGEST)
-    second.begin(root)
+        small_server.kill(root)
+    first.start(root)
+    first.wait(TURN if first.verb == "watch" else HANGING)
+    second.start(root)
     second.wait(TURN)
     wrong = finish((first, second), signal.SIGKILL if kills_first else signal.SIGCONT)
     live = Live.read(root).models
@@ -214,34 +201,27 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
         version = live[name].version if name in live else "none"
         if version not in may_be:
             wrong.append(f"{name} {version} is recorded, one of {sorted(may_be)} was made live")
-    if left := settle(root):
-        wrong.append(left)
+    if difference := settle(root):
+        wrong.append(difference)
     return {
         "number": number,
         "server_killed": down,
         "commands": [first.document(), second.document()],
-        "live": {name: each.version for name, each in live.items()},
-        "seconds": round(time.monotonic() - began, 1),
+        "live": {name: model.version for name, model in live.items()},
+        "seconds": round(time.monotonic() - start, 1),
         "wrong": wrong,
         **({"output": [first.output[-2000:], second.output[-2000:]]} if wrong else {}),
     }
 
 
 def _unlike(version: str) -> list[str]:
-    """Return the other versions, so that most deployments have something to do."""
-    return [each for each in VERSIONS if each != version]
-
-
-def up(name: str, version: str) -> None:
-    """Serve an archive as `make up` does at its end, and say so as a deployment does."""
-    root = Path.cwd()
-    steps.serve(model_store.find(name, version, root / model_store.FOLDER), root)
-    print(f"{name} {version} is live;")
+    """Return the other versions, so that most deployments change something."""
+    return [other for other in VERSIONS if other != version]
 
 
 def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of the benchmark; where it was ended and went on, its origin is that of the last part."""
-    ends = Counter("killed" if each["exit"] == -signal.SIGKILL else "ended" for row in rows for each in row["commands"])
+    """Return the document of the benchmark; the origin of a continued run is that of its last part."""
+    ends = Counter("killed" if end["exit"] == -signal.SIGKILL else "ended" for row in rows for end in row["commands"])
     return {
         "benchmark": "interleavings",
         **origin,
@@ -249,7 +229,7 @@ def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]
         "interleavings": len(rows),
         "wrong": sum(bool(row["wrong"]) for row in rows),
         "servers_killed": sum(row["server_killed"] for row in rows),
-        "commands": dict(Counter(each["verb"] for row in rows for each in row["commands"])),
+        "commands": dict(Counter(command["verb"] for row in rows for command in row["commands"])),
         **dict(ends),
         "seconds": round(sum(row["seconds"] for row in rows)),
         "rows": list(rows),
@@ -257,48 +237,36 @@ def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]
 
 
 def run(count: int, seed: int, output: Path, *, again: bool = False) -> dict[str, Any]:
-    """Run what is missing of `count` interleavings, keep each at once, and return the document."""
-    # They import torch, which `up` does not need.
-    from benchmarks import small_server
-    from benchmarks.result import Origin
-
+    """Run the missing interleavings of `count`, write the result after each, and return the document."""
     origin = Origin("interleavings", sys.argv[1:], code=("handlers", "pipeline", "serving"))
     about = origin.document()
-    kept = json.loads(output.read_text()) if output.is_file() and not again else {}
-    # Those of other code say nothing of this one.
-    rows = kept["rows"] if (kept.get("seed"), kept.get("code")) == (seed, about["code"]) else []
+    before = json.loads(output.read_text()) if output.is_file() and not again else {}
+    # Rows of other code do not count for this one.
+    rows = before["rows"] if (before.get("seed"), before.get("code")) == (seed, about["code"]) else []
     root = ROOT / WORK
     small_server.prepare(root, VERSIONS, ["minWorkers=1"], names=NAMES)
     server.start([f"{name}=1.0" for name in NAMES], root=root, offset=ports.offset_of_environment())
     try:
         for number in range(len(rows), count):
             rows.append(row := interleave(number, seed, root))
-            verbs = " beside ".join(f"{each['verb']} ({each['step']})" for each in row["commands"])
+            verbs = " beside ".join(f"{command['verb']} ({command['step']})" for command in row["commands"])
             print(f"{number + 1:4}  {verbs:34} {row['seconds']:6.1f} s  {row['wrong'] or 'right'}", flush=True)
             write_json(output, summary(rows, seed, about))
     finally:
         server.stop(root=root)
-    write_json(output, document := summary(rows, seed, origin.document()))
-    return document
+    return summary(rows, seed, origin.document())
 
 
 def main() -> int:
-    """Run, print and keep it; 1 where a model was lost or a record is not true."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.interleavings", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    """Run, print and write the result; 1 where a model was lost or a record is wrong."""
+    parser = console.parser("interleavings", __doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--again", action="store_true", help="forget what is kept")
+    parser.add_argument("--again", action="store_true", help="start again without the rows of the result file")
     parser.add_argument("--output", type=Path, default=RESULT)
-    parser.add_argument("--up", nargs=2, metavar=("NAME", "VERSION"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.up:
-        return steps.guarded(lambda: up(*arguments.up))
-    document = run(arguments.count, arguments.seed, arguments.output, again=arguments.again)
-    print(json.dumps(document))
-    return int(document["wrong"] > 0)
+    options = parser.parse_args()
+    document = run(options.count, options.seed, options.output, again=options.again)
+    return publish(document, options.output, failed=document["wrong"] > 0)
 
 
 if __name__ == "__main__":

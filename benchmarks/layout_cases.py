@@ -1,4 +1,4 @@
-"""Odd layouts of raw images, as people have them: what is drawn, and what `make data` has to make of it."""
+"""Odd layouts of raw images, as people have them: how to draw each, and the expected outcome of `make data`."""
 
 import dataclasses
 import io
@@ -21,21 +21,21 @@ PETS = ("cat", "dog", "owl")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """A layout and what is right: images a class as (train, test), or a pattern of the one line that refuses it.
+    """A layout and its expected outcome: images a class as (train, test), or a pattern of the line that refuses it.
 
-    `raw` is a path below the folder that `draw` fills. `said` is a pattern that the output has to have.
+    `raw` is a path below the folder that `draw` fills. The output must match the pattern `output`.
     """
 
     draw: Callable[[Path], object]
     right: Counts | str
-    said: str = ""
+    output: str = ""
     raw: str = ""
     settings: tuple[str, ...] = ()
     reader: str = "class_folders"
 
 
 def image(number: int, kind: str = "JPEG", side: int = 16) -> bytes:
-    """Return an encoded image that depends on `number` alone."""
+    """Return an encoded image that depends only on `number`."""
     coarse = np.random.default_rng(number).integers(0, 256, (side // 4, side // 4, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse.repeat(4, 0).repeat(4, 1)).save(file, kind)
@@ -64,7 +64,7 @@ def fill(folder: Path, count: int, name: str = "{:03d}.jpg") -> Path:
 
 
 def number_of(folder: Path) -> int:
-    """Return a number far from that of any other folder of a layout."""
+    """Return a number far from those of the other folders of a layout."""
     return zlib.crc32(os.fsencode("/".join(folder.parts[-3:]))) * 1000
 
 
@@ -213,7 +213,7 @@ def _petals(raw: Path) -> None:
     write(raw / "sample_submission.csv", b"id,label\n")
 
 
-def _each(train: int, test: int = 0) -> Counts:
+def _per_class(train: int, test: int = 0) -> Counts:
     return dict.fromkeys(PETS, (train, test))
 
 
@@ -226,15 +226,17 @@ def _then(*steps: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "class folders": Layout(classes, _each(12)),
-    "train, val, test": Layout(lambda raw: sides(raw, train=12, val=3, test=4), _each(15, 4)),
-    "training, validation, testing": Layout(lambda raw: sides(raw, training=12, validation=3, testing=4), _each(15, 4)),
-    "Train, Test": Layout(lambda raw: sides(raw, Train=12, Test=4), _each(12, 4)),
-    "train, valid": Layout(lambda raw: sides(raw, train=12, valid=4), _each(12, 4)),
-    "training_set, test_set": Layout(lambda raw: sides(raw, training_set=12, test_set=4), _each(12, 4)),
+    "class folders": Layout(classes, _per_class(12)),
+    "train, val, test": Layout(lambda raw: sides(raw, train=12, val=3, test=4), _per_class(15, 4)),
+    "training, validation, testing": Layout(
+        lambda raw: sides(raw, training=12, validation=3, testing=4), _per_class(15, 4)
+    ),
+    "Train, Test": Layout(lambda raw: sides(raw, Train=12, Test=4), _per_class(12, 4)),
+    "train, valid": Layout(lambda raw: sides(raw, train=12, valid=4), _per_class(12, 4)),
+    "training_set, test_set": Layout(lambda raw: sides(raw, training_set=12, test_set=4), _per_class(12, 4)),
     "one folder around all": Layout(lambda raw: sides(raw / "Dataset", Train=12, Test=4), "or give .*/Dataset if"),
     "one folder around all, given": Layout(
-        lambda raw: sides(raw / "Dataset", Train=12, Test=4), _each(12, 4), raw="Dataset"
+        lambda raw: sides(raw / "Dataset", Train=12, Test=4), _per_class(12, 4), raw="Dataset"
     ),
     "seg_train/seg_train, seg_test, seg_pred": Layout(
         _then(
@@ -242,22 +244,24 @@ LAYOUTS: dict[str, Layout] = {
             lambda raw: classes(raw / "seg_test" / "seg_test", 4),
             lambda raw: fill(raw / "seg_pred" / "seg_pred", 5),
         ),
-        _each(12, 4),
+        _per_class(12, 4),
         "not read: 5\n *seg_pred/ \\(5 files\\)",
     ),
-    "images to test beside sides": Layout(_moths, _each(15, 4), "images to test/ \\(5 files\\)"),
+    "images to test beside sides": Layout(_moths, _per_class(15, 4), "images to test/ \\(5 files\\)"),
     "a Mac's archive around sides": Layout(
-        _then(_mac, lambda raw: sides(raw, train=12, test=4)), _each(12, 4), "system's own: 3"
+        _then(_mac, lambda raw: sides(raw, train=12, test=4)), _per_class(12, 4), "system's own: 3"
     ),
-    "a Mac's archive around classes": Layout(_then(classes, _mac), _each(12), "system's own: 3"),
+    "a Mac's archive around classes": Layout(_then(classes, _mac), _per_class(12), "system's own: 3"),
     "flat test images": Layout(
-        _then(lambda raw: classes(raw / "train"), lambda raw: fill(raw / "test", 5)), _each(12), "test/ is not read"
+        _then(lambda raw: classes(raw / "train"), lambda raw: fill(raw / "test", 5)),
+        _per_class(12),
+        "test/ is not read",
     ),
     "flat test images beside valid": Layout(
-        _then(lambda raw: sides(raw, train=12, valid=4), lambda raw: fill(raw / "test", 5)), _each(12, 4)
+        _then(lambda raw: sides(raw, train=12, valid=4), lambda raw: fill(raw / "test", 5)), _per_class(12, 4)
     ),
     "an empty test folder": Layout(
-        _then(lambda raw: classes(raw / "train"), lambda raw: (raw / "test").mkdir()), _each(12)
+        _then(lambda raw: classes(raw / "train"), lambda raw: (raw / "test").mkdir()), _per_class(12)
     ),
     "dogs against cats": Layout(
         _dogs_and_cats, r"no folder for each class, but cat\.0\.jpg.*\(cat, dog\).*labels=names"
@@ -274,11 +278,11 @@ LAYOUTS: dict[str, Layout] = {
         {"0R": (12, 0), "3L": (12, 0)},
         settings=(r"+dataset.reader_options.labels='(\d[LR])$'",),
     ),
-    "sessions below classes": Layout(lambda raw: _sessions(raw, 5), _each(12)),
-    "sessions only": Layout(lambda raw: _sessions(raw, 0), _each(7)),
+    "sessions below classes": Layout(lambda raw: _sessions(raw, 5), _per_class(12)),
+    "sessions only": Layout(lambda raw: _sessions(raw, 0), _per_class(7)),
     "notebook checkpoints": Layout(
         _then(classes, lambda raw: classes(raw, 2, ("cat/.ipynb_checkpoints", ".ipynb_checkpoints"))),
-        _each(12),
+        _per_class(12),
         "own: 4",
     ),
     "an empty class": Layout(_then(classes, lambda raw: (raw / "yak").mkdir()), "/yak holds no image, nothing"),
@@ -287,25 +291,25 @@ LAYOUTS: dict[str, Layout] = {
         r"class 'yak' has no image to train on.*5 files.*yak/0\.jpg: does not decode",
     ),
     "a class of one image": Layout(
-        _then(classes, lambda raw: fill(raw / "yak", 1)), {**_each(12), "yak": (1, 0)}, "fewer than 10.*'yak' 1"
+        _then(classes, lambda raw: fill(raw / "yak", 1)), {**_per_class(12), "yak": (1, 0)}, "fewer than 10.*'yak' 1"
     ),
-    "one image a class": Layout(lambda raw: classes(raw, 1), _each(1), "fewer than 10 .* 3 classes"),
+    "one image a class": Layout(lambda raw: classes(raw, 1), _per_class(1), "fewer than 10 .* 3 classes"),
     "one class": Layout(lambda raw: fill(raw / "cat", 12), "at least two"),
     "a class in test only": Layout(
         _then(lambda raw: sides(raw, train=12, test=4), lambda raw: fill(raw / "test" / "yak", 2)),
-        _each(12, 4),
+        _per_class(12, 4),
         "unknown label: 2",
     ),
     "a class in train only": Layout(
         _then(lambda raw: sides(raw, train=12, test=4), lambda raw: fill(raw / "train" / "yak", 11)),
-        {**_each(12, 4), "yak": (11, 0)},
+        {**_per_class(12, 4), "yak": (11, 0)},
     ),
     "copies on both sides": Layout(
         _then(
             lambda raw: sides(raw, train=12, test=4),
             lambda raw: _copies(raw, "test/cat/000.jpg", "train/cat/a.jpg", "train/dog/b.jpg"),
         ),
-        _each(12, 4),
+        _per_class(12, 4),
         "also in test: 2",
     ),
     "copies with other labels": Layout(
@@ -313,7 +317,7 @@ LAYOUTS: dict[str, Layout] = {
         {"cat": (11, 0), "dog": (12, 0), "owl": (12, 0)},
         "contradicting labels: 2",
     ),
-    "links to classes": Layout(_linked, _each(12)),
+    "links to classes": Layout(_linked, _per_class(12)),
     "a link round in a circle": Layout(
         _then(classes, lambda raw: _link(raw / "cat" / "up", "..")), "folder that it is in"
     ),
@@ -321,7 +325,7 @@ LAYOUTS: dict[str, Layout] = {
     "a link that leads nowhere": Layout(
         _then(classes, lambda raw: _link(raw / "cat" / "gone.jpg", "nothing.jpg")), r"gone\.jpg.* leads nowhere"
     ),
-    "a pipe": Layout(_then(classes, lambda raw: os.mkfifo(raw / "cat" / "pipe.jpg")), _each(12), "not a file: 1"),
+    "a pipe": Layout(_then(classes, lambda raw: os.mkfifo(raw / "cat" / "pipe.jpg")), _per_class(12), "not a file: 1"),
     "suffixes that lie": Layout(_kinds, {"cat": (17, 0), "dog": (12, 0), "owl": (12, 0)}, "does not decode: 4"),
     "odd names of classes": Layout(
         lambda raw: classes(raw, 4, ODD_NAMES), dict.fromkeys(ODD_NAMES, (4, 0)), "16 classes, '#1' 4"
@@ -351,7 +355,7 @@ LAYOUTS: dict[str, Layout] = {
             lambda raw: files(raw, b"a,b", "labels.csv", "IMG_1.jpg"),
             lambda raw: files(raw, b"a,b", "cat/a.csv"),
         ),
-        _each(12),
+        _per_class(12),
         "not read: 2\n *IMG_1.jpg\n *labels.csv",
     ),
     "a class called train": Layout(
@@ -363,12 +367,12 @@ LAYOUTS: dict[str, Layout] = {
     "an empty folder": Layout(lambda raw: None, "holds no files"),
     "no folder": Layout(lambda raw: None, "is not a folder, a zip or a tar", raw="nowhere"),
     "a text file": Layout(lambda raw: files(raw, b"hello", "a.txt"), "is not a folder, a zip or a tar", raw="a.txt"),
-    "a zip": Layout(lambda raw: _archive(raw, "zip"), _each(12), raw="pets.zip"),
-    "a tar.gz": Layout(lambda raw: _archive(raw, "gztar"), _each(12), raw="pets.tar.gz"),
+    "a zip": Layout(lambda raw: _archive(raw, "zip"), _per_class(12), raw="pets.zip"),
+    "a tar.gz": Layout(lambda raw: _archive(raw, "gztar"), _per_class(12), raw="pets.tar.gz"),
     "a zip that leads outside": Layout(_hostile, "leads out of the folder", raw="pets.zip"),
     "a tar with a link": Layout(_linking_tar, "is a link, which is not unpacked", raw="pets.tar"),
     "a zip that is cut off": Layout(_cut_archive, "cannot be unpacked", raw="pets.zip"),
-    "moths and more": Layout(_moths, _each(15, 4), "labels.csv", reader="moths"),
+    "moths and more": Layout(_moths, _per_class(15, 4), "labels.csv", reader="moths"),
     "fingers and more": Layout(_fingers, {"3L": (12, 0), "0R": (0, 3)}, "train/old/ .1 file", reader="fingers"),
     "signs and more": Layout(_asl, {"A": (6, 1), "B": (6, 0)}, "27 classes", reader="asl_alphabet"),
     "scenes with marks and empty lines": Layout(

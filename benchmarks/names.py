@@ -1,16 +1,15 @@
-"""Is a name text in every verb that takes one: the right files and labels, or one clear line and nothing written?
+"""Does every verb treat a name as text: the right files and labels, or one clear line and nothing written?
 
     python -m benchmarks.names
     python -m benchmarks.names --only 1.10
 
 `make` turns the variables of a verb into the arguments of a command, which runs in this process: torch is imported
-once. Each good name has a data set with class names of its own, a network of one epoch, and versions 1.0 and 2.0 in a
+once. Each good name has a data set with unique class names, a network of one epoch, and versions 1.0 and 2.0 in a
 server; no verb may touch a file of another name. SIGHTLINE_PORT_OFFSET moves the server's ports.
 
 Writes benchmarks/results/names.json; the last line is the same JSON document.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -22,14 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import Done, run
+from benchmarks import console
+from benchmarks.commands import Ended, run
 from benchmarks.layout_cases import classes
 from benchmarks.result import ROOT, SERVING, Origin
-from handlers.atomic import write_json
 from serving import server
 
 RESULT = Path("benchmarks/results/names.json")
-TOGETHER = 4  # names that one server serves: each version has a worker
+NAMES_A_SERVER = 4  # each version has a worker
 GOOD = (
     *("1.10", "1.1", "2024_01", "202401", "1e3", "1000", "null", "None", "true", "True", "007", "7", "on", "off", "y"),
     *("0x1f", "1_000", "nan", "3.0.0", "2024-01-01", "a-1.0", "error", "con", "models", "fold-1", "a.mar", "x" * 64),
@@ -55,9 +54,9 @@ ARGS = {
 }
 OFFLINE = ("data", "train", "evaluate", "archive", "verify", "predict")
 SERVED = ("predict", "archive", "deploy", "predict", "rollback", "predict", "status", "up")
-NEXT = ("archive", "deploy")  # of a name that is served: these are asked for version 2.0
+NEXT = ("archive", "deploy")  # verbs that get version 2.0 if the name is served
 VERBS = (*OFFLINE, "serve", "deploy", "rollback", "up")
-COMMANDS = {  # that no verb runs, or only together with others
+COMMANDS = {  # commands that no verb runs by itself
     "export": ("training.export", "name={}"),
     "crossvalidate": ("training.crossvalidate", "dataset=class_folders", "split.folds=2", "name={}"),
     "submission": ("training.submission", "name={}"),
@@ -67,10 +66,10 @@ COMMANDS = {  # that no verb runs, or only together with others
 
 
 class Home:
-    """A folder that verbs run in.
+    """The working directory of verbs.
 
     Args:
-        parent: an empty folder, to which a name must not reach from there.
+        parent: an empty folder around it, in which no verb may write.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -80,21 +79,23 @@ class Home:
         self.interpreter.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
         self.interpreter.chmod(0o755)
 
-    def verb(self, verb: str, variables: dict[str, str], words: Sequence[str] = ()) -> Done:
+    def verb(self, verb: str, variables: dict[str, str], words: Sequence[str] = ()) -> Ended:
         """Run a verb as `make` does, with variables and the words of ARGS."""
-        # A `$` in ARGS is make's, and the rest the shell's.
+        # make expands a `$` in ARGS, the shell everything else.
         texts = [f"{key}={text}" for key, text in variables.items()] + [f"ARGS={shlex.join(words).replace('$', '$$')}"]
         command = ["make", "-f", str(ROOT / "Makefile"), "-o", "setup", f"py={self.interpreter}", verb, *texts]
-        # Under another make, its own flags would reach this one, which then says which folder it is in.
-        own = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-        asked = subprocess.run(command, cwd=self.folder, env=own, capture_output=True, text=True, check=False)
-        if asked.returncode:
-            return Done(asked.returncode, asked.stdout, asked.stderr)
-        _, module, *arguments = json.loads(asked.stdout)
+        # The flags of an outer make would make this one print its directory.
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        }
+        make = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        if make.returncode:
+            return Ended(make.returncode, make.stdout, make.stderr)
+        _, module, *arguments = json.loads(make.stdout)
         return run(module, arguments, self.folder)
 
     def files(self) -> dict[Path, tuple[int, int]]:
-        """Return time and size of each file here and around, but not of locks and of a server's logs."""
+        """Return time and size of each file in this folder and its parent, except locks and the logs of a server."""
         logs = self.folder / "logs"
         return {
             path: (path.stat().st_mtime_ns, path.stat().st_size)
@@ -104,12 +105,12 @@ class Home:
 
 
 class Attempts:
-    """Verbs run for one name, until one is not right.
+    """Verbs that run for one name, until one fails its checks.
 
     Args:
-        home: where they run.
-        name: given to each.
-        raw: the folder below `home` with the images of the name's data set; its classes are called after it.
+        home: their working directory.
+        name: the name under test.
+        raw: the folder below `home` with the images of the name's data set; its classes are named after it.
     """
 
     def __init__(self, home: Home, name: str, raw: str) -> None:
@@ -118,42 +119,42 @@ class Attempts:
         self.fault = ""
 
     def run(self, verb: str, version: str = "1.0", *, offline: bool = False, refused: bool = False) -> None:
-        """Run a verb, or a command of `COMMANDS`, unless one before was not right."""
+        """Run a verb, or a command of `COMMANDS`, unless an earlier one failed its checks."""
         if self.fault:
             return
         before = self.home.files()
-        done = self._done(verb, version, offline)
+        process = self._process(verb, version, offline)
         after = self.home.files()
         changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
-        fault = refusal_fault(done, changed) if refused else self._fault(verb, version, done, changed)
+        fault = refusal_fault(process, changed) if refused else self._fault(verb, version, process, changed)
         self.right += [] if fault else [verb]
         self.fault = f"{verb}: {fault}" if fault else ""
 
-    def _done(self, verb: str, version: str, offline: bool) -> Done:
+    def _process(self, verb: str, version: str, offline: bool) -> Ended:
         if verb in COMMANDS:
             module, *arguments = COMMANDS[verb]
-            return run(module, [each.format(self.name) for each in arguments], self.home.folder)
+            return run(module, [argument.format(self.name) for argument in arguments], self.home.folder)
         words = [*ARGS.get(verb, ()), *([self.name] if verb == "serve" else [])]
         variables = {"NAME": self.name, "VERSION": version, "DATASET": "class_folders"}
         variables |= {"RAW": self.raw, "IMAGE": self.raw, "OFFLINE": "1" if offline else ""}
         return self.home.verb(verb, variables, words)
 
-    def _fault(self, verb: str, version: str, done: Done, changed: set[Path]) -> str:
-        """Return what is wrong with a verb that has to succeed, "" if nothing is."""
-        if done.code or "Traceback" in done.error:
-            return f"exit {done.code}: {done.error.strip()[-300:]}"
+    def _fault(self, verb: str, version: str, process: Ended, changed: set[Path]) -> str:
+        """Return the fault of a verb that must succeed, or ""."""
+        if process.code or "Traceback" in process.error:
+            return f"exit {process.code}: {process.error.strip()[-300:]}"
         if foreign := sorted(str(path) for path in changed if not self._owns(path)):
             return f"wrote {', '.join(foreign[:5])}"
         if missing := [str(path) for path in self._results(verb, version) if not path.is_file()]:
             return f"did not write {', '.join(missing)}"
         if verb == "predict":
             labels = {path.name for path in (self.home.folder / self.raw).iterdir()}
-            answers = json.loads(done.output).values()
+            answers = json.loads(process.output).values()
             return "" if answers and all({*answer} == labels for answer in answers) else f"answered {answers}"
         if verb == "status":
-            models = [(each["name"], each["version"], each["default"]) for each in json.loads(done.output)["models"]]
-            wanted = {(self.name, "1.0", True), (self.name, "2.0", False)}
-            return "" if wanted == {each for each in models if each[0] == self.name} else f"shows {models}"
+            models = [(row["name"], row["version"], row["default"]) for row in json.loads(process.output)["models"]]
+            expected = {(self.name, "1.0", True), (self.name, "2.0", False)}
+            return "" if expected == {model for model in models if model[0] == self.name} else f"shows {models}"
         return ""
 
     def _owns(self, path: Path) -> bool:
@@ -163,7 +164,7 @@ class Attempts:
             stem = path.name.removesuffix(path.suffix)
             return path.name == "live.json" or (path.suffix in (".mar", ".json") and stem.startswith(f"{self.name}-"))
         own = (folder / "data/processed" / self.name, folder / "runs" / self.name)
-        return any(path.is_relative_to(each) for each in own) or path in (
+        return any(path.is_relative_to(owned) for owned in own) or path in (
             folder / "logs" / f"data-{self.name}.json",
             folder / "key_file.json",
         )
@@ -178,21 +179,23 @@ class Attempts:
         }.get(verb, [])
 
 
-def refusal_fault(done: Done, changed: set[Path]) -> str:
-    """Return in which way a refusal is not one clear line before anything is written, "" if it is."""
-    lines = done.error.splitlines()
-    if done.code == 0:
-        return f"not refused: {(done.output + done.error).strip()[-200:]}"
+def refusal_fault(process: Ended, changed: set[Path]) -> str:
+    """Return the fault of a refusal, which must be one clear line before anything is written, or ""."""
+    lines = process.error.splitlines()
+    if process.code == 0:
+        return f"not refused: {(process.output + process.error).strip()[-200:]}"
     if len(lines) != 1 or "error: " not in lines[0]:
-        return f"not one line: {done.error.strip()[-300:]}"
+        return f"not one line: {process.error.strip()[-300:]}"
     return f"wrote {', '.join(map(str, changed))}" if changed else ""
 
 
 def refuse(home: Home, name: str) -> Attempts:
-    """Run every verb and command for a name that none may take."""
+    """Run every verb and command with a name that all must refuse."""
     attempts = Attempts(home, name, "raw-refused")
     for verb in (*VERBS, *COMMANDS):
-        if verb != "serve" or not (name.startswith("-") or "\n" in name):  # in ARGS an option, and the end of the line
+        if verb != "serve" or not (
+            name.startswith("-") or "\n" in name
+        ):  # in ARGS it would be an option, or end the line
             attempts.run(verb, refused=True)
     return attempts
 
@@ -208,59 +211,45 @@ def learn(home: Home, name: str, number: int) -> Attempts:
 
 
 def serve(home: Home, group: Sequence[Attempts]) -> None:
-    """Serve names that were learnt together, and run every verb that needs a server for each."""
-    fault = ""
+    """Serve a group of names, and run every verb that needs a server for each."""
     try:
-        done = home.verb("serve", {}, [each.name for each in group])
-        fault = f"serve: {done.error.strip()[-300:]}" if done.code else ""
-        for each in group:
-            each.fault = each.fault or fault
+        process = home.verb("serve", {}, [attempts.name for attempts in group])
+        fault = f"serve: {process.error.strip()[-300:]}" if process.code else ""
+        for attempts in group:
+            attempts.fault = attempts.fault or fault
             for verb in SERVED:
-                each.run(verb, "2.0" if verb in NEXT else "1.0")
+                attempts.run(verb, "2.0" if verb in NEXT else "1.0")
     finally:
         server.stop(root=home.folder)
 
 
+def show(attempts: Attempts, expected: str) -> dict[str, Any]:
+    """Print one line about a name, and return its row of the result."""
+    state, name, verbs = "FAULT" if attempts.fault else "right", ascii(attempts.name)[:40], len(attempts.right)
+    print(f"{state}  {name:40} {expected:8} {verbs:2} verbs  {attempts.fault}", flush=True)
+    return {"name": attempts.name, "expected": expected, "verbs": attempts.right, "fault": attempts.fault}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try all names, print a table, and write the result; the exit status says whether all were right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", metavar="NAME", help="this name, and write no result")
+    """Try all names, print a line for each, and write the result; 1 where one is wrong."""
+    parser = console.parser("names", __doc__)
+    parser.add_argument("--only", action="append", metavar="NAME", help="this name, without a result file")
     options = parser.parse_args(arguments)
-    chosen = options.only or [*GOOD, *REFUSED]
+    names = options.only or [*GOOD, *REFUSED]
     origin = Origin("names", [], code=(*SERVING, "training", "pipeline", "Makefile"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         classes(home.folder / "raw-refused", 4)
-        good = [name for name in chosen if name in GOOD]
-        groups = [good[first : first + TOGETHER] for first in range(0, len(good), TOGETHER)]
-        for group in groups:
-            learnt = [learn(home, name, good.index(name)) for name in group]
-            serve(home, [each for each in learnt if not each.fault])
-            rows += [show(each, "used") for each in learnt]
-        rows += [show(refuse(home, name), "refused") for name in chosen if name not in GOOD]
-    document = {
-        "benchmark": "names",
-        **origin.document(),
-        "names": len(rows),
-        "right": sum(not row["fault"] for row in rows),
-        "verbs": sum(len(row["verbs"]) for row in rows),
-        "rows": rows,
-    }
-    if not options.only:
-        write_json(RESULT, document)
-    print(json.dumps(document))
-    return int(document["right"] != len(rows))
-
-
-def show(attempts: Attempts, expected: str) -> dict[str, Any]:
-    """Print one line about a name, and return it for the result."""
-    state = "FAULT" if attempts.fault else "right"
-    print(
-        f"{state}  {ascii(attempts.name)[:40]:40} {expected:8} {len(attempts.right):2} verbs  {attempts.fault}",
-        flush=True,
-    )
-    return {"name": attempts.name, "expected": expected, "verbs": attempts.right, "fault": attempts.fault}
+        good = [name for name in names if name in GOOD]
+        for first in range(0, len(good), NAMES_A_SERVER):
+            group = [learn(home, name, good.index(name)) for name in good[first : first + NAMES_A_SERVER]]
+            serve(home, [attempts for attempts in group if not attempts.fault])
+            rows += [show(attempts, "used") for attempts in group]
+        rows += [show(refuse(home, name), "refused") for name in names if name not in GOOD]
+    right, verbs = sum(not row["fault"] for row in rows), sum(len(row["verbs"]) for row in rows)
+    figures = {"names": len(rows), "right": right, "verbs": verbs, "rows": rows}
+    return origin.publish(figures, None if options.only else RESULT, failed=right != len(rows))
 
 
 if __name__ == "__main__":

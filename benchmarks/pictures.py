@@ -1,22 +1,20 @@
-"""Are the test pictures of the field's decoders read as libvips reads them, or refused with the right reason?
+"""Compare our decoder with libvips on the test pictures of image libraries: the same pixels, or a correct refusal?
 
     SIGHTLINE_TEST_PICTURES=<folder> PYTHONPATH=<libvips> python -m benchmarks.pictures
 
-FOLDER holds a folder of pictures for each project that they come from; of equal files the first counts. Needs libvips,
-which is no dependency: uv pip install --target <libvips> pyvips pyvips-binary.
+FOLDER has one folder of pictures for each source project; of equal files the first counts. Needs libvips, which is no
+dependency: uv pip install --target <libvips> pyvips pyvips-binary.
 
 Each picture is decoded in a process with limits of time and memory, by our decoder and by libvips; a mean difference of
-more than 8 levels is wrong. Neither side applies colour profiles: pictures that have one are counted apart.
+more than 8 levels is wrong. Neither side applies colour profiles: pictures that have one are counted separately.
 
 Writes benchmarks/results/pictures.json; the last line is the same JSON document.
 """
 
-import argparse
 import collections
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import multiprocessing
 import os
 import re
@@ -29,13 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from benchmarks import libvips
+from benchmarks import console, libvips
 from benchmarks.result import ROOT, Origin
-from handlers.atomic import write_json
 from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError
 
@@ -44,26 +39,28 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".avif"),
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 }
-LEVELS = 8.0  # mean difference of a picture that counts as the same
+LEVELS = 8.0  # largest mean difference of pictures that count as the same
 SECONDS, MEMORY = 60.0, 8 * 2**30  # of one picture by both decoders
-CAPTION = f"A mean difference of up to {LEVELS:g} levels is the same. libvips finds damage in what it reads in part."
+CAPTION = (
+    f"A mean difference of up to {LEVELS:g} levels is the same. libvips reports damage in files that it reads in part."
+)
 OUTCOMES = {
     "same": "the picture of libvips",
     "only ours": "read, and not by libvips",
     "kind": "refused with 413 or 415, which names its kind",
     "damaged": "refused as broken, and damaged or unread for libvips too",
     "not damaged": "refused as broken, and whole for libvips",
-    "wrong": "another picture than that of libvips, without a word",
-    "explained": "the same, and ours is the right one (see EXPLAINED)",
-    "wrong, damaged": "the same, of a file that is damaged for libvips",
-    "traceback": "an error that is not a reason, a crash, or past the limits",
+    "wrong": "a different picture than that of libvips, without an error",
+    "explained": "different, and ours is the right one (see EXPLAINED)",
+    "wrong, damaged": "different, of a file that is damaged for libvips",
+    "traceback": "an unexpected error, a crash, or past the limits",
 }
-# Paths -> why libvips, not ours, is the one that shows another picture than a person sees.
+# Paths -> why libvips, not ours, shows a different picture than a person sees.
 EXPLAINED = {
     r"monochrome.*\.avif": "libvips does not stretch the narrow range of a grey AVIF",
     r"(xmp_tags|exif_imagemagick)_orientation": "libvips does not turn by an orientation in XMP or text",
     r"pngtest\.png": "libvips does not turn by an orientation behind the pixels of a PNG",
-    r"clop_irot_imor\.avif": "libvips turns the alpha another way than the colours, to which alone the turn belongs",
+    r"clop_irot_imor\.avif": "libvips turns the alpha unlike the colours; the turn belongs to the colours only",
     r"extended_pixi\.avif": "of 4 x 4 pixels, with half the colours: libvips repeats colours that libavif blends",
     r"ycbcr_lzw_bt709": "libvips does not convert YCbCr of an uncompressed TIFF",
 }
@@ -72,7 +69,7 @@ FAULTS = ("not damaged", "wrong", "traceback")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """What became of one picture: an outcome of `OUTCOMES`, the reason, the mean difference, and whether a profile."""
+    """The comparison of one picture: an outcome of `OUTCOMES`, the reason, the mean difference, a profile or not."""
 
     outcome: str
     reason: str = ""
@@ -81,7 +78,7 @@ class Finding:
 
 
 def compare(data: bytes) -> Finding:
-    """Return what our decoder makes of an encoded picture, beside what libvips does."""
+    """Compare our pixels of an encoded picture with those of libvips."""
     try:
         reference: libvips.Reference | None = libvips.read(data)
     except libvips.Unread:
@@ -106,7 +103,7 @@ def compare(data: bytes) -> Finding:
 
 
 def explained(path: str, finding: Finding) -> Finding:
-    """Return the finding of a picture, as explained where libvips is known to be at fault."""
+    """Return the finding of a picture, changed to "explained" if libvips is known to be wrong."""
     reasons = [reason for pattern, reason in EXPLAINED.items() if re.search(pattern, path)]
     if finding.outcome != "wrong" or not reasons:
         return finding
@@ -114,7 +111,7 @@ def explained(path: str, finding: Finding) -> Finding:
 
 
 def serve(connection: Connection) -> None:
-    """Compare the pictures whose paths come, until none does: in a process with limits."""
+    """Compare pictures by the paths that arrive until an empty one, in a process with limits."""
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     while path := connection.recv():
@@ -125,20 +122,20 @@ def serve(connection: Connection) -> None:
 
 
 class Worker:
-    """A process that compares pictures, and is begun again when one ends it."""
+    """A process that compares pictures; it is started again when a picture ends it."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self._connection, child = context.Pipe()
+        self._process = context.Process(target=serve, args=(child,), daemon=True)
         self._process.start()
-        theirs.close()
+        child.close()
 
     def compare(self, path: Path) -> Finding:
-        """Return the finding of one picture, also where it ends the process."""
+        """Return the finding of one picture, even if it ends the process."""
         self._connection.send(str(path))
         try:
             if self._connection.poll(SECONDS):
@@ -159,18 +156,18 @@ class Worker:
 
 
 def pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures under a folder, in order, of equal files the first."""
-    seen = set()
+    """Yield the pictures under a folder in order, the first of equal files."""
+    digests = set()
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             digest = hashlib.sha256(path.read_bytes()).digest()
-            if digest not in seen:
+            if digest not in digests:
                 yield path
-            seen.add(digest)
+            digests.add(digest)
 
 
 def document(findings: dict[str, Finding]) -> dict[str, Any]:
-    """Return counts of outcomes by project, refusals by reason, and what is a fault, by path."""
+    """Return counts of outcomes by project, counts of refusals by reason, and faults by path."""
     projects: dict[str, collections.Counter[str]] = {}
     for path, finding in findings.items():
         projects.setdefault(path.partition("/")[0], collections.Counter())[finding.outcome] += 1
@@ -194,19 +191,18 @@ def _kind(reason: str) -> str:
     return re.split(r" (?:are|is) not served", reason)[0]
 
 
-def print_table(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print the outcomes of each project, and the faults."""
-    table = Table("project", *OUTCOMES, title="Test pictures against libvips", caption=CAPTION)
-    for name, counts in (*result["projects"].items(), ("all", result["outcomes"])):
-        table.add_row(name, *(str(counts.get(outcome, 0)) for outcome in OUTCOMES))
-    console.print(table)
+    projects = (*result["projects"].items(), ("all", result["outcomes"]))
+    rows = [(name, *(counts.get(outcome, 0) for outcome in OUTCOMES)) for name, counts in projects]
+    console.print_table("Test pictures against libvips", ("project", *OUTCOMES), rows, CAPTION)
     for path, reason in result["faults"].items():
-        console.print(f"{path}: {reason}", soft_wrap=True)
+        print(f"{path}: {reason}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare every picture, print the tables and the JSON document, and return 1 where there is a fault."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pictures", description=__doc__.splitlines()[0])
+    """Compare every picture, print the table and the JSON document, and return 1 if there is a fault."""
+    parser = console.parser("pictures", __doc__)
     parser.parse_args(arguments)
     named = os.environ.get("SIGHTLINE_TEST_PICTURES", "")
     if not named or not Path(named).is_dir():
@@ -216,18 +212,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(named)
     origin = Origin("pictures", [], code=("handlers", "benchmarks/libvips.py"))
     worker = Worker()
-    paths = list(pictures(folder))
-    console = Console(stderr=True, markup=False, emoji=False)
+    names = [path.relative_to(folder).as_posix() for path in pictures(folder)]
     findings = {
         name: explained(name, worker.compare(folder / name))
-        for name in track([path.relative_to(folder).as_posix() for path in paths], "Comparing", console=console)
+        for name in track(names, "Comparing", console=console.progress())
     }
     worker.stop()
-    result = {"benchmark": "pictures", **origin.document(), **document(findings)}
-    write_json(RESULT, result)
-    print_table(result, Console(markup=False, emoji=False))
-    print(json.dumps(result))
-    return 1 if result["faults"] else 0
+    result = document(findings)
+    show(result)
+    return origin.publish(result, RESULT, failed=bool(result["faults"]))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Where does a request's time go? From a client's first byte to its answer, stage by stage, in a real TorchServe.
+"""Measure where a request's time goes, from a client's first byte to its answer, stage by stage, in a real TorchServe.
 
     python -m benchmarks.profile [--connections 1 64] [--size "200 x 200"] [--seconds 10] [--precision auto]
 
-A ResNet-18 with 12 classes is archived with `benchmarks/profiled_handler.py` in place of the handler, which writes down
-when each batch came to the worker, went through each stage, and was sent. A request of a batch waits for the whole
-batch, so each stage counts in full for each of its requests. The queue is the front end's own count (QueueTime on the
-metrics address). Client and server share the machine: the client's own work is in the front end's stages.
+A ResNet-18 with 12 classes is archived with `benchmarks/profiled_handler.py` as its handler, which records when each
+batch arrived at the worker, passed through each stage, and was answered. A request waits for its whole batch, so each
+stage counts in full for each request of the batch. The queue is the front end's own metric (QueueTime on the metrics
+address). Client and server share the machine: the stages of the front end include the work of the client.
 
 All figures are means over the same requests, so that the stages add up to the request. Prints a table and, as its last
 line, one JSON document; writes benchmarks/results/profile.json and profile.png.
 """
 
-import argparse
 import json
 import os
 import re
@@ -25,16 +24,13 @@ from typing import Any
 
 import httpx
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import open_loop, profiled_handler, resnet, small_server, stages
+from benchmarks import console, open_loop, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
 from benchmarks.result import Origin
 from benchmarks.rounds import versions
 from benchmarks.stages import Sent
 from handlers import artifact
-from handlers.atomic import write_json
 from serving import archive, launch, package, ports, server
 from serving.model_store import Archive
 from serving.state import ServerState
@@ -48,7 +44,7 @@ QUEUE = re.compile(r'^ts_queue_latency_microseconds\{[^}]*model_name="(?P<model>
 
 
 def profiled(built: Archive) -> None:
-    """Make an archive's handler the one with clocks."""
+    """Replace the handler of an archive by the one with clocks."""
     source = Path(profiled_handler.__file__)
 
     def change(members: dict[str, bytes]) -> None:
@@ -61,8 +57,9 @@ def profiled(built: Archive) -> None:
 
 def queued(state: ServerState) -> float:
     """Return the seconds that all requests so far have waited in the front end's queue."""
-    answer = httpx.get(f"{state.metrics}/metrics", headers=small_server.authorization(state), trust_env=False)
-    return sum(float(found["value"]) for found in QUEUE.finditer(answer.text) if found["model"] == MODEL) / 1e6
+    _, headers = small_server.address(state)
+    answer = httpx.get(f"{state.metrics}/metrics", headers=headers, trust_env=False)
+    return sum(float(match["value"]) for match in QUEUE.finditer(answer.text) if match["model"] == MODEL) / 1e6
 
 
 def measure(root: Path, size: str, states: Sequence[int], seconds: float, precision: str) -> list[dict[str, Any]]:
@@ -81,7 +78,7 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     measured: list[tuple[int, list[Sent], float]] = []
     try:
         state = server.start(root=root, offset=ports.offset_of_environment()).state
-        url, headers = f"{state.inference}/predictions/{MODEL}", small_server.authorization(state)
+        url, headers = small_server.address(state, MODEL)
 
         def load(connections: int, seconds: float, tag: str, first: int = 0) -> list[Sent]:
             answers = open_loop.numbered(
@@ -102,7 +99,7 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     finally:
         server.stop(root=root)
         del os.environ[profiled_handler.FOLDER_VARIABLE]
-    # Only now have the workers surely written down their last batch.
+    # A worker writes its last batch when it ends.
     batches = [json.loads(line) for file in root.glob("*.jsonl") for line in file.read_text().splitlines()]
     return [row(number, requests, batches, waited, seconds) for number, requests, waited in measured]
 
@@ -110,7 +107,7 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
 def row(
     number: int, requests: Sequence[Sent], batches: Sequence[dict[str, Any]], waited: float, seconds: float
 ) -> dict[str, Any]:
-    """Return what is kept of one state."""
+    """Return the figures of one number of connections."""
     means = stages.means(requests, batches, waited)
     times = sorted(1000 * request.seconds for request in requests)
     numbers = {request.number for request in requests}
@@ -123,7 +120,7 @@ def row(
         "milliseconds": statistics.fmean(times),
         "median": round(statistics.median(times), 3),
         "p99": round(times[int(0.99 * (len(times) - 1))], 3),
-        "stages": {name: 1000 * each for name, each in means.items()},
+        "stages": {name: 1000 * seconds for name, seconds in means.items()},
     }
 
 
@@ -133,19 +130,19 @@ def connections(number: int) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw one bar for each number of connections, each on its own scale of milliseconds."""
+    """Draw one bar for each number of connections, each with its scale of milliseconds."""
     figure = Figure(figsize=(10, 1.5 * len(rows) + 1.2), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axes, each in zip(panels, rows, strict=True):
+    for axes, row in zip(panels, rows, strict=True):
         left = 0.0
         for name, colour in stages.STAGES.items():
-            width = max(0.0, each["stages"][name])
+            width = max(0.0, row["stages"][name])
             axes.barh(0, width, left=left, color=colour, edgecolor="white", linewidth=0.6, label=name)
-            if width > 0.05 * each["milliseconds"]:
+            if width > 0.05 * row["milliseconds"]:
                 axes.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", fontsize=8)
             left += width
-        axes.set_yticks([0], [connections(each["connections"])])
-        axes.set_title(f"{each['milliseconds']:.1f} ms, {each['requests_per_second']:.0f} requests/s", fontsize=9)
+        axes.set_yticks([0], [connections(row["connections"])])
+        axes.set_title(f"{row['milliseconds']:.1f} ms, {row['requests_per_second']:.0f} requests/s", fontsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)
     panels[-1].set_xlabel("milliseconds of a request, mean")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -155,23 +152,20 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(
-        "stage", *(f"{connections(each['connections'])}, ms" for each in rows), title="a request's time, mean"
-    )
-    for name in stages.STAGES:
-        table.add_row(name, *(f"{each['stages'][name]:.3f}" for each in rows))
-    table.add_row("the request", *(f"{each['milliseconds']:.3f}" for each in rows))
-    table.add_row("requests/s", *(f"{each['requests_per_second']:.0f}" for each in rows))
-    table.add_row("images a batch", *(f"{each['images_per_batch']:.1f}" for each in rows))
-    Console(width=120, markup=False, emoji=False).print(table)
+    cells = [(name, *(f"{row['stages'][name]:.3f}" for row in rows)) for name in stages.STAGES]
+    cells.append(("the request", *(f"{row['milliseconds']:.3f}" for row in rows)))
+    cells.append(("requests/s", *(f"{row['requests_per_second']:.0f}" for row in rows)))
+    cells.append(("images a batch", *(f"{row['images_per_batch']:.1f}" for row in rows)))
+    head = ("stage", *(f"{connections(row['connections'])}, ms" for row in rows))
+    console.print_table("a request's time, mean", head, cells)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("profile", __doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--size", choices=SIZES, default="200 x 200")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each number of connections")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time of each number of connections")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args(arguments)
     origin = Origin("profile", arguments)
@@ -181,20 +175,10 @@ def main(arguments: Sequence[str]) -> int:
     except (stages.ProfileError, server.ServerError, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    document = {
-        "benchmark": "profile",
-        **origin.document(),
-        "size": options.size,
-        "seconds": options.seconds,
-        "precision": options.precision,
-        "versions": versions(PACKAGES),
-        "rows": rows,
-    }
     show(rows)
-    write_json(RESULTS / "profile.json", document)
     draw(rows, RESULTS / "profile.png")
-    print(json.dumps(document))
-    return 0
+    about = {name: getattr(options, name) for name in ("size", "seconds", "precision")}
+    return origin.publish({**about, "versions": versions(PACKAGES), "rows": rows}, RESULTS / "profile.json")
 
 
 if __name__ == "__main__":

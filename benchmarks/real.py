@@ -3,16 +3,15 @@
     python -m benchmarks.real RAW_ROOT                 all runs, one after the other
     python -m benchmarks.real RAW_ROOT fingers petals  some
 
-RAW_ROOT holds one folder a data set, in the layout of its public source: asl_alphabet, fingers, moths, places365 and
-petals. Each run is what a person would type: prepare, train, evaluate, archive, serve, and then every test image sent
-over REST and compared with what evaluation said. Runs named `*-folds` cross-validate: the networks of all folds are
-served at once, and each is asked about the images that it had not seen. Steps that are up to date skip themselves, so a
-stopped command goes on where it was.
+RAW_ROOT has one folder a data set, in the layout of its public source: asl_alphabet, fingers, moths, places365 and
+petals. Each run consists of the documented commands: prepare, train, evaluate, archive, serve; then every test image is
+sent over REST and the answer compared with the evaluation. Runs named `*-folds` cross-validate: the networks of all
+folds are served at once, and each answers the images of its held-out fold. Steps that are up to date are skipped, so
+that a stopped command continues.
 
 Writes benchmarks/results/real/<run>.json; `make readme` makes the table of them. The last line is a JSON document.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import console
 from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
 from pipeline.steps import next_version
@@ -36,12 +36,12 @@ RESULTS = Path("benchmarks/results/real")
 
 
 class RunError(Exception):
-    """A step failed; its own message stands above."""
+    """A step failed; its message is printed above."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """One row of the table: a data set, and what differs from its configuration."""
+    """One row of the table: a data set, and overrides of its configuration."""
 
     dataset: str
     overrides: tuple[str, ...] = ()
@@ -61,20 +61,20 @@ RUNS = {
 
 
 def step(module: str, *arguments: str) -> str:
-    """Run one command with its progress on this screen; return the command as a person would type it.
+    """Run one command with its output on this terminal; return its command line.
 
     Raises:
-        RunError: it exits with anything but 0.
+        RunError: its exit status is not 0.
     """
     command = ["-m", module, *arguments]
     print(f"$ python {' '.join(command)}", flush=True)
     if subprocess.run([sys.executable, *command], check=False).returncode:
-        raise RunError(f"{module} failed: its reason stands above. Mend it and run this command again")
+        raise RunError(f"{module} failed: its reason is printed above. Fix it and run this command again")
     return f"python {' '.join(command)}"
 
 
 def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
-    """Do one run and return its document; accuracies are shares in [0, 1], times in seconds.
+    """Carry out one run and return its document; accuracies are shares in [0, 1], times in seconds.
 
     Raises:
         RunError: a step failed.
@@ -119,28 +119,28 @@ def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]
 
 
 def _serve(runs: Sequence[Path]) -> dict[str, Any]:
-    """Archive the runs as new versions, serve them together, and return how the served answers compare.
+    """Archive the runs as new versions, serve them all, and return the agreement of the served answers.
 
-    The archives go when that is known: a plain start of the server is not to find a network for each fold. Where a
-    server runs here already, the start fails and leaves it alone.
+    The archives are removed afterwards, so that a later start of the server does not load a network for each fold. If
+    a server is already running, the start fails and does not touch it.
     """
-    built: list[Archive] = []
+    archives: list[Archive] = []
     parts = []
     before = Live.read(Path.cwd())
-    with contextlib.ExitStack() as after:
+    with contextlib.ExitStack() as cleanup:
         for run in runs:
-            # The folds of one run are named alike in every other: their archives are named by both.
+            # Folds have the same names in every run: their archives are named after both.
             name = "-".join(run.parts[1:])
-            # As evaluated: what other precisions change is measured elsewhere. Every answer is looked at below.
+            # The precision of the evaluation; other precisions are measured elsewhere. Every answer is compared below.
             precision, version = ["handler.precision=fp32"], next_version(name, model_store.FOLDER)
-            built.append(archive.build(name, version, run=run, overrides=precision, rehearse=False))
-            after.callback(_forget, built[-1], before)
-        step("serving.server", "start", *(f"{each.name}={each.version}" for each in built))
-        after.callback(server.stop, root=Path.cwd())
+            archives.append(archive.build(name, version, run=run, overrides=precision, rehearse=False))
+            cleanup.callback(_forget, archives[-1], before)
+        step("serving.server", "start", *(f"{version.name}={version.version}" for version in archives))
+        cleanup.callback(server.stop, root=Path.cwd())
         with Client() as client:
-            for run, each in zip(runs, built, strict=True):
+            for run, served in zip(runs, archives, strict=True):
                 evaluated = agreement.Evaluated.read(run)
-                parts.append(agreement.compare(evaluated, each.name, each.version, client=client))
+                parts.append(agreement.compare(evaluated, served.name, served.version, client=client))
                 write_json(run / "evaluation" / "served.json", parts[-1])
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
@@ -149,15 +149,16 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         "precision": ", ".join(sorted({part["precision"] for part in parts})),
         "tolerance": agreement.TOLERANCE,
         "seconds": sum(part["seconds"] for part in parts),
-        "apart": [each for part in parts for each in part["apart"]],
+        "apart": [image for part in parts for image in part["apart"]],
     }
 
 
 def _forget(served: Archive, before: Live) -> None:
-    """Remove an archive, and record as live what was before, beside what others have made live since."""
+    """Remove an archive, and restore what was live before, besides what other commands have made live since."""
 
     def change(now: Live) -> Live:
-        return Live({**before.models, **{name: each for name, each in now.models.items() if name != served.name}})
+        others = {name: model for name, model in now.models.items() if name != served.name}
+        return Live({**before.models, **others})
 
     Live.update(Path.cwd(), change)
     served.path.unlink(missing_ok=True)
@@ -170,20 +171,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do the runs that the command line names."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("raw_root", type=Path, help="the folder with one raw folder a data set")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"of {', '.join(RUNS)}; all where none is named")
-    given = parser.parse_args(arguments)
-    if unknown := set(given.runs) - set(RUNS):
+    """Carry out the runs of the command line."""
+    parser = console.parser("real", __doc__)
+    parser.add_argument("raw_root", type=Path, help="folder with one raw folder a data set")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{', '.join(RUNS)}; default: all")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.runs) - set(RUNS):
         parser.error(f"no run is called {', '.join(sorted(unknown))}: choose of {', '.join(RUNS)}")
-    done = []
-    for name in given.runs or RUNS:
+    summary = []
+    for name in options.runs or RUNS:
         origin = Origin("real", ["RAW_ROOT", name], code=(*SERVING, "training"))
         try:
-            document = carry_out(name, RUNS[name], given.raw_root / RUNS[name].dataset)
+            document = carry_out(name, RUNS[name], options.raw_root / RUNS[name].dataset)
         except (RunError, ServingError, OSError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
@@ -191,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(RESULTS / f"{name}.json", document)
         top = document["top_1"]
         print(f"{name}: test top-1 {top['value']:.2%} ({top['low']:.2%} to {top['high']:.2%})", flush=True)
-        done.append({"run": name, "top_1": top["value"], "train_seconds": document["train_seconds"]})
-    print(json.dumps(done))
+        summary.append({"run": name, "top_1": top["value"], "train_seconds": document["train_seconds"]})
+    print(json.dumps(summary))
     return 0
 
 

@@ -1,10 +1,12 @@
-"""The origin of a result: its command, commit, time, machine, versions, code, and the load of other programs.
+"""The result of a benchmark: its figures with their origin (command, commit, time, machine, versions, code, load).
 
 origin = Origin("sweep", arguments)     before anything is measured
-write_json(path, {"benchmark": "sweep", **origin.document(), "rows": rows})
+return origin.publish({"rows": rows}, RESULT)
 """
 
 import hashlib
+import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from handlers.atomic import write_json
 from serving import provenance
 from training.train import machine, versions
 
@@ -30,6 +33,7 @@ class Origin:
     """
 
     def __init__(self, benchmark: str, arguments: Sequence[str], *, code: Sequence[str] = SERVING) -> None:
+        self.benchmark = benchmark
         self.command = " ".join([f"python -m benchmarks.{benchmark}", *arguments])
         self.code = {name: fingerprint(ROOT / name) for name in (*code, f"benchmarks/{benchmark}.py")}
         self.commit = provenance.commit()
@@ -50,6 +54,51 @@ class Origin:
     def document(self, device: str = "cpu") -> dict[str, Any]:
         """Return the same with the machine and the versions of packages; call it when no process of the run is left."""
         return {**self.run(), "machine": machine(device), "versions": versions()}
+
+    def publish(self, figures: Mapping[str, Any], path: Path | None, *, failed: bool = False) -> int:
+        """Write the figures with their origin to `path`, if given, and print them; return the exit status."""
+        return publish({"benchmark": self.benchmark, **self.document(), **figures}, path, failed=failed)
+
+
+class Sections:
+    """A result of several sections: each is written as soon as it is measured, and stays until it is measured again.
+
+    Sections of another machine or of other versions are dropped.
+    """
+
+    def __init__(self, benchmark: str, path: Path, **about: Any) -> None:
+        """Read the result at `path`; `about` is common to all sections."""
+        self.path, self.origin = path, Origin(benchmark, sys.argv[1:])
+        environment = {"machine": machine("cpu"), "versions": versions()}
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        if any(before.get(name) != value for name, value in environment.items()):
+            before = {}
+        self.figures: dict[str, Any] = before.get("sections", {})
+        self.commands: dict[str, str] = before.get("commands", {})
+        self.origins: dict[str, Any] = before.get("origins", {})
+        self.about = {"benchmark": benchmark, **about, **environment}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the whole result."""
+        return {**self.about, "commands": self.commands, "origins": self.origins, "sections": self.figures}
+
+    def write(self, name: str, figures: Any) -> None:
+        """Replace one section, and write the result."""
+        self.figures[name], self.commands[name], self.origins[name] = figures, self.origin.command, self.origin.run()
+        write_json(self.path, self.document)
+
+    def publish(self, *, failed: bool) -> int:
+        """Print the document; return the exit status."""
+        return publish(self.document, None, failed=failed)
+
+
+def publish(document: Mapping[str, Any], path: Path | None, *, failed: bool = False) -> int:
+    """Write a document to `path`, if given, print it as the last line, and return the exit status."""
+    if path is not None:
+        write_json(path, document)
+    print(json.dumps(document), flush=True)
+    return int(failed)
 
 
 def busy_cores(seconds: float = 0.5) -> float:
@@ -78,9 +127,8 @@ def sentences(documents: Sequence[Mapping[str, Any]], root: Path = ROOT) -> str:
     if not runs:
         return ""
     commits = ", ".join(dict.fromkeys(f"{(run['commit'] or 'unknown')[:7]} of {run['time'][:10]}" for run in runs))
-    loads = [run["elsewhere_cores"] for run in runs]
-    known = [load for load in loads if load is not None]
-    load = f"up to {max(known):.2f} cores" if known else "not recorded"
+    loads = [load for run in runs if (load := run["elsewhere_cores"]) is not None]
+    load = f"up to {max(loads):.2f} cores" if loads else "not recorded"
     names = changed(documents, root)
     since = f" **Changed since then: {', '.join(names)}.**" if names else ""
     return f"Commit {commits}; used by other programs: {load}.{since}"

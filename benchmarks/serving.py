@@ -28,7 +28,7 @@ from rich.table import Table
 from benchmarks import bodies, closed_loop, serving_chart, serving_figures, serving_rows, stock_search, trained
 from benchmarks.closed_loop import LoadError
 from benchmarks.peers import environment
-from benchmarks.result import BUSY, SERVING, Origin
+from benchmarks.result import BUSY, SERVING, Origin, publish
 from benchmarks.serving_figures import SMALL, Figures
 from benchmarks.serving_rows import Bench, Row
 from benchmarks.serving_session import Session
@@ -221,11 +221,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: interrupted; whole rounds, if any, are in {WORK / KEPT}", file=sys.stderr)
         return 130
     found = document(session, rows, options, tried, origin)
-    write_json(options.result, found)
     serving_chart.draw(found, options.result.with_suffix(".svg"))
     show(found, console)
-    print(json.dumps(found))
-    return 0 if found["cells"] else 1
+    return publish(found, options.result, failed=not found["cells"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A server with versions of one small network, in a folder of its own: what benchmarks of operations swap and kill.
+"""A server in a separate folder, with versions of one small network that benchmarks of operations swap and kill.
 
 The network that `make up` trains, a narrow ResNet-18-D, at 64 x 64, with seeded random weights: another seed for each
-version, so that an answer tells which version gave it.
+version, so that an answer shows which version gave it.
 """
 
 import contextlib
@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from omegaconf import OmegaConf
 
 from benchmarks import resnet, servers
 from handlers import artifact, golden
 from handlers.classifier import Classifier
-from serving import archive, launch, package, ports, server
+from serving import archive, launch, package, ports, server, state
 from serving.state import ServerState
 from training.generate import places365
 from training.networks import Network, build
@@ -33,7 +34,7 @@ def network(classes: int, seed: int) -> Network:
     """Return the network."""
     config = OmegaConf.load(ROOT / "training" / "configs" / "network" / "resnet18d_half.yaml")
     settings: dict[str, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-    settings["options"]["zero_init_last"] = False  # as training leaves it: blocks that do something
+    settings["options"]["zero_init_last"] = False  # as after training: blocks that change their input
     torch.manual_seed(seed)
     return build(settings, classes, 3, SIDE).eval()
 
@@ -51,9 +52,9 @@ def prepare(
     names: Sequence[str] = (MODEL,),
     properties: str = "token_expiration_min=525600",
 ) -> None:
-    """Write config.properties and the archives of `versions` of each name into `root`, emptied.
+    """Empty `root`, and write config.properties and the archives of `versions` of each name into it.
 
-    `properties` come last in config.properties: a token is read once by what loads the server without the client.
+    `properties` are appended to config.properties; a load generator without the client reads its token only once.
     """
     servers.empty(root)
     (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\n{properties}\n")
@@ -62,8 +63,8 @@ def prepare(
         run = root / "runs" / f"{name}-{version}"
         run.mkdir(parents=True)
         artifact.save(network(len(spec.classes), seed), spec, run / "model.pt")
-        pictures = {f"{number}.jpg": image for number, image in enumerate(images(4))}
-        golden.write(golden.of(Classifier(run / "model.pt"), pictures), run / golden.FILE)
+        examples = {f"{number}.jpg": image for number, image in enumerate(images(4))}
+        golden.write(golden.of(Classifier(run / "model.pt"), examples), run / golden.FILE)
         settings = ["handler.precision=fp32", *overrides]
         archive.build(name, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
 
@@ -71,7 +72,7 @@ def prepare(
 def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
     """Change the members of an archive, by their names, in place."""
     with zipfile.ZipFile(path) as file:
-        members = {each.filename: file.read(each) for each in file.infolist()}
+        members = {info.filename: file.read(info) for info in file.infolist()}
     change(members)
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
@@ -79,27 +80,27 @@ def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
 
 
 def spoil(path: Path, code: str, member: str = package.HANDLER_FILE) -> None:
-    """Append code to a module of an archive, its handler where none is named, in place."""
+    """Append code to a module of an archive, by default to its handler, in place."""
     edit(path, lambda members: members.update({member: members[member] + code.encode()}))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expected:
-    """What each version answers to each image."""
+    """The expected answers of each version to each image."""
 
     rows: Mapping[str, Sequence[Mapping[str, float]]]
 
     @classmethod
-    def of(cls, root: Path, versions: Sequence[str], pictures: Sequence[bytes]) -> "Expected":
-        """Return what the artifacts of `root` say in process."""
+    def of(cls, root: Path, versions: Sequence[str], images: Sequence[bytes]) -> "Expected":
+        """Return the answers of the artifacts of `root` in process."""
         rows = {}
         for version in versions:
-            found = Classifier(root / "runs" / f"{MODEL}-{version}" / "model.pt", top_k=5).classify(pictures)
-            rows[version] = [each for each in found if isinstance(each, dict)]
+            answers = Classifier(root / "runs" / f"{MODEL}-{version}" / "model.pt", top_k=5).classify(images)
+            rows[version] = [answer for answer in answers if isinstance(answer, dict)]
         return cls(rows)
 
     def version_of(self, number: int, body: bytes) -> str | None:
-        """Return the version whose answer to image `number` this is, or None where it is no version's."""
+        """Return the version that answers image `number` like this, or None."""
         answer = json.loads(body)
         for version, rows in self.rows.items():
             row = rows[number]
@@ -109,15 +110,28 @@ class Expected:
 
 
 @contextlib.contextmanager
-def serving(root: Path, wanted: Sequence[str]) -> Iterator[ServerState]:
+def serving(root: Path, models: Sequence[str]) -> Iterator[ServerState]:
     """Run the server of `root` with these models until the block ends."""
     try:
-        yield server.start(wanted, root=root, offset=ports.offset_of_environment()).state
+        yield server.start(models, root=root, offset=ports.offset_of_environment()).state
     finally:
         server.stop(root=root)
 
 
-def authorization(known: ServerState) -> dict[str, str]:
-    """Return the header that opens the inference address."""
-    key = json.loads(Path(known.key_file).read_text())["inference"]["key"]
-    return {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
+def kill(root: Path) -> None:
+    """Kill the server of `root` and all its workers, if it runs."""
+    running = state.running(root)
+    front_end = running.process() if running is not None else None
+    if front_end is not None:
+        tree = [front_end, *front_end.children(recursive=True)]
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(tree, timeout=5)
+
+
+def address(running: ServerState, model: str = MODEL) -> tuple[str, dict[str, str]]:
+    """Return the address of a model's predictions, and the headers of a request with one JPEG image."""
+    key = json.loads(Path(running.key_file).read_text())["inference"]["key"]
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
+    return f"{running.inference}/predictions/{model}", headers

@@ -1,12 +1,11 @@
-"""Run a program that stops, or is killed, before one of its steps: how two of them interleave is then no chance.
+"""Run a program that stops, or is killed, before one of its steps, so that interleavings can be repeated.
 
     python -m benchmarks.stepped stop 3 steps.log serving.deploy birds 2.0    SIGSTOP before the third step
-    python -m benchmarks.stepped kill 3 steps.log serving.deploy birds 2.0    SIGKILL there
+    python -m benchmarks.stepped kill 3 steps.log serving.deploy birds 2.0    SIGKILL before it
     python -m benchmarks.stepped stop 0 steps.log serving.deploy birds 2.0    only counts
 
-A step is what another process may notice: a lock, a look at live.json, a file that takes the place of another, a change
-of what the server serves, a process that starts, a phase of a deployment. The log gets a line for each, before it is
-done.
+A step is an action that another process may notice: a lock, a read of live.json, the replacement of a file, a change of
+the models of the server, the start of a process, a phase of a deployment. Each is logged before it happens.
 """
 
 import functools
@@ -38,7 +37,7 @@ PATCHED: Mapping[str, tuple[Any, str]] = {
 
 
 def install(how: str, number: int, log: Path) -> None:
-    """Have this process stop or die (`how`) before its step `number`, 0 for never, and write its steps to `log`."""
+    """Make this process stop or die (`how`) before its step `number`, 0 for never, and write its steps to `log`."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     count = 0
 
@@ -54,18 +53,18 @@ def install(how: str, number: int, log: Path) -> None:
 
 
 def steps(log: Path) -> list[str]:
-    """Return the steps that a process has come to so far."""
+    """Return the steps of a process so far."""
     return log.read_text().splitlines() if log.is_file() else []
 
 
 def _patch(owner: Any, name: str, step: Callable[[], None]) -> None:
     work = getattr(owner, name)
 
-    def stepped(*given: Any, **options: Any) -> Any:
+    def stepped(*arguments: Any, **options: Any) -> Any:
         step()
-        return work(*given, **options)
+        return work(*arguments, **options)
 
-    # A class method has its class already.
+    # A class method is bound to its class already.
     setattr(owner, name, staticmethod(stepped) if isinstance(owner, type) and hasattr(work, "__self__") else stepped)
 
 

@@ -1,17 +1,15 @@
-"""Deploy two versions back and forth under load: what is lost, what answers with the wrong version, what waits.
+"""Deploy two versions in turns under load: which requests fail, get the wrong version, or wait.
 
     python -m benchmarks.swaps                                  300 at 50 requests/s, 20 at saturation; 50 minutes
     python -m benchmarks.swaps --deployments 10 --saturated 2   shorter
 
-Load is open loop from a process of its own, latency counts from the scheduled sending, an answer has 5 s. A version is
-wrong where it was the default at no moment between sending and answer; the answer's own probabilities say which version
-gave it, not only its header. A swap is from the registration to the end of the drain; each removes the version before,
-so that each loads its workers anew. The last line is one JSON document.
+An open loop in a second process sends the load; latency counts from the scheduled sending, and an answer has 5 s. A
+version is wrong if it was never the default between sending and answer; not only the header but the probabilities of
+the answer show which version gave it. A swap lasts from the registration to the end of the drain and removes the
+version before, so that each swap loads new workers. The last line is one JSON document.
 """
 
-import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections import Counter
@@ -21,11 +19,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import background_load, small_server
+from benchmarks import background_load, console, small_server
 from benchmarks.open_loop import Answer
-from benchmarks.sections import Sections
+from benchmarks.result import Sections
 from benchmarks.small_server import MODEL, Expected
 from serving import deploy
 from serving.deployment import DeployError, Limits
@@ -34,6 +31,7 @@ RESULT, WORK = Path("benchmarks/results/swaps.json"), Path("runs/bench-swaps")
 RATE, CONNECTIONS, DEADLINE = 50.0, 16, 5.0  # requests/s; at saturation; seconds
 GOALS = {"failed": 0, "wrong_version": 0, "switch_seconds": 1.0, "p99_ratio": 2.0}
 VERSIONS = ("1.0", "2.0")
+MARKS = {"register": "registered", "switch": "switching", "watch": "switched"}  # step -> the time that its start is
 
 
 @dataclasses.dataclass(slots=True)
@@ -41,51 +39,54 @@ class Swap:
     """One deployment; times in seconds of `time.perf_counter`."""
 
     version: str
-    began: float = 0.0  # registration
+    registered: float = 0.0  # start of the registration
     switching: float = 0.0
     switched: float = 0.0
-    ended: float = 0.0  # of the drain
+    ended: float = 0.0  # end of the drain
     error: str = ""
-    steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name and begin of each
+    steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)  # name and start of each
+
+    def log(self, line: str) -> None:
+        """Record the start of a step, which the deployment reports as "<step> ..."."""
+        if not line.endswith(" ..."):
+            return
+        name, now = line.removesuffix(" ..."), time.perf_counter()
+        self.steps.append((name, now))
+        if name in MARKS:
+            setattr(self, MARKS[name], now)
 
 
 def swap(root: Path, version: str, watch: float) -> Swap:
     """Deploy one version and remove the one before."""
-    found = Swap(version)
-    marks = {"register": "began", "switch": "switching", "watch": "switched"}
-
-    def say(line: str) -> None:
-        if line.endswith(" ..."):
-            found.steps.append((line.removesuffix(" ..."), time.perf_counter()))
-            if field := marks.get(found.steps[-1][0]):
-                setattr(found, field, found.steps[-1][1])
-
+    swap = Swap(version)
     try:
-        deploy.deploy(MODEL, version, root=root, keep=False, verify=False, limits=Limits(watch=watch), say=say)
+        deploy.deploy(MODEL, version, root=root, keep=False, verify=False, limits=Limits(watch=watch), say=swap.log)
     except DeployError as error:
-        found.error = str(error)
-    found.ended = time.perf_counter()
-    return found
+        swap.error = str(error)
+    swap.ended = time.perf_counter()
+    return swap
 
 
 def was_default(first: str, swaps: Sequence[Swap], version: str, sent: float, received: float) -> bool:
     """Return whether a version was the default at some moment between the two times."""
     default, since = first, 0.0
-    for each in [each for each in swaps if not each.error]:
-        if default == version and since <= received and sent <= each.switched:
+    for swap in swaps:
+        if swap.error:
+            continue
+        if default == version and since <= received and sent <= swap.switched:
             return True
-        default, since = each.version, each.switching
+        default, since = swap.version, swap.switching
     return default == version and since <= received
 
 
 def by_step(due: np.ndarray, latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, dict[str, float]]:
-    """Return the latencies, in their unit, of what was due while each step of a deployment ran, all swaps together."""
+    """Return the latencies of requests that were due during each step of a deployment, pooled over all swaps."""
     parts: dict[str, list[np.ndarray]] = {}
-    for each in swaps:
-        ends = [*(began for _, began in each.steps[1:]), each.ended]
-        for (name, began), ended in zip(each.steps, ends, strict=False):
-            parts.setdefault(name, []).append(latencies[(due >= began) & (due < ended)])
-    pooled = {name: np.concatenate(found) for name, found in parts.items()}
+    for swap in swaps:
+        ends = [*(start for _, start in swap.steps[1:]), swap.ended]
+        for (name, start), end in zip(swap.steps, ends, strict=False):
+            parts.setdefault(name, []).append(latencies[(due >= start) & (due < end)])
+    pooled = {name: np.concatenate(part) for name, part in parts.items()}
     return {
         name: {
             "requests": len(part),
@@ -98,56 +99,58 @@ def by_step(due: np.ndarray, latencies: np.ndarray, swaps: Sequence[Swap]) -> di
 
 
 def figures(answers: Sequence[Answer], swaps: Sequence[Swap], expected: Expected, first: str) -> dict[str, Any]:
-    """Return what came of a run; latencies in milliseconds, of answers with 200."""
-    good = [each for each in answers if each.status == 200]
-    told = [expected.version_of(each.number, each.body) for each in good]
-    wrong = [
-        each
-        for each, version in zip(good, told, strict=True)
-        if version is None
-        or version != each.version
-        or not was_default(first, swaps, version, each.sent, each.received)
+    """Return the figures of a run; latencies in milliseconds, of answers with status 200."""
+    good = [answer for answer in answers if answer.status == 200]
+    versions = [expected.version_of(answer.number, answer.body) for answer in good]
+    right = [
+        version == answer.version and was_default(first, swaps, version, answer.sent, answer.received)
+        for answer, version in zip(good, versions, strict=True)
     ]
-    during = np.zeros(len(good), dtype=bool)
-    due, received = np.array([each.due for each in good]), np.array([each.received for each in good])
-    for each in swaps:
-        during |= (due <= each.ended) & (received >= each.began)
-    latencies = np.array([each.latency for each in good]) * 1e3
-    switches = [each.switched - each.switching for each in swaps if not each.error]
-    parts = {"during": latencies[during], "between": latencies[~during]}
-    found: dict[str, Any] = {
+    due, latencies = np.array([answer.due for answer in good]), np.array([answer.latency for answer in good]) * 1e3
+    switches = [swap.switched - swap.switching for swap in swaps if not swap.error]
+    return {
         "deployments": len(swaps),
-        "deployments_failed": [each.error for each in swaps if each.error],
+        "deployments_failed": [swap.error for swap in swaps if swap.error],
         "requests": len(answers),
         "failed": len(answers) - len(good),
-        "statuses": {str(status): count for status, count in sorted(Counter(each.status for each in answers).items())},
-        "wrong_version": len(wrong),
-        "answers_of": dict(Counter(filter(None, told))),
+        "statuses": {str(status): count for status, count in sorted(Counter(a.status for a in answers).items())},
+        "wrong_version": right.count(False),
+        "answers_of": dict(Counter(filter(None, versions))),
         "switch_seconds": round(max(switches, default=0.0), 4),
-        "swap_seconds": round(float(np.median([each.ended - each.began for each in swaps])), 2),
+        "swap_seconds": round(float(np.median([swap.ended - swap.registered for swap in swaps])), 2),
         "slowest_ms": round(float(latencies.max()), 1),
+        **_during_and_between(good, latencies, swaps),
+        "steps": by_step(due, latencies, swaps),
     }
-    for name, part in parts.items():
+
+
+def _during_and_between(good: Sequence[Answer], latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, Any]:
+    """Return the quantiles of the latencies during swaps and between them, and the ratio of their 99th percentiles."""
+    during = np.zeros(len(good), dtype=bool)
+    due, received = np.array([answer.due for answer in good]), np.array([answer.received for answer in good])
+    for swap in swaps:
+        during |= (due <= swap.ended) & (received >= swap.registered)
+    parts: dict[str, Any] = {}
+    for name, part in (("during", latencies[during]), ("between", latencies[~during])):
         quantiles = {f"p{q}": round(float(np.quantile(part, q / 100)), 2) for q in (50, 90, 99) if len(part)}
-        found[name] = {"requests": len(part), **quantiles}
-    if all(len(part) for part in parts.values()):
-        found["p99_ratio"] = round(found["during"]["p99"] / found["between"]["p99"], 2)
-    found["steps"] = by_step(due, latencies, swaps)
-    return found
+        parts[name] = {"requests": len(part), **quantiles}
+    if all("p99" in part for part in parts.values()):
+        parts["p99_ratio"] = round(parts["during"]["p99"] / parts["between"]["p99"], 2)
+    return parts
 
 
 def measure(
-    root: Path, count: int, *, rate: float, connections: int, watch: float, pause: float, console: Console
+    root: Path, count: int, *, rate: float, connections: int, watch: float, pause: float, progress: Console
 ) -> dict[str, Any]:
-    """Deploy `count` times beside a load (of 0 requests/s: a closed loop) and return the figures."""
+    """Deploy `count` times under load (a closed loop if `rate` is 0) and return the figures."""
     small_server.prepare(root, VERSIONS)
-    pictures = small_server.images()
-    expected = Expected.of(root, VERSIONS, pictures)
+    images = small_server.images()
+    expected = Expected.of(root, VERSIONS, images)
     swaps: list[Swap] = []
-    with small_server.serving(root, [f"{MODEL}={VERSIONS[0]}"]) as known:
-        url, headers = f"{known.inference}/predictions/{MODEL}", small_server.authorization(known)
-        load = background_load.beside(url, pictures, headers, rate=rate, connections=connections, timeout=DEADLINE)
-        with load as answers, console.status("deploying ...") as status:
+    with small_server.serving(root, [f"{MODEL}={VERSIONS[0]}"]) as state:
+        url, headers = small_server.address(state)
+        load = background_load.beside(url, images, headers, rate=rate, connections=connections, timeout=DEADLINE)
+        with load as answers, progress.status("deploying ...") as status:
             time.sleep(pause)
             for number in range(count):
                 swaps.append(swap(root, VERSIONS[(number + 1) % 2], watch))
@@ -156,48 +159,42 @@ def measure(
     return {"rate": rate, "connections": connections, **figures(answers, swaps, expected, VERSIONS[0])}
 
 
-def held(row: Mapping[str, Any]) -> bool:
-    """Return whether a run meets its goals; how long requests wait counts where callers send at a rate."""
-    lost = row["failed"] or row["wrong_version"] or row["deployments_failed"]
+def goals_met(row: Mapping[str, Any]) -> bool:
+    """Return whether a run meets its goals; that of latency applies where callers send at a rate."""
+    failed = row["failed"] or row["wrong_version"] or row["deployments_failed"]
     slow = row["switch_seconds"] > GOALS["switch_seconds"] or (row["rate"] and row["p99_ratio"] > GOALS["p99_ratio"])
-    return not (lost or slow)
+    return not (failed or slow)
 
 
-def show(rows: dict[str, dict[str, Any]], console: Console) -> None:
-    """Print a table."""
-    table = Table(title="deployments under load")
-    for heading in ("", *rows):
-        table.add_column(heading, justify="right")
+def show(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the table."""
     keys = ("deployments", "requests", "failed", "wrong_version", "switch_seconds", "swap_seconds", "slowest_ms")
-    for key in keys:
-        table.add_row(key, *(f"{row[key]:,}" for row in rows.values()))
-    for part in ("during", "between"):
-        table.add_row(f"p99 {part}, ms", *(f"{row[part].get('p99', '')}" for row in rows.values()))
-    console.print(table)
+    rows = [(key, *(f"{row[key]:,}" for row in sections.values())) for key in keys]
+    parts = ("during", "between")
+    rows += [(f"p99 {part}, ms", *(str(row[part].get("p99", "")) for row in sections.values())) for part in parts]
+    console.print_table("deployments under load", ("", *sections), rows)
 
 
 def main() -> int:
-    """Measure, print and keep it; 1 where a goal is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.swaps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Measure, print and write the result; 1 where a goal is missed."""
+    parser = console.parser("swaps", __doc__)
     parser.add_argument("--deployments", type=int, default=300)
     parser.add_argument("--saturated", type=int, default=20, help="deployments at saturation")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two deployments")
-    parser.add_argument("--watch", type=float, default=0.5, help="seconds that a deployment watches the new version")
+    parser.add_argument(
+        "--watch", type=float, default=0.5, help="seconds for which a deployment watches the new version"
+    )
     parser.add_argument("--output", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    console, root = Console(stderr=True, markup=False, emoji=False), Path.cwd() / WORK
-    common = {"watch": arguments.watch, "pause": arguments.pause, "console": console}
-    sections = Sections("swaps", arguments.output, goals=GOALS)
-    if arguments.deployments:
-        sections.keep("open loop", measure(root, arguments.deployments, rate=RATE, connections=64, **common))
-    if arguments.saturated:
-        sections.keep("saturated", measure(root, arguments.saturated, rate=0.0, connections=CONNECTIONS, **common))
-    rows = sections.found
-    show(rows, Console(markup=False, emoji=False))
-    print(json.dumps(sections.document))
-    return int(not all(held(row) for row in rows.values()))
+    options = parser.parse_args()
+    root = Path.cwd() / WORK
+    common = {"watch": options.watch, "pause": options.pause, "progress": console.progress()}
+    sections = Sections("swaps", options.output, goals=GOALS)
+    if options.deployments:
+        sections.write("open loop", measure(root, options.deployments, rate=RATE, connections=64, **common))
+    if options.saturated:
+        sections.write("saturated", measure(root, options.saturated, rate=0.0, connections=CONNECTIONS, **common))
+    show(sections.figures)
+    return sections.publish(failed=not all(map(goals_met, sections.figures.values())))
 
 
 if __name__ == "__main__":

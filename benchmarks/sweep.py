@@ -1,20 +1,18 @@
-"""Which settings TorchServe is fastest with: each is held against what is served, both on the machine at once.
+"""Compare settings of TorchServe with the present ones, both servers on the machine at once.
 
     python -m benchmarks.sweep               every setting, about 15 minutes on 2 cores
     python -m benchmarks.sweep --rounds 9    steadier
 
 Batch size, batch delay, workers and threads, JVM options and the front end's threads, each measured with `wrk` at 1, 16
-and 64 connections of small images and at 16 of large ones, against the same network as `benchmarks.serving`. A server
-with the settings of today stands beside one with another setting; one idles while the other is loaded, in turns of
-seconds, so that a machine that changes its pace changes both: what counts is the ratio of the two. The first row is the
-same settings twice, and shows what a ratio is worth. What is served stands in `serving.model_config.DEFAULTS`,
-`serving.shares` and config.properties. The last line is one JSON document.
+and 64 connections of small images and at 16 of large ones, with the same network as `benchmarks.serving`. A server with
+the present settings runs beside one with another setting; one idles while the other is loaded, in turns of seconds, so
+that a change of the machine's speed affects both: the result is the ratio of the two. The first row compares the
+present settings with themselves, and shows the noise of a ratio. The present settings are those of
+`serving.model_config.DEFAULTS`, `serving.shares` and config.properties. The last line is one JSON document.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -22,22 +20,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks import bodies, closed_loop, servers, trained
+from benchmarks import bodies, closed_loop, console, servers, trained
 from benchmarks.result import Origin
 from benchmarks.servers import NotMeasured, Running
 from benchmarks.serving import DRAWN
-from handlers.atomic import write_json
 from serving import archive, model_config, ports
 from serving.shares import Shares
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
 MODEL = "bench"
 APART = 500  # between the ports of the two servers
-# What is measured: images of which size, at how many connections, and how many times the seconds of one load: a load is
-# to answer all connections several times over
+# Load -> size of the images, connections, and its duration in multiples of `seconds`: every connection must get several
+# answers.
 LOADS = {
     "1": (bodies.SIZES[0], 1, 1),
     "16": (bodies.SIZES[0], 16, 2),
@@ -57,29 +51,29 @@ class Setting:
 
 
 def settings(cores: int) -> list[Setting]:
-    """Return what is compared; the first is what is served itself."""
-    found = [Setting("as served, twice")]
+    """Return the settings to compare; the first is the present one."""
+    settings = [Setting("as served, twice")]
     if cores > 1:
-        found.append(Setting(f"1 worker x {cores} threads", ("minWorkers=1",)))
-    found.append(Setting(f"{cores + 1} workers x 1 thread", (f"minWorkers={cores + 1}",)))
-    found += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 16)]
-    found += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 5)]
-    found += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseG1GC")]
-    found.append(Setting("both of Java's compilers", java="-XX:TieredStopAtLevel=4"))
-    found += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=2", "netty_client_threads=1")]
-    return found
+        settings.append(Setting(f"1 worker x {cores} threads", ("minWorkers=1",)))
+    settings.append(Setting(f"{cores + 1} workers x 1 thread", (f"minWorkers={cores + 1}",)))
+    settings += [Setting(f"batchSize {size}", (f"batchSize={size}",)) for size in (4, 16)]
+    settings += [Setting(f"maxBatchDelay {delay} ms", (f"maxBatchDelay={delay}",)) for delay in (0, 5)]
+    settings += [Setting(option, java=option) for option in ("-XX:+UseSerialGC", "-XX:+UseG1GC")]
+    settings.append(Setting("both of Java's compilers", java="-XX:TieredStopAtLevel=4"))
+    settings += [Setting(line, config=(line,)) for line in ("number_of_netty_threads=2", "netty_client_threads=1")]
+    return settings
 
 
 def config_of(text: str, setting: Setting) -> str:
-    """Return config.properties with what a setting adds."""
+    """Return config.properties with the lines of a setting."""
     (vmargs,) = [line for line in text.splitlines() if line.startswith("vmargs=")]
-    more = [f"{vmargs} {setting.java}"] if setting.java else []  # in the place of what is served with
+    more = [f"{vmargs} {setting.java}"] if setting.java else []  # overrides the present line
     return "\n".join([text, *more, *setting.config]) + "\n"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sweep:
-    """What all comparisons share: the served run, its precision, seconds of one load, pairs of loads, and ports."""
+    """The settings of all comparisons: run, precision, seconds of one load, pairs of loads, offset of ports."""
 
     run: Path
     precision: str
@@ -89,7 +83,7 @@ class Sweep:
 
     @contextlib.contextmanager
     def serve(self, setting: Setting, place: int) -> Iterator[Running]:
-        """Run the server of a setting, in one of two places, until it has been asked some small images."""
+        """Run the server of a setting, in one of two places, and warm it up with small images."""
         root = Path.cwd()
         folder = servers.empty(root / WORK / str(place))
         overrides = [*setting.archive, f"handler.precision={self.precision}"]
@@ -104,75 +98,66 @@ class Sweep:
             yield running
 
     def rate(self, running: Running, load: str) -> float:
-        """Return the requests/s of one load, once what the last one left behind is answered."""
+        """Return the requests/s of one load, after the requests left in the queue by the last one."""
         size, connections, times = LOADS[load]
         paths = bodies.draw(size, DRAWN)
         running.ask(paths[0].read_bytes())
-        done = closed_loop.run(
+        result = closed_loop.run(
             running.url, paths, connections=connections, seconds=times * self.seconds, headers=running.headers
         )
-        return round(done.requests_per_second, 1)
+        return round(result.requests_per_second, 1)
 
     def pairs(self, usual: Running, other: Running) -> dict[str, list[tuple[float, float]]]:
-        """Return the requests/s of both at each load, as often as there are rounds; who goes first takes turns."""
-        found: dict[str, list[tuple[float, float]]] = {}
+        """Return the requests/s of both at each load and round; they take turns in being measured first."""
+        pairs: dict[str, list[tuple[float, float]]] = {}
         for load in LOADS:
             for number in range(self.rounds):
                 order = (usual, other) if number % 2 else (other, usual)
-                rates = {each.url: self.rate(each, load) for each in order}
-                found.setdefault(load, []).append((rates[usual.url], rates[other.url]))
-        return found
+                rates = {running.url: self.rate(running, load) for running in order}
+                pairs.setdefault(load, []).append((rates[usual.url], rates[other.url]))
+        return pairs
 
 
 def row(title: str, pairs: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:
-    """Return the ratios of a setting to what is served at each load: median, lowest and highest."""
-    ratios = {load: sorted(other / usual for usual, other in each) for load, each in pairs.items()}
+    """Return the ratios of a setting to the present one at each load: median, lowest and highest."""
+    ratios = {load: sorted(other / usual for usual, other in rates) for load, rates in pairs.items()}
     return {
         "title": title,
-        "ratio": {load: round(statistics.median(each), 3) for load, each in ratios.items()},
-        "low": {load: round(each[0], 3) for load, each in ratios.items()},
-        "high": {load: round(each[-1], 3) for load, each in ratios.items()},
+        "ratio": {load: round(statistics.median(values), 3) for load, values in ratios.items()},
+        "low": {load: round(values[0], 3) for load, values in ratios.items()},
+        "high": {load: round(values[-1], 3) for load, values in ratios.items()},
         "pairs": pairs,
     }
 
 
-def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the table."""
-    table = Table("setting", *LOADS, title="times the requests/s of what is served, by connections")
-    for each in rows:
-        table.add_row(each["title"], *(f"{each['ratio'][load]:.2f}" for load in LOADS))
-    console.print(table)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure, print the table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("sweep", __doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of loads")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of the shortest load, whole ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of the shortest load, in whole seconds")
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
     origin = Origin("sweep", arguments)
-    console = Console(width=120, markup=False, emoji=False)
     try:
         closed_loop.find_wrk()
-        run = trained.run("resnet18", Path.cwd(), console.print)
+        run = trained.run("resnet18", Path.cwd())
         offset = ports.offset_of_environment()
     except (closed_loop.LoadError, trained.TrainingFailed, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sweep, rows = Sweep(run, options.precision, options.seconds, options.rounds, offset), []
     with sweep.serve(Setting("as served"), 0) as usual:
-        for each in settings(len(os.sched_getaffinity(0))):
+        for setting in settings(len(os.sched_getaffinity(0))):
             try:
-                with sweep.serve(each, 1) as other:
-                    rows.append(row(each.title, sweep.pairs(usual, other)))
+                with sweep.serve(setting, 1) as other:
+                    rows.append(row(setting.title, sweep.pairs(usual, other)))
             except (NotMeasured, closed_loop.LoadError, ZeroDivisionError) as error:
-                console.print(f"{each.title}: not measured: {error}")
+                print(f"{setting.title}: not measured: {error}", flush=True)
                 continue
-            console.print(f"{each.title}: {rows[-1]['ratio']}", highlight=False)
-    document = {
-        "benchmark": "sweep",
-        **origin.document(),
+            print(f"{setting.title}: {rows[-1]['ratio']}", flush=True)
+    cells = [(row["title"], *(f"{row['ratio'][load]:.2f}" for load in LOADS)) for row in rows]
+    console.print_table("requests/s relative to the present settings, by connections", ("setting", *LOADS), cells)
+    figures = {
         "precision": options.precision,
         "seconds": options.seconds,
         "number_of_rounds": options.rounds,
@@ -180,10 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         "archive": model_config.configure(()),
         "rows": rows,
     }
-    show(rows, console)
-    write_json(RESULT, document)
-    print(json.dumps(document))
-    return 0
+    return origin.publish(figures, RESULT)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How long does training from scratch take until frames that it has not seen are told apart? ASL, 64 x 64.
+"""Measure how long training from scratch takes to reach an accuracy on held-out frames. ASL alphabet, 64 x 64.
 
     python -m benchmarks.time_to_accuracy [--raw RAW] [--goal 0.995] [key=value ...]
 
-RAW is the raw ASL alphabet, by default that of SIGHTLINE_REAL_DATA; where there is none, frames are drawn, which says
-nothing of the real ones. The time is that of all epochs up to the first whole one after which the share of right
-answers on the held-out frames reaches the goal, validation included, without preparing the data. `key=value` are those
-of `training.train`; the batches are larger than the recipe's, which was made for a CPU.
+RAW is the raw ASL alphabet, by default that of SIGHTLINE_REAL_DATA; without it, frames are drawn, whose figures do not
+apply to real ones. The time is that of all epochs up to the first one after which the accuracy on the held-out frames
+reaches the goal, validation included, without preparing the data. `key=value` are settings of `training.train`; the
+batches are larger than those of the recipe, which is for a CPU.
 
 The last line is one JSON document; exits with 1 where the goal was not reached.
 """
@@ -22,9 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import console
+from benchmarks.result import publish
+
 GOAL = 0.995
 NAME, DRAWN = "time-to-accuracy", Path("data/raw/time-to-accuracy")
-# Four times the recipe's batches, twice its rate (the square root: arXiv:1404.5997), and the average of as many images.
+# Four times the recipe's batch size, twice its rate (the square root: arXiv:1404.5997), averaged over as many images.
 RECIPE = ("trainer.batch_size=256", "trainer.lr=0.2", "trainer.ema=0.992")
 
 
@@ -35,16 +38,16 @@ def reached(accuracies: Sequence[float], seconds: Sequence[float], goal: float) 
 
 
 def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Prepare, train anew, and return what came of it.
+    """Prepare, train from scratch, and return the figures.
 
     Raises:
-        CalledProcessError: a command failed, and has said why.
+        CalledProcessError: a command failed and printed why.
     """
     if raw is None:
         number = ["--images-per-class", str(images)] if images else []
         _do("training.generate", "asl_alphabet", str(DRAWN), "--size", "64", *number)
     data = ("dataset=asl_alphabet", f"store={NAME}")
-    prepared = [each for each in overrides if each.startswith("dataset.")]
+    prepared = [override for override in overrides if override.startswith("dataset.")]
     _do("training.prepare", *data, f"raw={(raw or DRAWN).absolute()}", *prepared)
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
@@ -52,37 +55,37 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     trained = json.loads((run / "train.json").read_text())
     with open(run / "metrics.csv", encoding="utf-8") as file:
         accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
-    found = reached(accuracies, trained["seconds_by_epoch"], goal)
-    kept = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
+    seconds = reached(accuracies, trained["seconds_by_epoch"], goal)
+    copied = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
     return {
         "benchmark": "time to accuracy",
         "command": " ".join(["python -m benchmarks.time_to_accuracy", *sys.argv[1:]]),
         "real": raw is not None,
         "goal": goal,
-        "seconds_to_goal": None if found is None else round(found, 2),
+        "seconds_to_goal": None if seconds is None else round(seconds, 2),
         "best": max(accuracies),
-        **{name: trained[name] for name in kept},
+        **{name: trained[name] for name in copied},
     }
 
 
 def real() -> Path | None:
-    """Return the folder of the real frames, None where there is none."""
+    """Return the folder of the real frames, or None."""
     named = os.environ.get("SIGHTLINE_REAL_DATA")
     folder = Path(named) / "asl_alphabet" if named else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def _do(module: str, *arguments: str) -> None:
-    # Standard output is for the result alone.
+    # Standard output is only for the result.
     subprocess.run([sys.executable, "-m", module, *arguments], stdout=sys.stderr, check=True)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("time_to_accuracy", __doc__)
     parser.add_argument("--raw", type=Path, help="folder of the raw ASL alphabet")
-    parser.add_argument("--goal", type=float, default=GOAL, help="share of right answers")
-    parser.add_argument("--images", type=int, metavar="N", help="drawn a class, where there are no real ones")
+    parser.add_argument("--goal", type=float, default=GOAL, help="accuracy to reach")
+    parser.add_argument("--images", type=int, metavar="N", help="number of drawn frames a class, without real ones")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser.parse_intermixed_args(arguments)
 
@@ -93,13 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = measure(options.raw or real(), options.goal, options.images, options.overrides)
     except subprocess.CalledProcessError as error:
-        print(f"error: {' '.join(error.cmd[1:4])} failed: its reason stands above", file=sys.stderr)
+        print(f"error: {' '.join(error.cmd[1:4])} failed: its reason is printed above", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    print(json.dumps(document))
-    return int(document["seconds_to_goal"] is None)
+    return publish(document, None, failed=document["seconds_to_goal"] is None)
 
 
 if __name__ == "__main__":

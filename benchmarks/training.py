@@ -1,19 +1,19 @@
-"""Does the loader hold training back? Images/s with it, and with one batch that stays on the device.
+"""Does the loader slow down training? Images/s with it, and with one batch that stays on the device.
 
     python -m benchmarks.training                                  generated images, 64 x 64
     python -m benchmarks.training dataset=petals trainer.epochs=1  a prepared data set, with its recipe
     python -m benchmarks.training --rounds 12 --steps 30 ...
 
-Both kinds take turns in one run, so that whatever else the machine does meets both; both augment, as the recipe says.
-A third kind, without augmentation, shows the share that augmentation takes. The same step as in training: augment,
-normalize, network, loss, backward, optimizer, in the precision that training would choose.
+Both kinds take turns in one run, so that other load of the machine affects both; both augment, as in the recipe. A
+third kind, without augmentation, shows the share of augmentation. The same step as in training: augment,
+normalize, network, loss, backward, optimizer, in the precision of training.
 
 Writes benchmarks/results/training.json (--output: another file); the last line is the same JSON document. Exits with 1
 where the loader reaches less than 95 % of the resident batch.
 """
 
 import argparse
-import json
+import itertools
 import statistics
 import sys
 import tempfile
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from benchmarks.result import TRAINING, Origin
-from handlers.atomic import write_json
+from benchmarks import console
+from benchmarks.result import TRAINING, Origin, publish
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.batches import Batch, Batches, Joined
@@ -71,34 +71,38 @@ def endless(batches: Batches) -> Iterator[Batch]:
 
 
 def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds of each round of `steps` steps, by kind."""
+    """Return the seconds of each round of `steps` steps, by kind; a first round warms up."""
     loader = endless(batches)
     resident = stepper.on_device(next(loader))
-    recipes = [module for module in stepper.module.modules() if isinstance(module, Augmentation)]
+    augmentations = [module for module in stepper.module.modules() if isinstance(module, Augmentation)]
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for number in range(rounds + 1):
-        for kind in KINDS:
-            for recipe in recipes:
-                recipe.enabled = kind != "not augmented"
-            if kind == "loader":
-                for _ in range(batches.prefetch + 1):  # what was gathered during the other kinds' turns
-                    next(loader)
-            stepper.wait()
-            began = time.perf_counter()
-            for _ in range(steps):
-                stepper.step(stepper.on_device(next(loader)) if kind == "loader" else resident)
-            stepper.wait()
-            if number:  # the first round warms up
-                seconds[kind].append(time.perf_counter() - began)
+    for number, kind in itertools.product(range(rounds + 1), KINDS):
+        for augmentation in augmentations:
+            augmentation.enabled = kind != "not augmented"
+        time = _round(stepper, loader if kind == "loader" else itertools.repeat(resident), steps, batches.prefetch)
+        if number:
+            seconds[kind].append(time)
     return seconds
+
+
+def _round(stepper: Stepper, source: Iterator[Batch], steps: int, prefetch: int) -> float:
+    """Return the seconds of `steps` steps, without the batches that were prefetched during the other kinds' turns."""
+    for _ in range(prefetch + 1):
+        next(source)
+    stepper.wait()
+    start = time.perf_counter()
+    for batch in itertools.islice(source, steps):
+        stepper.step(stepper.on_device(batch))
+    stepper.wait()
+    return time.perf_counter() - start
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("training", __doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--images", type=int, default=20_000, help="generated, where no data set is named")
+    parser.add_argument("--images", type=int, default=20_000, help="number of generated images, without a data set")
     parser.add_argument("--output", type=Path, default=RESULT)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     return parser.parse_args(arguments)
@@ -126,6 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     pace = {kind: images / statistics.median(times) for kind, times in seconds.items()}
     ratios = [b / a for a, b in zip(seconds["loader"], seconds["resident"], strict=True)]
     shares = [1 - b / a for a, b in zip(seconds["resident"], seconds["not augmented"], strict=True)]
+    ratio, share = statistics.median(ratios), statistics.median(shares)
     document = {
         "benchmark": "training",
         **origin.document(stepper.device.type),
@@ -136,20 +141,18 @@ def main(arguments: Sequence[str]) -> int:
         "augmentation": settings["augmentation"],
         "precision": "bf16" if stepper.bf16 else "fp32",
         "images_per_second": {kind: round(value, 1) for kind, value in pace.items()},
-        "ratio": round(statistics.median(ratios), 4),
+        "ratio": round(ratio, 4),
         "ratio_range": [round(min(ratios), 4), round(max(ratios), 4)],
         "goal": GOAL,
-        "augmentation_share": round(statistics.median(shares), 4),
+        "augmentation_share": round(share, 4),
         "rounds": options.rounds,
         "steps": options.steps,
     }
     for kind, value in pace.items():
         print(f"{kind:>14}  {value:8.1f} images/s")
-    print(f"{'ratio':>14}  {document['ratio']:8.3f}  (goal {GOAL})")
-    print(f"{'augmentation':>14}  {100 * statistics.median(shares):8.1f} % of the time")
-    write_json(options.output, document)
-    print(json.dumps(document))
-    return 0 if statistics.median(ratios) >= GOAL else 1
+    print(f"{'ratio':>14}  {ratio:8.3f}  (goal {GOAL})")
+    print(f"{'augmentation':>14}  {100 * share:8.1f} % of the time")
+    return publish(document, options.output, failed=ratio < GOAL)
 
 
 if __name__ == "__main__":

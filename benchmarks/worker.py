@@ -1,15 +1,14 @@
-"""What a worker costs: how long it takes to start, and how much memory it holds after many requests.
+"""Measure how long a worker takes to start, and its memory after many requests.
 
     python -m benchmarks.worker                     5 starts, then 20,000 requests of small images; about 2 minutes
     python -m benchmarks.worker --requests 100000
 
-Start-up counts from the start of each worker's process until TorchServe says READY, golden images included, of the
-slowest worker of each start. Memory is what is anonymous (private, not backed by a file), of the largest worker.
+Start-up lasts from the start of the slowest worker's process until TorchServe reports READY, golden images included.
+Memory is the anonymous memory (private, not backed by a file) of the largest worker.
 The last line is one JSON document.
 """
 
-import argparse
-import json
+import contextlib
 import statistics
 import sys
 import time
@@ -20,11 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import bodies, closed_loop, servers, trained
+from benchmarks import bodies, closed_loop, console, servers, trained
 from benchmarks.result import Origin
 from benchmarks.servers import Running
 from benchmarks.serving import DRAWN
-from handlers.atomic import write_json
 from serving import archive, ports
 from serving.client import Client, ClientError
 from serving.state import ServerState
@@ -41,22 +39,24 @@ def ready_after(folder: Path, timeout: float = 120.0) -> float:
         NotMeasured: none is ready in time.
     """
     deadline = time.monotonic() + timeout
-    seen: dict[int, float] = {}
+    ready: dict[int, float] = {}
     while time.monotonic() < deadline:
         state = ServerState.read(folder)
-        try:
-            if state is not None:
-                with Client.of_state(state) as client:
-                    status = client.describe(MODEL)
-                for worker in status.workers:
-                    if worker.status == "READY" and worker.pid > 0:
-                        seen.setdefault(worker.pid, time.time() - psutil.Process(worker.pid).create_time())
-                if status.ready:
-                    return max(seen.values())
-        except (ClientError, psutil.Error):
-            pass
+        with contextlib.suppress(ClientError, psutil.Error):
+            if state is not None and _all_ready(state, ready):
+                return max(ready.values())
         time.sleep(0.02)
     raise servers.NotMeasured(f"no worker is ready after {timeout:.0f} s")
+
+
+def _all_ready(state: ServerState, ready: dict[int, float]) -> bool:
+    """Add the age of each newly READY worker, by process id; return whether all are READY."""
+    with Client.of_state(state) as client:
+        status = client.describe(MODEL)
+    for worker in status.workers:
+        if worker.status == "READY" and worker.pid > 0:
+            ready.setdefault(worker.pid, time.time() - psutil.Process(worker.pid).create_time())
+    return status.ready
 
 
 def anonymous(folder: Path) -> list[float]:
@@ -66,12 +66,26 @@ def anonymous(folder: Path) -> list[float]:
     with Client.of_state(state) as client:
         pids = [worker.pid for worker in client.describe(MODEL).workers]
     lines = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in pids]
-    return [sum(int(line.split()[1]) for line in of if line.startswith("Anonymous:")) / 1024 for of in lines]
+    return [sum(int(line.split()[1]) for line in rollup if line.startswith("Anonymous:")) / 1024 for rollup in lines]
+
+
+def grow(folder: Path, running: Running, paths: list[Path], target: int) -> list[dict[str, float]]:
+    """Send `target` requests; return the memory of the largest worker before, between and after the loads."""
+    requests = 0
+    samples = [{"requests": 0.0, "anonymous_mb": round(max(anonymous(folder)), 1)}]
+    while requests < target:
+        load = closed_loop.run(running.url, paths, connections=CONNECTIONS, seconds=STEP, headers=running.headers)
+        if load.refused or load.broken:
+            raise servers.NotMeasured(f"{load.refused + load.broken} requests failed")
+        requests += load.requests
+        samples.append({"requests": float(requests), "anonymous_mb": round(max(anonymous(folder)), 1)})
+        print(f"{requests:,} of {target:,} requests: {samples[-1]['anonymous_mb']} MB", file=sys.stderr)
+    return samples
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write the result; 1 where a goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("worker", __doc__)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--precision", default="bf16")
@@ -93,46 +107,26 @@ def main(arguments: Sequence[str]) -> int:
         folder = servers.empty(root / WORK)
         archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
         serve = partial(servers.torchserve, python=servers.own_python(), root=root, offset=offset)
-        with ThreadPoolExecutor(1) as watching:
-            started = watching.submit(ready_after, folder)
+        with ThreadPoolExecutor(1) as pool:
+            ready = pool.submit(ready_after, folder)
             with serve(MODEL, folder, config, headers) as running:
-                starts.append(round(started.result(), 2))
+                starts.append(round(ready.result(), 2))
                 print(f"start {number} of {options.starts}: {starts[-1]:.2f} s", file=sys.stderr)
                 if number == options.starts:
                     memory = grow(folder, running, paths, options.requests)
-    document = {
-        "benchmark": "worker",
-        **origin.document(),
+    seconds, megabytes, requests = statistics.median(starts), memory[-1]["anonymous_mb"], memory[-1]["requests"]
+    print(f"process to READY: {seconds} s (goal {GOALS['start_seconds']}), median of {options.starts}")
+    print(f"anonymous after {requests:,.0f} requests: {megabytes} MB (goal {GOALS['anonymous_mb']:g})")
+    figures = {
         "precision": options.precision,
         "starts": starts,
-        "start_seconds": statistics.median(starts),
+        "start_seconds": seconds,
         "memory": memory,
-        "anonymous_mb": memory[-1]["anonymous_mb"],
-        "requests": memory[-1]["requests"],
+        "anonymous_mb": megabytes,
+        "requests": requests,
         "goals": GOALS,
     }
-    print(
-        f"process to READY: {document['start_seconds']} s (goal {GOALS['start_seconds']}), median of {options.starts}"
-    )
-    after = f"anonymous after {document['requests']:,.0f} requests: {document['anonymous_mb']} MB"
-    print(f"{after} (goal {GOALS['anonymous_mb']:g})")
-    write_json(RESULT, document)
-    print(json.dumps(document))
-    return int(document["start_seconds"] > GOALS["start_seconds"] or document["anonymous_mb"] > GOALS["anonymous_mb"])
-
-
-def grow(folder: Path, running: Running, paths: list[Path], wanted: int) -> list[dict[str, float]]:
-    """Send so many requests, and return the memory of the largest worker before, in between and after."""
-    sent = 0
-    found = [{"requests": 0.0, "anonymous_mb": round(max(anonymous(folder)), 1)}]
-    while sent < wanted:
-        load = closed_loop.run(running.url, paths, connections=CONNECTIONS, seconds=STEP, headers=running.headers)
-        if load.refused or load.broken:
-            raise servers.NotMeasured(f"{load.refused + load.broken} requests failed")
-        sent += load.requests
-        found.append({"requests": float(sent), "anonymous_mb": round(max(anonymous(folder)), 1)})
-        print(f"{sent:,} of {wanted:,} requests: {found[-1]['anonymous_mb']} MB", file=sys.stderr)
-    return found
+    return origin.publish(figures, RESULT, failed=any(figures[name] > goal for name, goal in GOALS.items()))
 
 
 if __name__ == "__main__":

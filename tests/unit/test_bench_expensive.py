@@ -27,14 +27,14 @@ ROW = json.loads(expensive.RESULT.read_text())["sections"]["large"]
     ],
 )
 def test_the_check_sees_what_is_lost_and_what_was_not_sent(change: dict[str, Any]) -> None:
-    assert expensive.held(ROW)
-    assert not expensive.held({**ROW, **change})
+    assert expensive.goals_met(ROW)
+    assert not expensive.goals_met({**ROW, **change})
 
 
 def test_a_request_that_fails_as_nobody_expects_is_counted(tmp_path: Path) -> None:
     with (
         mock.patch.object(Client, "predict", side_effect=ValueError("no answer")),
-        through_client(tmp_path, [b""], rate=100.0, deadline=1.0) as seen,
+        through_client(tmp_path, [b""], rate=100.0, deadline=1.0) as load,
     ):
-        assert seen.sent.wait(10)
-    assert seen.errors and seen.figures()["errors"] == ["ValueError: no answer"]
+        assert load.request_sent.wait(10)
+    assert load.errors and load.figures()["errors"] == ["ValueError: no answer"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import golden
-from benchmarks.golden import GATES, PRECISIONS, WRONG, Case
+from benchmarks.golden import FAULTS, GATES, PRECISIONS, Case
 from benchmarks.mutants import MUTANTS
 
 REFUSED = "golden image 7.jpg reaches the network with other pixels"
@@ -22,12 +22,12 @@ def test_what_passes_is_counted_and_what_changes_nothing_is_not() -> None:
         "gates": [gate],
         "good": [{"run": "random/0", "refused": None}],
     }
-    assert not any(golden.summary(found)[wrong] for wrong in WRONG)
+    assert not any(golden.summary(found)[wrong] for wrong in FAULTS)
     found["loads"] += [load("nearest", refused=None), load("black", precision="bf16", whole_refused=REFUSED)]
     found["gates"] += [{**gate, "deploy": "it is too slow", "verify": None}]
     found["good"] += [{"run": "runs/a", "refused": "broken"}]
     counts = golden.summary(found)
-    assert {wrong: counts[wrong] for wrong in WRONG if counts[wrong]} == {
+    assert {wrong: counts[wrong] for wrong in FAULTS if counts[wrong]} == {
         "counted and not refused": 1,
         "whole copies refused": 1,
         "good archives refused": 1,

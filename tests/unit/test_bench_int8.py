@@ -72,5 +72,5 @@ def test_torchao_that_is_not_there_is_said(
     monkeypatch: pytest.MonkeyPatch, network: torch.nn.Module, images: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao", None)  # as if it were not installed
-    with pytest.raises(int8.NotThereError, match=r"not installed .*: uv pip install torchao"):
+    with pytest.raises(int8.UnavailableError, match=r"not installed .*: uv pip install torchao"):
         int8.torchao(network, images[0])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import names
-from benchmarks.commands import Done, run
+from benchmarks.commands import Ended, run
 from benchmarks.layout_cases import classes
 from benchmarks.names import Attempts, Home
 
@@ -34,14 +34,14 @@ def test_what_is_no_name_is_refused_in_one_line_by_every_verb(name: str, home: H
 @pytest.mark.parametrize(
     ("done", "written", "fault"),
     [
-        (Done(0, "done", ""), False, "not refused: done"),
-        (Done(2, "", "usage: verify\nerror: unrecognized arguments: -a\n"), False, "not one line"),
-        (Done(1, "", "Traceback\n"), False, "not one line"),
-        (Done(1, "", "error: no\n"), True, "wrote /a"),
-        (Done(1, "", "error: no\n"), False, ""),
+        (Ended(0, "done", ""), False, "not refused: done"),
+        (Ended(2, "", "usage: verify\nerror: unrecognized arguments: -a\n"), False, "not one line"),
+        (Ended(1, "", "Traceback\n"), False, "not one line"),
+        (Ended(1, "", "error: no\n"), True, "wrote /a"),
+        (Ended(1, "", "error: no\n"), False, ""),
     ],
 )
-def test_the_check_sees_a_wrong_refusal(done: Done, written: bool, fault: str) -> None:
+def test_the_check_sees_a_wrong_refusal(done: Ended, written: bool, fault: str) -> None:
     seen = names.refusal_fault(done, {Path("/a")} if written else set())
     assert seen.startswith(fault) and bool(seen) == bool(fault)
 
@@ -58,11 +58,11 @@ def test_the_check_sees_a_wrong_refusal(done: Done, written: bool, fault: str) -
 def test_the_check_sees_another_names_files(
     code: int, written: str, fault: str, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def verb(*_: object) -> Done:
+    def verb(*_: object) -> Ended:
         path = home.folder / written
         path.parent.mkdir(parents=True)
         path.write_text("{}")
-        return Done(code, "", "")
+        return Ended(code, "", "")
 
     monkeypatch.setattr(home, "verb", verb)
     attempts = Attempts(home, "1.10", "raw")
