@@ -1,8 +1,8 @@
-"""The JPEG bodies that servers are asked with: three sizes as they come from the web, a page and a camera.
+"""The JPEG bodies of requests: three sizes, those of a thumbnail, a web page and a camera.
 
 200 x 200 in 5 KB, 640 x 480 in 28 KB and 4000 x 3000 in 1,100 KB, each within 10 %, baseline 4:2:0, photograph-like and
-drawn by rule, so that they are the same everywhere. Of each size there are several pictures, for what is cached is not
-measured. Real photographs are a fourth set where a folder of them is given.
+generated, so that they are the same everywhere. Each size has several pictures, so that caches do not distort the
+figures. A folder of real photographs can be a fourth set.
 """
 
 import base64
@@ -20,7 +20,7 @@ BOUNDARY = "sightline-benchmark"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Size:
-    """Pixels and kilobytes (1,000 bytes) of a picture, and how many different ones are drawn."""
+    """Pixels and kilobytes (1,000 bytes) of a picture, and the number of different ones."""
 
     width: int
     height: int
@@ -61,13 +61,13 @@ class Encoding:
 
 
 def draw(size: Size, folder: Path) -> list[Path]:
-    """Return the files of all pictures of a size, in a folder of their own; those that stand there are not drawn again.
+    """Return the files of all pictures of a size, in a subfolder; missing ones are drawn.
 
-    A file appears whole or not at all. Drawing one of 12 megapixels takes about 10 s.
+    Files are written atomically. Drawing one of 12 megapixels takes about 10 s.
     """
-    there = folder / f"{size.name}-{size.kilobytes:g}"
-    there.mkdir(parents=True, exist_ok=True)
-    paths = [there / f"{number:02d}.jpg" for number in range(size.count)]
+    subfolder = folder / f"{size.name}-{size.kilobytes:g}"
+    subfolder.mkdir(parents=True, exist_ok=True)
+    paths = [subfolder / f"{number:02d}.jpg" for number in range(size.count)]
     for number, path in enumerate(paths):
         if not path.is_file():
             with atomic.replacing(path) as part:
@@ -79,20 +79,21 @@ def photographs(folder: Path, copies: Path, count: int = 32) -> list[Path]:
     """Return copies of up to `count` JPEG files from anywhere in a folder, evenly from its sorted list.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder has none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise ValueError(f"{folder} has no .jpg file: name a folder of photographs")
     if copies.exists():
         shutil.rmtree(copies)
     copies.mkdir(parents=True)
-    chosen = [found[place * len(found) // count] for place in range(count)] if len(found) > count else found
-    return [Path(shutil.copy(path, copies / f"{number:02d}.jpg")) for number, path in enumerate(chosen)]
+    if len(paths) > count:
+        paths = [paths[place * len(paths) // count] for place in range(count)]
+    return [Path(shutil.copy(path, copies / f"{number:02d}.jpg")) for number, path in enumerate(paths)]
 
 
 def encode_all(paths: list[Path], encoding: Encoding, folder: Path) -> list[Path]:
-    """Return files that hold the bodies of requests: the images' own where they go as they are, else written here."""
+    """Return the files of request bodies: the images if they are sent raw, otherwise files written to `folder`."""
     if encoding.kind == "raw":
         return paths
     folder = folder / f"{encoding.kind}-{encoding.field}" / paths[0].parent.name

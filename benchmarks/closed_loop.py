@@ -1,6 +1,6 @@
-"""Closed-loop load: so many connections, each sending its next request when the last one is answered.
+"""Closed-loop load: each connection sends its next request when the last one is answered.
 
-`wrk`, a generator in C, is what sends, so that little of the cores goes to it; how much it is stands beside the rate.
+`wrk`, a generator in C, sends the requests, so that it takes little of the cores; the result has its share.
 """
 
 import dataclasses
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Self
 
 SCRIPT = Path(__file__).with_suffix(".lua")
-TIMEOUT = 30  # seconds in which wrk counts an answer as one; the slowest peer takes ten for 64 large images
+TIMEOUT = 30  # seconds of an answer; the slowest peer takes ten for 64 large images
 
 
 class LoadError(Exception):
-    """No load could be made; the message says what to do."""
+    """No load was sent; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one run: answers a second, latencies in milliseconds, failures, and the generator's share of cores.
+    """The figures of one run: answers a second, latencies in milliseconds, failures, and the cores that wrk used.
 
     `refused` answers had a status of 400 or more; `broken` requests got no answer. `generator_cores` is the processor
     time that wrk took by the time that passed.
@@ -40,41 +40,41 @@ class Load:
 
     @classmethod
     def of_output(cls, text: str, processor_seconds: float) -> Self:
-        """Read what the script printed last.
+        """Read the last line of the script's output.
 
         Raises:
-            LoadError: it printed nothing of the kind.
+            LoadError: it has no figures.
         """
         lines = text.strip().splitlines() or [""]
         try:
-            found: dict[str, Any] = json.loads(lines[-1])
-            seconds = found["microseconds"] / 1e6
-            answered = found["requests"] - found["refused"]
+            figures: dict[str, Any] = json.loads(lines[-1])
+            seconds = figures["microseconds"] / 1e6
+            answered = figures["requests"] - figures["refused"]
             return cls(
                 requests_per_second=answered / seconds,
-                p50=found["p50"] / 1e3,
-                p90=found["p90"] / 1e3,
-                p99=found["p99"] / 1e3,
-                longest=found["max"] / 1e3,
-                requests=found["requests"],
-                refused=found["refused"],
-                broken=found["broken"] + found["timeouts"],
+                p50=figures["p50"] / 1e3,
+                p90=figures["p90"] / 1e3,
+                p99=figures["p99"] / 1e3,
+                longest=figures["max"] / 1e3,
+                requests=figures["requests"],
+                refused=figures["refused"],
+                broken=figures["broken"] + figures["timeouts"],
                 generator_cores=processor_seconds / seconds,
             )
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise LoadError(f"wrk said nothing that can be read: {lines[-1][:200]!r}") from error
+            raise LoadError(f"wrk printed no figures: {lines[-1][:200]!r}") from error
 
 
 def find_wrk() -> str:
-    """Return where wrk is.
+    """Return the path of wrk.
 
     Raises:
         LoadError: it is not installed.
     """
-    found = shutil.which("wrk")
-    if found is None:
+    path = shutil.which("wrk")
+    if path is None:
         raise LoadError("wrk is not installed: apt-get install wrk (or your system's package of that name)")
-    return found
+    return path
 
 
 def run(
@@ -90,11 +90,11 @@ def run(
     for name, value in (headers or {}).items():
         command += ["--header", f"{name}: {value}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, url, "--", *map(str, bodies)], capture_output=True, text=True, timeout=seconds + 4 * TIMEOUT
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise LoadError(f"wrk failed: {(done.stderr or done.stdout).strip()[:200]}")
+    if process.returncode:
+        raise LoadError(f"wrk failed: {(process.stderr or process.stdout).strip()[:200]}")
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Load.of_output(done.stdout, spent)
+    return Load.of_output(process.stdout, spent)

@@ -1,9 +1,9 @@
-"""Load artifacts as a worker does, with copies of `handlers`: what `benchmarks.golden` runs, in a process of its own.
+"""Load artifacts as a worker does, with copies of `handlers`; `benchmarks.golden` runs it as a separate process.
 
     python benchmarks/golden_loads.py LOADS.json > REPORTS.json
 
 LOADS.json is a list of {"handlers": folder of the package, "weights": file, "config": model-config.yaml}; a report is
-{"refused": message or null, "digest": of pixels and answers, "own": of those of the data set's own images}.
+{"refused": message or null, "digest": of pixels and answers, "own": only of those of the data set's images}.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def use(folder: str) -> None:
-    """Have imports of `handlers` take the copy in a folder."""
+    """Import `handlers` from the copy in a folder."""
     if sys.path[0] == folder:
         return
     for name in [name for name in sys.modules if name.partition(".")[0] == "handlers"]:
@@ -39,7 +39,7 @@ def load(weights: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def digests(weights: Path, precision: str) -> dict[str, str]:
-    """Return what changes with any pixel or answer."""
+    """Return digests that change with any pixel or answer."""
     from handlers import golden
     from handlers.classifier import Classifier
 
@@ -48,7 +48,7 @@ def digests(weights: Path, precision: str) -> dict[str, str]:
     for image in golden.read(weights.with_name(golden.FILE)):
         (pixels,) = golden.decoded(classifier, [image.image])
         inputs, answer = classifier.levels([pixels]), classifier.predict([pixels])
-        content = b"".join(each.contiguous().numpy().tobytes() for each in (pixels, inputs, answer))
+        content = b"".join(tensor.contiguous().numpy().tobytes() for tensor in (pixels, inputs, answer))
         everything.update(content)
         if not image.drawn:
             own.update(content)
@@ -59,9 +59,9 @@ def main() -> None:
     """Write the reports of all loads."""
     reports = []
     with contextlib.redirect_stdout(sys.stderr):
-        for each in json.loads(Path(sys.argv[1]).read_text()):
-            use(str(Path(each["handlers"]).parent))
-            reports.append(load(Path(each["weights"]), each["config"]))
+        for case in json.loads(Path(sys.argv[1]).read_text()):
+            use(str(Path(case["handlers"]).parent))
+            reports.append(load(Path(case["weights"]), case["config"]))
     print(json.dumps(reports))
 
 

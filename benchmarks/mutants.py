@@ -11,7 +11,7 @@ from serving import package
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mutant:
-    """What is replaced in a file of `handlers`, and by what."""
+    """A replacement of text in a file of `handlers`."""
 
     file: str
     old: str
@@ -46,7 +46,7 @@ def write(mutant: Mutant | None, folder: Path) -> Path:
     """Copy `handlers` into a folder, broken or whole, and return the copy.
 
     Raises:
-        ValueError: what is to be replaced is not there, or more than once.
+        ValueError: the text to replace does not occur exactly once.
     """
     copied = folder / "handlers"
     shutil.copytree(package.HANDLERS, copied, ignore=shutil.ignore_patterns("__pycache__"))

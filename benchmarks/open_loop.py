@@ -1,7 +1,7 @@
-"""Open-loop load: requests leave at times that were set before, whether or not the last ones have been answered.
+"""Open-loop load: requests are sent at scheduled times, whether or not earlier ones have been answered.
 
-Latency counts from the time that a request was to leave, not from when it did: a server that stalls is charged with
-everything that piled up behind the stall (coordinated omission). A closed loop cannot see that.
+Latency counts from the scheduled time, not from the actual sending: a stall of the server counts for all requests that
+queue behind it (coordinated omission). A closed loop cannot measure that.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-# Beyond this lateness the generator itself is what was measured. The event loop rounds its waits up to a millisecond.
+# Beyond this lateness the generator is the bottleneck. The event loop rounds its waits up to a millisecond.
 LATE = 0.003  # seconds, of the 99th percentile
 MOST = 10**7  # requests of a closed loop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request; times in seconds of `time.perf_counter`, which processes of one machine share.
+    """The answer to one request; times in seconds of `time.perf_counter`, which processes of one machine share.
 
-    `status` is 0 where no answer came before the deadline or the connection broke; `number` is the body's, or the
-    request's own where it carries one.
+    `status` is 0 if no answer arrived before the deadline or the connection broke; `number` is that of the body, or of
+    the request if it carries one.
     """
 
     number: int
@@ -35,16 +35,16 @@ class Answer:
 
     @property
     def latency(self) -> float:
-        """Return the seconds from when it was to leave."""
+        """Return the seconds since the scheduled sending."""
         return self.received - self.due
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Latencies:
-    """What came of one run; times in milliseconds from the scheduled sending.
+    """The figures of one run; times in milliseconds from the scheduled sending.
 
-    `lateness` is the 99th percentile of how much later than scheduled requests left on a connection that was free;
-    `behind` says that this is too much to trust the latencies. `waited` requests found no connection free in time.
+    `lateness` is the 99th percentile of the delay between schedule and sending on free connections; `behind` says that
+    it is too long to trust the latencies. `waited` requests had to wait for a free connection.
     """
 
     rate: float
@@ -59,7 +59,7 @@ class Latencies:
 
 
 def schedule(rate: float, seconds: float, *, poisson: bool = True, seed: int = 0) -> list[float]:
-    """Return the times in seconds at which requests leave: as independent users do (Poisson), or evenly.
+    """Return the times in seconds of requests: those of independent users (Poisson), or even ones.
 
     Raises:
         ValueError: rate or seconds is not above 0.
@@ -77,8 +77,8 @@ def schedule(rate: float, seconds: float, *, poisson: bool = True, seed: int = 0
 def summarize(latencies: Sequence[float], lateness: Sequence[float], *, rate: float, waited: int) -> Latencies:
     """Return the figures of a run from seconds; a latency of NaN is a request that failed.
 
-    A failure takes part in the quantiles as the longest latency of all: leaving it out would make a server that drops
-    requests look fast.
+    A failure counts in the quantiles as the longest latency: without it a server that drops requests would look
+    fast.
     """
     values = np.asarray(latencies, dtype=float)
     failed = int(np.isnan(values).sum())
@@ -114,7 +114,7 @@ def run(
     """
     run = Run(url, bodies, times, headers or {}, timeout)
     asyncio.run(run.all(connections))
-    latencies = [each.latency if each.status == 200 else float("nan") for each in run.answers]
+    latencies = [answer.latency if answer.status == 200 else float("nan") for answer in run.answers]
     rate = len(times) / times[-1] if times[-1] else 0.0
     return summarize(latencies, run.lateness, rate=round(rate, 2), waited=run.waited)
 
@@ -139,8 +139,8 @@ def numbered(
 class Run:
     """One run: connections that take the next scheduled request as soon as they are free, until it is stopped.
 
-    `answers` holds what came of each request that was sent, in the order in which they ended. Where `tag` is given, a
-    header of that name carries each request's number, from `first` on.
+    `answers` has an entry for each request, in the order of their ends. A header named `tag`, if given, carries each
+    request's number, from `first` on.
     """
 
     def __init__(
@@ -168,16 +168,16 @@ class Run:
         self.stopped = True
 
     async def all(self, connections: int) -> None:
-        """Send everything over so many connections, which all stand before the first request leaves."""
+        """Send all requests over `connections`, which are open before the first request."""
         streams = [await asyncio.open_connection(self.host, self.port) for _ in range(connections)]
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
         await asyncio.gather(*(self._connection(*stream) for stream in streams))
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while self.next < len(self.times) and not self.stopped:
             number = self.next
             self.next += 1
-            due = self.began + self.times[number]
+            due = self.start + self.times[number]
             wait = due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
@@ -211,22 +211,22 @@ class Run:
         return Answer(which, due, sent, time.perf_counter(), status, version, body)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """Connect anew; while nobody listens, requests that are due fail, until there are none left."""
+        """Connect again; while connecting fails, requests that are due fail too."""
         while self.next < len(self.times) and not self.stopped:
             try:
                 return await asyncio.open_connection(self.host, self.port)
             except OSError:
                 await asyncio.sleep(0.02)
             now = time.perf_counter()
-            while self.next < len(self.times) and self.began + self.times[self.next] < now:
-                which, due = self.next % len(self.requests), self.began + self.times[self.next]
+            while self.next < len(self.times) and self.start + self.times[self.next] < now:
+                which, due = self.next % len(self.requests), self.start + self.times[self.next]
                 self.next += 1
                 self.answers.append(Answer(which, due, now, now, 0, "", b""))
         return None
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str, bytes]:
-    """Read one whole answer: its status, the model's version, and the body; ValueError where its length is not told."""
+    """Read one answer: its status, the model's version, and the body; ValueError without a Content-Length."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     lines = head.split("\r\n")
     fields = dict(line.split(":", 1) for line in lines[1:] if ":" in line)

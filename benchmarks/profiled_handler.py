@@ -1,8 +1,9 @@
 """The handler with a clock at each of its stages, for `benchmarks.profile`, which puts this file into an archive.
 
 Each batch is one line of JSON in SIGHTLINE_PROFILE/<process>.jsonl: the requests' numbers (their header `profile-id`),
-when its first byte came, when the handler began and ended, when its answer was sent, and the seconds of each stage.
-All clocks of a machine's processes are one (`time.monotonic`), so a client's own times can be held against these.
+when its first byte arrived, when the handler began and ended, when its answer was sent, and the seconds of each
+stage.
+All processes of a machine share one clock (`time.monotonic`), so the times of a client can be compared with these.
 """
 
 import json

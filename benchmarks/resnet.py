@@ -1,4 +1,4 @@
-"""The network that benchmarks of speed ask, ResNet-18 at 224 x 224 with 12 classes, and drawn scenes to ask about."""
+"""The network of benchmarks of speed, ResNet-18 at 224 x 224 with 12 classes, and drawn scenes for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ SIDE, CLASSES, BATCH = 224, 12, 64
 
 
 def spec(classes: int = CLASSES, side: int = SIDE, network: str = "resnet18") -> Spec:
-    """Return what goes inside the artifact."""
+    """Return the spec of the artifact."""
     names = tuple(places365.names()[label].split("/", 2)[-1] for label in places365.chosen(classes))
     return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network=network)
 
@@ -26,25 +26,25 @@ def spec(classes: int = CLASSES, side: int = SIDE, network: str = "resnet18") ->
 def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return drawn scenes of the classes of a spec, normalised float32 (N, 3, S, S), classes mixed, and labels (N,).
 
-    `side` 0 is what a network learns and is calibrated from, 1 what it is judged on.
+    `side` 0 is for training and calibration, 1 for testing.
     """
     preprocess = Preprocess(of.preprocess)
     labels = [label for _ in range(images_per_class) for label in range(len(of.classes))]
-    # The list of Places365 puts classes into a folder for each letter, which names of a data set leave out.
+    # The list of Places365 has a folder for each letter, which names of a data set omit.
     names = [name.split("/", 2)[-1] for name in places365.names()]
     numbers = [names.index(name) for name in of.classes]
     size = of.preprocess.image_size
     encoded = [
         places365.image(0, numbers[label], side, index // len(of.classes), size) for index, label in enumerate(labels)
     ]
-    return preprocess([decode(each) for each in encoded]), torch.tensor(labels)
+    return preprocess([decode(data) for data in encoded]), torch.tensor(labels)
 
 
 def untrained(classes: int = CLASSES, kind: str = "resnet18") -> Network:
     """Return the network with seeded random weights.
 
-    A deeper one begins as its shortcuts alone (zero_init_residual): with random weights everywhere it would leave the
-    range of fp16.
+    In a deeper one the residual branches start at zero (zero_init_residual): with random weights everywhere its values
+    would exceed the range of fp16.
     """
     torch.manual_seed(0)
     return build({"kind": kind, "zero_init_residual": kind != "resnet18"}, classes, 3, SIDE).eval()
@@ -64,7 +64,7 @@ def learnt(run: Path) -> Network:
 
 
 def batches(images: torch.Tensor, size: int = BATCH) -> list[torch.Tensor]:
-    """Return parts of (N, ...) with `size` images each, the last one with what is left."""
+    """Return parts of (N, ...) with `size` images each, the last one with the remainder."""
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 

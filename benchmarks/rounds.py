@@ -1,4 +1,4 @@
-"""Works that take turns on one core, so that whatever else the machine does meets all of them."""
+"""Works that take turns on one core, so that other load of the machine affects all of them."""
 
 import contextlib
 import importlib.metadata
@@ -33,27 +33,27 @@ def take_turns(works: Mapping[str, Work], rounds: int, turn: float) -> dict[str,
     """
     passes = {}
     for name, work in works.items():
-        work()  # loads what is loaded at first use
-        began = time.perf_counter()
+        work()  # warm-up
+        start = time.perf_counter()
         work()
-        passes[name] = max(1, math.ceil(turn / (time.perf_counter() - began)))
-    taken: dict[str, list[float]] = {name: [] for name in works}
+        passes[name] = max(1, math.ceil(turn / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             work = works[name]
-            began = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(passes[name]):
                 work()
-            taken[name].append((time.perf_counter() - began) / passes[name])
-    return taken
+            times[name].append((time.perf_counter() - start) / passes[name])
+    return times
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
-    found = {}
+    """Return the versions of the packages that are installed."""
+    installed = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed

@@ -1,4 +1,4 @@
-"""Servers under measurement: each started alone, asked until it answers, and ended by its process id."""
+"""Servers under measurement: start one server at a time, wait until it answers, and end it by its process id."""
 
 import contextlib
 import dataclasses
@@ -15,23 +15,23 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serving import server, state
+from serving import server
 from serving.ports import Address, is_free
 from serving.shares import HUGE_PAGES
-from serving.state import ServerState
+from serving.state import ServerState, end_tree
 
 START_TIMEOUT = 180.0  # seconds
-PROBE_TIMEOUT = 120.0  # seconds until the last of what a load left behind is answered
+PROBE_TIMEOUT = 120.0  # seconds, in which the queue of the last load is emptied
 TOP_1 = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:\s*[0-9.eE+-]+\s*[,}]')
 
 
 class NotMeasured(Exception):
-    """A row cannot be measured; the message is the reason that is recorded."""
+    """A row cannot be measured; the message is its recorded reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers: where requests go, and with which headers."""
+    """A running server: the address and the headers of its requests."""
 
     url: str
     headers: dict[str, str]
@@ -40,7 +40,7 @@ class Running:
         """Return the answer to one request.
 
         Raises:
-            NotMeasured: it is refused, or there is none.
+            NotMeasured: it is refused, or no answer arrives.
         """
         try:
             answer = httpx.post(self.url, content=body, headers=self.headers, timeout=timeout)
@@ -52,22 +52,22 @@ class Running:
 
 
 def top_1(answer: bytes) -> str:
-    """Return the first label of an answer, which may stand in an envelope.
+    """Return the first label of an answer, which may be wrapped in an envelope.
 
     Raises:
-        NotMeasured: there is no object of labels and probabilities in it.
+        NotMeasured: it has no object of labels and probabilities.
     """
-    found = TOP_1.findall(answer)
-    if not found:
+    labels = TOP_1.findall(answer)
+    if not labels:
         raise NotMeasured(f"the answer has no probabilities: {answer[:100]!r}")
-    return str(json.loads(found[-1]))  # an envelope's own numbers stand before
+    return str(json.loads(labels[-1]))  # numbers of the envelope precede them
 
 
 @contextlib.contextmanager
 def peer(
     command: Sequence[str], path: str, headers: Mapping[str, str], body: bytes, *, port: int, root: Path, log: Path
 ) -> Iterator[Running]:
-    """Run a command that serves `path` on `port`, from the moment that it answers `body`.
+    """Run a command that serves `path` on `port`; the block starts when it answers `body`.
 
     Raises:
         NotMeasured: it ended, or does not answer; the reason ends with the last line of its log.
@@ -75,7 +75,7 @@ def peer(
     if not is_free(Address("127.0.0.1", port)):
         raise NotMeasured(f"port {port} is taken")
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Memory as our own server sets it: what differs is to be the server.
+    # The memory settings of our server: only the server must differ.
     environment = {**os.environ, "GLIBC_TUNABLES": HUGE_PAGES, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     running = Running(f"http://127.0.0.1:{port}{path}", dict(headers))
     with open(log, "wb") as file:
@@ -104,20 +104,20 @@ def _wait(process: subprocess.Popen[bytes], running: Running, body: bytes, log: 
     raise NotMeasured(f"no answer within {START_TIMEOUT:.0f} s ({reason}): {_last_line(log)}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(started: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(process.pid)
-        below = tree.children(recursive=True)
-        state.end_tree(tree)
-        for each in below:  # what outlived its parent, which had no time to end it
+        parent = psutil.Process(started.pid)
+        below = parent.children(recursive=True)
+        end_tree(parent)
+        for process in below:  # those that outlived their parent
             with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-    process.wait()
+                process.kill()
+    started.wait()
 
 
 def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "without output"
 
 
 @contextlib.contextmanager
@@ -125,9 +125,9 @@ def torchserve(
     name: str, folder: Path, config: str, headers: Mapping[str, str], *, python: Path, root: Path, offset: int,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:  # fmt: skip
-    """Run TorchServe in `folder` with the archive `name` of its model_store, from the moment that it is ready.
+    """Run TorchServe in `folder` with the archive `name` of its model_store; the block starts when it is ready.
 
-    `config` is the text of config.properties; `python` decides with which packages workers run.
+    `config` is the text of config.properties; `python` is the interpreter of the workers.
 
     Raises:
         NotMeasured: it does not start, or a worker does not load.
@@ -137,20 +137,20 @@ def torchserve(
     command += ["--timeout", f"{START_TIMEOUT:.0f}"]
     variables = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200", **(environment or {})}
     try:
-        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-        found = ServerState.read(folder)
-        if done.returncode or found is None:
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["TorchServe did not start"]
+        process = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        state = ServerState.read(folder)
+        if process.returncode or state is None:
+            lines = [line for line in process.stderr.splitlines() if line.strip()] or ["TorchServe did not start"]
             errors = [line for line in lines if re.search(r"Error|error:", line)]
             raise NotMeasured((errors or lines)[-1][:300])
-        key = json.loads(Path(found.key_file).read_text())["inference"]["key"]
-        yield Running(f"{found.inference}/predictions/{name}", {**headers, "Authorization": f"Bearer {key}"})
+        key = json.loads(Path(state.key_file).read_text())["inference"]["key"]
+        yield Running(f"{state.inference}/predictions/{name}", {**headers, "Authorization": f"Bearer {key}"})
     finally:
         server.stop(root=folder)
 
 
 def empty(folder: Path) -> Path:
-    """Return the folder of a server, emptied; a server that an earlier run left there is ended first."""
+    """Empty the folder of a server and return it; a server of an earlier run is ended first."""
     if folder.exists():
         server.stop(root=folder)
         shutil.rmtree(folder)
@@ -159,5 +159,5 @@ def empty(folder: Path) -> Path:
 
 
 def own_python() -> Path:
-    """Return the interpreter of our own environment."""
+    """Return the interpreter of this environment."""
     return Path(sys.executable)

@@ -1,4 +1,4 @@
-"""The stages of a request, from a client's and a worker's clocks: they add up to the request, or are refused."""
+"""The stages of a request, from the clocks of a client and a worker: their sum must be the time of the request."""
 
 import dataclasses
 import statistics
@@ -37,21 +37,21 @@ class Sent:
 
 
 class ProfileError(Exception):
-    """The times cannot be told apart; the message says why."""
+    """The times are inconsistent; the message says why."""
 
 
 def means(requests: Sequence[Sent], batches: Iterable[dict[str, Any]], waited: float) -> dict[str, float]:
-    """Return the mean seconds of each of `STAGES` over requests that waited `waited` seconds in queues, all together.
+    """Return the mean seconds of each of `STAGES` over requests that waited `waited` seconds in queues in total.
 
     Raises:
-        ProfileError: a request is in no batch, or a stage took less than no time.
+        ProfileError: a request is in no batch, or a stage took negative time.
     """
     batch_of = {int(number): batch for batch in batches for number in batch["ids"] if number is not None}
-    lost = [request.number for request in requests if request.number not in batch_of]
-    if lost or not requests:
-        raise ProfileError(f"{len(lost)} of {len(requests)} requests are in no batch that a worker wrote down")
-    found = [_stages(request, batch_of[request.number]) for request in requests]
-    mean = {name: statistics.fmean(each[name] for each in found) for name in STAGES}
+    missing = sum(request.number not in batch_of for request in requests)
+    if missing or not requests:
+        raise ProfileError(f"{missing} of {len(requests)} requests are in no batch that a worker wrote down")
+    split = [_stages(request, batch_of[request.number]) for request in requests]
+    mean = {name: statistics.fmean(stages[name] for stages in split) for name in STAGES}
     mean[QUEUE] = waited / len(requests)
     mean["front end, before"] -= mean[QUEUE]
     total = statistics.fmean(request.seconds for request in requests)
@@ -66,11 +66,11 @@ def means(requests: Sequence[Sent], batches: Iterable[dict[str, Any]], waited: f
 def _stages(request: Sent, batch: dict[str, Any]) -> dict[str, float]:
     """Return the seconds of each stage of one request; the queue's are still in the front end's."""
     spent: dict[str, float] = batch["stages"]
-    # Threads decode side by side: their shares of the time that passed.
-    together = max(spent["decode"] + spent["resize"], 1e-12)
+    # Threads decode in parallel: each gets its share of the elapsed time.
+    total = max(spent["decode"] + spent["resize"], 1e-12)
     inside = {
-        "decode": spent["decode and resize"] * spent["decode"] / together,
-        "resize": spent["decode and resize"] * spent["resize"] / together,
+        "decode": spent["decode and resize"] * spent["decode"] / total,
+        "resize": spent["decode and resize"] * spent["resize"] / total,
         **{name: spent[name] for name in ("normalize", "network", "answer")},
     }
     return {

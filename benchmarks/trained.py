@@ -1,7 +1,7 @@
-"""The runs that the serving benchmark serves: trained by the project's own commands, on images that it draws.
+"""The runs of the serving benchmark: trained by the commands of the project, on drawn images.
 
-What is measured is speed, so training is short: enough for answers that differ between images. A run that stands is
-left alone.
+Only speed is measured, so training is short: enough for answers that differ between images. An existing run is used
+again.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 
 CLASSES, IMAGE_SIZE = 12, 224
 RAW, STORE = "data/raw/bench-scenes", "bench"
-# network -> what its training is told besides
+# network -> overrides of its training
 NETWORKS = {
     "resnet18": ("network=resnet18", "trainer.epochs=4"),
     "resnet50": ("network=resnet50", "trainer.epochs=1", "split.images_per_class=4"),
@@ -21,11 +21,11 @@ NETWORKS = {
 
 
 class TrainingFailed(Exception):
-    """A command failed; the message is what it said last."""
+    """A command failed; the message is the last line of its output."""
 
 
 def run(network: str, root: Path, say: Callable[[str], None] = print, *, timeout: float | None = None) -> Path:
-    """Return `runs/bench-<network>` with its model.pt; train it where it is not there.
+    """Return `runs/bench-<network>` with its model.pt; train it if it is missing.
 
     Raises:
         TrainingFailed: one of the project's commands failed, or took longer than `timeout` seconds.
@@ -45,9 +45,9 @@ def run(network: str, root: Path, say: Callable[[str], None] = print, *, timeout
 def _do(root: Path, timeout: float | None, module: str, *arguments: str) -> None:
     command = [sys.executable, "-m", module, *arguments]
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
+        process = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise TrainingFailed(f"python -m {module} took longer than {timeout:g} s") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+    if process.returncode:
+        lines = (process.stderr or process.stdout).strip().splitlines() or ["no reason given"]
         raise TrainingFailed(f"python -m {module} {' '.join(arguments)}: {lines[-1]}")
