@@ -1,11 +1,11 @@
-"""What each stage of an answer reaches alone, on a GPU or the CPU: decoding, preprocessing, the network, copies.
+"""Measure each stage of an answer separately, on a GPU or the CPU: decoding, preprocessing, the network, copies.
 
     python -m benchmarks.gpu_ceilings RUN --device cuda --bodies FOLDER [--bodies FOLDER ...] [--seconds 2]
 
-Each is a loop over batches of 64, with what comes before it done already, and the device waited for at the end. Then
-all of them together, in process, and how many labels are those that float32 gives on the CPU, where every JPEG file is
-decoded by libjpeg; at last, where a batch's time goes (`benchmarks.gpu_profile`). All rates are images a second. Each
-line is one JSON document of what there is so far.
+Each is a loop over batches of 64, whose earlier stages are computed before, and waits for the device at the end. Then
+all stages in process, and the agreement of labels with float32 on the CPU, which decodes every JPEG file by libjpeg;
+finally the time of a batch by stage and kernel (`benchmarks.gpu_profile`). All rates are images a second. Each line is
+one JSON document of the results so far.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import console
 from benchmarks.gpu_page import ALL, RESIZED
 from benchmarks.gpu_profile import profile, wait
 from benchmarks.in_process import read
@@ -44,22 +45,22 @@ WARM_UP = 3  # batches
 
 
 def rate(work: Callable[[], object], images: int, device: torch.device, seconds: float) -> float:
-    """Return images a second of a work that does so many a call."""
+    """Return images a second of a function that processes `images` images a call."""
     for _ in range(WARM_UP):
         work()
     wait(device)
-    began, calls = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    start, calls = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         work()
         calls += 1
         if calls % 8 == 0:
-            wait(device)  # what is queued is not done
+            wait(device)  # for the queued kernels
     wait(device)
-    return round(images * calls / (time.perf_counter() - began), 1)
+    return round(images * calls / (time.perf_counter() - start), 1)
 
 
 def decoding(bodies: Sequence[bytes], device: torch.device, seconds: float) -> float:
-    """Return images a second of the device's decoder; on the CPU libjpeg stands in for nvJPEG."""
+    """Return images a second of the device's decoder; on the CPU libjpeg replaces nvJPEG."""
     return rate(lambda: nvjpeg.decode(bodies, "rgb", device), len(bodies), device, seconds)
 
 
@@ -70,20 +71,20 @@ def decoding_on_cpu(bodies: Sequence[bytes], preprocess: Preprocess, seconds: fl
 
 
 def _nvimgcodec(bodies: Sequence[bytes], device: torch.device) -> Callable[[], object]:
-    """Return a call of NVIDIA's nvImageCodec, where that is installed.
+    """Return a call of NVIDIA's nvImageCodec.
 
     Raises:
-        ImportError: it is not, or there is no GPU for it.
+        ImportError: it is not installed, or the device is not a GPU.
     """
     if device.type != "cuda":
         raise ImportError("nvImageCodec needs a GPU")
     library: Any = importlib.import_module("nvidia.nvimgcodec")
     decoder = library.Decoder(device_id=device.index or 0)
-    return lambda: [torch.utils.dlpack.from_dlpack(each.to_dlpack()) for each in decoder.decode(list(bodies))]
+    return lambda: [torch.utils.dlpack.from_dlpack(image.to_dlpack()) for image in decoder.decode(list(bodies))]
 
 
 def preprocessing(preprocess: Preprocess, size: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Return images a second of resizing with normalising, and of Kornia's normalising alone, from decoded images."""
+    """Return images a second of resizing with normalising, and of only Kornia's normalising, from decoded images."""
     device = preprocess.mean.device
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     images = list(torch.randint(0, 256, (BATCH, preprocess.spec.channels, *size), dtype=torch.uint8, device=device))
@@ -103,18 +104,18 @@ def copies(shape: tuple[int, int, int], device: torch.device, seconds: float) ->
     images = torch.zeros((BATCH, *shape), dtype=torch.uint8)
     if device.type == "cuda":
         images = images.pin_memory()
-    there = torch.empty_like(images, device=device)
-    return rate(lambda: there.copy_(images, non_blocking=True), BATCH, device, seconds)
+    target = torch.empty_like(images, device=device)
+    return rate(lambda: target.copy_(images, non_blocking=True), BATCH, device, seconds)
 
 
 def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield a row of images a second for each precision and size of a batch, recorded as a CUDA graph.
+    """Yield a row of images a second for each precision and batch size, with CUDA graphs.
 
-    In the fastest precision, whose rows come first, also without.
+    The fastest precision, whose rows are the first, is also measured without.
     """
     shape = artifact.load(path).spec.preprocess.shape
-    fastest, *others = by_speed(device)
-    kinds = [(fastest, True), (fastest, False), *((each, True) for each in others)]
+    fastest, *slower = by_speed(device)
+    kinds = [(fastest, True), (fastest, False), *((precision, True) for precision in slower)]
     for precision, recorded in kinds if device.type == "cuda" else [(fastest, False)]:
         engine = Engine(artifact.load(path, device).module, shape, device, precision)
         sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
@@ -128,9 +129,9 @@ def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[s
 def in_process(
     path: Path, bodies: Sequence[bytes], device: torch.device, precision: str, seconds: float
 ) -> Iterator[tuple[str, float]]:
-    """Yield images a second from JPEG bodies to labels: a batch at once, as a worker gets them, in parts or whole.
+    """Yield images a second from JPEG bodies to labels: single batches as a worker gets them, in parts or whole.
 
-    And of a stream of batches, the next of which is decoded meanwhile.
+    The last one is a stream of batches, with the next one decoded while the network computes.
     """
     classifier = Classifier(path, device=device, threads=cores(), precision=precision)
     classifier.warm_up(BATCH)
@@ -144,86 +145,86 @@ def in_process(
 
 
 def scenes(count: int) -> list[bytes]:
-    """Return so many different drawn JPEG files of the classes that `benchmarks.trained` trains on."""
-    asked = [(places365.chosen(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
+    """Return `count` different drawn JPEG files of the classes of `benchmarks.trained`."""
+    scenes = [(places365.chosen(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_scene, asked, chunksize=16))
+        return list(pool.map(_scene, scenes, chunksize=16))
 
 
-def _scene(asked: tuple[int, int, int]) -> bytes:
-    label, side, number = asked
+def _scene(scene: tuple[int, int, int]) -> bytes:
+    label, side, number = scene
     return places365.image(0, label, side, number, 320)
 
 
 def agreement(path: Path, bodies: Sequence[bytes], device: torch.device, precision: str) -> dict[str, float]:
-    """Return on how many images the best label is that of float32 on the CPU, and by how much a probability differs."""
+    """Return the share of best labels equal to those of float32 on the CPU, and the largest probability difference."""
     ours = Classifier(path, device=device, precision=precision, threads=cores())
-    ours.warm_up(BATCH)  # before the other one: TorchScript's fusers are switched for the whole process
+    ours.warm_up(BATCH)  # first: it switches TorchScript's fusers for the whole process
     reference = Classifier(path, precision="fp32", threads=cores())
     same, largest = 0, 0.0
     for start in range(0, len(bodies), BATCH):
         rows = []
         for classifier in (ours, reference):
             decoded = classifier.decode(bodies[start : start + BATCH])
-            rows.append(classifier.predict([each for each in decoded if isinstance(each, torch.Tensor)]))
+            rows.append(classifier.predict([image for image in decoded if isinstance(image, torch.Tensor)]))
         same += int((rows[0].argmax(1) == rows[1].argmax(1)).sum())
         largest = max(largest, float((rows[0] - rows[1]).abs().max()))
     return {"images": len(bodies), "same_top1": round(same / len(bodies), 5), "largest_difference": round(largest, 5)}
 
 
-class Found:
-    """What was measured so far, and why the rest was not: a stage that fails costs the others nothing."""
+class Measurements:
+    """The figures so far, and the reasons of stages that failed, which do not affect the others."""
 
     def __init__(self) -> None:
         self.document: dict[str, Any] = {"batch": BATCH, "bodies": {}, "network": [], "reasons": {}}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Keep the reason where a stage fails."""
+        """Run one stage; if it fails, record the reason."""
         try:
             yield
-        except Exception as error:  # of nvJPEG, CUDA, a decoder that is not ours
+        except Exception as error:  # of nvJPEG, CUDA, another decoder
             self.document["reasons"][name] = (str(error) or type(error).__name__).partition("\n")[0]
             print(f"{name}: not measured: {error}", file=sys.stderr)
 
 
 def measure(
-    path: Path, folders: Sequence[Path], device: torch.device, seconds: float, distinct: int, found: Found
+    path: Path, folders: Sequence[Path], device: torch.device, seconds: float, distinct: int, measured: Measurements
 ) -> None:
-    """Put all of it into `found` as it comes: what the goals are about first."""
+    """Add all figures to `measured`, those with goals first."""
     preprocess = Preprocess(artifact.load(path).spec.preprocess)
-    there = Preprocess(preprocess.spec).to(device)
-    document = found.document
+    on_device = Preprocess(preprocess.spec).to(device)
+    document = measured.document
     document["precision"] = precision = by_speed(device)[0]
     for folder in folders:
         stages = document["bodies"].setdefault(folder.name, {"decode": {}})
         bodies = list(itertools.islice(itertools.cycle(read(folder)), BATCH))
         height, width = decode(bodies[0]).shape[-2:]
-        with found.stage(f"{folder.name}, all in process"):
+        with measured.stage(f"{folder.name}, all in process"):
             for name, speed in in_process(path, bodies, device, precision, seconds):
                 stages[name] = speed
-        with found.stage(f"{folder.name}, decoding"):
+        with measured.stage(f"{folder.name}, decoding"):
             stages["decode"]["nvJPEG, through torchvision"] = decoding(bodies, device, seconds)
-        with found.stage(f"{folder.name}, preprocessing"):
-            stages["preprocess"] = preprocessing(there, (height, width), seconds)
-        with found.stage(f"{folder.name}, nvImageCodec"):
+        with measured.stage(f"{folder.name}, preprocessing"):
+            stages["preprocess"] = preprocessing(on_device, (height, width), seconds)
+        with measured.stage(f"{folder.name}, nvImageCodec"):
             stages["decode"]["nvImageCodec"] = rate(_nvimgcodec(bodies, device), len(bodies), device, seconds)
-        with found.stage(f"{folder.name}, decoding on the CPU"):
+        with measured.stage(f"{folder.name}, decoding on the CPU"):
             stages["decode and resize on the CPU"] = decoding_on_cpu(bodies, preprocess, seconds)
         print(f"{folder.name}: {json.dumps(stages)}", file=sys.stderr)
     if distinct:
-        with found.stage("agreement"):
+        with measured.stage("agreement"):
             document["agreement"] = agreement(path, scenes(distinct), device, precision)
-    with found.stage("copies"):
+    with measured.stage("copies"):
         document["copies"] = copies(preprocess.spec.shape, device, seconds)
-    with found.stage("network"):
+    with measured.stage("network"):
         for row in network(path, device, seconds):
             document["network"].append(row)
     if device.type == "cuda":
         document["memory_mb"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
-    print(json.dumps(document), flush=True)  # a profiler that ends the process takes none of it along
+    print(json.dumps(document), flush=True)  # printed even if the profiler ends the process
     for folder in folders:
-        with found.stage(f"{folder.name}, profile"):
+        with measured.stage(f"{folder.name}, profile"):
             classifier = Classifier(path, device=device, threads=1, precision=precision)
             classifier.warm_up(PART)
             bodies = list(itertools.islice(itertools.cycle(read(folder)), PART))
@@ -232,12 +233,14 @@ def measure(
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
+    parser = console.parser("gpu_ceilings", __doc__)
+    parser.add_argument("run", type=Path, help="folder of a run, with model.pt")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each loop")
-    parser.add_argument("--distinct", type=int, default=1000, help="drawn images whose labels are compared, 0 for none")
+    parser.add_argument("--bodies", type=Path, action="append", required=True, help="folder of JPEG files of one size")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each loop")
+    parser.add_argument(
+        "--distinct", type=int, default=1000, help="number of drawn images whose labels are compared, or 0"
+    )
     return parser.parse_args(arguments)
 
 
@@ -248,12 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: --device cuda needs a GPU, and torch finds none here", file=sys.stderr)
         return 1
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
-    found = Found()
+    measured = Measurements()
     try:
-        measure(options.run / "model.pt", options.bodies, device, options.seconds, options.distinct, found)
+        measure(options.run / "model.pt", options.bodies, device, options.seconds, options.distinct, measured)
     except KeyboardInterrupt:
-        found.document["reasons"]["the rest"] = "interrupted"
-    print(json.dumps(found.document))
+        measured.document["reasons"]["the rest"] = "interrupted"
+    print(json.dumps(measured.document))
     return 0
 
 

@@ -1,10 +1,10 @@
-"""What `make gpu-report` needs that a machine without a network may lack: packages, a Java runtime, wrk.
+"""List the packages and programs of `make gpu-report` that this machine lacks, for a machine without a network.
 
-    python -m benchmarks.gpu_needs        a line for each thing that is missing, by the name it is carried under
+    python -m benchmarks.gpu_needs        a line for each missing package or program
 
-Packages are named with the version of the lock, as `pip download` takes them. Install them into a virtual environment
-that sees the machine's own torch (python -m venv --system-site-packages), and run the report with its Python: workers
-of TorchServe see no PYTHONPATH. Exits with 1 where something is missing.
+Packages have the version of the lock, as `pip download` takes them. Install them into a virtual environment that sees
+the torch of the machine (python -m venv --system-site-packages), and run the report with its Python: workers of
+TorchServe see no PYTHONPATH. Exits with 1 if something is missing.
 """
 
 import importlib.metadata
@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 SERVER, ALL = Path("requirements-serve.txt"), Path("requirements.txt")
-# What the report runs beside a server: training and its configuration,
+# Packages of training and its configuration, which the report runs besides a server,
 BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm")
-# and what those need.
+# and their dependencies.
 THEIRS = (
     *("click", "hf-xet", "httpcore2", "httpx2", "huggingface-hub", "lightning-utilities", "pytorch-lightning"),
     *("safetensors", "truststore"),
@@ -28,22 +28,21 @@ OWN = re.compile(r"^(?:nvidia-|cuda-|triton)")  # torch brings them
 
 
 def missing(server: str, everything: str) -> list[str]:
-    """Return what is not here: NAME==VERSION of packages as the locks have them, a Java runtime, wrk.
+    """Return the missing packages as NAME==VERSION of the locks, and wrk.
 
-    `server` is the text of the lock of a machine that only serves, with all that its packages need, `everything` that
-    of the whole project.
+    `server` is the text of the complete lock of a machine that only serves, `everything` that of the whole project.
     """
-    wanted = {name: version for name, version in _pinned(server).items() if not OWN.match(name)}
-    wanted |= {name: version for name, version in _pinned(everything).items() if name in (*BESIDE, *THEIRS)}
-    found = [f"{name}=={version}" for name, version in wanted.items() if not _there(name)]
-    found += [name for name in EXTRA if not _there(name)]
+    versions = {name: version for name, version in _pinned(server).items() if not OWN.match(name)}
+    versions |= {name: version for name, version in _pinned(everything).items() if name in (*BESIDE, *THEIRS)}
+    lines = [f"{name}=={version}" for name, version in versions.items() if not _there(name)]
+    lines += [name for name in EXTRA if not _there(name)]
     if shutil.which("wrk") is None:
-        found.append("wrk (a program of the system; its package of that name)")
-    return found
+        lines.append("wrk (a program of the system; its package of that name)")
+    return lines
 
 
 def _pinned(lock: str) -> dict[str, str]:
-    """Return name and version of what a lock has for this Python."""
+    """Return the names and versions of the packages of a lock for this Python."""
     return {
         name: version
         for name, version, sign, minor in PINNED.findall(lock)
@@ -60,7 +59,7 @@ def _there(name: str) -> bool:
 
 
 def main() -> int:
-    """Print what is missing."""
+    """Print a line for each missing package or program."""
     lines = missing(SERVER.read_text(), ALL.read_text())
     print("\n".join(lines) or "nothing is missing")
     return int(bool(lines))

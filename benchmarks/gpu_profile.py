@@ -1,7 +1,7 @@
-"""Where the time of a batch goes on a device: stage by stage, and kernel by kernel. In process, without a server.
+"""Measure the time of a batch on a device by stage and by kernel, in process, without a server.
 
-Used by `benchmarks.gpu_ceilings`. The clocks wait for the device around each stage, so that its kernels count where
-they were started; stages that would overlap do not. Kernels are those that torch's profiler sees, without the clocks.
+Used by `benchmarks.gpu_ceilings`. The clocks wait for the device around each stage, so that its kernels count for the
+stage that started them, and stages do not overlap. Kernels are those of torch's profiler, without the clocks.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from handlers.classifier import Classifier
 from handlers.engine import Engine
 from handlers.preprocessing import Preprocess
 
-# Stage -> what does it on a GPU, and on a CPU
+# Stage -> its functions on a GPU and on a CPU
 STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "decode": ((nvjpeg, "decode"), (decoder, "decode")),
     "crop and resize": ((resampling, "resize"), (Preprocess, "resize")),
@@ -27,11 +27,11 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "network": ((Engine, "launch"),),
 }
 REST = "the rest"
-BATCHES, KERNELS = 5, 12  # that are averaged, and that are named
+BATCHES, KERNELS = 5, 12  # batches of a mean; kernels in the result
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait for the queued kernels of a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -46,22 +46,22 @@ def profile(classifier: Classifier, bodies: Sequence[bytes]) -> dict[str, Any]:
 
     def batches() -> float:
         wait(device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(BATCHES):
             classifier.classify(bodies)
         wait(device)
-        return 1000 * (time.perf_counter() - began) / BATCHES
+        return 1000 * (time.perf_counter() - start) / BATCHES
 
     batches()
-    alone = batches()
+    without_clocks = batches()
     with _clocks(device) as spent:
         total = batches()
     stages = {stage: 1000 * seconds / BATCHES for stage, seconds in spent.items()}
     stages[REST] = total - sum(stages.values())
     return {
         "batch": len(bodies),
-        "milliseconds": {stage: round(each, 3) for stage, each in stages.items()},
-        "without_clocks": round(alone, 3),
+        "milliseconds": {stage: round(milliseconds, 3) for stage, milliseconds in stages.items()},
+        "without_clocks": round(without_clocks, 3),
         "kernels": _kernels(batches, device),
     }
 
@@ -73,14 +73,14 @@ def _clocks(device: torch.device) -> Iterator[dict[str, float]]:
 
     def timed(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(work)
-        def call(*given: Any, **options: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             wait(device)
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
-                return work(*given, **options)
+                return work(*arguments, **options)
             finally:
                 wait(device)
-                spent[stage] += time.perf_counter() - began
+                spent[stage] += time.perf_counter() - start
 
         return call
 
@@ -95,14 +95,14 @@ def _kernels(batches: Callable[[], object], device: torch.device) -> list[dict[s
     """Return the kernels that take longest, milliseconds and calls a batch; on a CPU, torch's operators."""
     on_gpu = device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
-    with torch.profiler.profile(activities=activities, acc_events=True) as seen:
+    with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
         batches()
-    found = [
-        (each.self_device_time_total if on_gpu else each.self_cpu_time_total, each.count, each.key)
-        for each in seen.key_averages()
-        if each.device_type.name == ("CUDA" if on_gpu else "CPU")
+    kernels = [
+        (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count, event.key)
+        for event in profiler.key_averages()
+        if event.device_type.name == ("CUDA" if on_gpu else "CPU")
     ]
     return [
         {"name": name[:120], "milliseconds": round(spent / 1000 / BATCHES, 4), "calls": round(count / BATCHES, 1)}
-        for spent, count, name in sorted(found, reverse=True)[:KERNELS]
+        for spent, count, name in sorted(kernels, reverse=True)[:KERNELS]
     ]

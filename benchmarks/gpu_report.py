@@ -1,19 +1,17 @@
-"""What this machine's GPU reaches, unattended and within eight minutes: `make gpu-report`.
+"""Measure the GPU of this machine, unattended and within eight minutes: `make gpu-report`.
 
     python -m benchmarks.gpu_report              on a GPU
-    python -m benchmarks.gpu_report --rehearse   the same commands on the CPU with small loads: that all of it runs
+    python -m benchmarks.gpu_report --rehearse   the same commands on the CPU with small loads, as a test
 
-In this order: the ceiling of each stage, and all of them in process (`benchmarks.gpu_ceilings`); training
-(`benchmarks.training`), and the time that it takes to an accuracy (`benchmarks.time_to_accuracy`); with all the time
-that is left, TorchServe at growing concurrency, and its own image_classifier (`benchmarks.gpu_served`), where what
-comes last may be cut. Each is a process of its own with a time limit, so that one that fails costs the others nothing.
-What was found so far is written after each: benchmarks/results/gpu.json, and gpu.md beside it, a page to read. A
-rehearsal writes runs/gpu-rehearsal.json.
+In this order: the rate of each stage, and of all stages in process (`benchmarks.gpu_ceilings`); training
+(`benchmarks.training`), and its time to an accuracy (`benchmarks.time_to_accuracy`); in the remaining time, TorchServe
+at growing concurrency, and its image_classifier (`benchmarks.gpu_served`), whose last rows may be missing. Each is a
+separate process with a time limit, so that a failure does not affect the others. The results so far are written after
+each: benchmarks/results/gpu.json, and the page gpu.md next to it. A rehearsal writes runs/gpu-rehearsal.json.
 
-Without a network: `python -m benchmarks.gpu_needs` names what has to be carried there.
+Without a network: `python -m benchmarks.gpu_needs` lists the packages and programs to copy to the machine.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -27,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import bodies, gpu_page, gpu_served, resnet, time_to_accuracy, trained
+from benchmarks import bodies, console, gpu_page, gpu_served, resnet, time_to_accuracy, trained
 from benchmarks.result import SERVING, Origin, publish
 from benchmarks.serving import DRAWN
 from handlers import artifact
@@ -35,9 +33,9 @@ from handlers.atomic import write_json, write_text
 from serving import server
 
 RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
-BUDGET, ENDING = 8 * 60.0, 30.0  # seconds in all, and for a command to end in
-TRAINING = 25.0  # and for each step of training the network whose answers are compared
-# Section -> (network, module, seconds that it may take, arguments on a GPU, arguments of a rehearsal)
+BUDGET, ENDING = 8 * 60.0, 30.0  # seconds of all sections, and until an interrupted command ends
+TRAINING = 25.0  # seconds of each step of training the network whose answers are compared
+# Section -> (network, module, time limit in seconds, arguments on a GPU, arguments of a rehearsal)
 SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
     "ceilings": (
         *("resnet50", "gpu_ceilings", 90),
@@ -64,11 +62,11 @@ SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
 
 
 class Report:
-    """What was found so far, and how long that took."""
+    """The results so far, and the time since the start."""
 
     def __init__(self, root: Path, *, rehearse: bool, console: Console) -> None:
         self.root, self.rehearse, self.console = root, rehearse, console
-        self.began = time.monotonic()
+        self.start = time.monotonic()
         origin = Origin("gpu_report", ["--rehearse"] if rehearse else [], code=(*SERVING, "training"))
         self.result = root / (REHEARSAL if rehearse else RESULT)
         self.document: dict[str, Any] = {
@@ -81,19 +79,19 @@ class Report:
         }
 
     @property
-    def left(self) -> float:
-        """Return the seconds that are left of the budget; a rehearsal has all the time."""
-        return 600.0 if self.rehearse else BUDGET - (time.monotonic() - self.began)
+    def remaining(self) -> float:
+        """Return the remaining seconds of the budget; a rehearsal has no budget."""
+        return 600.0 if self.rehearse else BUDGET - (time.monotonic() - self.start)
 
     def section(self, name: str, command: Sequence[str], limit: float) -> None:
-        """Run one command, and keep the document that it prints last, or the reason why there is none."""
-        self.console.print(f"{time.monotonic() - self.began:4.0f} s {name}", highlight=False)
-        limit = 600.0 if self.rehearse else min(limit, self.left - ENDING)
+        """Run one command, and add the document that it prints last, or the reason of its failure."""
+        self.console.print(f"{time.monotonic() - self.start:4.0f} s {name}", highlight=False)
+        limit = 600.0 if self.rehearse else min(limit, self.remaining - ENDING)
         try:
             if limit < 1:
                 raise TimeoutError("no time was left for it")
-            found, fault = self._last_line(command, limit)
-            self.document["sections"][name] = found
+            figures, fault = self._last_line(command, limit)
+            self.document["sections"][name] = figures
             if fault:
                 self.document["reasons"][name] = fault
         except (subprocess.TimeoutExpired, TimeoutError, ValueError) as error:
@@ -102,11 +100,11 @@ class Report:
         self.write()
 
     def _last_line(self, command: Sequence[str], limit: float) -> tuple[Any, str]:
-        """Return the document that a command prints last, and what went wrong after it, if anything.
+        """Return the document that a command prints last, and the error after it, or "".
 
         Raises:
             ValueError: it prints none.
-            TimeoutExpired: it takes longer, and does not heed an interrupt.
+            TimeoutExpired: it exceeds the limit and ignores an interrupt.
         """
         paths = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -118,7 +116,7 @@ class Report:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             over = True
-            process.send_signal(signal.SIGINT)  # it ends the server that it started, and prints what it has
+            process.send_signal(signal.SIGINT)  # it ends its server, and prints the results so far
             try:
                 output, _ = process.communicate(timeout=ENDING)
             except subprocess.TimeoutExpired:
@@ -136,31 +134,31 @@ class Report:
 
     def write(self) -> None:
         """Write the result and its page."""
-        self.document["seconds"] = round(time.monotonic() - self.began, 1)
+        self.document["seconds"] = round(time.monotonic() - self.start, 1)
         write_json(self.result, self.document)
         write_text(self.result.with_suffix(".md"), gpu_page.page(self.document))
 
 
 def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -> list[str]:
-    """Return the command of a section; draw the bodies, and make the network, where they are not there.
+    """Return the command of a section; draw the bodies and create the network if they are missing.
 
-    Speed does not depend on the weights: only the network whose answers are compared is trained, where that goes well.
+    Speed does not depend on the weights: only the network whose answers are compared is trained, if training succeeds.
     """
     network, module, _, real, small = SECTIONS[name]
-    given = (small if rehearse else real).split()
+    options = (small if rehearse else real).split()
     if not network:
         output = ["--output", str(root / "runs" / "gpu-training.json")] if module == "training" else []
-        return [f"benchmarks.{module}", *output, *given]
+        return [f"benchmarks.{module}", *output, *options]
     folders = [bodies.draw(size, DRAWN)[0].parent for size in bodies.SIZES[:2]]
-    asked = [word for folder in folders for word in ("--bodies", str(folder))]
+    images = [word for folder in folders for word in ("--bodies", str(folder))]
     run = None
     if network == "resnet18" and not rehearse:
         try:
             run = trained.run(network, root, say, timeout=TRAINING)
         except trained.TrainingFailed as error:
             say(f"  with random weights: {error}")
-            given += ["--distinct", "0"]  # what random weights agree on says nothing
-    return [f"benchmarks.{module}", str(run or _untrained(root, network)), *asked, *given]
+            options += ["--distinct", "0"]  # the agreement of random weights is meaningless
+    return [f"benchmarks.{module}", str(run or _untrained(root, network)), *images, *options]
 
 
 def _untrained(root: Path, network: str) -> Path:
@@ -172,22 +170,22 @@ def _untrained(root: Path, network: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, and write the result and the page; 1 where a section has a reason in place of figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small loads; claims nothing")
+    """Measure, and write the result and the page; 1 where a section failed."""
+    parser = console.parser("gpu_report", __doc__)
+    parser.add_argument("--rehearse", action="store_true", help="test all sections on the CPU with small loads")
     options = parser.parse_args(arguments)
     if not options.rehearse and not torch.cuda.is_available():
         print("error: torch finds no GPU here: run it where there is one, or add --rehearse", file=sys.stderr)
         return 1
-    console = Console(stderr=True, markup=False, emoji=False)
-    # An ignored interrupt, as a shell's "&" leaves it, would be inherited by the sections, which are ended by one.
+    progress = console.progress()
+    # Sections are ended by an interrupt: they must not inherit that a shell's "&" ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    report = Report(Path.cwd(), rehearse=options.rehearse, console=console)
+    report = Report(Path.cwd(), rehearse=options.rehearse, console=progress)
     for name, (_, _, limit, _, _) in SECTIONS.items():
         if name == "time to accuracy" and not options.rehearse and time_to_accuracy.real() is None:
             report.document["reasons"][name] = "no real ASL frames: SIGHTLINE_REAL_DATA names their folder"
             continue
-        report.section(name, command(Path.cwd(), name, options.rehearse, console.print), limit)
+        report.section(name, command(Path.cwd(), name, options.rehearse, progress.print), limit)
     print(gpu_page.page(report.document))
     return publish(report.document, None, failed=bool(report.document["reasons"]))
 

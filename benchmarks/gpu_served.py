@@ -1,11 +1,11 @@
-"""TorchServe in front of a GPU, at growing concurrency: our handler, and its own `image_classifier`, in one run.
+"""Measure TorchServe with a GPU at growing concurrency: our handler, and its `image_classifier`, in one run.
 
     python -m benchmarks.gpu_served RUN --bodies FOLDER [--bodies FOLDER ...] [--connections 16 64 128] [--seconds 2]
 
-`wrk` sends from this machine. Utilisation and memory of the GPU are nvidia-smi's. The first number of workers is sent
-100,000 requests too, and has a deployment under load: device memory before and after. The others show whether so many
-pay, and what each takes of the memory. What the goals are about comes first. Each line is one JSON document of what
-there is so far.
+`wrk` sends from this machine. Utilisation and memory of the GPU are those of nvidia-smi. The first number of workers
+also gets 100,000 requests, and a deployment under load: device memory before and after. The other numbers of workers
+show the gain of more workers, and the memory of each. Measurements with goals precede the others. Each line is one JSON
+document of the results so far.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import background_load, closed_loop, gpu_usage, servers
+from benchmarks import background_load, closed_loop, console, gpu_usage, servers
 from benchmarks.in_process import read
 from benchmarks.peers import environment as peers_environment
 from benchmarks.peers import stock
@@ -30,13 +30,13 @@ from serving import archive, deploy, ports
 
 MODEL, WORK = "bench", Path("runs/bench-gpu")
 BATCH, DELAY = 64, 2  # images, milliseconds
-WORKERS = (8, 4, 1)  # of ours, on one GPU: what a worker does in Python is what there must be several for
-MIXED, SWAP_RATE, LONGEST = 100_000, 200.0, 40.0  # requests; requests/s beside a deployment; seconds
+WORKERS = (8, 4, 1)  # of our server, on one GPU: several, because the Python code of a worker is the bottleneck
+MIXED, SWAP_RATE, MAX_SECONDS = 100_000, 200.0, 40.0  # requests; requests/s during a deployment
 
 
 @contextlib.contextmanager
 def ours(root: Path, run: Path, workers: int, batch: int) -> Iterator[tuple[Path, Running]]:
-    """Serve our handler with so many workers a GPU; give the server's folder too, which holds a second version."""
+    """Serve our handler; yield the folder of the server, which has a second version, and the server."""
     folder = servers.empty(root / WORK / "ours")
     overrides = [f"minWorkers={workers}", f"batchSize={batch}", f"maxBatchDelay={DELAY}", "jobQueueSize=2000"]
     for version in ("1.0", "2.0"):
@@ -47,10 +47,10 @@ def ours(root: Path, run: Path, workers: int, batch: int) -> Iterator[tuple[Path
 
 @contextlib.contextmanager
 def theirs(root: Path, run: Path, setting: Setting) -> Iterator[Running]:
-    """Serve TorchServe's own image_classifier with the same weights."""
+    """Serve TorchServe's image_classifier with the same weights."""
     folder = servers.empty(root / WORK / "stock")
     stock.build(MODEL, setting, run, folder / "model_store")
-    # Its handlers need captum, which ours do not.
+    # Its handlers need captum.
     python = peers_environment.python(root) if peers_environment.is_current(root) else servers.own_python()
     with _torchserve(root, folder, python, setting.environment) as running:
         yield running
@@ -67,18 +67,18 @@ def _torchserve(
 
 
 def load(running: Running, folder: Path, connections: int, seconds: float) -> dict[str, Any]:
-    """Return what came of one load, and what the GPU did meanwhile."""
+    """Return the figures of one load, and of the GPU during it."""
     bodies = sorted(folder.glob("*.jpg"))
     with gpu_usage.watched() as usage:
-        found = closed_loop.run(running.url, bodies, connections=connections, seconds=seconds, headers=running.headers)
+        result = closed_loop.run(running.url, bodies, connections=connections, seconds=seconds, headers=running.headers)
     at = {"body": folder.name, "connections": connections}
-    return at | {name: round(value, 3) for name, value in dataclasses.asdict(found).items()} | usage.summary()
+    return at | {name: round(value, 3) for name, value in dataclasses.asdict(result).items()} | usage.summary()
 
 
 def settings() -> dict[str, Setting]:
-    """Return the settings of the stock handler that are measured: as it comes, and those for many requests.
+    """Return the measured settings of the stock handler: the defaults, and settings for many requests.
 
-    It decodes on the CPU, one image after the other: a worker for each core has them decoded side by side.
+    It decodes on the CPU, one image after the other: a worker for each core decodes in parallel.
     """
     cores = machine.cores()
     return {
@@ -89,65 +89,65 @@ def settings() -> dict[str, Setting]:
 
 
 def many(running: Running, folders: Sequence[Path], requests: int, connections: int) -> dict[str, Any]:
-    """Send so many requests of all bodies, and return how many failed and what memory they left."""
+    """Send `requests` requests of all bodies; return the number of failures, and the memory before and after."""
     bodies = [path for folder in folders for path in sorted(folder.glob("*.jpg"))]
-    sent = failed = 0
-    began = time.monotonic()
+    count = failed = 0
+    start = time.monotonic()
     with gpu_usage.watched() as usage:
-        while sent < requests and time.monotonic() - began < LONGEST:
-            found = closed_loop.run(running.url, bodies, connections=connections, seconds=5, headers=running.headers)
-            sent, failed = sent + found.requests, failed + found.refused + found.broken
-            if not found.requests:
+        while count < requests and time.monotonic() - start < MAX_SECONDS:
+            result = closed_loop.run(running.url, bodies, connections=connections, seconds=5, headers=running.headers)
+            count, failed = count + result.requests, failed + result.refused + result.broken
+            if not result.requests:
                 raise NotMeasured("no request is answered")
-    return {"requests": sent, "failed": failed, **usage.summary()}
+    return {"requests": count, "failed": failed, **usage.summary()}
 
 
 def swap(folder: Path, running: Running, bodies: Sequence[bytes], rate: float) -> dict[str, Any]:
-    """Deploy the second version under load, and return how many requests failed and what memory that left."""
+    """Deploy the second version under load; return the number of failures, and the memory before and after."""
     with gpu_usage.watched() as usage:
         load = background_load.beside(running.url, bodies, running.headers, rate=rate, connections=64)
         with load as answers:
-            done = deploy.deploy(MODEL, "2.0", root=folder, keep=False, verify=False, say=lambda _: None)
+            deployed = deploy.deploy(MODEL, "2.0", root=folder, keep=False, verify=False, say=lambda _: None)
     failed = sum(answer.status != 200 for answer in answers)
     return {
         "requests": len(answers),
         "failed": failed,
-        "seconds": round(sum(done.steps.values()), 2),
+        "seconds": round(sum(deployed.steps.values()), 2),
         **usage.summary(),
     }
 
 
-def measure(root: Path, options: argparse.Namespace, found: dict[str, Any]) -> None:
-    """Put all of it into `found` as it comes, what the goals are about first; what is not measured has its reason."""
+def measure(root: Path, options: argparse.Namespace, document: dict[str, Any]) -> None:
+    """Add all figures to `document`, those with goals first; a failed stage adds its reason."""
 
     def mine(workers: int) -> None:
         first = workers == options.workers[0]
         with ours(root, options.run, workers, options.batch) as (folder, running):
             for row in _loads(running, options, options.connections if first else options.connections[-1:]):
-                found["ours"].append({"workers": workers, **row})
+                document["ours"].append({"workers": workers, **row})
             if first:
-                found["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-                found["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
+                document["many"] = many(running, options.bodies, options.requests, options.connections[-1])
+                document["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
 
     def stocks(name: str, setting: Setting) -> None:
         with theirs(root, options.run, setting) as running:
             for row in _loads(running, options, options.connections[-2:]):
-                found["stock"].append({"setting": name, **row})
+                document["stock"].append({"setting": name, **row})
 
     own = [(f"ours, {workers} workers", partial(mine, workers)) for workers in options.workers]
-    stock = [(f"image_classifier, {name}", partial(stocks, name, each)) for name, each in settings().items()]
+    stock = [(f"image_classifier, {name}", partial(stocks, name, setting)) for name, setting in settings().items()]
     for name, stage in [own[0], *stock[:2], *own[1:], *stock[2:]]:  # the goals are about the first three
         try:
             stage()
-        except Exception as error:  # whatever it is: the other rows are not to be lost
-            found["reasons"][name] = str(error) or type(error).__name__
+        except Exception as error:  # the other rows must be measured
+            document["reasons"][name] = str(error) or type(error).__name__
             print(f"{name}: not measured: {error}", file=sys.stderr)
-        print(json.dumps(found), flush=True)  # what is killed while it ends has told this
+        print(json.dumps(document), flush=True)  # in case the process is killed while it ends
 
 
 def _loads(running: Running, options: argparse.Namespace, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
     for body in options.bodies:
-        load(running, body, counts[-1], 1)  # what is done at first use
+        load(running, body, counts[-1], 1)  # warm-up
         for connections in counts:
             row = load(running, body, connections, options.seconds)
             print(f"  {row['body']}, {connections}: {row['requests_per_second']:,.0f}/s", file=sys.stderr)
@@ -156,27 +156,27 @@ def _loads(running: Running, options: argparse.Namespace, counts: Sequence[int])
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, with model.pt")
-    parser.add_argument("--bodies", type=Path, action="append", required=True, help="of JPEG files of one size")
+    parser = console.parser("gpu_served", __doc__)
+    parser.add_argument("run", type=Path, help="folder of a run, with model.pt")
+    parser.add_argument("--bodies", type=Path, action="append", required=True, help="folder of JPEG files of one size")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 192])
     parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS))
     parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each load")
     parser.add_argument("--requests", type=int, default=MIXED)
-    parser.add_argument("--rate", type=float, default=SWAP_RATE, help="requests/s beside the deployment")
+    parser.add_argument("--rate", type=float, default=SWAP_RATE, help="requests/s during the deployment")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     options = parsed(arguments)
-    found: dict[str, Any] = {"batch": options.batch, "delay_ms": DELAY, "ours": [], "stock": [], "reasons": {}}
+    document: dict[str, Any] = {"batch": options.batch, "delay_ms": DELAY, "ours": [], "stock": [], "reasons": {}}
     try:
-        measure(Path.cwd(), options, found)
+        measure(Path.cwd(), options, document)
     except KeyboardInterrupt:
-        found["reasons"]["the rest"] = "interrupted"
-    print(json.dumps(found))
+        document["reasons"]["the rest"] = "interrupted"
+    print(json.dumps(document))
     return 0
 
 

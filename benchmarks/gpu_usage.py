@@ -1,4 +1,4 @@
-"""What a GPU does while something runs: its utilisation and memory, as nvidia-smi tells them."""
+"""The utilisation and memory of a GPU over a period, from nvidia-smi."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Usage:
     memory: list[float] = dataclasses.field(default_factory=list)
 
     def add(self, line: str) -> None:
-        """Take one line of nvidia-smi; what is no pair of numbers, as "[N/A]", is left out."""
+        """Add one line of nvidia-smi, if it is a pair of numbers and not "[N/A]"."""
         with contextlib.suppress(ValueError):
             utilization, memory = map(float, line.split(","))
             self.utilization.append(utilization)

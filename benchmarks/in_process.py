@@ -1,13 +1,14 @@
-"""What our parts reach without a server: the ceiling that a served rate is held against.
+"""Measure the rate of our parts without a server: the upper bound of a served rate.
 
     python -m benchmarks.in_process RUN --precision bf16 --workers 2 --batch 16 --bodies FOLDER [--bodies FOLDER ...]
 
-Loops over batches of the served size in as many processes as are served with: one step after the other, as the handler
-does, and with the next batch decoded while the network computes; and one process with all threads. The fastest counts.
-And single images, for the latency of one connection. The last line is one JSON document; seconds are of each loop.
+Loops over batches of the served size in as many processes as the server has workers: step by step, as in the handler,
+and with the next batch decoded while the network computes; then one process with all threads. The fastest counts.
+Single images give the latency of one connection. The last line is one JSON document.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
 WARM_UP = 4  # batches
-PATIENCE = 600.0  # seconds for everything
+TIMEOUT = 600.0  # seconds of the whole measurement
 
 
 def batches(images: list[bytes], size: int) -> Iterator[list[bytes]]:
-    """Yield batches of different images without end."""
+    """Yield batches of different images, endlessly."""
     endless = itertools.cycle(images)
     while True:
         yield list(itertools.islice(endless, size))
 
 
 def simple(classifier: Classifier, source: Iterator[list[bytes]]) -> Iterator[int]:
-    """Classify batch after batch, and yield how many images each had."""
+    """Classify batch after batch, and yield the number of images of each."""
     for batch in source:
         yield len(classifier.classify(batch))
 
@@ -55,28 +56,31 @@ def pipelined(classifier: Classifier, source: Iterator[list[bytes]]) -> Iterator
             yield len(classifier.encode(rows))
 
 
+LOOPS = {"in_turn": simple, "pipelined": pipelined}
+
+
 def rate(loop: Iterator[int], seconds: float) -> float:
-    """Return images a second of a loop, after a few batches that do not count."""
+    """Return images a second of a loop, after a warm-up of a few batches."""
     for _ in range(WARM_UP):
         next(loop)
-    began, images = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    start, images = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         images += next(loop)
-    return images / (time.perf_counter() - began)
+    return images / (time.perf_counter() - start)
 
 
-def single(answer: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
-    """Return the median milliseconds of one image alone."""
-    spent: list[float] = []
+def single(classify: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
+    """Return the median milliseconds of a single image."""
+    times: list[float] = []
     endless = itertools.cycle(images)
     for _ in range(WARM_UP):
-        answer(next(endless))
+        classify(next(endless))
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not spent:
-        began = time.perf_counter()
-        answer(next(endless))
-        spent.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(spent)
+    while time.perf_counter() < end or not times:
+        start = time.perf_counter()
+        classify(next(endless))
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
 
 
 def read(folder: Path) -> list[bytes]:
@@ -84,60 +88,56 @@ def read(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
 
 
-def measure(options: argparse.Namespace, number: int, together: Barrier, found: "Queue[Any]") -> None:
-    """Measure every folder in one of the workers, all of which begin each loop together; put what came of it.
+def measure(options: argparse.Namespace, number: int, barrier: Barrier, results: "Queue[Any]") -> None:
+    """Measure every folder in one of the worker processes, which start each loop at the same time.
 
-    The first of them then measures alone what one connection waits for, and one process on all cores.
+    Afterwards the first of them measures single images, and one process on all cores.
     """
     classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
     classifier.warm_up(options.batch)
-    rates: dict[str, dict[str, float]] = {}
-    for folder in options.bodies:
+    rates: dict[str, dict[str, float]] = {folder.name: {} for folder in options.bodies}
+    for folder, (name, loop) in itertools.product(options.bodies, LOOPS.items()):
         images = read(folder)
-        rates[folder.name] = {}
-        for name, loop in (("in_turn", simple), ("pipelined", pipelined)):
-            together.wait()
-            rates[folder.name][name] = rate(loop(classifier, batches(images, options.batch)), options.seconds)
-    together.wait()
-    if not number:
-        alone: dict[str, Any] = {"threads": options.workers * options.threads, "precision": options.precision}
+        barrier.wait()
+        rates[folder.name][name] = rate(loop(classifier, batches(images, options.batch)), options.seconds)
+    barrier.wait()
+    if number == 0:
         for folder in options.bodies:
-            images = read(folder)
-            rates[folder.name]["single_ms"] = single(
-                lambda image: classifier.classify([image]), images, options.seconds / 2
-            )
-        whole = Classifier(options.run / "model.pt", **alone) if options.workers > 1 else classifier
-        whole.warm_up(options.batch)
+            milliseconds = single(lambda image: classifier.classify([image]), read(folder), options.seconds / 2)
+            rates[folder.name]["single_ms"] = milliseconds
+        if options.workers > 1:
+            threads = options.workers * options.threads
+            classifier = Classifier(options.run / "model.pt", threads=threads, precision=options.precision)
+        classifier.warm_up(options.batch)
         for folder in options.bodies:
             source = batches(read(folder), options.batch)
-            rates[folder.name]["one_process"] = rate(simple(whole, source), options.seconds)
-    found.put((number, rates))
+            rates[folder.name]["one_process"] = rate(simple(classifier, source), options.seconds)
+    results.put((number, rates))
 
 
 def main() -> None:
-    """Measure every folder with as many workers as are served with, and print the document."""
+    """Measure every folder with as many processes as the server has workers, and print the document."""
     options = parse()
     context = multiprocessing.get_context("spawn")
-    together, queue = context.Barrier(options.workers, timeout=300), context.Queue()
+    barrier, queue = context.Barrier(options.workers, timeout=300), context.Queue()
     workers = [
-        context.Process(target=measure, args=(options, number, together, queue), daemon=True)
+        context.Process(target=measure, args=(options, number, barrier, queue), daemon=True)
         for number in range(options.workers)
     ]
-    for each in workers:
-        each.start()
-    found: dict[int, Any] = {}
-    deadline = time.monotonic() + PATIENCE
-    while len(found) < options.workers:
-        try:
+    for worker in workers:
+        worker.start()
+    results: dict[int, Any] = {}
+    deadline = time.monotonic() + TIMEOUT
+    while len(results) < options.workers:
+        with contextlib.suppress(Empty):
             number, rates = queue.get(timeout=1)
-        except Empty:
-            if any(each.exitcode for each in workers) or time.monotonic() > deadline:
-                sys.exit("error: one of the workers failed; run the same command by hand to see why")
+            results[number] = rates
             continue
-        found[number] = rates
+        if any(worker.exitcode for worker in workers) or time.monotonic() > deadline:
+            sys.exit("error: a worker process failed; run the same command in a terminal to see why")
     document: dict[str, Any] = {}
-    for folder, first in found[0].items():
-        sums = {name: sum(rates[folder][name] for rates in found.values()) for name in ("in_turn", "pipelined")}
+    for folder, first in results[0].items():
+        sums = {name: sum(rates[folder][name] for rates in results.values()) for name in LOOPS}
         document[folder] = {**first, **sums, "images_per_second": max(*sums.values(), first["one_process"])}
     print(json.dumps(document))
 

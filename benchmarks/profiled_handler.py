@@ -26,24 +26,24 @@ class ProfiledHandler(ImageHandler):
     def initialize(self, context: Any) -> None:
         """Load the artifact, and put clocks around the stages and around the worker's reading of a batch."""
         super().initialize(context)
-        self._spans: list[tuple[str, float]] = []  # decoding threads append side by side
+        self._spans: list[tuple[str, float]] = []  # decoding threads append in parallel
         self._batch: dict[str, Any] = {}
         self._first: float | None = None
         self._file = open(Path(os.environ[FOLDER_VARIABLE]) / f"{os.getpid()}.jsonl", "a", buffering=1)  # noqa: SIM115
-        asked = self.service.classifier
-        decoder: Any = asked.decoder
+        classifier = self.service.classifier
+        decoder: Any = classifier.decoder
         decoder.decode = self._timed("decode and resize", decoder.decode)
-        if asked.ahead is not None:
-            asked.ahead = Ahead(decoder.decode, asked.device)
+        if classifier.ahead is not None:
+            classifier.ahead = Ahead(decoder.decode, classifier.device)
         reader: Any = getattr(decoder, "others", decoder)  # of a GPU's: the one on the CPU
         used: Any = sys.modules[type(reader).__module__]
         used.decode = self._timed("decode", used.decode)
         reader.preprocess.resize = self._timed("resize", reader.preprocess.resize)
-        asked.preprocess.write = self._timed("normalize", asked.preprocess.write)  # type: ignore[method-assign]
-        asked.preprocess.normalize = self._timed("normalize", asked.preprocess.normalize)  # type: ignore[method-assign]
-        engine = type(asked.engine)
+        classifier.preprocess.write = self._timed("normalize", classifier.preprocess.write)  # type: ignore[method-assign]
+        classifier.preprocess.normalize = self._timed("normalize", classifier.preprocess.normalize)  # type: ignore[method-assign]
+        engine = type(classifier.engine)
         engine.__call__ = self._timed("network", engine.__call__)  # type: ignore[method-assign]
-        asked.encode = self._timed("answer", asked.encode)  # type: ignore[method-assign]
+        classifier.encode = self._timed("answer", classifier.encode)  # type: ignore[method-assign]
         self.service._reply = self._timed("answer", self.service._reply)  # type: ignore[method-assign]
         # The worker's loop: it asks for the next batch when it has sent an answer.
         worker: Any = sys.modules["__main__"]
@@ -52,21 +52,21 @@ class ProfiledHandler(ImageHandler):
         messages._retrieve_buffer = self._noting_the_first(messages._retrieve_buffer)
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
-        """Return the answers, and keep the times until they are sent."""
+        """Return the answers, and record the times until they are sent."""
         self._spans.clear()
-        began = time.monotonic()
+        start = time.monotonic()
         answers = super().handle(data, context)
         ended = time.monotonic()
         ids = [context.get_all_request_header(index).get(HEADER) for index in range(len(data))]
-        self._batch = {"ids": ids, "first": self._first, "began": began, "ended": ended}
+        self._batch = {"ids": ids, "first": self._first, "began": start, "ended": ended}
         return answers
 
     def _timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*given: Any, **options: Any) -> Any:
-            began = time.monotonic()
-            made = work(*given, **options)
-            self._spans.append((name, time.monotonic() - began))
-            return made
+        def timed(*arguments: Any, **options: Any) -> Any:
+            start = time.monotonic()
+            result = work(*arguments, **options)
+            self._spans.append((name, time.monotonic() - start))
+            return result
 
         return timed
 

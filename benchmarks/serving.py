@@ -1,15 +1,15 @@
-"""How fast images are served: ours, and every peer with the same weights and bodies, in one run.
+"""Measure how fast Sightline and its peers serve images with the same weights and bodies, in one run.
 
     python -m benchmarks.serving                        everything, about 40 minutes on 2 cores; the README's table
-    python -m benchmarks.serving --quick                one round of short loads, about 8 minutes; its own result file
-    python -m benchmarks.serving --rows ours-bf16 noop  these rows alone (--list names them)
-    python -m benchmarks.serving --photographs FOLDER   with real photographs as one more set of bodies
+    python -m benchmarks.serving --quick                one round of short loads, about 8 minutes; another result file
+    python -m benchmarks.serving --rows ours-bf16 noop  only these rows (--list names them)
+    python -m benchmarks.serving --photographs FOLDER   with real photographs as an additional set of bodies
 
-Trains the network that is served, once, through the project's own commands; starts one server at a time; checks its
-answers against ours in process; loads it with `wrk` at each number of connections and, some, at a set rate. Rounds go
-over all rows in turn, so that whatever else the machine does meets all of them. A row that cannot be measured is
-recorded with its reason. Every raw row is kept. Prints a table and, as its last line, one JSON document; 1 where no row
-could be measured.
+Trains the served network once, with the commands of the project; starts one server at a time; checks its answers
+against ours in process; loads it with `wrk` at each number of connections and, for some rows, at a fixed rate. Each
+round measures all rows in turn, so that other load of the machine affects all of them. A row that cannot be measured is
+recorded with its reason, and the result has every raw row. Prints a table and, as its last line, one JSON document;
+exits with 1 if no row was measured.
 """
 
 import argparse
@@ -18,14 +18,11 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks import bodies, closed_loop, serving_chart, serving_figures, serving_rows, stock_search, trained
+from benchmarks import bodies, closed_loop, console, serving_chart, serving_figures, serving_rows, stock_search, trained
 from benchmarks.closed_loop import LoadError
 from benchmarks.peers import environment
 from benchmarks.result import BUSY, SERVING, Origin, publish
@@ -41,70 +38,69 @@ from training.train import versions
 
 RESULT = Path("benchmarks/results/serving.json")
 WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")
-KEPT = "rounds.json"  # all rounds that are done, while others are still measured
+ROUNDS = "rounds.json"  # the finished rounds
 CONNECTIONS = (1, 16, 64)
-CHECKED = 4  # images of each body whose labels are held against ours
+CHECKED = 4  # images of each body whose labels are compared with ours
 PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton", "torchserve")
 
 
 def labels_of(bench: Bench, images: dict[str, list[Path]]) -> dict[str, list[str]]:
-    """Return our own labels of the first images of each body, in fp32 and in process."""
+    """Return our labels of the first images of each body, in fp32 and in process."""
     classifier = Classifier(bench.root / bench.run / "model.pt", top_k=1)
-    found = {}
+    labels = {}
     for body, paths in images.items():
         answers = classifier.classify([path.read_bytes() for path in paths[:CHECKED]])
-        found[body] = [next(iter(answer)) if isinstance(answer, dict) else "" for answer in answers]
+        labels[body] = [next(iter(answer)) if isinstance(answer, dict) else "" for answer in answers]
     del classifier
     gc.collect()
-    return found
+    return labels
 
 
 def document(
     session: Session, rows: Sequence[Row], options: argparse.Namespace, tried: Sequence[Any], origin: Origin
 ) -> dict[str, Any]:
-    """Return all that is known, from the raw rows up."""
+    """Return the result so far, with all raw rows."""
     cells, open_cells = serving_figures.cells(session.runs), serving_figures.open_cells(session.runs)
-    figures = Figures(cells, open_cells)
-    lines = []
-    for row in rows:
-        reason = None if row.name in cells else session.reasons.get(row.name, "not reached")
-        kept = {name: getattr(row, name) for name in ("name", "title", "precision", "kind", "ours", "chart", "full")}
-        also = {"agreement": session.agreement.get(row.name), "note": session.reasons.get(row.name)}
-        title = f" ({session.bench.best.title})" if row.name == "stock-best" else ""
-        lines.append(kept | {"title": row.title + title, "reason": reason} | also)
-    measured = [row.name for row in rows if row.name in cells]
-    train = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
-    network = {name: train[name] for name in ("network", "classes", "image_size", "parameters")}
-    load = {name: [cell.get("generator_cores", 0.0) for _, cell in _each(cells)] for name in ("generator_cores",)}
-    peers = lock.versions(session.bench.root / environment.LOCK)
+    peers = [row.name for row in rows if row.name in cells and row.name != "ours-bf16"]
+    training = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
+    network = {name: training[name] for name in ("network", "classes", "image_size", "parameters")}
+    peer_versions = lock.versions(session.bench.root / environment.LOCK)
+    generator_cores = [
+        cell.get("generator_cores", 0.0)
+        for by_body in cells.values()
+        for loads in by_body.values()
+        for cell in loads.values()
+    ]
     return {
         "benchmark": "serving",
         **origin.document(),
-        "minutes": round((time.monotonic() - session.began) / 60, 1),
+        "minutes": round((time.monotonic() - session.start) / 60, 1),
         "quick": options.quick,
         "rounds": options.rounds,
         "seconds": session.seconds,
         "connections": list(session.connections),
-        "versions": versions() | {"python": platform.python_version()} | {name: peers[name] for name in PEERS},
+        "versions": versions() | {"python": platform.python_version()} | {name: peer_versions[name] for name in PEERS},
         "network": network | {"name": network["network"]},
         "archive": session.bench.model_config,
         "bodies": {body: _body(paths) for body, paths in session.images.items()},
         "elsewhere_cores": round(max(session.elsewhere, default=0.0), 2),
-        "generator_cores": round(max(load["generator_cores"], default=0.0), 3),
-        "rows": lines,
+        "generator_cores": round(max(generator_cores, default=0.0), 3),
+        "rows": [_row(session, row, measured=row.name in cells) for row in rows],
         "cells": cells,
         "open": open_cells,
-        "ratios": serving_figures.ratios(figures, "ours-bf16", [name for name in measured if name != "ours-bf16"]),
+        "ratios": serving_figures.ratios(Figures(cells, open_cells), "ours-bf16", peers),
         "stock_search": list(tried),
         "runs": session.runs,
     }
 
 
-def _each(cells: dict[str, Any]) -> Iterable[tuple[str, dict[str, float]]]:
-    for row, of_body in cells.items():
-        for loads in of_body.values():
-            for cell in loads.values():
-                yield row, cell
+def _row(session: Session, row: Row, *, measured: bool) -> dict[str, Any]:
+    about = {name: getattr(row, name) for name in ("name", "title", "precision", "kind", "ours", "chart", "full")}
+    if row.name == "stock-best":
+        about["title"] += f" ({session.bench.best.title})"
+    note = session.reasons.get(row.name)
+    reason = None if measured else note or "not reached"
+    return about | {"reason": reason, "agreement": session.agreement.get(row.name), "note": note}
 
 
 def _body(paths: Sequence[Path]) -> dict[str, Any]:
@@ -112,40 +108,34 @@ def _body(paths: Sequence[Path]) -> dict[str, Any]:
     return {"images": len(paths), "kilobytes": round(sum(sizes) / len(sizes) / 1000, 1)}
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any]) -> None:
     """Print the table, and the targets below it."""
-    table = Table("server", *found["bodies"], title=f"requests/s at {_numbers(found['connections'])} connections")
-    for row in found["rows"]:
-        cells = found["cells"].get(row["name"], {})
-        texts = [serving_figures.rates(cells.get(body, {}), found["connections"]) for body in found["bodies"]]
-        table.add_row(row["title"], *(texts if row["reason"] is None else [f"not measured: {row['reason']}"]))
-    console.print(table)
-    goals = Table(*serving_figures.WORDS)
-    for each in serving_figures.targets(Figures(found["cells"], found["open"]), quiet=found["elsewhere_cores"] <= BUSY):
-        goals.add_row(*serving_figures.words(each))
-    console.print(goals)
-
-
-def _numbers(connections: Sequence[int]) -> str:
-    return " / ".join(map(str, connections))
+    rows = []
+    for row in result["rows"]:
+        cells = result["cells"].get(row["name"], {})
+        rates = [serving_figures.rates(cells.get(body, {}), result["connections"]) for body in result["bodies"]]
+        rows.append((row["title"], *(rates if row["reason"] is None else [f"not measured: {row['reason']}"])))
+    title = f"requests/s at {' / '.join(map(str, result['connections']))} connections"
+    console.print_table(title, ("server", *result["bodies"]), rows)
+    quiet = result["elsewhere_cores"] <= BUSY
+    targets = serving_figures.targets(Figures(result["cells"], result["open"]), quiet=quiet)
+    console.print_table("targets", serving_figures.WORDS, map(serving_figures.words, targets))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = console.parser("serving", __doc__)
     names = [row.name for row in serving_rows.rows()]
     parser.add_argument("--quick", action="store_true", help="one round of 2 s a load, without the other networks")
-    parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help="these alone")
-    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--rows", nargs="+", choices=names, metavar="ROW", help="only these rows")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float, help="of one load")
+    parser.add_argument("--seconds", type=float, help="duration of one load")
     parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
     parser.add_argument("--precisions", nargs="+", default=list(serving_rows.PRECISIONS), metavar="PRECISION")
-    parser.add_argument("--setting", action="append", default=[], metavar="KEY=VALUE", help="of our archives")
-    parser.add_argument("--photographs", type=Path, help="a folder of real JPEG files")
-    parser.add_argument("--result", type=Path, help="the JSON file (default: the README's, for a full run alone)")
+    parser.add_argument("--setting", action="append", default=[], metavar="KEY=VALUE", help="setting of our archives")
+    parser.add_argument("--photographs", type=Path, help="folder of real JPEG files")
+    parser.add_argument("--result", type=Path, help="the JSON file (default: that of the README for a full run only)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.seconds = options.seconds or (2 if options.quick else 3)
@@ -154,29 +144,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def chosen(options: argparse.Namespace) -> list[Row]:
-    """Return the rows that the options ask for."""
+def rows_of(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of the options."""
     rows = serving_rows.rows(tuple(options.precisions))
     if options.rows:
         return [row for row in rows if row.name in options.rows]
     return [row for row in rows if not (options.quick and row.ours and not row.full)]
 
 
-def prepare(options: argparse.Namespace, rows: Sequence[Row], console: Console) -> Session:
-    """Train, draw the bodies, make the peers' environment, and return what is ready to be measured.
+def prepare(options: argparse.Namespace) -> Session:
+    """Train, draw the bodies, build the environment of the peers, and return the session.
 
     Raises:
         LoadError: wrk is not installed.
-        trained.TrainingFailed, ValueError, PortError: what is needed is not there.
+        trained.TrainingFailed, ValueError, PortError: a preparation failed.
     """
     closed_loop.find_wrk()
     root = Path.cwd()
-    run = trained.run("resnet18", root, console.print)
+    run = trained.run("resnet18", root)
     try:
         environment.make(root)
-    except SetupError as error:  # every row that needs it says so
-        console.print(f"without peers: {error}")
-    console.print("drawing the bodies, once")
+    except SetupError as error:  # it is the reason of every row that needs the environment
+        print(f"without peers: {error}", flush=True)
+    print("drawing the bodies, once", flush=True)
     images = {size.name: bodies.draw(size, DRAWN) for size in bodies.SIZES}
     folders = tuple(paths[0].parent for paths in images.values())
     if options.photographs:
@@ -191,39 +181,37 @@ def prepare(options: argparse.Namespace, rows: Sequence[Row], console: Console) 
         folders=folders,
     )
     labels = labels_of(bench, images)
-    open_seconds = 2.5 * options.seconds
-    return Session(bench, images, labels, options.connections, options.seconds, open_seconds, console)
+    return Session(bench, images, labels, options.connections, options.seconds, 2.5 * options.seconds)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     options = parse(arguments)
-    rows = chosen(options)
+    rows = rows_of(options)
     origin = Origin("serving", arguments, code=(*SERVING, "benchmarks/peers", "benchmarks/serving_rows.py"))
     if options.list:
         print("\n".join(f"{row.name:22} {row.title}" for row in rows))
         return 0
-    console = Console(width=120, soft_wrap=False, markup=False, emoji=False)
     try:
-        session = prepare(options, rows, console)
+        session = prepare(options)
         tried: list[dict[str, Any]] = []
         if any(row.name == "stock-best" for row in rows):
             session.bench.best, tried = stock_search.best(session, options.quick)
         for number in range(1, options.rounds + 1):
             for row in rows:
-                session.say(f"round {number} of {options.rounds}: {row.title}")
+                session.log(f"round {number} of {options.rounds}: {row.title}")
                 session.measure(row, number)
-            write_json(WORK / KEPT, document(session, rows, options, tried, origin))
+            write_json(WORK / ROUNDS, document(session, rows, options, tried, origin))
     except (LoadError, trained.TrainingFailed, ports.PortError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"error: interrupted; whole rounds, if any, are in {WORK / KEPT}", file=sys.stderr)
+        print(f"error: interrupted; whole rounds, if any, are in {WORK / ROUNDS}", file=sys.stderr)
         return 130
-    found = document(session, rows, options, tried, origin)
-    serving_chart.draw(found, options.result.with_suffix(".svg"))
-    show(found, console)
-    return publish(found, options.result, failed=not found["cells"])
+    result = document(session, rows, options, tried, origin)
+    serving_chart.draw(result, options.result.with_suffix(".svg"))
+    show(result)
+    return publish(result, options.result, failed=not result["cells"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Medians, ratios and targets of the serving benchmark, from nothing but its raw rows."""
+"""Medians, ratios and targets of the serving benchmark, from its raw rows."""
 
 import dataclasses
 import statistics
@@ -22,23 +22,23 @@ def cells(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
             at = grouped.setdefault(run["row"], {}).setdefault(run["body"], {})
             at.setdefault(str(run["connections"]), []).append(run)
     return {
-        row: {body: {number: _median(each) for number, each in loads.items()} for body, loads in bodies.items()}
+        row: {body: {number: _median(rounds) for number, rounds in loads.items()} for body, loads in bodies.items()}
         for row, bodies in grouped.items()
     }
 
 
 def _median(runs: Sequence[Run]) -> dict[str, float]:
     names = [name for name, value in runs[0].items() if isinstance(value, float) and name != "seconds"]
-    found = {name: round(statistics.median(run[name] for run in runs), 4) for name in names}
+    figures = {name: round(statistics.median(run[name] for run in runs), 4) for name in names}
     rates = [run["requests_per_second"] for run in runs]
     low, high, middle = min(rates), max(rates), statistics.median(rates)
-    found |= {
+    figures |= {
         "low": round(low, 2),
         "high": round(high, 2),
         "spread": round((high - low) / middle, 4) if middle else 0.0,
     }
     failed = sum(run.get("refused", 0) + run.get("broken", 0) for run in runs)
-    return {**found, "failed": failed, "rounds": len(runs)}
+    return {**figures, "failed": failed, "rounds": len(runs)}
 
 
 def open_cells(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
@@ -49,26 +49,26 @@ def open_cells(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
             grouped.setdefault(run["row"], []).append(run)
     names = ("rate", "p50", "p99", "longest", "lateness")
     return {
-        row: {name: round(statistics.median(each[name] for each in found), 3) for name in names}
-        | {"failures": sum(each["failures"] for each in found), "behind": sum(each["behind"] for each in found)}
-        for row, found in grouped.items()
+        row: {name: round(statistics.median(run[name] for run in rounds), 3) for name in names}
+        | {"failures": sum(run["failures"] for run in rounds), "behind": sum(run["behind"] for run in rounds)}
+        for row, rounds in grouped.items()
     }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figures:
-    """The medians of one document, looked up by row, body and connections; None for what was not measured."""
+    """The medians of one document by row, body and connections; None if not measured."""
 
     cells: Mapping[str, Any]
     open: Mapping[str, Any]
 
     def value(self, row: str, body: str, connections: int, name: str = "requests_per_second") -> float | None:
         """Return one figure."""
-        found = self.cells.get(row, {}).get(body, {}).get(str(connections), {}).get(name)
-        return None if found is None else float(found)
+        value = self.cells.get(row, {}).get(body, {}).get(str(connections), {}).get(name)
+        return None if value is None else float(value)
 
     def ratio(self, row: str, other: str, body: str, connections: int) -> float | None:
-        """Return how many times the rate of `other` that of `row` is."""
+        """Return the rate of `row` relative to that of `other`."""
         above, below = self.value(row, body, connections), self.value(other, body, connections)
         return above / below if above is not None and below else None
 
@@ -78,21 +78,21 @@ class Figures:
         return (1 / served - 1 / inside) * nothing if served and inside and nothing else None
 
     def added_latency(self, row: str, ceiling: str) -> float | None:
-        """Return by how many milliseconds one connection's median is above the time of one image in process."""
+        """Return the median latency of one connection minus the time of one image in process, in milliseconds."""
         served, inside = self.value(row, SMALL, 1, "p50"), self.value(ceiling, SMALL, 0, "single_ms")
         return served - inside if served is not None and inside is not None else None
 
     def tail(self, row: str) -> float | None:
         """Return the 99th percentile by the median of the open loop."""
-        found = self.open.get(row)
-        return found["p99"] / found["p50"] if found and found["p50"] and not found["failures"] else None
+        figures = self.open.get(row)
+        return figures["p99"] / figures["p50"] if figures and figures["p50"] and not figures["failures"] else None
 
 
 def _against(row: str, precision: str) -> Callable[[Figures], float | None]:
     return lambda figures: figures.ratio(f"ours-{precision}", row, SMALL, 64)
 
 
-# name, unit, whether more is better, goal, where the value comes from
+# name, unit, whether higher is better, goal, source of the value
 TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], ...] = (
     ("in process, bf16, 200x200", "images/s", True, 460, lambda f: f.value("in-process-bf16", SMALL, 0)),
     ("bf16, 64 connections, 200x200", "requests/s", True, 430, lambda f: f.value("ours-bf16", SMALL, 64)),
@@ -130,44 +130,44 @@ TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], 
 def targets(figures: Figures, *, quiet: bool = True) -> list[dict[str, Any]]:
     """Return each target with the measured value, and whether it is met.
 
-    `met` is None for a value that was not measured, and for every value where other programs were busy (not `quiet`).
+    `met` is None for a value that was not measured, and for every value if other programs were busy (not `quiet`).
     """
-    found = []
-    for name, unit, more, goal, measure in TARGETS:
+    rows = []
+    for name, unit, higher, goal, measure in TARGETS:
         value = measure(figures)
         # Negative overhead: machine load differed between the two runs, so the value means nothing.
         unknown = value is None or value < 0 or not quiet
-        met = None if value is None or unknown else (value >= goal if more else value <= goal)
+        met = None if value is None or unknown else (value >= goal if higher else value <= goal)
         rounded = None if value is None else round(value, 3)
-        found.append({"name": name, "unit": unit, "goal": goal, "at_least": more, "value": rounded, "met": met})
-    return found
+        rows.append({"name": name, "unit": unit, "goal": goal, "at_least": higher, "value": rounded, "met": met})
+    return rows
 
 
-def ratios(figures: Figures, ours: str, others: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return how many times the rate of each other row `ours` has, by body and connections."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for other in others:
-        for body, loads in figures.cells.get(other, {}).items():
+def ratios(figures: Figures, ours: str, peers: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the rate of `ours` relative to that of each peer, by body and connections."""
+    ratios: dict[str, dict[str, dict[str, float]]] = {}
+    for peer in peers:
+        for body, loads in figures.cells.get(peer, {}).items():
             for number in loads:
-                ratio = figures.ratio(ours, other, body, int(number))
+                ratio = figures.ratio(ours, peer, body, int(number))
                 if ratio is not None:
-                    found.setdefault(other, {}).setdefault(body, {})[number] = round(ratio, 3)
-    return found
+                    ratios.setdefault(peer, {}).setdefault(body, {})[number] = round(ratio, 3)
+    return ratios
 
 
 def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
     """Return the medians of one row and body: by connections, or the one in process."""
     if "0" in loads:
         return f"{loads['0']['requests_per_second']:,.0f}"
-    found = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
-    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in found)
+    values = [loads.get(str(number), {}).get("requests_per_second") for number in connections]
+    return " / ".join("-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in values)
 
 
 WORDS = ("target", "goal", "measured", "met")
 
 
 def words(target: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Return one of `targets` as it stands in a table."""
+    """Return the cells of one of `targets` in a table."""
     goal = f"{'at least' if target['at_least'] else 'at most'} {target['goal']:g} {target['unit']}"
     value = "not measured" if target["value"] is None else f"{target['value']:,.4g} {target['unit']}"
     return target["name"], goal, value, {True: "yes", False: "no", None: ""}[target["met"]]

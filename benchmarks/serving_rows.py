@@ -1,4 +1,4 @@
-"""The rows of the serving benchmark: every server and every loop in process, and how each is started."""
+"""The rows of the serving benchmark: every server and every loop in process, and its start."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ FORM_OF_TRITON = {"Inference-Header-Content-Length": "0"}
 
 @dataclasses.dataclass(slots=True)
 class Bench:
-    """What all rows share: folders, ports, the served run, and the settings of every archive of ours."""
+    """Settings of all rows: folders, ports, the served run, and the settings of our archives."""
 
     root: Path
     work: Path
@@ -42,17 +42,17 @@ class Bench:
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """Return model-config.yaml of our archives, but for the precision."""
+        """Return model-config.yaml of our archives, without the precision."""
         return model_config.configure(self.settings)
 
     @property
     def options(self) -> list[str]:
-        """Return what a peer is told of workers, threads and batches: the same as ours has."""
+        """Return the options of a peer for workers, threads and batches: those of our server."""
         config, shares = self.model_config, Shares.of_this_machine(1)
         workers = config.get("minWorkers")
-        told = {"workers": workers or shares.workers, "threads": threads(workers) if workers else shares.threads}
-        told |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}
-        return [word for name, value in told.items() for word in (f"--{name}", str(value))]
+        options = {"workers": workers or shares.workers, "threads": threads(workers) if workers else shares.threads}
+        options |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}
+        return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
     @property
     def config(self) -> str:
@@ -60,7 +60,7 @@ class Bench:
         return (self.root / "config.properties").read_text()
 
     def peers(self) -> Path:
-        """Return the interpreter of the peers, as made by `benchmarks.peers.environment`."""
+        """Return the interpreter of the environment of `benchmarks.peers.environment`."""
         python = environment.python(self.root)
         if not environment.is_current(self.root):
             raise NotMeasured("no .venv-peers: python -m benchmarks.peers.environment")
@@ -74,8 +74,8 @@ Start = Callable[[Bench], AbstractContextManager[Running]]
 class Row:
     """One line of the table.
 
-    A served row has `start`, a row in process a `command`. `shares` says that it has our weights and preprocessing, so
-    that its labels must be ours; `full` that all bodies and connections are measured, else the small body alone.
+    A served row has `start`, a row in process a `command`. `shares`: it has our weights and preprocessing, so that its
+    labels must be ours. `full`: all bodies and connections are measured, otherwise only the small body.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Row:
     encoding: Encoding = RAW
     ours: bool = False
     shares: bool = False
-    checked: bool = True  # whether its labels are held against ours
+    checked: bool = True  # whether its labels are compared with ours
     full: bool = True
     chart: bool = True
     open: bool = False
@@ -99,64 +99,54 @@ class Row:
 
 def rows(precisions: tuple[str, ...] = PRECISIONS) -> list[Row]:
     """Return all rows, the strictest peer first."""
-    found = [
+    litserve, bentoml = peer("litserve_documented", "/predict", JSON), peer("bentoml_documented", "/classify", FORM)
+    stock_defaults = stock_server(stock.DEFAULTS)
+    networks = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "vit": "ViT"}
+    small: Any = {"full": False, "chart": False}
+    return [
         Row("litserve-ours", "LitServe, our parts", "bf16", peer("litserve_ours", "/predict"), shares=True, open=True),
         Row("triton-ours", "Triton, our parts", "bf16", _triton, shares=True),
         Row("openvino", "OpenVINO in process, our weights", "bf16", command=_openvino),
         Row("stock-best", "TorchServe image_classifier, best settings", "fp32", _stock_best),
-        Row(
-            "stock-defaults", "TorchServe image_classifier, defaults", "fp32", _stock_defaults, full=False, chart=False
+        Row("stock-defaults", "TorchServe image_classifier, defaults", "fp32", stock_defaults, **small),
+        Row("litserve-documented", "LitServe as documented", "fp32", litserve, encoding=JSON),
+        Row("bentoml-documented", "BentoML as documented", "fp32", bentoml, encoding=FORM),
+        *(_ours_row(precision) for precision in precisions),
+        Row("noop", "TorchServe, a handler that does nothing", "", _noop, checked=False, chart=False),
+        *(
+            Row(f"in-process-{precision}", f"our parts in process, {precision}", precision, command=inside(precision))
+            for precision in precisions
         ),
-        Row(
-            *("litserve-documented", "LitServe as documented", "fp32"),
-            peer("litserve_documented", "/predict", JSON),
-            encoding=JSON,
-        ),
-        Row(
-            *("bentoml-documented", "BentoML as documented", "fp32"),
-            peer("bentoml_documented", "/classify", FORM),
-            encoding=FORM,
-        ),
-    ]
-    for precision in precisions:
-        start = ours(precision)
-        is_open = precision != "fp32"
-        found.append(
-            Row(f"ours-{precision}", f"Sightline, {precision}", precision, start, ours=True, shares=True, open=is_open)
-        )
-    found.append(Row("noop", "TorchServe, a handler that does nothing", "", _noop, checked=False, chart=False))
-    found += [
-        Row(f"in-process-{precision}", f"our parts in process, {precision}", precision, command=inside(precision))
-        for precision in precisions
-    ]
-    for network in ("resnet50", "vgg16", "vit"):
-        title = {"resnet50": "ResNet-50", "vgg16": "VGG-16", "vit": "ViT"}[network]
-        start = ours("bf16", network)
-        found.append(
+        *(
             Row(
                 f"ours-{network}",
                 f"Sightline, {title}, bf16",
                 "bf16",
-                start,
+                ours("bf16", network),
                 ours=True,
                 checked=False,
-                full=False,
-                chart=False,
+                **small,
             )
-        )
-    return found
+            for network, title in networks.items()
+        ),
+    ]
+
+
+def _ours_row(precision: str) -> Row:
+    name, title = f"ours-{precision}", f"Sightline, {precision}"
+    return Row(name, title, precision, ours(precision), ours=True, shares=True, open=precision != "fp32")
 
 
 def peer(module: str, path: str, encoding: Encoding = RAW, headers: dict[str, str] | None = None) -> Start:
-    """Return how a peer of `benchmarks.peers` is started."""
+    """Return the start of a peer of `benchmarks.peers`."""
 
     def start(bench: Bench) -> AbstractContextManager[Running]:
         port = PEER_PORT + bench.offset
         command = [str(bench.peers()), "-m", f"benchmarks.peers.{module}", str(bench.run), "--port", str(port)]
         command += ["--precision", bench.precision, *bench.options]
-        sent = {"Content-Type": encoding.content_type, **(headers or {})}
+        fields = {"Content-Type": encoding.content_type, **(headers or {})}
         probe, log = encoding.encode(bench.probe), bench.work / f"{module}.log"
-        return servers.peer(command, path, sent, probe, port=port, root=bench.root, log=log)
+        return servers.peer(command, path, fields, probe, port=port, root=bench.root, log=log)
 
     return start
 
@@ -165,7 +155,7 @@ _triton = peer("triton_ours", "/v2/models/sightline/infer", headers=FORM_OF_TRIT
 
 
 def ours(precision: str, network: str = "") -> Start:
-    """Return how our own server is started: one archive and one configuration a precision."""
+    """Return the start of our server: one archive and one configuration a precision."""
 
     @contextlib.contextmanager
     def start(bench: Bench) -> Iterator[Running]:
@@ -185,7 +175,7 @@ def ours(precision: str, network: str = "") -> Start:
 def torchserve(
     bench: Bench, folder: Path, config: str, *, peers: bool = False, environment: dict[str, str] | None = None
 ) -> AbstractContextManager[Running]:
-    """Run TorchServe with the one archive that stands in `folder`."""
+    """Run TorchServe with the one archive in `folder`."""
     python = bench.peers() if peers else servers.own_python()
     headers = {"Content-Type": RAW.content_type}
     return servers.torchserve(
@@ -204,7 +194,7 @@ def _noop(bench: Bench) -> Iterator[Running]:
 
 
 def stock_server(setting: stock.Setting) -> Start:
-    """Return how TorchServe's own handler is started with a setting."""
+    """Return the start of TorchServe's handler with a setting."""
 
     @contextlib.contextmanager
     def start(bench: Bench) -> Iterator[Running]:
@@ -214,7 +204,7 @@ def stock_server(setting: stock.Setting) -> Start:
         except subprocess.CalledProcessError as error:
             raise NotMeasured(f"torch-model-archiver failed: {error.stderr.decode(errors='replace')[-200:]}") from error
         config = bench.config
-        if not setting.workers:  # as it comes: a worker for each core
+        if not setting.workers:  # TorchServe's default: a worker for each core
             config += f"\ndefault_workers_per_model={len(os.sched_getaffinity(0))}\n"
         with torchserve(bench, folder, config, peers=True, environment=setting.environment) as running:
             yield running
@@ -226,11 +216,8 @@ def _stock_best(bench: Bench) -> AbstractContextManager[Running]:
     return stock_server(bench.best)(bench)
 
 
-_stock_defaults = stock_server(stock.DEFAULTS)
-
-
 def inside(precision: str) -> Callable[[Bench], list[str]]:
-    """Return the command that measures our parts in process."""
+    """Return a function from settings to the command that measures our parts in process."""
 
     def command(bench: Bench) -> list[str]:
         return _loop(bench, servers.own_python(), "benchmarks.in_process", precision)

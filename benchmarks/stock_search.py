@@ -1,4 +1,4 @@
-"""The settings at which TorchServe's own `image_classifier` is fastest, so that it is compared at its best."""
+"""Find the fastest settings of TorchServe's `image_classifier`, so that it is compared at its best."""
 
 import dataclasses
 import json
@@ -17,42 +17,44 @@ from training.train import machine, versions
 
 
 def best(session: Session, quick: bool) -> tuple[stock.Setting, list[dict[str, Any]]]:
-    """Return the setting of TorchServe's own handler with the highest rate at the most connections, and all tried.
+    """Return the setting with the highest rate at the highest number of connections, and the rates of all settings.
 
-    What was found stays beside the runs for as long as machine, packages and weights are the same.
+    The result is cached in the work folder, for the same machine, packages and weights.
     """
     tried = stock.candidates(len(os.sched_getaffinity(0)))
-    kept = session.bench.work / "stock.json"
+    cache = session.bench.work / "stock.json"
     key = _key(session.bench)
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    if known.get("key") == key:
-        return stock.Setting(**known["best"]), known["tried"]
+    cached = json.loads(cache.read_text()) if cache.is_file() else {}
+    if cached.get("key") == key:
+        return stock.Setting(**cached["best"]), cached["tried"]
     if quick:
         return tried[0], []
-    found, body, most = [], next(iter(session.images)), max(session.connections)
+    entries, body, connections = [], next(iter(session.images)), max(session.connections)
     for setting in tried:
-        session.say(f"searching the best settings of image_classifier: {setting.title}")
+        session.log(f"searching the best settings of image_classifier: {setting.title}")
         entry: dict[str, Any] = {**dataclasses.asdict(setting), "requests_per_second": 0.0, "reason": None}
         try:
             with serving_rows.stock_server(setting)(session.bench) as running:
                 load: dict[str, Any] = {"bodies": session.images[body], "headers": running.headers}
                 # A compiled network is compiled again for the first batches of other sizes.
-                closed_loop.run(running.url, connections=most, seconds=COMPILING if setting.compiled else 2, **load)
+                closed_loop.run(
+                    running.url, connections=connections, seconds=COMPILING if setting.compiled else 2, **load
+                )
                 running.ask(session.bench.probe)
-                rate = closed_loop.run(running.url, connections=most, seconds=5, **load).requests_per_second
+                rate = closed_loop.run(running.url, connections=connections, seconds=5, **load).requests_per_second
                 entry["requests_per_second"] = round(rate, 2)
-                session.say(f"  {rate:.1f}/s")
+                session.log(f"  {rate:.1f}/s")
         except (NotMeasured, LoadError, OSError, subprocess.SubprocessError) as error:
             entry["reason"] = str(error)
-            session.say(f"  {error}")
-        found.append(entry)
-    place = max(range(len(found)), key=lambda each: found[each]["requests_per_second"])
-    write_json(kept, {"key": key, "best": dataclasses.asdict(tried[place]), "tried": found})
-    return tried[place], found
+            session.log(f"  {error}")
+        entries.append(entry)
+    place = max(range(len(entries)), key=lambda place: entries[place]["requests_per_second"])
+    write_json(cache, {"key": key, "best": dataclasses.asdict(tried[place]), "tried": entries})
+    return tried[place], entries
 
 
 def _key(bench: Bench) -> str:
-    """Return what the best settings of the stock handler depend on."""
+    """Return a key of the weights, the machine and torch, on which the best settings depend."""
     run = json.loads((bench.root / bench.run / "train.json").read_text())
     about = machine("cpu")
     return f"{run['key']} {about['processor']} {about['cores']} {versions()['torch']}"

@@ -1,4 +1,4 @@
-"""The servers that ours is measured against, each started as a process on a given port by `benchmarks.servers`.
+"""The servers that are compared with ours, each started as a process on a given port by `benchmarks.servers`.
 
-They run in an environment of their own (`benchmarks.peers.environment`), from the root of the repository.
+They run in a separate environment (`benchmarks.peers.environment`), from the root of the repository.
 """

@@ -13,19 +13,19 @@ from PIL import Image
 
 from benchmarks.peers.documented import Parts
 
-RUN = "SIGHTLINE_PEER_RUN"  # BentoML starts workers that know only their environment
+RUN = "SIGHTLINE_PEER_RUN"  # BentoML passes only the environment to its workers
 
 
 @bentoml.service(traffic={"timeout": 120}, workers=1)
 class Documented:
-    """One worker, which predicts batches that BentoML puts together."""
+    """One worker, which predicts the batches of BentoML."""
 
     def __init__(self) -> None:
         self.parts = Parts(Path(os.environ[RUN]))
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60_000)  # type: ignore[untyped-decorator]
     def classify(self, image: list[Image.Image]) -> list[dict[str, float]]:
-        return self.parts.predict(torch.stack([self.parts.prepare(each) for each in image]))
+        return self.parts.predict(torch.stack([self.parts.prepare(picture) for picture in image]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an image classifier is made of in the documentation of LitServe and BentoML: Pillow, torchvision, float32.
+"""The parts of an image classifier in the documentation of LitServe and BentoML: Pillow, torchvision, float32.
 
 The weights are ours, loaded as TorchScript; images are resized to 256, cropped to 224 and normalized, as torchvision's
 own weights ask for.

@@ -1,8 +1,8 @@
-"""The environment that the peers run in, `.venv-peers`, apart from ours: their requirements do not fit together.
+"""The environment of the peers, `.venv-peers`, separate from ours because their requirements conflict.
 
-python -m benchmarks.peers.environment    make it from requirements-peers.txt; under a second where it stands
+python -m benchmarks.peers.environment    build it from requirements-peers.txt, if it is missing or outdated
 
-torch, torchvision and all else that a server of ours needs but NumPy have the versions of our own environment, so that
+torch, torchvision and all other packages of our server except NumPy have the versions of our environment, so that
 weights, kernels and preprocessing are the same.
 """
 
@@ -24,28 +24,28 @@ def python(root: Path) -> Path:
 
 
 def is_current(root: Path) -> bool:
-    """Return whether the environment holds what the lock asks for."""
+    """Return whether the environment matches the lock."""
     stamp = root / FOLDER / STAMP
     return python(root).exists() and stamp.is_file() and stamp.read_text() == _fingerprint(root)
 
 
 def make(root: Path) -> Path:
-    """Make the environment unless it stands; return its interpreter.
+    """Build the environment if it is missing or outdated; return its interpreter.
 
     Raises:
-        SetupError: there is no room for it, or its packages cannot be had; the reason stands above the error.
+        SetupError: the disk is full, or packages cannot be downloaded; the reason is printed above the error.
     """
     if is_current(root):
         return python(root)
     check_space(root, SPACE["full"])
     uv, folder = str(Path(sys.prefix) / "bin" / "uv"), str(root / FOLDER)
     install = [uv, "pip", "install", "--python", str(python(root)), "--require-hashes", "--compile-bytecode"]
-    install.append("--no-deps")  # the lock is complete, and overrides what a peer asks of NumPy
+    install.append("--no-deps")  # the lock is complete, and overrides a peer's requirement of NumPy
     print(f"making {FOLDER} from {LOCK} (some GB, minutes on a slow line)", flush=True)
     for command in ([uv, "venv", "--clear", "--python", sys.executable, folder], [*install, "-r", str(root / LOCK)]):
         if subprocess.run(command, cwd=root, env=uv_environment([sys.executable, "-m", "pip"])).returncode:
             raise SetupError(
-                f"uv could not make {FOLDER} (its reason stands above): check the network, or UV_DEFAULT_INDEX"
+                f"uv could not make {FOLDER} (its reason is printed above): check the network, or UV_DEFAULT_INDEX"
             )
     (root / FOLDER / STAMP).write_text(_fingerprint(root))
     return python(root)

@@ -16,7 +16,7 @@ BATCH, WAIT = 16, 0.01  # images, seconds
 
 
 class Documented(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types here
-    """Decodes each request alone and predicts batches."""
+    """Decodes each request separately and predicts batches."""
 
     def setup(self, device: str) -> None:
         self.parts = Parts(parse().run)

@@ -1,8 +1,8 @@
-"""LitServe with our own preprocessing, network, workers and threads: what differs from ours is the server alone.
+"""LitServe with our own preprocessing, network, workers and threads: only the server differs.
 
     .venv-peers/bin/python -m benchmarks.peers.litserve_ours RUN --port 9000 --precision bf16 --workers 2
 
-POST /predict takes the image as the body, as it is: LitServe's own forms would cost it more.
+POST /predict takes the image as the raw body: LitServe's forms would be slower.
 """
 
 from typing import Annotated, Any

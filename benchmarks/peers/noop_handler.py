@@ -1,4 +1,4 @@
-"""A TorchServe handler that does nothing: what the server itself costs. Travels alone in an archive."""
+"""A TorchServe handler that does nothing, to measure the cost of the server; the only module of its archive."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""OpenVINO in process with our weights and our preprocessing: what a user of a CPU would pick for the network.
+"""OpenVINO in process with our weights and our preprocessing: the usual runtime for a network on a CPU.
 
     .venv-peers/bin/python -m benchmarks.peers.openvino_ours RUN --precision bf16 --threads 2 --batch 8 --bodies FOLDER
 
-The same two loops as `benchmarks.in_process`, with OpenVINO in the network's place. The last line is one JSON document.
+The same two loops as `benchmarks.in_process`, with OpenVINO as the network. The last line is one JSON document.
 """
 
 import json
@@ -21,7 +21,7 @@ TYPES = {"fp32": "f32", "bf16": "bf16"}
 
 
 class WithOpenVino(Classifier):
-    """Our classifier, whose network is compiled by OpenVINO for the batches that it is asked for."""
+    """Our classifier, whose network is compiled by OpenVINO."""
 
     def compile(self, path: str, precision: str, threads: int) -> None:
         """Compile the network of an artifact; `threads` are those that it computes with."""
@@ -52,24 +52,24 @@ def main() -> None:
     threads = options.workers * options.threads
     classifier = WithOpenVino(path, threads=threads)
     classifier.compile(path, options.precision, threads)
-    found: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     for folder in options.bodies:
         images = read(folder)
-        expected = [next(iter(each)) for each in Classifier(path).classify(images[:4]) if isinstance(each, dict)]
-        answered = [next(iter(each)) for each in classifier.classify(images[:4]) if isinstance(each, dict)]
+        expected = [next(iter(answer)) for answer in Classifier(path).classify(images[:4]) if isinstance(answer, dict)]
+        answered = [next(iter(answer)) for answer in classifier.classify(images[:4]) if isinstance(answer, dict)]
         loops = (
             simple(classifier, batches(images, options.batch)),
             pipelined(classifier, batches(images, options.batch)),
         )
         in_turn, ahead = (rate(loop, options.seconds) for loop in loops)
-        found[folder.name] = {
+        document[folder.name] = {
             "images_per_second": max(in_turn, ahead),
             "in_turn": in_turn,
             "pipelined": ahead,
             "single_ms": single(lambda image: classifier.classify([image]), images, options.seconds / 2),
             "agree": sum(map(str.__eq__, expected, answered)) / len(expected),
         }
-    print(json.dumps(found))
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every peer is told on its command line."""
+"""The command line of every peer."""
 
 import argparse
 from pathlib import Path

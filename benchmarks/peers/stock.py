@@ -1,7 +1,7 @@
-"""TorchServe's own `image_classifier` with our weights, and a no-op handler: their archives, and settings to search.
+"""TorchServe's `image_classifier` with our weights, and a no-op handler: their archives, and settings to search.
 
-The stock handler knows float32 alone. What can be set is how many workers share the cores, the batch, and whether
-torch.compile is used.
+The stock handler supports only float32. Its settings are the workers that share the cores, the batch, and
+torch.compile.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ HANDLER = "image_classifier"
 class Setting:
     """Workers, torch threads of each, images of a batch, milliseconds that one waits, and torch.compile or not.
 
-    No setting at all (`workers` 0) is TorchServe as it comes: a worker a core, all threads in each, no batches.
+    `workers` 0 is the default of TorchServe: a worker a core, all threads in each, no batches.
     """
 
     workers: int = 0
@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return what the server's environment needs: torch takes its threads from there."""
+        """Return the environment variables of the server: torch reads its threads from them."""
         return {"OMP_NUM_THREADS": str(self.threads or len(os.sched_getaffinity(0)))}
 
     def model_config(self) -> dict[str, Any]:
@@ -61,11 +61,11 @@ DEFAULTS = Setting()
 
 
 def candidates(cores: int) -> list[Setting]:
-    """Return the settings among which the best is sought; the first is what stands where none is."""
-    found = [Setting(1, cores, 8, 10), Setting(1, cores), Setting(1, cores, 8, 10, compiled=True)]
+    """Return the settings to search; the first is used without a search."""
+    settings = [Setting(1, cores, 8, 10), Setting(1, cores), Setting(1, cores, 8, 10, compiled=True)]
     if cores > 1:
-        found += [Setting(cores, 1), Setting(cores, 1, 8, 10), Setting(cores, 1, 8, 10, compiled=True)]
-    return found
+        settings += [Setting(cores, 1), Setting(cores, 1, 8, 10), Setting(cores, 1, 8, 10, compiled=True)]
+    return settings
 
 
 def build(name: str, setting: Setting, run: Path, store: Path) -> Path:
@@ -102,7 +102,7 @@ def pack(name: str, store: Path, config: Mapping[str, Any], *arguments: str) -> 
             file = Path(folder) / "model-config.yaml"
             file.write_text(yaml.safe_dump(dict(config)))
             command += ["--config-file", str(file)]
-        # It fills and empties a folder of the model's name in the temporary one.
+        # It uses a folder with the model's name in TMPDIR.
         subprocess.run(command, env={**os.environ, "TMPDIR": folder}, check=True, capture_output=True)
         return Path(shutil.move(Path(folder) / f"{name}.mar", store / f"{name}-1.0.mar"))
 

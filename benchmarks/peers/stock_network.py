@@ -1,4 +1,4 @@
-"""ResNet-18 as TorchServe's own handler loads it from a state dict; travels in the archive of the stock handler.
+"""ResNet-18 as TorchServe's handler loads it from a state dict; a member of the archive of the stock handler.
 
 Only a module that is not TorchScript can be compiled by the handler's `pt2: compile:`.
 """

@@ -2,7 +2,7 @@
 
 .venv-peers/bin/python -m benchmarks.peers.triton_ours RUN --port 9000 --precision bf16 --workers 2 --delay 1
 
-POST /v2/models/sightline/infer with `Inference-Header-Content-Length: 0` takes the image as the body, as it is.
+POST /v2/models/sightline/infer with `Inference-Header-Content-Length: 0` takes the image as the raw body.
 """
 
 import json
@@ -30,15 +30,15 @@ LIBRARIES = "LD_LIBRARY_PATH"
 
 
 def use_own_library() -> None:
-    """Start this program again where Triton's part in Python would find another libpython than this one's.
+    """Start this program again if Triton's Python backend would load another libpython.
 
-    Triton's wheel links `libpython3.x.so.1.0` and takes the system's, which may be older than the standard library
-    that it is then given: that ends in `_thread.RLock has no attribute _recursion_count`.
+    Triton's wheel links `libpython3.x.so.1.0` and loads that of the system, which may be older than our standard
+    library: it then fails with `_thread.RLock has no attribute _recursion_count`.
     """
     folder = sysconfig.get_config_var("LIBDIR") or ""
-    known = os.environ.get(LIBRARIES, "")
-    if any(Path(folder).glob("libpython3.*.so.1.0")) and folder not in known.split(os.pathsep):
-        os.environ[LIBRARIES] = os.pathsep.join(filter(None, [folder, known]))
+    paths = os.environ.get(LIBRARIES, "")
+    if any(Path(folder).glob("libpython3.*.so.1.0")) and folder not in paths.split(os.pathsep):
+        os.environ[LIBRARIES] = os.pathsep.join(filter(None, [folder, paths]))
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.peers.triton_ours", *sys.argv[1:]])
 
 
@@ -57,14 +57,16 @@ class Worker:
     def answer(cls, images: list[bytes]) -> list[bytes]:
         """Return one JSON document for each encoded image."""
         answers = cls.classifier.classify(images)
-        return [json.dumps(each.body() if isinstance(each, RequestError) else each).encode() for each in answers]
+        return [
+            json.dumps(answer.body() if isinstance(answer, RequestError) else answer).encode() for answer in answers
+        ]
 
 
 def instance(options: Namespace) -> Callable[..., Any]:
-    """Return one of the functions that Triton hands batches to, with a worker process of its own.
+    """Return a function that computes batches for Triton in a separate worker process.
 
-    PyTriton calls all of them from threads of one process: without processes they would share one interpreter lock,
-    which the workers of TorchServe do not.
+    PyTriton calls all functions from threads of one process: without worker processes they would share one interpreter
+    lock, unlike the workers of TorchServe.
     """
     pool = ProcessPoolExecutor(1, get_context("spawn"), Worker.load, (options,))
     pool.submit(Worker.answer, []).result()  # wait until it is loaded

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 from benchmarks import servers, serving, serving_rows, serving_tables
 from benchmarks.result import Origin
@@ -39,7 +37,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     work.mkdir()
     bench = Bench(ROOT, work, folder / "run", free_offset(3000), probe=picture(), seconds=0.2, folders=(folder / BODY,))
     labels = serving.labels_of(bench, {BODY: images})
-    return Session(bench, {BODY: images}, labels, (1, 4), 1, 0.5, Console(file=io.StringIO()))
+    return Session(bench, {BODY: images}, labels, (1, 4), 1, 0.5)
 
 
 def row(name: str) -> Row:
@@ -56,7 +54,9 @@ def breaking(bench: Bench) -> Iterator[Running]:
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk: apt-get install wrk")
-def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(session: Session, tmp_path: Path) -> None:
+def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(
+    session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ours = dataclasses.replace(row("ours-fp32"), open=True)
     rows = [ours, row("noop"), row("in-process-fp32")]
     rows += [Row("away", "away", "fp32", refusing), Row("dead", "dead", "fp32", breaking)]
@@ -78,9 +78,10 @@ def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(session: 
     assert json.loads((tmp_path / "serving.json").read_text()) == found
     table = serving_tables.serving(tmp_path)
     assert "| **Sightline, fp32** | fp32 |" in table and "away: not measured (it cannot be had)." in table
-    shown = io.StringIO()
-    serving.show(found, Console(file=shown, width=200))
-    assert "Sightline, fp32" in shown.getvalue() and "not measured: it cannot be had" in shown.getvalue()
+    capsys.readouterr()
+    serving.show(found)
+    shown = capsys.readouterr().out
+    assert "Sightline, fp32" in shown and "not measured: it cannot be had" in shown
 
 
 def test_a_row_that_answers_otherwise_than_ours_is_not_measured(session: Session) -> None:

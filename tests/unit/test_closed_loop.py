@@ -24,7 +24,7 @@ def test_a_refused_request_is_not_an_answer() -> None:
 
 @pytest.mark.parametrize("text", ["", "nothing to read\n", '{"requests": 1}', json.dumps(SAID | {"microseconds": 0})])
 def test_what_cannot_be_read_is_an_error(text: str) -> None:
-    with pytest.raises(LoadError, match="wrk said nothing that can be read"):
+    with pytest.raises(LoadError, match="wrk printed no figures that can be read"):
         Load.of_output(text, 0.0)
 
 

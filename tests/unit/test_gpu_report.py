@@ -107,7 +107,7 @@ def test_a_stage_that_fails_costs_the_others_nothing(tmp_path: Path, monkeypatch
     (tmp_path / "80x80-1").mkdir()
     (tmp_path / "80x80-1" / "0.jpg").write_bytes(places365.image(0, 0, 1, 0, 80))
     monkeypatch.setattr(gpu_ceilings, "decoding", broken)
-    found = gpu_ceilings.Found()
+    found = gpu_ceilings.Measurements()
     gpu_ceilings.measure(tmp_path / "model.pt", [tmp_path / "80x80-1"], torch.device("cpu"), 0.01, 0, found)
     assert found.document["reasons"]["80x80-1, decoding"] == "nvjpegCreate failed: 6"
     (stages,) = found.document["bodies"].values()
