@@ -24,7 +24,7 @@ def test_a_refused_request_is_not_an_answer() -> None:
 
 @pytest.mark.parametrize("text", ["", "nothing to read\n", '{"requests": 1}', json.dumps(SAID | {"microseconds": 0})])
 def test_what_cannot_be_read_is_an_error(text: str) -> None:
-    with pytest.raises(LoadError, match="wrk printed no figures that can be read"):
+    with pytest.raises(LoadError, match="wrk printed no figures"):
         Load.of_output(text, 0.0)
 
 
@@ -49,5 +49,5 @@ def test_every_body_is_sent_whole_and_refusals_are_counted(tmp_path: Path) -> No
 
 @NEEDS_WRK
 def test_no_server_is_an_error_not_a_rate_of_zero() -> None:
-    with pytest.raises(LoadError, match=r"wrk (failed|said nothing)"):
+    with pytest.raises(LoadError, match=r"wrk (failed|printed no figures)"):
         closed_loop.run("http://127.0.0.1:1/", [], connections=1, seconds=1)
