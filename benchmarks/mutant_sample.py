@@ -27,6 +27,7 @@ from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 
 REPORT = "sample.json"
+FAILED = 255  # pytest refuses the tests of a mutant, for example a name that it does not find
 SLOW = "exported"  # its tests compile networks for half a minute: the mutants of that module alone run them
 
 
@@ -82,13 +83,18 @@ def drive(sample: int, seed: int, minutes: float) -> None:
         {
             "mutant": name,
             "file": str(data.path),
-            "state": status_by_exit_code[data.exit_code_by_key[name]],
+            "state": _state(data.exit_code_by_key[name]),
             "diff": diffs[name],
         }
         for data, name, _ in sorted(chosen, key=lambda each: each[1])
         if data.exit_code_by_key[name] is not None
     ]
     Path(REPORT).write_text(json.dumps(rows))
+
+
+def _state(code: int) -> str:
+    """Return the state of a mutant by the exit code of its tests; mutmut calls it a time-out where it fails itself."""
+    return "not tried" if code == FAILED else status_by_exit_code[code]
 
 
 def _cheap_tests_first() -> None:

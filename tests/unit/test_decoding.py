@@ -797,7 +797,11 @@ def test_large_images_are_converted_strip_by_strip_without_seams() -> None:
     assert np.array_equal(decode(encoded(Image.fromarray(pixels), "BMP")).permute(1, 2, 0).numpy(), pixels)
 
 
-@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0" + bytes(99), "quality": 95}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lossless": True}, {"exif": b"Exif\0\0" + bytes(99), "quality": 95}],
+    ids=["lossy", "lossless", "with metadata"],
+)
 def test_a_webp_that_ends_before_its_header_says_is_damaged(options: dict[str, Any]) -> None:
     whole = encoded(corners(), "WEBP", **options)
     said = int.from_bytes(whole[4:8], "little")
