@@ -34,7 +34,7 @@ from handlers.atomic import write_json
 from serving import ports, server
 from serving.client import Client, ClientError
 from serving.errors import ServingError
-from serving.live import Live
+from serving.live import Live, LiveModel
 from serving.state import ServerState
 from serving.watch import Watch
 
@@ -173,20 +173,26 @@ def settle(root: Path) -> str:
     return wrong
 
 
+def draw(chance: random.Random, before: Mapping[str, LiveModel], root: Path) -> tuple[Command, Command]:
+    """Return two random commands: the first is stopped at a random step, the second may be killed at one."""
+    commands = []
+    for verb, how in zip(chance.sample([*LATEST], 2), ("stop", "kill"), strict=True):
+        name = chance.choice(NAMES)
+        others = [version for version in VERSIONS if version != before[name].version]
+        version = chance.choice([*VERSIONS, *5 * others])  # most deployments change something
+        number = chance.randint(1, LATEST[verb]) if how == "stop" or chance.random() < 0.5 else 0
+        commands.append(Command(verb, name, version, how, number, root / f"{how}.log"))
+    return commands[0], commands[1]
+
+
 def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
     """Run one interleaving; return its commands, and the faults after it."""
     chance = random.Random(f"{seed}-{number}")
     before = Live.read(root).models
-    first, second = (
-        Command(
-            verb, name := chance.choice(NAMES), chance.choice([*VERSIONS, *5 * _unlike(before[name].version)]),
-            how, chance.randint(1, LATEST[verb]) if how == "stop" or chance.random() < 0.5 else 0, root / f"{how}.log",
-        )
-        for verb, how in zip(chance.sample([*LATEST], 2), ("stop", "kill"), strict=True)
-    )  # fmt: skip
+    first, second = draw(chance, before, root)
     verbs = {first.verb, second.verb}
     down = chance.random() < (0.85 if "serve" in verbs else 0.3 if "watch" in verbs else 0.1)
-    kills_first = chance.random() < 0.5
+    end = signal.SIGKILL if chance.random() < 0.5 else signal.SIGCONT
     start = time.monotonic()
     if down:
         small_server.kill(root)
@@ -194,15 +200,14 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
     first.wait(TURN if first.verb == "watch" else HANGING)
     second.start(root)
     second.wait(TURN)
-    wrong = finish((first, second), signal.SIGKILL if kills_first else signal.SIGCONT)
+    wrong = finish((first, second), end)
     live = Live.read(root).models
     for name, model in before.items():
-        may_be = allowed(name, model.version, (first, second))
+        expected = allowed(name, model.version, (first, second))
         version = live[name].version if name in live else "none"
-        if version not in may_be:
-            wrong.append(f"{name} {version} is recorded, one of {sorted(may_be)} was made live")
-    if difference := settle(root):
-        wrong.append(difference)
+        if version not in expected:
+            wrong.append(f"{name} {version} is recorded, one of {sorted(expected)} was made live")
+    wrong += filter(None, [settle(root)])
     return {
         "number": number,
         "server_killed": down,
@@ -212,11 +217,6 @@ def interleave(number: int, seed: int, root: Path) -> dict[str, Any]:
         "wrong": wrong,
         **({"output": [first.output[-2000:], second.output[-2000:]]} if wrong else {}),
     }
-
-
-def _unlike(version: str) -> list[str]:
-    """Return the other versions, so that most deployments change something."""
-    return [other for other in VERSIONS if other != version]
 
 
 def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]) -> dict[str, Any]:

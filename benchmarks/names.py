@@ -147,15 +147,19 @@ class Attempts:
             return f"wrote {', '.join(foreign[:5])}"
         if missing := [str(path) for path in self._results(verb, version) if not path.is_file()]:
             return f"did not write {', '.join(missing)}"
-        if verb == "predict":
-            labels = {path.name for path in (self.home.folder / self.raw).iterdir()}
-            answers = json.loads(process.output).values()
-            return "" if answers and all({*answer} == labels for answer in answers) else f"answered {answers}"
-        if verb == "status":
-            models = [(row["name"], row["version"], row["default"]) for row in json.loads(process.output)["models"]]
-            expected = {(self.name, "1.0", True), (self.name, "2.0", False)}
-            return "" if expected == {model for model in models if model[0] == self.name} else f"shows {models}"
-        return ""
+        check = {"predict": self._prediction_fault, "status": self._status_fault}.get(verb)
+        return check(json.loads(process.output)) if check is not None else ""
+
+    def _prediction_fault(self, answers: dict[str, Any]) -> str:
+        """Return the fault of answers that must have all labels of the name's data set, or ""."""
+        labels = {path.name for path in (self.home.folder / self.raw).iterdir()}
+        right = answers and all({*answer} == labels for answer in answers.values())
+        return "" if right else f"answered {answers}"
+
+    def _status_fault(self, status: dict[str, Any]) -> str:
+        """Return the fault of a status that must show version 1.0 as the default, and 2.0, or ""."""
+        models = {(row["version"], row["default"]) for row in status["models"] if row["name"] == self.name}
+        return "" if models == {("1.0", True), ("2.0", False)} else f"shows {models}"
 
     def _owns(self, path: Path) -> bool:
         """Return whether a verb may write this file for the name."""
@@ -230,13 +234,8 @@ def show(attempts: Attempts, expected: str) -> dict[str, Any]:
     return {"name": attempts.name, "expected": expected, "verbs": attempts.right, "fault": attempts.fault}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Try all names, print a line for each, and write the result; 1 where one is wrong."""
-    parser = console.parser("names", __doc__)
-    parser.add_argument("--only", action="append", metavar="NAME", help="this name, without a result file")
-    options = parser.parse_args(arguments)
-    names = options.only or [*GOOD, *REFUSED]
-    origin = Origin("names", [], code=(*SERVING, "training", "pipeline", "Makefile"))
+def attempt_all(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Try names in a new folder, and return a row for each."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
@@ -247,6 +246,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(home, [attempts for attempts in group if not attempts.fault])
             rows += [show(attempts, "used") for attempts in group]
         rows += [show(refuse(home, name), "refused") for name in names if name not in GOOD]
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try all names, print a line for each, and write the result; 1 where one is wrong."""
+    parser = console.parser("names", __doc__)
+    parser.add_argument("--only", action="append", metavar="NAME", help="this name, without a result file")
+    options = parser.parse_args(arguments)
+    origin = Origin("names", [], code=(*SERVING, "training", "pipeline", "Makefile"))
+    rows = attempt_all(options.only or [*GOOD, *REFUSED])
     right, verbs = sum(not row["fault"] for row in rows), sum(len(row["verbs"]) for row in rows)
     figures = {"names": len(rows), "right": right, "verbs": verbs, "rows": rows}
     return origin.publish(figures, None if options.only else RESULT, failed=right != len(rows))

@@ -54,13 +54,17 @@ def means(requests: Sequence[Sent], batches: Iterable[dict[str, Any]], waited: f
     mean = {name: statistics.fmean(stages[name] for stages in split) for name in STAGES}
     mean[QUEUE] = waited / len(requests)
     mean["front end, before"] -= mean[QUEUE]
-    total = statistics.fmean(request.seconds for request in requests)
+    _check(mean, statistics.fmean(request.seconds for request in requests))
+    return mean
+
+
+def _check(mean: dict[str, float], total: float) -> None:
+    """Check that no stage is negative, and that all add up to the time of a request."""
     negative = [name for name, seconds in mean.items() if seconds < -0.01 * total]
     if negative:
         raise ProfileError(f"{negative[0]} took {1000 * mean[negative[0]]:.3f} ms: the clocks do not fit together")
     if abs(sum(mean.values()) - total) > 1e-6:
         raise ProfileError(f"the stages add up to {sum(mean.values()):.6f} s, the request took {total:.6f} s")
-    return mean
 
 
 def _stages(request: Sent, batch: dict[str, Any]) -> dict[str, float]:
