@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 
-def parser(benchmark: str, doc: str | None) -> argparse.ArgumentParser:
+def parser(benchmark: str, doc: str | None, package: str = "benchmarks") -> argparse.ArgumentParser:
     """Return a parser whose help is the docstring of the benchmark's module."""
     return argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{benchmark}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {package}.{benchmark}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 

@@ -20,6 +20,7 @@ from training.train import machine, versions
 
 ROOT = Path(__file__).parents[1]
 SERVING, TRAINING = ("handlers", "serving"), ("handlers", "training")
+CAMPAIGNS = "tests.campaigns"
 BUSY = 0.3  # cores of other programs, above which a rate is not compared with a goal
 
 
@@ -29,13 +30,17 @@ class Origin:
     Args:
         benchmark: its module in `benchmarks`.
         arguments: of its command line.
-        code: files and folders of this repository whose change outdates the figures, beside the benchmark's own file.
+        code: files and folders of this repository whose change outdates the figures, beside the benchmark's file.
+        package: of the module.
     """
 
-    def __init__(self, benchmark: str, arguments: Sequence[str], *, code: Sequence[str] = SERVING) -> None:
+    def __init__(
+        self, benchmark: str, arguments: Sequence[str], *, code: Sequence[str] = SERVING, package: str = "benchmarks"
+    ) -> None:
         self.benchmark = benchmark
-        self.command = " ".join([f"python -m benchmarks.{benchmark}", *arguments])
-        self.code = {name: fingerprint(ROOT / name) for name in (*code, f"benchmarks/{benchmark}.py")}
+        self.command = " ".join([f"python -m {package}.{benchmark}", *arguments])
+        own = f"{package.replace('.', '/')}/{benchmark}.py"
+        self.code = {name: fingerprint(ROOT / name) for name in (*code, own)}
         self.commit = provenance.commit()
         self.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.other_cores = busy_cores()
@@ -66,9 +71,9 @@ class Sections:
     Sections of another machine or of other versions are dropped.
     """
 
-    def __init__(self, benchmark: str, path: Path, **about: Any) -> None:
+    def __init__(self, benchmark: str, path: Path, *, package: str = "benchmarks", **about: Any) -> None:
         """Read the result at `path`; `about` is common to all sections."""
-        self.path, self.origin = path, Origin(benchmark, sys.argv[1:])
+        self.path, self.origin = path, Origin(benchmark, sys.argv[1:], package=package)
         environment = {"machine": machine("cpu"), "versions": versions()}
         before = json.loads(path.read_text()) if path.is_file() else {}
         if any(before.get(name) != value for name, value in environment.items()):

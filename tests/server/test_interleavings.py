@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import stepped
 from pipeline import steps
 from serving import archive, deploy, model_store, state
 from serving import server as server_module
@@ -20,6 +19,7 @@ from serving.client import Client, ClientError
 from serving.live import Live, LiveModel
 from serving.state import ServerState
 from serving.watch import Watch
+from tests.campaigns import stepped
 from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
 from tests.until import until
@@ -145,7 +145,7 @@ def test_make_up_of_two_models_at_once_deploys_both(home: Path, offset: int) -> 
 def test_a_rollback_that_is_killed_at_a_step_is_whole_or_nothing(home: Path, number: int, tmp_path: Path) -> None:
     before = Live.read(home)
     bees = before.models["bees"]
-    words = ["-m", "benchmarks.stepped", "kill", str(number), str(tmp_path / "steps"), "serving.deploy", "bees"]
+    words = ["-m", "tests.campaigns.stepped", "kill", str(number), str(tmp_path / "steps"), "serving.deploy", "bees"]
     killed = begin(home, 0, *words, "--rollback")
     said, _ = killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL, said

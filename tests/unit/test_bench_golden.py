@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks import golden
-from benchmarks.golden import FAULTS, GATES, PRECISIONS, Case
-from benchmarks.mutants import MUTANTS
+from tests.campaigns import golden
+from tests.campaigns.golden import FAULTS, GATES, PRECISIONS, Case
+from tests.campaigns.mutants import MUTANTS
 
 REFUSED = "golden image 7.jpg reaches the network with other pixels"
 

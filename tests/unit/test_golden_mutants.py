@@ -1,6 +1,6 @@
 """Golden images refuse each of ten broken copies of `handlers`, in every precision, and none that is whole.
 
-`benchmarks/golden.py` does so on four data sets.
+`tests/campaigns/golden.py` does so on four data sets.
 """
 
 import json
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import golden_loads, mutants
-from benchmarks.mutants import MUTANTS
 from handlers import artifact, golden
 from handlers.classifier import Classifier
 from serving import archive, package
 from serving.model_store import ArchiveError
 from serving.verify import verify
+from tests.campaigns import golden_loads, mutants
+from tests.campaigns.mutants import MUTANTS
 from tests.unit.small_network import SmallNetwork, small_spec
 from tests.unit.test_classifier import png
 from training.generate.card import cards

@@ -14,12 +14,12 @@ from typing import cast
 import psutil
 import pytest
 
-from benchmarks import stepped
 from serving import deployment, lock, model_store, server
 from serving.client import Client
 from serving.live import Live, LiveModel
 from serving.model_status import ModelStatus, Worker
 from serving.state import ServerState, created
+from tests.campaigns import stepped
 from tests.until import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

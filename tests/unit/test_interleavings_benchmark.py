@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks import stepped
-from benchmarks.interleavings import Command, allowed
+from tests.campaigns import stepped
+from tests.campaigns.interleavings import Command, allowed
 
 
 def command(verb: str, version: str, *, output: str = "", killed: bool = False, name: str = "bees") -> Command:
@@ -37,8 +37,8 @@ def test_what_was_said_to_be_live_is_and_what_was_killed_may_be(commands: list[C
 def test_a_program_ends_before_its_step_and_its_steps_are_known(tmp_path: Path, how: str, code: int) -> None:
     (tmp_path / "two.py").write_text("import os\nopen('a', 'w').close()\nos.replace('a', 'b')\nos.replace('b', 'c')\n")
     number = "2" if how == "kill" else "0"
-    words = [sys.executable, "-m", "benchmarks.stepped", how, number, "steps", "two"]
-    environment = {"PYTHONPATH": f"{Path(stepped.__file__).parents[1]}:{tmp_path}"}
+    words = [sys.executable, "-m", "tests.campaigns.stepped", how, number, "steps", "two"]
+    environment = {"PYTHONPATH": f"{Path(stepped.__file__).parents[2]}:{tmp_path}"}
     assert subprocess.run(words, cwd=tmp_path, env=environment, check=False).returncode == code
     assert stepped.steps(tmp_path / "steps") == ["replace", "replace"]
     assert (tmp_path / ("b" if how == "kill" else "c")).exists()

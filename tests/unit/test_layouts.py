@@ -1,12 +1,12 @@
-"""Ten of the odd layouts of `benchmarks.layouts`: the right images, or one clear line, and every file used or named."""
+"""Ten of the odd layouts of the campaign: the right images, or one clear line, and every file used or named."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks import layouts
-from benchmarks.layout_cases import LAYOUTS, Counts, Layout, classes
+from tests.campaigns import layouts
+from tests.campaigns.layout_cases import LAYOUTS, Counts, Layout, classes
 
 SAMPLE = (
     *("seg_train/seg_train, seg_test, seg_pred", "images to test beside sides", "flat test images beside valid"),

@@ -1,13 +1,13 @@
-"""Twelve of the odd names of `benchmarks.names`: the right files and labels, or one clear line and nothing written."""
+"""Twelve of the odd names of the campaign: the right files and labels, or one clear line and nothing written."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks import names
-from benchmarks.commands import Ended, run
-from benchmarks.layout_cases import classes
-from benchmarks.names import Attempts, Home
+from tests.campaigns import names
+from tests.campaigns.commands import Ended, run
+from tests.campaigns.layout_cases import classes
+from tests.campaigns.names import Attempts, Home
 
 USED = ("1.10", "1.1")
 REFUSED = ("12:30", "..", "../x", "--help", "-1", "a\nb", "[red]", "${seed}", "$(touch x)", "a=b")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import libvips, pictures
-from benchmarks.pictures import Finding
+from tests.campaigns import libvips, pictures
+from tests.campaigns.pictures import Finding
 
 
 def png(level: int) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import pictures as comparison
 from serving import predict
+from tests.campaigns import pictures as comparison
 from training import index, pictures
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 """Does `make data` read odd folders correctly: the right images, or one clear line, and every file used or named?
 
-    python -m benchmarks.layouts
-    python -m benchmarks.layouts --only "dogs against cats"
+    python -m tests.campaigns.layouts
+    python -m tests.campaigns.layouts --only "dogs against cats"
 
 Each layout is drawn and prepared by the command of `make data`. A refusal is right if it is the expected one, in one
 line without a traceback, and leaves nothing behind. Otherwise the classes, the images of each class on each side and
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import console
-from benchmarks.layout_cases import LAYOUTS, Counts, Layout
-from benchmarks.result import ROOT, TRAINING, Origin
+from benchmarks.result import CAMPAIGNS, ROOT, TRAINING, Origin
+from tests.campaigns.layout_cases import LAYOUTS, Counts, Layout
 
 RESULT = Path("benchmarks/results/layouts.json")
 PREPARED = Path("data/processed/odd")
@@ -105,10 +105,10 @@ def read_files(prepared: Path) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try all layouts, print a line for each, and write the result; 1 where one is wrong."""
-    parser = console.parser("layouts", __doc__)
+    parser = console.parser("layouts", __doc__, CAMPAIGNS)
     parser.add_argument("--only", choices=LAYOUTS, help="one layout, without a result file")
     options = parser.parse_args(arguments)
-    origin = Origin("layouts", [], code=(*TRAINING, "pipeline", "benchmarks/layout_cases.py"))
+    origin = Origin("layouts", [], package=CAMPAIGNS, code=(*TRAINING, "pipeline", "tests/campaigns/layout_cases.py"))
     rows = []
     for name in [options.only] if options.only else LAYOUTS:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,14 @@
 """Ten broken copies of `handlers` and 200 good archives: which of them golden images refuse.
 
-    python -m benchmarks.golden                  drawn data sets, and real ones from SIGHTLINE_REAL_DATA; half an hour
-    python -m benchmarks.golden --only gates     one section
+    python -m tests.campaigns.golden               drawn data sets, and real ones from SIGHTLINE_REAL_DATA; 30 minutes
+    python -m tests.campaigns.golden --only gates     one section
 
 Fingers (grey), letters of ASL, moths (cropped) and petals are prepared, and a small network is trained on each for six
-epochs. `loads`: the code of a worker loads each artifact with each broken copy (`benchmarks/mutants.py`), in fp32, bf16
-and int8. A mutant counts where it changes a pixel or an answer of the golden images; `own` says whether it changes one
-of those from the data set. `gates`: each mutant passes through `make archive`, `make verify`, a worker of TorchServe
-and `make deploy` once. `good`: archives of trained networks, and of small ones with random weights, are built and
-rehearsed in all precisions, with batches of 1 to 16 and one or two threads. The last line is one JSON document.
+epochs. `loads`: the code of a worker loads each artifact with each broken copy (`mutants.py`), in fp32, bf16 and int8.
+A mutant counts where it changes a pixel or an answer of the golden images; `own` says whether it changes one of those
+from the data set. `gates`: each mutant passes through `make archive`, `make verify`, a worker of TorchServe and `make
+deploy` once. `good`: archives of trained networks, and of small ones with random weights, are built and rehearsed in
+all precisions, with batches of 1 to 16 and one or two threads. The last line is one JSON document.
 """
 
 import dataclasses
@@ -28,10 +28,9 @@ from unittest import mock
 
 import torch
 
-from benchmarks import console, golden_loads, mutants, small_server
-from benchmarks.mutants import MUTANTS
+from benchmarks import console, small_server
 from benchmarks.real import step
-from benchmarks.result import Sections
+from benchmarks.result import CAMPAIGNS, Sections
 from handlers import artifact, golden
 from handlers.classifier import Classifier
 from handlers.spec import PreprocessSpec, Spec
@@ -39,6 +38,8 @@ from serving import archive, deploy, package
 from serving.deployment import DeployError, Limits
 from serving.errors import ServingError
 from serving.verify import verify
+from tests.campaigns import golden_loads, mutants
+from tests.campaigns.mutants import MUTANTS
 from training.generate import places365
 from training.generate.card import cards
 from training.quantization import quantize
@@ -268,12 +269,12 @@ def spread(loads: Sequence[Mapping[str, Any]], cases: Mapping[tuple[str, str], C
 
 def main() -> int:
     """Measure the sections of the command line; 1 where a count that must be 0 is not."""
-    parser = console.parser("golden", __doc__)
+    parser = console.parser("golden", __doc__, CAMPAIGNS)
     parser.add_argument("--archives", type=int, default=200, help="number of good archives to build and rehearse")
     parser.add_argument("--only", choices=SECTIONS, help="one section; gates needs the loads of an earlier run")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
-    sections = Sections("golden", options.output)
+    sections = Sections("golden", options.output, package=CAMPAIGNS)
     real = os.environ.get("SIGHTLINE_REAL_DATA")
     trained = list(runs(Path(real) if real else None))
     cases = {(run.name, precision): Case(run, precision) for run in trained for precision in PRECISIONS}

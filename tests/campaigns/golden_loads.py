@@ -1,6 +1,6 @@
-"""Load artifacts as a worker does, with copies of `handlers`; `benchmarks.golden` runs it as a separate process.
+"""Load artifacts as a worker does, with copies of `handlers`; `tests.campaigns.golden` runs it as a separate process.
 
-    python benchmarks/golden_loads.py LOADS.json > REPORTS.json
+    python tests/campaigns/golden_loads.py LOADS.json > REPORTS.json
 
 LOADS.json is a list of {"handlers": folder of the package, "weights": file, "config": model-config.yaml}; a report is
 {"refused": message or null, "digest": of pixels and answers, "own": only of those of the data set's images}.

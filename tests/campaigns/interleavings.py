@@ -1,14 +1,14 @@
 """Run two of serve, deploy, rollback, up and watch at once, stopped and killed at random steps: is a model lost?
 
-    python -m benchmarks.interleavings                  200 of them, about 40 minutes; an ended run is continued
-    python -m benchmarks.interleavings --count 20 --seed 3 --again
+    python -m tests.campaigns.interleavings                  200 of them, about 40 minutes; an ended run is continued
+    python -m tests.campaigns.interleavings --count 20 --seed 3 --again
 
 Three small models with two versions each are live. In each interleaving the first command is stopped before a random
-step (`benchmarks.stepped`), the second runs, and may be killed before a random step; then the first continues or is
-killed too. The whole server is killed before most starts, and before some of the other commands. Afterwards
-model_store/live.json must name each model with a version that a command has reported as live, or one that a killed
-command might have made live; after a look of a watcher, each model must answer with that version.
-SIGHTLINE_PORT_OFFSET moves the ports. The last line is one JSON document.
+step (`stepped.py`), the second runs, and may be killed before a random step; then the first continues or is killed too.
+The whole server is killed before most starts, and before some of the other commands. Afterwards model_store/live.json
+must name each model with a version that a command has reported as live, or one that a killed command might have made
+live; after a look of a watcher, each model must answer with that version. SIGHTLINE_PORT_OFFSET moves the ports. The
+last line is one JSON document.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks import console, small_server, stepped
-from benchmarks.result import Origin, publish
+from benchmarks import console, small_server
+from benchmarks.result import CAMPAIGNS, Origin, publish
 from handlers.atomic import write_json
 from serving import ports, server
 from serving.client import Client, ClientError
@@ -37,9 +37,10 @@ from serving.errors import ServingError
 from serving.live import Live, LiveModel
 from serving.state import ServerState
 from serving.watch import Watch
+from tests.campaigns import stepped
 
 RESULT, WORK = Path("benchmarks/results/interleavings.json"), Path("runs/bench-interleavings")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NAMES, VERSIONS = ("ants", "bees", "cats"), ("1.0", "2.0")
 # The last step before which a command is stopped: most commands take about as many.
 LATEST = {"serve": 24, "deploy": 24, "rollback": 10, "up": 24, "watch": 60}
@@ -70,10 +71,10 @@ class Command:
             "serve": ["serving.server", "start", *([] if self.version == VERSIONS[0] else NAMES)],
             "deploy": ["serving.deploy", self.name, self.version, "--watch", "0.2"],
             "rollback": ["serving.deploy", self.name, "--rollback"],
-            "up": ["benchmarks.reported_up", self.name, self.version],
+            "up": ["tests.campaigns.reported_up", self.name, self.version],
             "watch": ["serving.watch"],
         }[self.verb]
-        stepping = ["benchmarks.stepped", self.how, str(self.number), str(self.log)]
+        stepping = ["tests.campaigns.stepped", self.how, str(self.number), str(self.log)]
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         with open(self.log.with_suffix(".out"), "w") as sink:
             self.process = subprocess.Popen(
@@ -238,7 +239,7 @@ def summary(rows: Sequence[dict[str, Any]], seed: int, origin: Mapping[str, Any]
 
 def run(count: int, seed: int, output: Path, *, again: bool = False) -> dict[str, Any]:
     """Run the missing interleavings of `count`, write the result after each, and return the document."""
-    origin = Origin("interleavings", sys.argv[1:], code=("handlers", "pipeline", "serving"))
+    origin = Origin("interleavings", sys.argv[1:], package=CAMPAIGNS, code=("handlers", "pipeline", "serving"))
     about = origin.document()
     before = json.loads(output.read_text()) if output.is_file() and not again else {}
     # Rows of other code do not count for this one.
@@ -259,7 +260,7 @@ def run(count: int, seed: int, output: Path, *, again: bool = False) -> dict[str
 
 def main() -> int:
     """Run, print and write the result; 1 where a model was lost or a record is wrong."""
-    parser = console.parser("interleavings", __doc__)
+    parser = console.parser("interleavings", __doc__, CAMPAIGNS)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="start again without the rows of the result file")

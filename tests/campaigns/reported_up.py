@@ -1,6 +1,6 @@
-"""Serve an archive like the last step of `make up`, and report it like a deployment, for `benchmarks.interleavings`.
+"""Serve an archive like the last step of `make up`, and report it like a deployment, for `interleavings.py`.
 
-python -m benchmarks.reported_up NAME VERSION
+python -m tests.campaigns.reported_up NAME VERSION
 """
 
 import sys

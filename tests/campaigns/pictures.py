@@ -1,6 +1,6 @@
 """Compare our decoder with libvips on the test pictures of image libraries: the same pixels, or a correct refusal?
 
-    SIGHTLINE_TEST_PICTURES=<folder> PYTHONPATH=<libvips> python -m benchmarks.pictures
+    SIGHTLINE_TEST_PICTURES=<folder> PYTHONPATH=<libvips> python -m tests.campaigns.pictures
 
 FOLDER has one folder of pictures for each source project; of equal files the first counts. Needs libvips, which is no
 dependency: uv pip install --target <libvips> pyvips pyvips-binary.
@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from benchmarks import console, libvips
-from benchmarks.result import ROOT, Origin
+from benchmarks import console
+from benchmarks.result import CAMPAIGNS, ROOT, Origin
 from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError
+from tests.campaigns import libvips
 
 RESULT = ROOT / "benchmarks" / "results" / "pictures.json"
 SUFFIXES = {
@@ -202,7 +203,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare every picture, print the table and the JSON document, and return 1 if there is a fault."""
-    parser = console.parser("pictures", __doc__)
+    parser = console.parser("pictures", __doc__, CAMPAIGNS)
     parser.parse_args(arguments)
     named = os.environ.get("SIGHTLINE_TEST_PICTURES", "")
     if not named or not Path(named).is_dir():
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("pyvips") is None:
         parser.error("libvips is missing: uv pip install --target DIR pyvips pyvips-binary, and set PYTHONPATH=DIR")
     folder = Path(named)
-    origin = Origin("pictures", [], code=("handlers", "benchmarks/libvips.py"))
+    origin = Origin("pictures", [], package=CAMPAIGNS, code=("handlers", "tests/campaigns/libvips.py"))
     worker = Worker()
     names = [path.relative_to(folder).as_posix() for path in pictures(folder)]
     findings = {

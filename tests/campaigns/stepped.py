@@ -1,8 +1,8 @@
 """Run a program that stops, or is killed, before one of its steps, so that interleavings can be repeated.
 
-    python -m benchmarks.stepped stop 3 steps.log serving.deploy birds 2.0    SIGSTOP before the third step
-    python -m benchmarks.stepped kill 3 steps.log serving.deploy birds 2.0    SIGKILL before it
-    python -m benchmarks.stepped stop 0 steps.log serving.deploy birds 2.0    only counts
+    python -m tests.campaigns.stepped stop 3 steps.log serving.deploy birds 2.0    SIGSTOP before the third step
+    python -m tests.campaigns.stepped kill 3 steps.log serving.deploy birds 2.0    SIGKILL before it
+    python -m tests.campaigns.stepped stop 0 steps.log serving.deploy birds 2.0    only counts
 
 A step is an action that another process may notice: a lock, a read of live.json, the replacement of a file, a change of
 the models of the server, the start of a process, a phase of a deployment. Each is logged before it happens.

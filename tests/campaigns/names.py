@@ -1,7 +1,7 @@
 """Does every verb treat a name as text: the right files and labels, or one clear line and nothing written?
 
-    python -m benchmarks.names
-    python -m benchmarks.names --only 1.10
+    python -m tests.campaigns.names
+    python -m tests.campaigns.names --only 1.10
 
 `make` turns the variables of a verb into the arguments of a command, which runs in this process: torch is imported
 once. Each good name has a data set with unique class names, a network of one epoch, and versions 1.0 and 2.0 in a
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import console
-from benchmarks.commands import Ended, run
-from benchmarks.layout_cases import classes
-from benchmarks.result import ROOT, SERVING, Origin
+from benchmarks.result import CAMPAIGNS, ROOT, SERVING, Origin
 from serving import server
+from tests.campaigns.commands import Ended, run
+from tests.campaigns.layout_cases import classes
 
 RESULT = Path("benchmarks/results/names.json")
 NAMES_A_SERVER = 4  # each version has a worker
@@ -251,10 +251,10 @@ def attempt_all(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try all names, print a line for each, and write the result; 1 where one is wrong."""
-    parser = console.parser("names", __doc__)
+    parser = console.parser("names", __doc__, CAMPAIGNS)
     parser.add_argument("--only", action="append", metavar="NAME", help="this name, without a result file")
     options = parser.parse_args(arguments)
-    origin = Origin("names", [], code=(*SERVING, "training", "pipeline", "Makefile"))
+    origin = Origin("names", [], package=CAMPAIGNS, code=(*SERVING, "training", "pipeline", "Makefile"))
     rows = attempt_all(options.only or [*GOOD, *REFUSED])
     right, verbs = sum(not row["fault"] for row in rows), sum(len(row["verbs"]) for row in rows)
     figures = {"names": len(rows), "right": right, "verbs": verbs, "rows": rows}

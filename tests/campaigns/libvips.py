@@ -37,7 +37,7 @@ def read(data: bytes) -> Reference:
     Raises:
         Unread: nothing.
     """
-    import pyvips  # no dependency: see benchmarks.pictures
+    import pyvips  # no dependency: see tests.campaigns.pictures
 
     try:
         whole = _whole(pyvips, data)
