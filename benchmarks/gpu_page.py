@@ -1,4 +1,4 @@
-"""The page of the GPU report: its result as tables in Markdown, and the README's table."""
+"""The page of the GPU report, its result as tables in Markdown, and the table of docs/gpu.md."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,12 +51,11 @@ def page(document: Mapping[str, Any]) -> str:
 
 
 def gpu(results: Path) -> str:
-    """Make the README's table from benchmarks/results/gpu.json: goals and served rates."""
+    """Make the table of docs/gpu.md: goals and served rates of benchmarks/results/gpu.json."""
     document = load(results / "gpu.json")
     if document is None or "served" not in document["sections"]:
         return NOT_MEASURED
-    parts = [goals(document["sections"]), _served(document["sections"]["served"])]
-    return "\n\n".join([*parts, f"`{document['command']}`. {machine(dict(document))}."])
+    return "\n\n".join([goals(document["sections"]), _served(document["sections"]["served"])])
 
 
 def goals(sections: Mapping[str, Any]) -> str:

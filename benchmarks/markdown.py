@@ -1,7 +1,7 @@
-"""What every table of README.md is made with: a result, rows of cells, and the words for figures and machines."""
+"""Parts of every table of the documentation: a result, rows of cells, and words for figures and machines."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ def percent(score: dict[str, float]) -> str:
     return f"**{100 * score['value']:.2f} %** ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
 
 
-def machine(document: dict[str, Any], *, cores: bool = True) -> str:
-    """Return what a result was measured on, and with."""
+def machine(document: Mapping[str, Any], *, packages: bool = True) -> str:
+    """Return the machine of a result, and the packages that it was measured with."""
     about, versions = document["machine"], document["versions"]
+    count = about["cores"]
+    processor = about.get("processor") or about["cpu"]  # the name in older results
+    on = f"{count} core{'s' if count > 1 else ''} of {processor}, {about.get('device', 'cpu')}"
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    of = f"{about['cores']} cores of " if cores else ""
-    return f"{of}{about['processor']}, {about.get('device', 'cpu')}; {named}"
+    return f"{on}; {named}" if packages else on

@@ -1,10 +1,10 @@
-"""Write the tables of README.md from the results under benchmarks/results/: `make readme`.
+"""Write the tables of README.md and docs/*.md from the results under benchmarks/results/: `make readme`.
 
     python -m benchmarks.readme           write
-    python -m benchmarks.readme --check   exit with 1 where README.md does not say what the results say
+    python -m benchmarks.readme --check   exit with 1 where a page differs from the results
 
-A table is between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Figures come from the results alone: what has
-no result there is "not measured".
+A table is between `<!-- table:NAME -->` and `<!-- /table:NAME -->`. Figures come from the results only: a table without
+a result says "not measured". The table `origins` describes the results of all other tables of its page.
 """
 
 import argparse
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import operations_tables, result, training_tables
-from benchmarks.markdown import RESULTS, load
+from benchmarks.markdown import RESULTS
+from benchmarks.origins import origins
 from benchmarks.tables import TABLES
 
-README = Path("README.md")
+ORIGINS = "origins"
 BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 
 
@@ -25,51 +25,52 @@ class ReadmeError(Exception):
     """A result or a place for it is missing or broken."""
 
 
-def render(text: str, results: Path = RESULTS) -> str:
-    """Return README text with every table made anew from `results`.
+def pages(root: Path) -> list[Path]:
+    """Return the pages of the documentation, README.md first."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def render(text: str, results: Path = RESULTS, page: str = "README.md") -> str:
+    """Return the text of a page with every table made again from `results`.
 
     Raises:
-        ReadmeError: a table is asked for that nobody makes, or a result is broken.
+        ReadmeError: the page names an unknown table, or a result is broken.
     """
+    names = [match["name"] for match in BLOCK.finditer(text) if match["name"] != ORIGINS]
 
     def replace(match: re.Match[str]) -> str:
         name = match["name"]
-        if name not in TABLES:
-            raise ReadmeError(f"README.md asks for a table {name!r}: known are {', '.join(TABLES)}")
+        if name != ORIGINS and name not in TABLES:
+            raise ReadmeError(f"{page} asks for a table {name!r}: known are {', '.join([*TABLES, ORIGINS])}")
         try:
-            body = TABLES[name](results)
+            body = origins(names, results) if name == ORIGINS else TABLES[name](results)
         except (KeyError, TypeError, ValueError) as error:
             raise ReadmeError(f"the results of table {name!r} are broken ({error!r}): measure again") from error
-        origin = result.sentences([document for path in files(name, results) if (document := load(path))])
-        return "\n".join([match[1].rstrip("\n"), "", body, *(["", origin] if origin else []), "", match[4]])
+        return "\n".join([match[1].rstrip("\n"), "", body, "", match[4]])
 
     return BLOCK.sub(replace, text)
 
 
-def files(table: str, results: Path) -> list[Path]:
-    """Return the results that a table is made of."""
-    if table == "real":
-        return [results / "real" / f"{name}.json" for name in training_tables.TITLES]
-    names = operations_tables.SECTIONS if table == "operations" else [table]
-    return [results / f"{name}.json" for name in names]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check README.md."""
+    """Write or check every page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where it would")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page would change")
     given = parser.parse_args(arguments)
+    outdated = []
     try:
-        before = README.read_text()
-        after = render(before)
+        for page in pages(Path()):
+            before = page.read_text()
+            after = render(before, page=str(page))
+            if after != before:
+                outdated.append(str(page))
+                if not given.check:
+                    page.write_text(after)
     except (OSError, ReadmeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if given.check and after != before:
-        print("error: README.md does not say what benchmarks/results says: make readme", file=sys.stderr)
+    if given.check and outdated:
+        print(f"error: {', '.join(outdated)} differ from benchmarks/results: make readme", file=sys.stderr)
         return 1
-    if not given.check:
-        README.write_text(after)
     return 0
 
 

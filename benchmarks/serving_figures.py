@@ -101,7 +101,7 @@ TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], 
     ("int8, 64 connections, 200x200", "requests/s", True, 620, lambda f: f.value("ours-int8", SMALL, 64)),
     ("int8, 64 connections, 640x480", "requests/s", True, 450, lambda f: f.value("ours-int8", MEDIUM, 64)),
     (
-        "time an image above in process, by the no-op handler's (bf16, 200x200)",
+        "serving overhead relative to a no-op handler (bf16, 200x200)",
         *("times", False, 1.3),
         lambda f: f.overhead("ours-bf16", "in-process-bf16", "noop"),
     ),

@@ -1,13 +1,17 @@
-"""The tables of README.md on serving: against others, and what its parts cost."""
+"""The tables on serving: rates against other servers, and the cost of each part."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import NOT_MEASURED, RESULTS, load, machine, table
+from benchmarks.markdown import NOT_MEASURED, load, machine, table
 from benchmarks.result import BUSY
-from benchmarks.serving_figures import WORDS, Figures, rates, targets, words
+from benchmarks.serving_figures import SMALL, WORDS, Figures, rates, targets, words
 from serving import model_config
+
+CHART = "../benchmarks/results/serving.svg"  # from a page of docs/
+MOST_CONNECTIONS = 64
+IN_SHORT = ("ours-int8", "ours-bf16", "litserve-ours", "litserve-documented", "stock-best")  # the README's rows
 
 
 def serving(results: Path) -> str:
@@ -30,28 +34,59 @@ def serving(results: Path) -> str:
     numbers = " / ".join(map(str, connections))
     head = [f"requests/s at {numbers} connections", "precision"]
     head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
-    spread = max(cell["spread"] for row in document["cells"].values() for of in row.values() for cell in of.values())
     notes.append(
-        f"One figure: in process, no server. Medians of {document['rounds']} rounds over all rows, of "
-        f"{document['seconds']:g} s each; they differ by at most {100 * spread:.0f} %. The generator, wrk, took at "
-        f"most {document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}. "
-        f"{machine(document)}. `{document['command']}`"
+        f"A single figure means in process, without a server. Medians of {document['rounds']} rounds over all rows, of "
+        f"{document['seconds']:g} s each. {widest(document)} The generator, wrk, took at most "
+        f"{document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}."
     )
     notes += changed(document.get("archive", {}))
-    chart = f"\n\n![Requests per second]({RESULTS / 'serving.svg'})" if path.with_suffix(".svg").is_file() else ""
+    chart = f"\n\n![Requests per second]({CHART})" if path.with_suffix(".svg").is_file() else ""
     quiet = document["elsewhere_cores"] <= BUSY
     if not quiet:
-        notes.append(f"Other programs used more than {BUSY} cores: no goal is called met or missed.")
+        notes.append(f"Other programs used more than {BUSY} cores, so no goal is called met or missed.")
     measured = targets(Figures(document["cells"], document["open"]), quiet=quiet)
     goals = table(WORDS, [words(target) for target in measured])
-    return table(head, rows) + chart + "\n\n" + "\n".join(notes) + "\n\n" + goals
+    return table(head, rows) + chart + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n\n" + goals
 
 
 def changed(measured: Mapping[str, Any]) -> Iterator[str]:
-    """Say which settings of an archive are others now than those that were measured."""
+    """Yield a sentence for each default of an archive that has changed since the measurement."""
     for name, now in model_config.DEFAULTS.items():
         if name in measured and measured[name] != now and name != "handler":
-            yield f"Measured with a {name} of {measured[name]}, which is {now} since then."
+            yield f"Measured with {name} {measured[name]}; the default is now {now}."
+
+
+def widest(document: Mapping[str, Any]) -> str:
+    """Return a sentence on the row whose rounds differ most: its figures are the least certain."""
+    titles = {row["name"]: row["title"] for row in document["rows"]}
+    spread, name, body, load = max(
+        (cell["spread"], name, body, int(load))
+        for name, bodies in document["cells"].items()
+        for body, loads in bodies.items()
+        for load, cell in loads.items()
+    )
+    where = f"{titles[name]}, {body}" + (f", {_connections(load)}" if load else "")
+    return f"The rounds of one figure differ by {100 * spread:.0f} % of its median at most ({where})."
+
+
+def rates_in_short(results: Path) -> str:
+    """Make the README's table of rates: ours, the best and the documented LitServe, and stock TorchServe."""
+    document = load(results / "serving.json")
+    if document is None:
+        return NOT_MEASURED
+    titles = {row["name"]: (row["title"], row["precision"]) for row in document["rows"]}
+    figures = Figures(document["cells"], document["open"])
+    rows = []
+    for name in (name for name in IN_SHORT if name in titles):
+        title, precision = titles[name]
+        rate = figures.value(name, SMALL, MOST_CONNECTIONS)
+        rows.append([title.partition(" (")[0], precision, NOT_MEASURED if rate is None else f"{rate:,.0f}"])
+    head = ["server", "precision", "requests/s"]
+    busy = document["elsewhere_cores"]
+    note = f"\n\nResNet-18, 224 x 224, {_connections(MOST_CONNECTIONS)}, JPEG of {SMALL}, "
+    note += f"on {machine(document, packages=False)}"
+    note += f", beside other programs that used {busy:.1f} cores." if busy > BUSY else "."
+    return table(head, rows) + " ".join([note, *changed(document.get("archive", {}))])
 
 
 def worker(results: Path) -> str:
@@ -67,7 +102,7 @@ def worker(results: Path) -> str:
         ["from the start of the process to READY, golden images included", started, f"{goals['start_seconds']} s"],
         [f"anonymous memory, before and after {document['requests']:,.0f} requests", held, most],
     ]
-    note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts. {machine(document)}."
+    note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts."
     return table(["a worker", "measured", "at most"], rows) + note
 
 
@@ -87,9 +122,8 @@ def sweep(results: Path) -> str:
     named = {"large": "16 connections, large images"}
     head = ["setting", *(named.get(load) or _connections(int(load)) for load in loads)]
     note = (
-        f"\n\nTimes the requests/s of what is served, in {document['precision']}: the median of "
-        f"{document['number_of_rounds']} pairs of loads, the lowest and the highest. "
-        f"{machine(document)}. `{document['command']}`"
+        f"\n\nRequests/s relative to the default, in {document['precision']}: median, lowest and highest of "
+        f"{document['number_of_rounds']} pairs of loads. The first row (default against itself) shows the noise."
     )
     return table(head, rows) + note
 
@@ -107,7 +141,7 @@ def profile(results: Path) -> str:
     head = ["stage, ms", *(_connections(state["connections"]) for state in states)]
     note = (
         f"\n\nMeans; a request waits for its whole batch. JPEG of {document['size']}, the client on the same machine: "
-        f"its own work is in the front end's stages. {machine(document)}."
+        "its own work is in the front end's stages."
     )
     return table(head, rows) + note
 
@@ -130,8 +164,8 @@ def formats(results: Path) -> str:
     head = ["artifact, images/s in process", "precision", *(f"batch {batch}" for batch in batches)]
     size = document["image_size"]
     note = (
-        f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of rounds in turns, "
-        f"{document['threads']} thread. {machine(document)}. `{document['command']}`"
+        f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of alternating rounds, "
+        f"{document['threads']} thread."
     )
     return table(head, rows) + note
 
@@ -158,9 +192,9 @@ def decoders(results: Path) -> str:
     head = ["decoder", *(f"{'WebP' if kind == 'WEBP' else kind} {size}" for kind, size in columns)]
     side, far = document["side"], document["faithful"]
     note = (
-        f"\n\nMilliseconds an image to uint8 of {side} x {side}, median of {document['number_of_rounds']} rounds in "
-        "turns on one core, and in brackets by how many of 255 levels a pixel is off from decoding in full at most; "
-        f"bold: the fastest that is off by {far} or less. {machine(document)}."
+        f"\n\nMilliseconds per image to uint8 of {side} x {side}, median of {document['number_of_rounds']} alternating "
+        "rounds on one core. In brackets: the largest difference of a pixel from decoding in full, of 255 levels. "
+        f"Bold: the fastest whose difference is {far} or less."
     )
     return table(head, rows) + note
 
@@ -192,8 +226,7 @@ def int8(results: Path) -> str:
         "right",
     ]
     note = (
-        f"\n\nMedian of {document['number_of_rounds']} rounds in turns on one core; answers on drawn scenes that the "
-        "network, trained for four epochs, did not learn from. What int8 costs a run of yours is in its `export.json`. "
-        f"{machine(document)}."
+        f"\n\nMedian of {document['number_of_rounds']} alternating rounds on one core; answers on drawn scenes that "
+        "the network, trained for four epochs, was not trained on. The loss of your own run is in its `export.json`."
     )
     return table(head, rows) + note

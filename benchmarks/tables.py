@@ -1,4 +1,4 @@
-"""The tables of README.md: each made from the results of one benchmark, and from nothing else."""
+"""The tables of the documentation: each is made from the results of one benchmark only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from benchmarks import gpu_page, operations_tables, serving_tables, training_tables
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "accuracy": training_tables.accuracy,
+    "rates": serving_tables.rates_in_short,
     "real": training_tables.real,
     "demo": training_tables.demo,
     "fewest": training_tables.fewest,

@@ -1,8 +1,10 @@
-"""The tables of README.md on data sets and training, from raw images to a trained network."""
+"""The tables on data sets and training, from raw images to a trained network."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from benchmarks.markdown import NOT_MEASURED, load, machine, percent, table
+from benchmarks.markdown import NOT_MEASURED, load, percent, table
 
 TITLES = {
     "fingers": "Fingers",
@@ -14,10 +16,11 @@ TITLES = {
     "moths-folds": "Moths, five-fold, pooled",
     "places365": "Places365, 96 classes x 72 images",
 }
+IN_SHORT = ("fingers", "asl", "asl-blocks", "petals-folds", "moths-folds", "places365")  # the README's rows
 
 
 def real(results: Path) -> str:
-    """Make the main table: every real data set from raw files to served answers."""
+    """Make the full table of accuracy: every real data set from raw files to served answers."""
     documents = [(title, load(results / "real" / f"{name}.json")) for name, title in TITLES.items()]
     rows = []
     for title, document in documents:
@@ -25,8 +28,6 @@ def real(results: Path) -> str:
             rows.append([title, "not measured"])
             continue
         images, served = document["images"], document.get("served")
-        cores = document["machine"]["cores"]
-        time = f"{_duration(document['train_seconds'])}, {cores} core{'s' if cores > 1 else ''}"
         size = document["image_size"]
         agree = (
             f"{100 * served['top1']:.2f} % in {served['precision']}; {served['agree']:,} of {served['images']:,} agree"
@@ -41,7 +42,7 @@ def real(results: Path) -> str:
                 str(document["classes"]),
                 f"{document['network']}, {size} x {size}",
                 f"{document['parameters'] / 1e6:.2f} M",
-                time,
+                _time(document),
                 percent(document["top_1"]),
                 agree,
             ]
@@ -61,13 +62,31 @@ def real(results: Path) -> str:
     if not there:
         return NOT_MEASURED
     note = (
-        "\n\nTraining images of a five-fold row are those of one fold, its training time is the slowest fold's, and "
-        "its test images are all labelled ones, each answered by the network that had not seen it. "
-        "Served answers are compared in the precision of evaluation, not in the faster one that a server chooses by "
-        f"default. One run each, from scratch, on {machine(there[0], cores=False)}. "
-        "`python -m benchmarks.real RAW_ROOT`"
+        "\n\nFive-fold rows: the training images are those of one fold, the training time is the slowest fold's, and "
+        "the test images are all labelled images, each answered by the network that was not trained on it. "
+        "Served answers are compared in the precision of the evaluation, not in the faster one that a server chooses "
+        "by default. One run each, from scratch. `python -m benchmarks.real RAW_ROOT` repeats it."
     )
     return table(head, rows) + note
+
+
+def accuracy(results: Path) -> str:
+    """Make the README's table of accuracy: a row for each protocol of `IN_SHORT`."""
+    documents = [(name, load(results / "real" / f"{name}.json")) for name in IN_SHORT]
+    rows = [
+        [TITLES[name], *([NOT_MEASURED] if document is None else [percent(document["top_1"]), _time(document)])]
+        for name, document in documents
+    ]
+    first = next((document for _, document in documents if document is not None), None)
+    if first is None:
+        return NOT_MEASURED
+    note = f"\n\nOne run each, from scratch, on {first['machine']['processor']}."
+    return table(["data set", "test top-1 (95 % interval)", "training time"], rows) + note
+
+
+def _time(document: Mapping[str, Any]) -> str:
+    cores = document["machine"]["cores"]
+    return f"{_duration(document['train_seconds'])}, {cores} core{'s' if cores > 1 else ''}"
 
 
 def _duration(seconds: float) -> str:
@@ -90,7 +109,7 @@ def demo(results: Path) -> str:
         for run in document["runs"]
     ]
     head = ["`make demo`", "first served prediction", "all done", "right over REST", "test top-1 (95 % interval)"]
-    return table(head, rows) + f"\n\nIn a clean clone, counted from the end of installing. {machine(document)}."
+    return table(head, rows) + "\n\nIn a clean clone, counted from the end of installing."
 
 
 def fewest(results: Path) -> str:
@@ -140,4 +159,4 @@ def training(results: Path) -> str:
         ["share of the time that augmentation takes", f"{100 * document['augmentation_share']:.1f} %"],
     ]
     head = [f"training {document['network']}, {size} x {size}, batches of {document['batch_size']}", "value"]
-    return table(head, rows) + f"\n\nBoth kinds augment, taking turns in one run. {machine(document)}."
+    return table(head, rows) + "\n\nBoth kinds are augmented; they alternate in one run."
