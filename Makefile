@@ -42,7 +42,7 @@ need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -103,8 +103,12 @@ bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BEN
 gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=--rehearse: on the CPU)
 	@$(py) -m benchmarks.gpu_report $(ARGS)
 
-readme: setup ## write the tables of README.md from the runs' own results
+readme: setup ## write the tables of README.md and docs/ from the results of benchmarks
 	@$(py) -m benchmarks.readme $(ARGS)
+
+docs: setup ## build the pages of docs/ as a site in docs/_build, and run their examples
+	@$(py) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	@$(py) -m sphinx -W --keep-going --quiet -b doctest docs docs/_build/doctest
 
 check: setup ## lint, format and types
 	@$(py) -m ruff check . && $(py) -m ruff format --check . && $(py) -m mypy
@@ -122,5 +126,5 @@ lock: setup ## resolve pyproject.toml anew into the requirements files
 	@$(py) -m pipeline.lock
 
 clean: ## remove caches and what tests left behind; data, runs and archives stay
-	@rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov outputs
+	@rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov outputs docs/_build
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

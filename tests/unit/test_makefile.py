@@ -17,7 +17,21 @@ PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in (*REPOSITORY.glob("
 MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)\.\w+)", MAKEFILE)))
 VERBS = {
     *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "verify", "serve", "stop", "status"),
-    *("predict", "deploy", "rollback", "watch", "load", "bench", "readme", "check", "test", "clean", "lock", "image"),
+    *(
+        "predict",
+        "deploy",
+        "rollback",
+        "watch",
+        "load",
+        "bench",
+        "readme",
+        "docs",
+        "check",
+        "test",
+        "clean",
+        "lock",
+        "image",
+    ),
 }
 
 
