@@ -28,8 +28,8 @@ import torch
 from PIL import Image
 
 from benchmarks import console
+from benchmarks.interleave import Work, one_core, take_turns, versions
 from benchmarks.result import Origin
-from benchmarks.rounds import Work, one_core, take_turns, versions
 from handlers.decoding import decode
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec

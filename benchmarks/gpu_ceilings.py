@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks import console
+from benchmarks.bench_runs import CLASSES
 from benchmarks.gpu_page import ALL, RESIZED
 from benchmarks.gpu_profile import profile, wait
 from benchmarks.in_process import read
-from benchmarks.trained import CLASSES
 from handlers import artifact, nvjpeg
 from handlers.ahead import PART, Ahead
 from handlers.classifier import Classifier
@@ -145,7 +145,7 @@ def in_process(
 
 
 def scenes(count: int) -> list[bytes]:
-    """Return `count` different drawn JPEG files of the classes of `benchmarks.trained`."""
+    """Return `count` different drawn JPEG files of the classes of `benchmarks.bench_runs`."""
     scenes = [(places365.chosen(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_scene, scenes, chunksize=16))

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import bodies, console, gpu_page, gpu_served, resnet, time_to_accuracy, trained
+from benchmarks import bench_runs, bodies, console, gpu_page, gpu_served, resnet, time_to_accuracy
 from benchmarks.result import SERVING, Origin, publish
 from benchmarks.serving import DRAWN
 from handlers import artifact
@@ -154,8 +154,8 @@ def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -
     run = None
     if network == "resnet18" and not rehearse:
         try:
-            run = trained.run(network, root, say, timeout=TRAINING)
-        except trained.TrainingFailed as error:
+            run = bench_runs.run(network, root, say, timeout=TRAINING)
+        except bench_runs.TrainingFailed as error:
             say(f"  with random weights: {error}")
             options += ["--distinct", "0"]  # the agreement of random weights is meaningless
     return [f"benchmarks.{module}", str(run or _untrained(root, network)), *images, *options]

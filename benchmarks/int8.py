@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import console, resnet, trained
+from benchmarks import bench_runs, console, resnet
+from benchmarks.interleave import Work, one_core, take_turns, versions
 from benchmarks.result import TRAINING, Origin
-from benchmarks.rounds import Work, one_core, take_turns, versions
 from handlers import artifact
 from handlers.engine import Engine
 from handlers.precision import gains_from_bf16
@@ -175,8 +175,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)  # before anything is compiled: Inductor compiles for this number of threads
     warnings.filterwarnings("ignore", module=r"torch(ao)?\.")
     try:
-        run = trained.run("resnet18", Path.cwd())
-    except trained.TrainingFailed as error:
+        run = bench_runs.run("resnet18", Path.cwd())
+    except bench_runs.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     spec, network = artifact.load(run / "model.pt").spec, resnet.learnt(run)

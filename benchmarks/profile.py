@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import console, open_loop, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
+from benchmarks.interleave import versions
 from benchmarks.result import Origin
-from benchmarks.rounds import versions
 from benchmarks.stages import Sent
 from handlers import artifact
 from serving import archive, launch, package, ports, server

@@ -92,28 +92,28 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         return document | {"served": _serve([folder / fold["run"] for fold in pooled["folds"]])}
     step("training.train", *common, f"name={name}")
     step("training.evaluate", f"name={name}")
-    trained, metrics = _read(folder / "train.json"), _read(folder / "evaluation" / "metrics.json")
-    document |= _figures(trained, metrics) | {"train_seconds": trained["seconds"]}
+    training, metrics = _read(folder / "train.json"), _read(folder / "evaluation" / "metrics.json")
+    document |= _figures(training, metrics) | {"train_seconds": training["seconds"]}
     return document | {"export": _read(folder / "export.json"), "served": _serve([folder])}
 
 
-def _figures(trained: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _figures(training: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     return {
-        "images": trained["images"] | {"test": metrics["images"]},
-        "classes": trained["classes"],
-        "network": trained["network"],
-        "image_size": trained["image_size"],
-        "parameters": trained["parameters"],
-        "epochs": trained["epochs"],
-        "precision": trained["precision"],
-        "fingerprint": trained["fingerprint"],
+        "images": training["images"] | {"test": metrics["images"]},
+        "classes": training["classes"],
+        "network": training["network"],
+        "image_size": training["image_size"],
+        "parameters": training["parameters"],
+        "epochs": training["epochs"],
+        "precision": training["precision"],
+        "fingerprint": training["fingerprint"],
         "top_1": metrics["top_1"],
         "top_5": metrics["top_5"],
         "macro_f1": metrics["macro_f1"],
         "calibration_error": metrics["calibration_error"],
         "parts": {part: scores["top_1"] for part, scores in metrics.get("parts", {}).items()},
-        "machine": trained["machine"],
-        "versions": trained["versions"] | {"torchserve": importlib.metadata.version("torchserve")},
+        "machine": training["machine"],
+        "versions": training["versions"] | {"torchserve": importlib.metadata.version("torchserve")},
         "runs": 1,
     }
 

@@ -22,7 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bodies, closed_loop, console, serving_chart, serving_figures, serving_rows, stock_search, trained
+from benchmarks import (
+    bench_runs,
+    bodies,
+    closed_loop,
+    console,
+    serving_chart,
+    serving_figures,
+    serving_rows,
+    stock_search,
+)
 from benchmarks.closed_loop import LoadError
 from benchmarks.peers import environment
 from benchmarks.result import BUSY, SERVING, Origin, publish
@@ -157,11 +166,11 @@ def prepare(options: argparse.Namespace) -> Session:
 
     Raises:
         LoadError: wrk is not installed.
-        trained.TrainingFailed, ValueError, PortError: a preparation failed.
+        bench_runs.TrainingFailed, ValueError, PortError: a preparation failed.
     """
     closed_loop.find_wrk()
     root = Path.cwd()
-    run = trained.run("resnet18", root)
+    run = bench_runs.run("resnet18", root)
     try:
         environment.make(root)
     except SetupError as error:  # it is the reason of every row that needs the environment
@@ -202,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
                 session.log(f"round {number} of {options.rounds}: {row.title}")
                 session.measure(row, number)
             write_json(WORK / ROUNDS, document(session, rows, options, tried, origin))
-    except (LoadError, trained.TrainingFailed, ports.PortError, ValueError) as error:
+    except (LoadError, bench_runs.TrainingFailed, ports.PortError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import servers, trained
+from benchmarks import bench_runs, servers
 from benchmarks.bodies import Encoding
 from benchmarks.peers import environment, stock
 from benchmarks.servers import NotMeasured, Running
@@ -161,10 +161,10 @@ def ours(precision: str, network: str = "") -> Start:
     def start(bench: Bench) -> Iterator[Running]:
         folder = servers.empty(bench.work / f"ours-{network or precision}")
         try:
-            run = bench.root / (trained.run(network, bench.root) if network else bench.run)
+            run = bench.root / (bench_runs.run(network, bench.root) if network else bench.run)
             overrides = (*bench.settings, f"handler.precision={precision}")
             archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
-        except (ArchiveError, trained.TrainingFailed) as error:
+        except (ArchiveError, bench_runs.TrainingFailed) as error:
             raise NotMeasured(str(error)) from error
         with torchserve(bench, folder, bench.config) as running:
             yield running

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bodies, closed_loop, console, servers, trained
+from benchmarks import bench_runs, bodies, closed_loop, console, servers
 from benchmarks.result import Origin
 from benchmarks.servers import NotMeasured, Running
 from benchmarks.serving import DRAWN
@@ -140,9 +140,9 @@ def main(arguments: Sequence[str]) -> int:
     origin = Origin("sweep", arguments)
     try:
         closed_loop.find_wrk()
-        run = trained.run("resnet18", Path.cwd())
+        run = bench_runs.run("resnet18", Path.cwd())
         offset = ports.offset_of_environment()
-    except (closed_loop.LoadError, trained.TrainingFailed, ports.PortError) as error:
+    except (closed_loop.LoadError, bench_runs.TrainingFailed, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     sweep, rows = Sweep(run, options.precision, options.seconds, options.rounds, offset), []

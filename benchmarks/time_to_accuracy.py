@@ -52,10 +52,10 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)
-    trained = json.loads((run / "train.json").read_text())
+    training = json.loads((run / "train.json").read_text())
     with open(run / "metrics.csv", encoding="utf-8") as file:
         accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
-    seconds = reached(accuracies, trained["seconds_by_epoch"], goal)
+    seconds = reached(accuracies, training["seconds_by_epoch"], goal)
     copied = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")
     return {
         "benchmark": "time to accuracy",
@@ -64,7 +64,7 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
         "goal": goal,
         "seconds_to_goal": None if seconds is None else round(seconds, 2),
         "best": max(accuracies),
-        **{name: trained[name] for name in copied},
+        **{name: training[name] for name in copied},
     }
 
 

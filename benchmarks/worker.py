@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import bodies, closed_loop, console, servers, trained
+from benchmarks import bench_runs, bodies, closed_loop, console, servers
 from benchmarks.result import Origin
 from benchmarks.servers import Running
 from benchmarks.serving import DRAWN
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     root, offset = Path.cwd(), ports.offset_of_environment()
     try:
         closed_loop.find_wrk()
-        run = trained.run("resnet18", root)
-    except (closed_loop.LoadError, trained.TrainingFailed) as error:
+        run = bench_runs.run("resnet18", root)
+    except (closed_loop.LoadError, bench_runs.TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     paths = bodies.draw(bodies.SIZES[0], DRAWN)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import decoders
-from benchmarks.rounds import one_core, take_turns
+from benchmarks.interleave import one_core, take_turns
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities of TorchVision")
 

@@ -15,7 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from benchmarks import gpu_ceilings, gpu_needs, gpu_page, gpu_profile, gpu_report, gpu_usage, trained
+from benchmarks import bench_runs, gpu_ceilings, gpu_needs, gpu_page, gpu_profile, gpu_report, gpu_usage
 from benchmarks.gpu_report import Report
 from benchmarks.gpu_usage import Usage
 from benchmarks.markdown import NOT_MEASURED
@@ -124,7 +124,7 @@ def test_each_section_has_a_command_that_its_module_understands(
     monkeypatch.setattr("benchmarks.bodies.draw", lambda size, folder: [folder / size.name / "00.jpg"])
     monkeypatch.setattr("benchmarks.resnet.untrained", lambda kind: small())
     for rehearse in (True, False):
-        monkeypatch.setattr("benchmarks.trained.run", failing)
+        monkeypatch.setattr("benchmarks.bench_runs.run", failing)
         made = gpu_report.command(tmp_path, name, rehearse, lambda _: None)
         module = importlib.import_module(made[0])
         parsed = module.parsed(made[1:])
@@ -138,7 +138,7 @@ def small() -> SmallNetwork:
 
 
 def failing(*_: Any, **__: Any) -> Path:
-    raise trained.TrainingFailed("no images")
+    raise bench_runs.TrainingFailed("no images")
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
