@@ -14,7 +14,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,46 +24,30 @@ from benchmarks.in_process import read
 from benchmarks.peers import environment as peers_environment
 from benchmarks.peers import stock
 from benchmarks.peers.stock import Setting
-from benchmarks.servers import NotMeasured, Running
+from benchmarks.servers import MODEL, NotMeasured, Running
 from handlers import machine
-from serving import archive, deploy, ports
+from serving import deploy
 
-MODEL, WORK = "bench", Path("runs/bench-gpu")
+WORK = Path("runs/bench-gpu")
+OURS = WORK / "ours"
 BATCH, DELAY = 64, 2  # images, milliseconds
 WORKERS = (8, 4, 1)  # of our server, on one GPU: several, because the Python code of a worker is the bottleneck
 MIXED, SWAP_RATE, MAX_SECONDS = 100_000, 200.0, 40.0  # requests; requests/s during a deployment
 
 
-@contextlib.contextmanager
-def ours(root: Path, run: Path, workers: int, batch: int) -> Iterator[tuple[Path, Running]]:
-    """Serve our handler; yield the folder of the server, which has a second version, and the server."""
-    folder = servers.empty(root / WORK / "ours")
+def ours(root: Path, run: Path, workers: int, batch: int) -> contextlib.AbstractContextManager[Running]:
+    """Serve our handler, with a second version in the store."""
     overrides = [f"minWorkers={workers}", f"batchSize={batch}", f"maxBatchDelay={DELAY}", "jobQueueSize=2000"]
-    for version in ("1.0", "2.0"):
-        archive.build(MODEL, version, run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
-    with _torchserve(root, folder, servers.own_python()) as running:
-        yield folder, running
+    return servers.sightline(root / OURS, run, overrides, versions=("1.0", "2.0"))
 
 
-@contextlib.contextmanager
-def theirs(root: Path, run: Path, setting: Setting) -> Iterator[Running]:
+def theirs(root: Path, run: Path, setting: Setting) -> contextlib.AbstractContextManager[Running]:
     """Serve TorchServe's image_classifier with the same weights."""
     folder = servers.empty(root / WORK / "stock")
     stock.build(MODEL, setting, run, folder / "model_store")
     # Its handlers need captum.
-    python = peers_environment.python(root) if peers_environment.is_current(root) else servers.own_python()
-    with _torchserve(root, folder, python, setting.environment) as running:
-        yield running
-
-
-def _torchserve(
-    root: Path, folder: Path, python: Path, environment: Mapping[str, str] | None = None
-) -> contextlib.AbstractContextManager[Running]:
-    config, headers = (root / "config.properties").read_text(), {"Content-Type": "image/jpeg"}
-    offset = ports.offset_of_environment()
-    return servers.torchserve(
-        *(MODEL, folder, config, headers), python=python, root=root, offset=offset, environment=environment
-    )
+    python = peers_environment.python(root) if peers_environment.is_current(root) else None
+    return servers.torchserve(folder, python=python, environment=setting.environment)
 
 
 def load(running: Running, folder: Path, connections: int, seconds: float) -> dict[str, Any]:
@@ -122,12 +106,12 @@ def measure(root: Path, options: argparse.Namespace, document: dict[str, Any]) -
 
     def mine(workers: int) -> None:
         first = workers == options.workers[0]
-        with ours(root, options.run, workers, options.batch) as (folder, running):
+        with ours(root, options.run, workers, options.batch) as running:
             for row in _loads(running, options, options.connections if first else options.connections[-1:]):
                 document["ours"].append({"workers": workers, **row})
             if first:
                 document["many"] = many(running, options.bodies, options.requests, options.connections[-1])
-                document["swap"] = swap(folder, running, read(options.bodies[0]), options.rate)
+                document["swap"] = swap(root / OURS, running, read(options.bodies[0]), options.rate)
 
     def stocks(name: str, setting: Setting) -> None:
         with theirs(root, options.run, setting) as running:

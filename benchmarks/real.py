@@ -33,6 +33,7 @@ from serving.live import Live
 from serving.model_store import Archive
 
 RESULTS = Path("benchmarks/results/real")
+TRAINING_FIGURES = ("classes", "network", "image_size", "parameters", "epochs", "precision", "fingerprint")
 
 
 class RunError(Exception):
@@ -100,17 +101,8 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
 def _figures(training: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "images": training["images"] | {"test": metrics["images"]},
-        "classes": training["classes"],
-        "network": training["network"],
-        "image_size": training["image_size"],
-        "parameters": training["parameters"],
-        "epochs": training["epochs"],
-        "precision": training["precision"],
-        "fingerprint": training["fingerprint"],
-        "top_1": metrics["top_1"],
-        "top_5": metrics["top_5"],
-        "macro_f1": metrics["macro_f1"],
-        "calibration_error": metrics["calibration_error"],
+        **{name: training[name] for name in TRAINING_FIGURES},
+        **{name: metrics[name] for name in ("top_1", "top_5", "macro_f1", "calibration_error")},
         "parts": {part: scores["top_1"] for part, scores in metrics.get("parts", {}).items()},
         "machine": training["machine"],
         "versions": training["versions"] | {"torchserve": importlib.metadata.version("torchserve")},

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
-from serving import server
+from serving import archive, ports, server
 from serving.ports import Address, is_free
 from serving.shares import HUGE_PAGES
 from serving.state import ServerState, end_tree
 
+ROOT = Path(__file__).parents[1]
+MODEL = "bench"  # the name of the model on every TorchServe
 START_TIMEOUT = 180.0  # seconds
 PROBE_TIMEOUT = 120.0  # seconds, in which the queue of the last load is emptied
 TOP_1 = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:\s*[0-9.eE+-]+\s*[,}]')
@@ -120,22 +124,34 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "without output"
 
 
+def sightline(
+    folder: Path, run: Path, overrides: Sequence[str], *, versions: Sequence[str] = ("1.0",), **options: Any
+) -> AbstractContextManager[Running]:
+    """Archive versions of a run in `folder`, emptied, and serve the first with `options` of `torchserve`."""
+    empty(folder)
+    for version in versions:
+        archive.build(MODEL, version, run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
+    return torchserve(folder, **options)
+
+
 @contextlib.contextmanager
 def torchserve(
-    name: str, folder: Path, config: str, headers: Mapping[str, str], *, python: Path, root: Path, offset: int,
+    folder: Path, *, config: str | None = None, python: Path | None = None, offset: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:  # fmt: skip
-    """Run TorchServe in `folder` with the archive `name` of its model_store; the block starts when it is ready.
+    """Run TorchServe in `folder` with the archive of its model_store; the block starts when it is ready.
 
-    `config` is the text of config.properties; `python` is the interpreter of the workers.
+    `config` is the text of config.properties, by default the project's; `python` is the interpreter of the workers, by
+    default this one; `offset` moves the ports, by default as the environment says.
 
     Raises:
         NotMeasured: it does not start, or a worker does not load.
     """
-    (folder / "config.properties").write_text(config)
-    command = [str(python), "-m", "serving.server", "start", f"{name}=1.0", "--port-offset", str(offset)]
-    command += ["--timeout", f"{START_TIMEOUT:.0f}"]
-    variables = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200", **(environment or {})}
+    (folder / "config.properties").write_text(config or (ROOT / "config.properties").read_text())
+    offset = ports.offset_of_environment() if offset is None else offset
+    command = [str(python or sys.executable), "-m", "serving.server", "start", f"{MODEL}=1.0"]
+    command += ["--port-offset", str(offset), "--timeout", f"{START_TIMEOUT:.0f}"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(environment or {})}
     try:
         process = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
         state = ServerState.read(folder)
@@ -144,7 +160,8 @@ def torchserve(
             errors = [line for line in lines if re.search(r"Error|error:", line)]
             raise NotMeasured((errors or lines)[-1][:300])
         key = json.loads(Path(state.key_file).read_text())["inference"]["key"]
-        yield Running(f"{state.inference}/predictions/{name}", {**headers, "Authorization": f"Bearer {key}"})
+        headers = {"Content-Type": "image/jpeg", "Authorization": f"Bearer {key}"}
+        yield Running(f"{state.inference}/predictions/{MODEL}", headers)
     finally:
         server.stop(root=folder)
 
@@ -156,8 +173,3 @@ def empty(folder: Path) -> Path:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
-
-
-def own_python() -> Path:
-    """Return the interpreter of this environment."""
-    return Path(sys.executable)

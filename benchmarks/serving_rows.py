@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,13 +13,12 @@ from typing import Any
 from benchmarks import bench_runs, servers
 from benchmarks.bodies import Encoding
 from benchmarks.peers import environment, stock
-from benchmarks.servers import NotMeasured, Running
+from benchmarks.servers import MODEL, NotMeasured, Running
 from handlers.service import threads
-from serving import archive, model_config
+from serving import model_config
 from serving.model_store import ArchiveError
 from serving.shares import Shares
 
-MODEL = "bench"
 PRECISIONS = ("fp32", "bf16", "int8")
 PEER_PORT = 9000  # moved by the offset, as all ports are
 RAW, FORM, JSON = Encoding(), Encoding("form", "image"), Encoding("json", "image_data")
@@ -53,11 +53,6 @@ class Bench:
         options = {"workers": workers or shares.workers, "threads": threads(workers) if workers else shares.threads}
         options |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}
         return [word for name, value in options.items() for word in (f"--{name}", str(value))]
-
-    @property
-    def config(self) -> str:
-        """Return the project's config.properties."""
-        return (self.root / "config.properties").read_text()
 
     def peers(self) -> Path:
         """Return the interpreter of the environment of `benchmarks.peers.environment`."""
@@ -159,29 +154,16 @@ def ours(precision: str, network: str = "") -> Start:
 
     @contextlib.contextmanager
     def start(bench: Bench) -> Iterator[Running]:
-        folder = servers.empty(bench.work / f"ours-{network or precision}")
         try:
             run = bench.root / (bench_runs.run(network, bench.root) if network else bench.run)
             overrides = (*bench.settings, f"handler.precision={precision}")
-            archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
+            server = servers.sightline(bench.work / f"ours-{network or precision}", run, overrides, offset=bench.offset)
         except (ArchiveError, bench_runs.TrainingFailed) as error:
             raise NotMeasured(str(error)) from error
-        with torchserve(bench, folder, bench.config) as running:
+        with server as running:
             yield running
 
     return start
-
-
-def torchserve(
-    bench: Bench, folder: Path, config: str, *, peers: bool = False, environment: dict[str, str] | None = None
-) -> AbstractContextManager[Running]:
-    """Run TorchServe with the one archive in `folder`."""
-    python = bench.peers() if peers else servers.own_python()
-    headers = {"Content-Type": RAW.content_type}
-    return servers.torchserve(
-        *(MODEL, folder, config, headers),
-        python=python, root=bench.root, offset=bench.offset, environment=environment,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -189,7 +171,7 @@ def _noop(bench: Bench) -> Iterator[Running]:
     folder = servers.empty(bench.work / "noop")
     config = {name: value for name, value in bench.model_config.items() if name != "handler"}
     stock.build_noop(MODEL, config, folder / "model_store")
-    with torchserve(bench, folder, bench.config) as running:
+    with servers.torchserve(folder, offset=bench.offset) as running:
         yield running
 
 
@@ -203,10 +185,11 @@ def stock_server(setting: stock.Setting) -> Start:
             stock.build(MODEL, setting, bench.root / bench.run, folder / "model_store")
         except subprocess.CalledProcessError as error:
             raise NotMeasured(f"torch-model-archiver failed: {error.stderr.decode(errors='replace')[-200:]}") from error
-        config = bench.config
+        config = (bench.root / "config.properties").read_text()
         if not setting.workers:  # TorchServe's default: a worker for each core
             config += f"\ndefault_workers_per_model={len(os.sched_getaffinity(0))}\n"
-        with torchserve(bench, folder, config, peers=True, environment=setting.environment) as running:
+        options: Any = {"config": config, "python": bench.peers(), "offset": bench.offset}
+        with servers.torchserve(folder, environment=setting.environment, **options) as running:
             yield running
 
     return start
@@ -220,7 +203,7 @@ def inside(precision: str) -> Callable[[Bench], list[str]]:
     """Return a function from settings to the command that measures our parts in process."""
 
     def command(bench: Bench) -> list[str]:
-        return _loop(bench, servers.own_python(), "benchmarks.in_process", precision)
+        return _loop(bench, Path(sys.executable), "benchmarks.in_process", precision)
 
     return command
 

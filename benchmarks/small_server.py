@@ -50,14 +50,11 @@ def prepare(
     overrides: Sequence[str] = (),
     *,
     names: Sequence[str] = (MODEL,),
-    properties: str = "token_expiration_min=525600",
 ) -> None:
-    """Empty `root`, and write config.properties and the archives of `versions` of each name into it.
-
-    `properties` are appended to config.properties; a load generator without the client reads its token only once.
-    """
+    """Empty `root`, and write config.properties and the archives of `versions` of each name into it."""
     servers.empty(root)
-    (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\n{properties}\n")
+    # A load generator without the client reads its token only once.
+    (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\ntoken_expiration_min=525600\n")
     spec = resnet.spec(side=SIDE)
     for name, (seed, version) in itertools.product(names, enumerate(versions)):
         run = root / "runs" / f"{name}-{version}"

@@ -24,11 +24,10 @@ from benchmarks import bench_runs, bodies, closed_loop, console, servers
 from benchmarks.result import Origin
 from benchmarks.servers import NotMeasured, Running
 from benchmarks.serving import DRAWN
-from serving import archive, model_config, ports
+from serving import model_config, ports
 from serving.shares import Shares
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
-MODEL = "bench"
 APART = 500  # between the ports of the two servers
 # Load -> size of the images, connections, and its duration in multiples of `seconds`: every connection must get several
 # answers.
@@ -84,16 +83,10 @@ class Sweep:
     @contextlib.contextmanager
     def serve(self, setting: Setting, place: int) -> Iterator[Running]:
         """Run the server of a setting, in one of two places, and warm it up with small images."""
-        root = Path.cwd()
-        folder = servers.empty(root / WORK / str(place))
         overrides = [*setting.archive, f"handler.precision={self.precision}"]
-        archive.build(MODEL, "1.0", run=self.run, store=folder / "model_store", overrides=overrides, rehearse=False)
-        config = config_of((root / "config.properties").read_text(), setting)
-        with servers.torchserve(
-            *(MODEL, folder, config, {"Content-Type": "image/jpeg"}),
-            python=servers.own_python(), root=root, offset=self.offset + place * APART,
-            environment=Shares.of_this_machine(1).environment(),
-        ) as running:  # fmt: skip
+        options: dict[str, Any] = {"config": config_of((servers.ROOT / "config.properties").read_text(), setting)}
+        options |= {"offset": self.offset + place * APART, "environment": Shares.of_this_machine(1).environment()}
+        with servers.sightline(Path.cwd() / WORK / str(place), self.run, overrides, **options) as running:
             self.rate(running, "16")
             yield running
 

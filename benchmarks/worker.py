@@ -14,21 +14,19 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import psutil
 
 from benchmarks import bench_runs, bodies, closed_loop, console, servers
 from benchmarks.result import Origin
-from benchmarks.servers import Running
+from benchmarks.servers import MODEL, Running
 from benchmarks.serving import DRAWN
-from serving import archive, ports
 from serving.client import Client, ClientError
 from serving.state import ServerState
 
 RESULT, WORK = Path("benchmarks/results/worker.json"), Path("runs/bench-worker")
-MODEL, CONNECTIONS, STEP = "bench", 32, 5  # connections, seconds of one load
+CONNECTIONS, STEP = 32, 5  # connections, seconds of one load
 GOALS = {"start_seconds": 4.5, "anonymous_mb": 600.0}
 
 
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
     origin = Origin("worker", arguments)
-    root, offset = Path.cwd(), ports.offset_of_environment()
+    root = Path.cwd()
     try:
         closed_loop.find_wrk()
         run = bench_runs.run("resnet18", root)
@@ -99,17 +97,14 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     paths = bodies.draw(bodies.SIZES[0], DRAWN)
-    config, headers = (root / "config.properties").read_text(), {"Content-Type": "image/jpeg"}
-    overrides = [f"handler.precision={options.precision}"]
+    folder = root / WORK
     starts: list[float] = []
     memory: list[dict[str, float]] = []
     for number in range(1, options.starts + 1):
-        folder = servers.empty(root / WORK)
-        archive.build(MODEL, "1.0", run=run, store=folder / "model_store", overrides=overrides, rehearse=False)
-        serve = partial(servers.torchserve, python=servers.own_python(), root=root, offset=offset)
+        server = servers.sightline(folder, run, [f"handler.precision={options.precision}"])
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(ready_after, folder)
-            with serve(MODEL, folder, config, headers) as running:
+            with server as running:
                 starts.append(round(ready.result(), 2))
                 print(f"start {number} of {options.starts}: {starts[-1]:.2f} s", file=sys.stderr)
                 if number == options.starts:
