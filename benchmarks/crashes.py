@@ -22,14 +22,15 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from benchmarks import console, small_server
-from benchmarks.client_load import through_client
+from benchmarks.harness import console, small_server
+from benchmarks.harness.small_server import MODEL
 from benchmarks.result import Sections
-from benchmarks.small_server import MODEL
-from serving import deploy, ports, server
+from benchmarks.traffic.client_load import through_client
+from serving import deploy, server
 from serving.client import Client, ClientError
-from serving.deployment import Limits
-from serving.live import Live
+from serving.host import ports
+from serving.lifecycle.deployment import Limits
+from serving.store.live import Live
 
 RESULT, WORK = Path("benchmarks/results/crashes.json"), Path("runs/bench-crashes")
 RATE, DEADLINE, WORKERS, GATHERING = 20.0, 5.0, 2, 50  # requests/s; seconds; workers; milliseconds of batch delay

@@ -25,14 +25,14 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.real import RunError, step
 from benchmarks.result import TRAINING, Origin
 from training import configuration, evaluate
+from training.data.records import DatasetError
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 from training.errors import TrainingError
-from training.records import DatasetError
-from training.splits import SplitSpec
-from training.store import PreparedDataset
 from training.train import train
 
 RESULT = Path("benchmarks/results/fewest.json")
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configuration.compose(
             [f"dataset={name}", *SETTINGS, f"name={settings['name']}", f"store={name}", *overrides]
         )
-        step("training.prepare", f"dataset={name}", f"raw={Path(words[0]) / name}", f"name={name}")
+        step("training.data.prepare", f"dataset={name}", f"raw={Path(words[0]) / name}", f"name={name}")
         document = run(config, settings, console.progress())
     except (configuration.ConfigurationError, TrainingError, DatasetError, RunError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

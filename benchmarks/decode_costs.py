@@ -1,4 +1,4 @@
-"""Measure the worst decoding cost of each format, and check it against the rates of handlers/costs.py.
+"""Measure the worst decoding cost of each format, and check it against the rates of handlers/images/costs.py.
 
     python -m benchmarks.decode_costs
     python -m benchmarks.decode_costs --megapixels 4
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import Origin
 from handlers.budget import SLACK
-from handlers.costs import cost_of
-from handlers.decoder import Decoder
-from handlers.limits import DEFAULT_LIMITS
+from handlers.images.costs import cost_of
+from handlers.images.decoder import Decoder
+from handlers.images.limits import DEFAULT_LIMITS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
-from serving.shares import HUGE_PAGES
+from serving.host.resources import HUGE_PAGES
 
 RESULT = Path("benchmarks/results/decode_costs.json")
 SIZE, RUNS, TUNABLES = 224, 3, "GLIBC_TUNABLES"

@@ -27,13 +27,13 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.interleave import Work, one_core, take_turns, versions
 from benchmarks.result import Origin
-from handlers.decoding import decode
+from handlers.images.decoding import decode
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
-from training.generate.photograph import jpeg_body
+from synthetic.photograph import jpeg_body
 from training.train import machine
 
 RESULT = Path("benchmarks/results/decoders.json")

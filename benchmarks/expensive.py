@@ -23,13 +23,13 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from benchmarks import console, small_server
-from benchmarks.client_load import through_client
 from benchmarks.crashes import until, watcher
+from benchmarks.harness import console, small_server
+from benchmarks.harness.small_server import MODEL
 from benchmarks.result import Sections
-from benchmarks.small_server import MODEL
+from benchmarks.traffic.client_load import through_client
 from serving.client import Client, ClientError
-from serving.state import ServerState
+from serving.host.state import ServerState
 
 RESULT, WORK = Path("benchmarks/results/expensive.json"), Path("runs/bench-expensive")
 RATE, DEADLINE, CONNECTIONS = 20.0, 30.0, 7  # requests/s; seconds

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import Origin
-from handlers import artifact, exported
-from handlers.engine import Engine
+from handlers.network import aot, torchscript
+from handlers.network.engine import Engine
 from handlers.spec import PreprocessSpec, Spec
 from training.networks import build
 
@@ -49,16 +49,16 @@ def engines(folder: Path) -> tuple[dict[tuple[str, str], Engine], dict[str, dict
         start = time.perf_counter()
         path = folder / f"{len(costs)}.pt"
         if name == "torchscript":
-            artifact.save(network, spec, path)
+            torchscript.save(network, spec, path)
         else:
-            path = path.with_suffix(exported.SUFFIX)
-            exported.save(network, spec, path, {**exported.OPTIONS, **PACKAGES[name]})
+            path = path.with_suffix(aot.SUFFIX)
+            aot.save(network, spec, path, {**aot.OPTIONS, **PACKAGES[name]})
         costs[name] = {"seconds": round(time.perf_counter() - start, 1), "mb": round(path.stat().st_size / 1e6, 1)}
-        for precision in exported.PRECISIONS:
+        for precision in aot.PRECISIONS:
             engines[name, precision] = (
-                Engine(artifact.load(path).module, spec.preprocess.shape, CPU, precision)
+                Engine(torchscript.load(path).module, spec.preprocess.shape, CPU, precision)
                 if name == "torchscript"
-                else exported.load(path, CPU, precision)[1]
+                else aot.load(path, CPU, precision)[1]
             )
     return engines, costs
 

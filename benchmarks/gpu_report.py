@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_report              on a GPU
     python -m benchmarks.gpu_report --rehearse   the same commands on the CPU with small loads, as a test
 
-In this order: the rate of each stage, and of all stages in process (`benchmarks.gpu_ceilings`); training
+In this order: the rate of each stage, and of all stages in process (`benchmarks.gpu.ceilings`); training
 (`benchmarks.training`), and its time to an accuracy (`benchmarks.time_to_accuracy`); in the remaining time, TorchServe
-at growing concurrency, and its image_classifier (`benchmarks.gpu_served`), whose last rows may be missing. Each is a
+at growing concurrency, and its image_classifier (`benchmarks.gpu.served`), whose last rows may be missing. Each is a
 separate process with a time limit, so that a failure does not affect the others. The results so far are written after
 each: benchmarks/results/gpu.json, and the page gpu.md next to it. A rehearsal writes runs/gpu-rehearsal.json.
 
@@ -25,11 +25,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import bench_runs, bodies, console, gpu_page, gpu_served, resnet, time_to_accuracy
+from benchmarks import bench_runs, time_to_accuracy
+from benchmarks.gpu import page, served
+from benchmarks.harness import console, resnet
 from benchmarks.result import SERVING, Origin, publish
 from benchmarks.serving import DRAWN
-from handlers import artifact
+from benchmarks.traffic import bodies
 from handlers.atomic import write_json, write_text
+from handlers.network import torchscript
 from serving import server
 
 RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
@@ -38,11 +41,11 @@ TRAINING = 25.0  # seconds of each step of training the network whose answers ar
 # Section -> (network, module, time limit in seconds, arguments on a GPU, arguments of a rehearsal)
 SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
     "ceilings": (
-        *("resnet50", "gpu_ceilings", 90),
+        *("resnet50", "gpu.ceilings", 90),
         *("--seconds 1 --distinct 0", "--device cpu --seconds 0.2 --distinct 0"),
     ),
     "ceilings of a small network": (
-        *("resnet18", "gpu_ceilings", 60),
+        *("resnet18", "gpu.ceilings", 60),
         *("--seconds 0.5", "--device cpu --seconds 0.2 --distinct 64"),
     ),
     "training": (
@@ -55,7 +58,7 @@ SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
         *("", "--images 20 --goal 0.5 network=small_cnn trainer.epochs=2"),
     ),
     "served": (
-        *("resnet50", "gpu_served", BUDGET, ""),
+        *("resnet50", "gpu.served", BUDGET, ""),
         "--connections 1 4 --workers 1 --batch 4 --seconds 1 --requests 100 --rate 1",
     ),
 }
@@ -73,7 +76,7 @@ class Report:
             "benchmark": "gpu",
             **origin.document("cpu" if rehearse else "cuda"),
             "rehearsal": rehearse,
-            "goals": gpu_page.GOALS,
+            "goals": page.GOALS,
             "sections": {},
             "reasons": {},
         }
@@ -122,7 +125,7 @@ class Report:
             except subprocess.TimeoutExpired:
                 process.kill()
                 output, _ = process.communicate()
-                for folder in (self.root / gpu_served.WORK).glob("*"):
+                for folder in (self.root / served.WORK).glob("*"):
                     server.stop(root=folder)
                 if not output:
                     raise
@@ -136,7 +139,7 @@ class Report:
         """Write the result and its page."""
         self.document["seconds"] = round(time.monotonic() - self.start, 1)
         write_json(self.result, self.document)
-        write_text(self.result.with_suffix(".md"), gpu_page.page(self.document))
+        write_text(self.result.with_suffix(".md"), page.page(self.document))
 
 
 def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -> list[str]:
@@ -165,7 +168,7 @@ def _untrained(root: Path, network: str) -> Path:
     """Return a run whose network has random weights."""
     run = Path("runs") / f"gpu-{network}"
     (root / run).mkdir(parents=True, exist_ok=True)
-    artifact.save(resnet.untrained(kind=network), resnet.spec(network=network), root / run / "model.pt")
+    torchscript.save(resnet.untrained(kind=network), resnet.spec(network=network), root / run / "model.pt")
     return run
 
 
@@ -186,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report.document["reasons"][name] = "no real ASL frames: SIGHTLINE_REAL_DATA names their folder"
             continue
         report.section(name, command(Path.cwd(), name, options.rehearse, progress.print), limit)
-    print(gpu_page.page(report.document))
+    print(page.page(report.document))
     return publish(report.document, None, failed=bool(report.document["reasons"]))
 
 

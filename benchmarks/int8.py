@@ -5,7 +5,7 @@
 
 Four kinds of one network take turns, in batches of 1, 8 and 16:
 
-    fp32, bf16      `handlers.engine.Engine`: TorchScript, frozen, bf16 and fp32 fused by oneDNN
+    fp32, bf16      `handlers.network.engine.Engine`: TorchScript, frozen, bf16 and fp32 fused by oneDNN
     int8            the same engine, network from `training.quantization` (torch.ao's FX form, deprecated in torch)
     int8, torchao   torchao's PT2E form for X86InductorQuantizer, behind torch.compile with frozen weights
 
@@ -28,12 +28,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import bench_runs, console, resnet
+from benchmarks import bench_runs
+from benchmarks.harness import console, resnet
 from benchmarks.interleave import Work, one_core, take_turns, versions
 from benchmarks.result import TRAINING, Origin
-from handlers import artifact
-from handlers.engine import Engine
-from handlers.precision import gains_from_bf16
+from handlers.network import torchscript
+from handlers.network.engine import Engine
+from handlers.network.precision import gains_from_bf16
 from handlers.spec import Spec
 from training.quantization import QuantizationError, quantize
 from training.train import machine
@@ -61,13 +62,13 @@ def ours(network: nn.Module, spec: Spec, precision: str, calibration: torch.Tens
     path = folder / "model.pt"
     if precision == "int8":
         try:
-            artifact.save_quantized(quantize(network, resnet.batches(calibration)), spec, path)
+            torchscript.save_quantized(quantize(network, resnet.batches(calibration)), spec, path)
         except QuantizationError as error:
             raise UnavailableError(str(error)) from error
-        path = artifact.quantized(path)
+        path = torchscript.quantized(path)
     else:
-        artifact.save(network, spec, path)
-    engine = Engine(artifact.load(path).module, spec.preprocess.shape, torch.device("cpu"), precision)
+        torchscript.save(network, spec, path)
+    engine = Engine(torchscript.load(path).module, spec.preprocess.shape, torch.device("cpu"), precision)
     engine.warm_up(max(BATCHES))
 
     def inputs(images: torch.Tensor) -> torch.Tensor:
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     except bench_runs.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    spec, network = artifact.load(run / "model.pt").spec, resnet.learnt(run)
+    spec, network = torchscript.load(run / "model.pt").spec, resnet.learnt(run)
     calibration, _ = resnet.scenes(spec, options.images, 0)
     images, labels = resnet.scenes(spec, options.images, 1)
     kinds: dict[str, Kind] = {}

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import console, small_server
+from benchmarks.harness import console, small_server
+from benchmarks.harness.small_server import MODEL
 from benchmarks.result import Origin
-from benchmarks.small_server import MODEL
-from serving.model_store import path_of
+from serving.store.model_store import path_of
 
 RESULT, WORK = Path("benchmarks/results/load.json"), Path("runs/bench-load")
 ONE_IN = 10_000

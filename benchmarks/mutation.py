@@ -1,4 +1,4 @@
-"""How many small changes of the code the unit tests notice, for a sample of `handlers/` and `training/splits.py`.
+"""How many small changes of the code the unit tests notice, for a sample of `handlers/` and `training/data/splits.py`.
 
     python -m benchmarks.mutation                 400 mutants, about half an hour on 2 cores
     python -m benchmarks.mutation --sample 40     fewer
@@ -31,7 +31,7 @@ from training.scores import plain, proportion
 
 RESULT = Path("benchmarks/results/mutation.json")
 ROOT = Path(__file__).parents[1]
-MUTATED = ["handlers/*.py", "training/*splits.py"]  # `*` stands for folders too
+MUTATED = ["handlers/**/*.py", "training/*splits.py"]  # `*` stands for folders too
 COPIED = ["benchmarks", "pipeline", "serving", "tests", "config.properties"]
 SEED, SAMPLE, GOAL = 2, 400, 0.85
 REPORT = "sample.json"
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--minutes", type=float, default=0, help="time after which no more are tried; 0 for no limit")
     options = parser.parse_args(arguments)
-    origin = Origin("mutation", arguments, code=("handlers", "training/splits.py", "tests/unit"))
+    origin = Origin("mutation", arguments, code=("handlers", "training/data/splits.py", "tests/unit"))
     try:
         with tempfile.TemporaryDirectory(prefix="sightline-mutants-") as folder:
             rows = measure(options.sample, options.seed, options.minutes, Path(folder) / "copy")

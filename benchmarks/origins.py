@@ -4,8 +4,9 @@ import string
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks import operations_tables, result, training_tables
-from benchmarks.markdown import NOT_MEASURED, load, machine, table
+from benchmarks import result
+from benchmarks.pages import operations_tables, training_tables
+from benchmarks.pages.markdown import NOT_MEASURED, load, machine, table
 
 
 def files(name: str, results: Path) -> list[Path]:

@@ -21,10 +21,10 @@ import numpy as np
 import psutil
 import simplejpeg
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import TRAINING, Origin
-from training.prepare import prepare
-from training.recipe import Recipe
+from training.data.prepare import prepare
+from training.data.recipe import Recipe
 
 RESULT = Path("benchmarks/results/prepare.json")
 LIMIT = 1.2

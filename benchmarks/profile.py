@@ -2,10 +2,11 @@
 
     python -m benchmarks.profile [--connections 1 64] [--size "200 x 200"] [--seconds 10] [--precision auto]
 
-A ResNet-18 with 12 classes is archived with `benchmarks/profiled_handler.py` as its handler, which records when each
-batch arrived at the worker, passed through each stage, and was answered. A request waits for its whole batch, so each
-stage counts in full for each request of the batch. The queue is the front end's own metric (QueueTime on the metrics
-address). Client and server share the machine: the stages of the front end include the work of the client.
+A ResNet-18 with 12 classes is archived with `benchmarks/harness/profiled_handler.py` as its handler, which records
+when each batch arrived at the worker, passed through each stage, and was answered. A request waits for its whole
+batch, so each stage counts in full for each request of the batch. The queue is the front end's own metric (QueueTime
+on the metrics address). Client and server share the machine: the stages of the front end include the work of the
+client.
 
 All figures are means over the same requests, so that the stages add up to the request. Prints a table and, as its last
 line, one JSON document; writes benchmarks/results/profile.json and profile.png.
@@ -25,15 +26,19 @@ from typing import Any
 import httpx
 from matplotlib.figure import Figure
 
-from benchmarks import console, open_loop, profiled_handler, resnet, small_server, stages
 from benchmarks.decoders import SIZES, pictures
+from benchmarks.harness import console, profiled_handler, resnet, small_server, stages
+from benchmarks.harness.stages import Sent
 from benchmarks.interleave import versions
 from benchmarks.result import Origin
-from benchmarks.stages import Sent
-from handlers import artifact
-from serving import archive, launch, package, ports, server
-from serving.model_store import Archive
-from serving.state import ServerState
+from benchmarks.traffic import open_loop
+from handlers.network import torchscript
+from serving import archive, server
+from serving.host import ports
+from serving.host.state import ServerState
+from serving.lifecycle import launch
+from serving.store import package
+from serving.store.model_store import Archive
 from training.pictures import save
 
 RESULTS = Path("benchmarks/results")
@@ -66,7 +71,7 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     """Serve the network from `root` and return one row for each number of connections."""
     spec = resnet.spec()
     (root / "runs" / MODEL).mkdir(parents=True)
-    artifact.save(resnet.untrained(), spec, root / "runs" / MODEL / "model.pt")
+    torchscript.save(resnet.untrained(), spec, root / "runs" / MODEL / "model.pt")
     overrides = [f"handler.precision={precision}"]
     built = archive.build(
         MODEL, "1.0", runs=root / "runs", store=root / "model_store", overrides=overrides, rehearse=False

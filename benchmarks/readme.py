@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.markdown import RESULTS
 from benchmarks.origins import origins
-from benchmarks.tables import TABLES
+from benchmarks.pages.markdown import RESULTS
+from benchmarks.pages.results import TABLES
 
 ORIGINS = "origins"
 BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)

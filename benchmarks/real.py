@@ -22,15 +22,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
+from pipeline import agreement
 from pipeline.steps import next_version
-from serving import agreement, archive, model_store, server
+from serving import archive, server
 from serving.client import Client
 from serving.errors import ServingError
-from serving.live import Live
-from serving.model_store import Archive
+from serving.store import model_store
+from serving.store.live import Live
+from serving.store.model_store import Archive
 
 RESULTS = Path("benchmarks/results/real")
 TRAINING_FIGURES = ("classes", "network", "image_size", "parameters", "epochs", "precision", "fingerprint")
@@ -81,7 +83,7 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         RunError: a step failed.
     """
     common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
-    step("training.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
+    step("training.data.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
     document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
     folder = Path("runs") / name
     if run.folds:

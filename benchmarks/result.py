@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from handlers.atomic import write_json
-from serving import provenance
+from serving.store import provenance
 from training.train import machine, versions
 
 ROOT = Path(__file__).parents[1]

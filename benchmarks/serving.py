@@ -22,27 +22,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import (
-    bench_runs,
-    bodies,
-    closed_loop,
-    console,
-    serving_chart,
-    serving_figures,
-    serving_rows,
-    stock_search,
-)
-from benchmarks.closed_loop import LoadError
+from benchmarks import bench_runs
+from benchmarks.comparison import chart, figures, stock_search
+from benchmarks.comparison import rows as serving_rows
+from benchmarks.comparison.figures import SMALL, Figures
+from benchmarks.comparison.rows import Bench, Row
+from benchmarks.comparison.session import Session
+from benchmarks.harness import console
 from benchmarks.peers import environment
 from benchmarks.result import BUSY, SERVING, Origin, publish
-from benchmarks.serving_figures import SMALL, Figures
-from benchmarks.serving_rows import Bench, Row
-from benchmarks.serving_session import Session
+from benchmarks.traffic import bodies, closed_loop
+from benchmarks.traffic.closed_loop import LoadError
 from handlers.atomic import write_json
 from handlers.classifier import Classifier
 from pipeline import lock
 from pipeline.setup import SetupError
-from serving import ports
+from serving.host import ports
 from training.train import versions
 
 RESULT = Path("benchmarks/results/serving.json")
@@ -69,7 +64,7 @@ def document(
     session: Session, rows: Sequence[Row], options: argparse.Namespace, tried: Sequence[Any], origin: Origin
 ) -> dict[str, Any]:
     """Return the result so far, with all raw rows."""
-    cells, open_cells = serving_figures.cells(session.runs), serving_figures.open_cells(session.runs)
+    cells, open_cells = figures.cells(session.runs), figures.open_cells(session.runs)
     peers = [row.name for row in rows if row.name in cells and row.name != "ours-bf16"]
     training = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
     network = {name: training[name] for name in ("network", "classes", "image_size", "parameters")}
@@ -97,7 +92,7 @@ def document(
         "rows": [_row(session, row, measured=row.name in cells) for row in rows],
         "cells": cells,
         "open": open_cells,
-        "ratios": serving_figures.ratios(Figures(cells, open_cells), "ours-bf16", peers),
+        "ratios": figures.ratios(Figures(cells, open_cells), "ours-bf16", peers),
         "stock_search": list(tried),
         "runs": session.runs,
     }
@@ -122,13 +117,13 @@ def show(result: dict[str, Any]) -> None:
     rows = []
     for row in result["rows"]:
         cells = result["cells"].get(row["name"], {})
-        rates = [serving_figures.rates(cells.get(body, {}), result["connections"]) for body in result["bodies"]]
+        rates = [figures.rates(cells.get(body, {}), result["connections"]) for body in result["bodies"]]
         rows.append((row["title"], *(rates if row["reason"] is None else [f"not measured: {row['reason']}"])))
     title = f"requests/s at {' / '.join(map(str, result['connections']))} connections"
     console.print_table(title, ("server", *result["bodies"]), rows)
     quiet = result["elsewhere_cores"] <= BUSY
-    targets = serving_figures.targets(Figures(result["cells"], result["open"]), quiet=quiet)
-    console.print_table("targets", serving_figures.WORDS, map(serving_figures.words, targets))
+    targets = figures.targets(Figures(result["cells"], result["open"]), quiet=quiet)
+    console.print_table("targets", figures.WORDS, map(figures.words, targets))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -197,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     options = parse(arguments)
     rows = rows_of(options)
-    origin = Origin("serving", arguments, code=(*SERVING, "benchmarks/peers", "benchmarks/serving_rows.py"))
+    origin = Origin("serving", arguments, code=(*SERVING, "benchmarks/peers", "benchmarks/comparison/rows.py"))
     if options.list:
         print("\n".join(f"{row.name:22} {row.title}" for row in rows))
         return 0
@@ -218,7 +213,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: interrupted; whole rounds, if any, are in {WORK / ROUNDS}", file=sys.stderr)
         return 130
     result = document(session, rows, options, tried, origin)
-    serving_chart.draw(result, options.result.with_suffix(".svg"))
+    chart.draw(result, options.result.with_suffix(".svg"))
     show(result)
     return publish(result, options.result, failed=not result["cells"])
 

@@ -22,16 +22,17 @@ import psutil
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import background_load, console, small_server
-from benchmarks.background_load import Load
+from benchmarks.harness import console, small_server
+from benchmarks.harness.small_server import MODEL
 from benchmarks.result import Sections
-from benchmarks.small_server import MODEL
-from serving import drain
+from benchmarks.traffic import background_load
+from benchmarks.traffic.background_load import Load
 from serving.client import Client
-from serving.model_store import path_of
-from serving.readiness import wait_ready
-from serving.state import ServerState
-from training.generate import places365
+from serving.host.state import ServerState
+from serving.lifecycle import drain
+from serving.lifecycle.readiness import wait_ready
+from serving.store.model_store import path_of
+from synthetic import places365
 
 RESULT, WORK = Path("benchmarks/results/soak.json"), Path("runs/bench-soak")
 CONNECTIONS, MAX_SECONDS, RATE = 16, 3600.0, 20.0  # requests/s beside registrations

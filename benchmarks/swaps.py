@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks import background_load, console, small_server
-from benchmarks.open_loop import Answer
+from benchmarks.harness import console, small_server
+from benchmarks.harness.small_server import MODEL, Expected
 from benchmarks.result import Sections
-from benchmarks.small_server import MODEL, Expected
+from benchmarks.traffic import background_load
+from benchmarks.traffic.open_loop import Answer
 from serving import deploy
-from serving.deployment import DeployError, Limits
+from serving.lifecycle.deployment import DeployError, Limits
 
 RESULT, WORK = Path("benchmarks/results/swaps.json"), Path("runs/bench-swaps")
 RATE, CONNECTIONS, DEADLINE = 50.0, 16, 5.0  # requests/s; at saturation; seconds

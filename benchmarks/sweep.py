@@ -8,7 +8,8 @@ and 64 connections of small images and at 16 of large ones, with the same networ
 the present settings runs beside one with another setting; one idles while the other is loaded, in turns of seconds, so
 that a change of the machine's speed affects both: the result is the ratio of the two. The first row compares the
 present settings with themselves, and shows the noise of a ratio. The present settings are those of
-`serving.model_config.DEFAULTS`, `serving.shares` and config.properties. The last line is one JSON document.
+`serving.store.model_config.DEFAULTS`, `serving.host.resources` and config.properties. The last line is one JSON
+document.
 """
 
 import contextlib
@@ -20,12 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_runs, bodies, closed_loop, console, servers
+from benchmarks import bench_runs
+from benchmarks.harness import console, servers
+from benchmarks.harness.servers import NotMeasured, Running
 from benchmarks.result import Origin
-from benchmarks.servers import NotMeasured, Running
 from benchmarks.serving import DRAWN
-from serving import model_config, ports
-from serving.shares import Shares
+from benchmarks.traffic import bodies, closed_loop
+from serving.host import ports
+from serving.host.resources import Shares
+from serving.store import model_config
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
 APART = 500  # between the ports of the two servers

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import publish
 
 GOAL = 0.995
@@ -45,10 +45,10 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     """
     if raw is None:
         number = ["--images-per-class", str(images)] if images else []
-        _do("training.generate", "asl_alphabet", str(DRAWN), "--size", "64", *number)
+        _do("synthetic", "asl_alphabet", str(DRAWN), "--size", "64", *number)
     data = ("dataset=asl_alphabet", f"store={NAME}")
     prepared = [override for override in overrides if override.startswith("dataset.")]
-    _do("training.prepare", *data, f"raw={(raw or DRAWN).absolute()}", *prepared)
+    _do("training.data.prepare", *data, f"raw={(raw or DRAWN).absolute()}", *prepared)
     run = Path("runs") / NAME
     shutil.rmtree(run, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)

@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import TRAINING, Origin, publish
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
-from training.batches import Batch, Batches, Joined
 from training.configuration import compose, plain, store_folder
+from training.data.batches import Batch, Batches, Joined
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 from training.loop import training_batches
 from training.pace import Stepper
 from training.precision import use_all_cores
-from training.splits import SplitSpec
-from training.store import PreparedDataset
 from training.train import network_name
 
 RESULT = Path("benchmarks/results/training.json")

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import bench_runs, bodies, closed_loop, console, servers
+from benchmarks import bench_runs
+from benchmarks.harness import console, servers
+from benchmarks.harness.servers import MODEL, Running
 from benchmarks.result import Origin
-from benchmarks.servers import MODEL, Running
 from benchmarks.serving import DRAWN
+from benchmarks.traffic import bodies, closed_loop
 from serving.client import Client, ClientError
-from serving.state import ServerState
+from serving.host.state import ServerState
 
 RESULT, WORK = Path("benchmarks/results/worker.json"), Path("runs/bench-worker")
 CONNECTIONS, STEP = 32, 5  # connections, seconds of one load

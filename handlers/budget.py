@@ -1,7 +1,7 @@
 """What the requests of a batch may take of a worker, so that none of them keeps the others waiting for long.
 
 A batch is answered when all of it is. So the time that its images take is estimated by their headers, before anything
-is decoded (`handlers.costs`), and measured while they are:
+is decoded (`handlers.images.costs`), and measured while they are:
 
     a request of more pixels than its limit                413
     a request of several images that no batch has time for 413: its images go in several requests
@@ -26,9 +26,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from handlers.classifier import Answer, Classifier
-from handlers.costs import Cost
-from handlers.decoding import Buffer
 from handlers.errors import Busy, RequestError, TooLarge
+from handlers.images.costs import Cost
+from handlers.images.decoding import Buffer
 
 CHEAP = 1 / 10  # of a batch's seconds: a photograph of 24 megapixels by its header
 SLACK = 3  # times the estimate: the rates are one machine's

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import torch
 
-from handlers import artifact, exported, memory, nvjpeg
-from handlers.ahead import Ahead
-from handlers.decoder import Decoded, Decoder
-from handlers.decoding import Buffer
-from handlers.device_decoder import DeviceDecoder
-from handlers.engine import Engine
+from handlers import memory
 from handlers.errors import NoAnswer, RequestError
-from handlers.limits import DEFAULT_LIMITS, Limits
-from handlers.precision import choose
+from handlers.images import nvjpeg
+from handlers.images.decoder import Decoded, Decoder
+from handlers.images.decoding import Buffer
+from handlers.images.gpu_decoder import DeviceDecoder
+from handlers.images.limits import DEFAULT_LIMITS, Limits
+from handlers.images.prefetch import Ahead
+from handlers.network import aot, torchscript
+from handlers.network.engine import Engine
+from handlers.network.precision import choose
 from handlers.preprocessing import Preprocess
 
 Answer = dict[str, float] | RequestError
@@ -67,10 +69,10 @@ class Classifier:
             torch.cuda.set_device(self.device.index or 0)
         self.engine: Engine
         chosen = choose(precision, self.device)
-        if exported.is_exported(path):
-            self.spec, self.engine = exported.load(path, self.device, chosen)
+        if aot.is_exported(path):
+            self.spec, self.engine = aot.load(path, self.device, chosen)
         else:
-            loaded = artifact.load(artifact.quantized(path) if chosen == "int8" else path, self.device)
+            loaded = torchscript.load(torchscript.quantized(path) if chosen == "int8" else path, self.device)
             self.spec = loaded.spec
             self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, chosen)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
@@ -87,7 +89,7 @@ class Classifier:
     def _check(self, path: str | Path) -> None:
         logits = self.engine(self.engine.inputs(1).zero_())
         if logits.shape != (1, len(self.spec.classes)):
-            raise artifact.ArtifactError(
+            raise torchscript.ArtifactError(
                 f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(self.spec.classes)} classes; "
                 "export the model again"
             )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from handlers import tolerances
 from handlers.errors import RequestError, TooLarge
-from handlers.limits import Limits
+from handlers.images.limits import Limits
 
 if TYPE_CHECKING:  # who reads the file asks a server, and need not wait seconds for torch
     import torch
@@ -149,7 +149,7 @@ def of(
     Raises:
         GoldenError: an image cannot be read.
     """
-    from handlers.decoding import decode
+    from handlers.images.decoding import decode
 
     pixels = decoded(classifier, list(images.values()))
     rows = classifier.predict(pixels).tolist()

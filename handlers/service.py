@@ -30,17 +30,18 @@ from typing import Any
 
 import torch
 
-from handlers import golden, payload
+from handlers import golden
 from handlers.budget import Budget
 from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose
 from handlers.errors import Busy, RequestError
-from handlers.exported import is_exported
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
-from handlers.payload import Request
-from handlers.precision import by_speed
-from handlers.request import Asked, read
+from handlers.network.aot import is_exported
+from handlers.network.precision import by_speed
+from handlers.requests import payload
+from handlers.requests.payload import Request
+from handlers.requests.request import Asked, read
 from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
@@ -201,8 +202,9 @@ def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden
 def threads(workers: Any) -> int:
     """Return torch's threads in one worker, so that all of them together use no more than the machine's cores.
 
-    An operator's OMP_NUM_THREADS comes first, then the archive's own number of workers, then what `serving.shares`
-    worked out for this server. Without any of them TorchServe starts as many workers as there are cores.
+    An operator's OMP_NUM_THREADS comes first, then the archive's own number of workers, then what
+    `serving.host.resources` worked out for this server. Without any of them TorchServe starts a
+    worker a core.
     """
     if told := _whole(os.environ.get("OMP_NUM_THREADS", "")):
         return told

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.limits import DEFAULT_LIMITS, Limits
+from handlers.images.limits import DEFAULT_LIMITS, Limits
 
 DEVICES = ("auto", "cuda", "cpu")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")

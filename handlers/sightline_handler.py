@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from handlers import wire
+from handlers import torchserve_reader
 from handlers.device import fault_of
-from handlers.request import Asked, Field
+from handlers.requests.request import Asked, Field
 from handlers.service import Service
 
 Row = dict[str, Any]
@@ -21,7 +21,7 @@ class ImageHandler:
 
     def initialize(self, context: Any) -> None:
         """Load the artifact of the archive; raises what `Service` does."""
-        wire.install()
+        torchserve_reader.install()
         model = context.manifest["model"]
         properties = context.system_properties
         gpu = properties.get("gpu_id")
@@ -66,6 +66,6 @@ def _headers(context: Any, index: int) -> dict[str, str]:
 
 
 def _fields(row: Row) -> list[Field]:
-    if isinstance(row, wire.Row):
+    if isinstance(row, torchserve_reader.Row):
         return [Field(field["name"], field["value"], bool(field["contentType"])) for field in row.fields]
     return [Field(name, value) for name, value in row.items()]  # of a TorchServe that `wire` does not know

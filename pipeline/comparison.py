@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from serving import model_store
-from serving.changes import top_1
-from serving.live import Live
-from serving.model_store import Archive
+from serving.store import model_store
+from serving.store.changes import top_1
+from serving.store.live import Live
+from serving.store.model_store import Archive
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

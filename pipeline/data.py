@@ -12,7 +12,7 @@ from pathlib import Path
 from handlers import naming
 from pipeline import unpacking
 from pipeline.steps import StepError, Steps, guarded
-from training.generate.__main__ import DATASETS
+from synthetic.__main__ import DATASETS
 
 GENERATED = "generated"
 
@@ -35,17 +35,17 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
         )
     if raw == GENERATED:
         folder = Path("data/raw") / f"{dataset}-{GENERATED}"
-        run.run("generate", f"drawing images in the layout of {dataset}", "training.generate", dataset, str(folder))
+        run.run("generate", f"drawing images in the layout of {dataset}", "synthetic", dataset, str(folder))
     elif not raw:
         folder = Path("data/raw") / dataset
-        run.run("download", f"downloading {dataset}", "training.download", dataset, str(folder))
+        run.run("download", f"downloading {dataset}", "training.data.download", dataset, str(folder))
     elif unpacking.is_archive(folder):
         with run.step("unpack", f"unpacking {raw}, unless it was before"):
             folder = unpacking.unpack(folder, root)
     elif not folder.is_dir():
         raise StepError(f"RAW={raw} is not a folder, a zip or a tar. Name one, or RAW={GENERATED} to have images drawn")
     arguments = (f"dataset={dataset}", f"name={name}", f"raw={folder}", *overrides)
-    run.run("prepare", f"decoding the images of {raw or folder} once", "training.prepare", *arguments)
+    run.run("prepare", f"decoding the images of {raw or folder} once", "training.data.prepare", *arguments)
     return run
 
 
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("dataset", help="fingers, asl_alphabet, moths, places365, petals or class_folders")
     parser.add_argument("--raw", default="", help='folder, zip or tar of raw images, or "generated"; none: download')
     parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.prepare")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.data.prepare")
     arguments = parser.parse_intermixed_args()
     name, overrides = arguments.name or arguments.dataset, tuple(arguments.overrides)
     return guarded(lambda: data(arguments.dataset, arguments.raw, name, Path.cwd(), overrides))

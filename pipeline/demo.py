@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.steps import Steps, check_ports, guarded
 from pipeline.up import serve_and_ask
-from serving import lock
+from serving.host import lock
 
 NAME = "demo"
 RAW = Path("data/raw/demo")  # its own: `make data RAW=generated` draws another number
@@ -43,13 +43,13 @@ def _demo(run: Steps) -> None:
     run.run(
         "generate",
         "drawing hands",
-        "training.generate",
+        "synthetic",
         "fingers",
         str(RAW),
         "--images-per-class",
         str(IMAGES_PER_CLASS),
     )
-    run.run("prepare", "decoding them once, into a store", "training.prepare", *data, f"raw={RAW}")
+    run.run("prepare", "decoding them once, into a store", "training.data.prepare", *data, f"raw={RAW}")
     run.run("train", "training a small network", "training.train", *data, f"raw={RAW}", *TRAINING)
     run.run("evaluate", "evaluating it on images that it has not seen", "training.evaluate", f"name={NAME}")
     serve_and_ask(run, NAME, ASKED)

@@ -20,15 +20,17 @@ from rich.console import Console
 from rich.text import Text
 
 from handlers import atomic
-from serving import archive, deploy, lock, model_config, model_store, package, ports, server, state
+from serving import archive, deploy, server
 from serving.client import Client, ModelStatus, NotFound
-from serving.deployment import Limits
 from serving.errors import ServingError
-from serving.launch import CONFIG
-from serving.live import Live
-from serving.model_store import Archive, ArchiveError
+from serving.host import lock, ports, state
+from serving.lifecycle.deployment import Limits
+from serving.lifecycle.launch import CONFIG
 from serving.page import page
-from training.records import DatasetError
+from serving.store import model_config, model_store, package
+from serving.store.live import Live
+from serving.store.model_store import Archive, ArchiveError
+from training.data.records import DatasetError
 
 
 class StepError(Exception):

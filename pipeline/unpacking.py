@@ -21,10 +21,10 @@ from typing import IO, NamedTuple
 from rich.console import Console
 
 from handlers import atomic
-from training.progress import plain_console, progress
-from training.readers.folder import listing
-from training.readers.sides import names_side
-from training.records import DatasetError
+from training.data.progress import plain_console, progress
+from training.data.readers.folder import listing
+from training.data.readers.sides import names_side
+from training.data.records import DatasetError
 
 CACHE = Path("data/raw/unpacked")
 # An archive may always grow to ALLOWANCE bytes, and to RATIO times its size: images hardly shrink when they are packed.

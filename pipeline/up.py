@@ -22,9 +22,10 @@ from handlers import naming
 from pipeline import showing, steps, unpacking
 from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
-from serving import lock, model_store, state
 from serving.archive import RUNS, read_spec
-from serving.live import Live
+from serving.host import lock, state
+from serving.store import model_store
+from serving.store.live import Live
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
@@ -55,7 +56,7 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
         )
     steps.check_ports(root)  # training takes minutes
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
-    run.run("prepare", f"reading {raw}", "training.prepare", *data, *overrides)
+    run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
     says = f"training for at most {minutes:g} min (MINUTES= changes that)"
     run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)

@@ -1,7 +1,7 @@
 """Build the archive that TorchServe loads from one trained run.
 
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
-python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.model_config's
+python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.store.model_config's
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 python -m serving.archive fingers 1.3 --prune 3                   then remove all but the newest three, and what is live
 
@@ -24,9 +24,9 @@ from rich.console import Console
 from handlers import atomic, golden
 from handlers.formats import ARTIFACTS, INT8
 from handlers.golden import GoldenError
-from serving import model_config, model_store, package, provenance, prune, rehearsal
 from serving.errors import ServingError
-from serving.model_store import Archive, ArchiveError
+from serving.store import model_config, model_store, package, provenance, prune, rehearsal
+from serving.store.model_store import Archive, ArchiveError
 
 RUNS = Path("runs")
 
@@ -45,7 +45,7 @@ def build(
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
     The archive appears in one step: a server that lists the store sees a whole one or none. Before that it is rehearsed
-    (`serving.rehearsal`), unless `rehearse` is off. `overrides` are `model_config.configure`'s, `kind` is one of
+    (`serving.store.rehearsal`), unless `rehearse` is off. `overrides` are `model_config.configure`'s, `kind` is one of
     `ARTIFACTS`.
 
     Raises:

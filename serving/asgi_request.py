@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from handlers.request import MULTIPART, URLENCODED, Asked, Field
+from handlers.requests.request import MULTIPART, URLENCODED, Asked, Field
 
 LARGEST_PART = 2**30  # bytes of a text field: the server limits the whole
 

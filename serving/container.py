@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from serving import logs, ports, reaper, server, status
+from serving import server, status
 from serving.errors import ServingError
-from serving.launch import CONFIG
-from serving.ports import Ports
+from serving.host import logs, ports, reaper
+from serving.host.ports import Ports
+from serving.lifecycle.launch import CONFIG
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 

@@ -29,12 +29,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import lock, model_store, server
+from serving import server
 from serving.client import Client, ClientError, NotFound
-from serving.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits, record
 from serving.errors import ServingError
-from serving.live import Live, LiveModel
-from serving.state import ServerState
+from serving.host import lock
+from serving.host.state import ServerState
+from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits, record
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
 
 LIMITS = Limits()
 STARTING = 1800.0  # seconds that others may take to start or stop the server: some models load for minutes

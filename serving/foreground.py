@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from serving.model_store import ArchiveError
-from serving.ports import Address, is_free
+from serving.host.ports import Address, is_free
+from serving.store.model_store import ArchiveError
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 INTERVAL, GRACE = 0.1, 5.0  # seconds: between two looks whether it is ready, and until a process is killed

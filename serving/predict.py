@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from serving import archive, model_config, model_store
+from serving import archive
 from serving.client import Client, RequestRefused
 from serving.errors import NotFound, ServingError
-from serving.live import Live
-from serving.model_store import ArchiveError
 from serving.page import page
+from serving.store import model_config, model_store
+from serving.store.live import Live
+from serving.store.model_store import ArchiveError
 
 NAMED = 5  # files of a folder that are no images
 BATCH = 8  # images that are decoded and computed at once offline
@@ -69,13 +70,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    from handlers import plugins  # imports torch, which one image for the server need not wait for
-    from handlers.kinds import START_BYTES
+    from handlers.images import pillow
+    from handlers.images.kinds import START_BYTES
 
     if not path.is_file():  # a link to nothing, a pipe
         return False
     with open(path, "rb") as file:
-        return plugins.begins_as_image(file.read(START_BYTES))
+        return pillow.begins_as_image(file.read(START_BYTES))
 
 
 def _name_others(files: Sequence[Path]) -> None:
@@ -114,8 +115,8 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
     Raises:
         ArchiveError: the artifact cannot be read.
     """
-    from handlers.artifact import ArtifactError
     from handlers.golden import GoldenError
+    from handlers.network.torchscript import ArtifactError
     from handlers.service import load
     from handlers.settings import Settings
 

@@ -23,17 +23,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from serving import affinity, launch, lock, logs, model_store, ports, state, status
+from serving import status
 from serving.client import Client, ClientError, ModelStatus
 from serving.errors import ServingError
-from serving.launch import CONFIG, LaunchError
-from serving.live import Live, LiveModel
-from serving.model_store import Archive, ArchiveError
+from serving.host import affinity, lock, logs, ports, state
+from serving.host.ports import Ports
+from serving.host.state import ServerState
+from serving.lifecycle import launch
+from serving.lifecycle.launch import CONFIG, LaunchError
+from serving.lifecycle.plan import Plan
+from serving.lifecycle.readiness import NotReady, Version, wait_ready
 from serving.page import page
-from serving.plan import Plan
-from serving.ports import Ports
-from serving.readiness import NotReady, Version, wait_ready
-from serving.state import ServerState
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive, ArchiveError
 
 LINK = Path("management.sock")  # in logs/: the same name whatever the temporary folder is
 

@@ -17,12 +17,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from serving import state
 from serving.client import Client, ModelStatus
 from serving.errors import ServingError
-from serving.live import Live
+from serving.host import state
+from serving.host.state import ServerState
 from serving.page import WIDEST, page
-from serving.state import ServerState
+from serving.store.live import Live
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers import golden
-from serving import model_store, package, provenance, rehearsal
 from serving.errors import ServingError
-from serving.model_store import Archive, ArchiveError
 from serving.page import page
-from serving.rehearsal import Rehearsed
+from serving.store import model_store, package, provenance, rehearsal
+from serving.store.model_store import Archive, ArchiveError
+from serving.store.rehearsal import Rehearsed
 
 REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, golden.FILE, "handlers/__init__.py")
 OLDER = "{} was built by an older release, which wrote no provenance: build it again as another version"

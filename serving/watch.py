@@ -26,15 +26,16 @@ import psutil
 from rich.console import Console
 from rich.logging import RichHandler
 
-from serving import lock, logs, processor, server, state
-from serving.backoff import Backoff
+from serving import server
 from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
-from serving.live import FILE, Live
-from serving.loader import Loader
-from serving.readiness import Version
-from serving.stall import Stall
-from serving.state import ServerState
+from serving.host import lock, logs, processor, state
+from serving.host.state import ServerState
+from serving.lifecycle.backoff import Backoff
+from serving.lifecycle.loader import Loader
+from serving.lifecycle.readiness import Version
+from serving.lifecycle.stall import Stall
+from serving.store.live import FILE, Live
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
 EVERY = 0.5  # seconds between two looks

@@ -26,11 +26,11 @@ from rich.console import Console
 from handlers.atomic import write_json
 from handlers.formats import INT8
 from training import configuration, evaluate
+from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 from training.errors import TrainingError
 from training.page import page
 from training.predictions import Predictions, open_classifier, predict
-from training.records import DatasetError
-from training.store import PreparedDataset
 from training.train import train
 
 BATCH = 64

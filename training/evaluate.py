@@ -33,11 +33,11 @@ from yaml import YAMLError
 from handlers import naming
 from handlers.atomic import write_json
 from training import configuration
+from training.data.records import DatasetError
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 from training.page import page
 from training.predictions import Predictions, decode, open_classifier, predict
-from training.records import DatasetError
-from training.splits import SplitSpec
-from training.store import PreparedDataset
 
 if TYPE_CHECKING:
     from handlers.classifier import Classifier
@@ -150,7 +150,7 @@ def draw(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None
 def _key(folder: Path, fingerprint: str) -> str:
     """Return a hash of all that made an evaluation: the artifact, the configuration, the images and this code."""
     key = hashlib.sha256(fingerprint.encode())
-    code = [*(Path(__file__).with_name(name) for name in CODE), *sorted(HANDLERS.glob("*.py"))]
+    code = [*(Path(__file__).with_name(name) for name in CODE), *sorted(HANDLERS.rglob("*.py"))]
     for path in (folder / "model.pt", folder / "config.yaml", *code):
         with open(path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())

@@ -18,23 +18,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from handlers import artifact, exported, golden, tolerances
+from handlers import golden, tolerances
 from handlers.atomic import write_json
 from handlers.classifier import Classifier
 from handlers.formats import ARTIFACTS
+from handlers.network import aot as exported
+from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
+from training.data.records import DatasetError
+from training.data.splits import Split, SplitSpec
+from training.data.store import PreparedDataset
 from training.errors import TrainingError
 from training.golden import choose
 from training.loop import calibration_batches, calibration_rows, validation_batches
 from training.module import Classification
 from training.pace import planned
 from training.quantization import QuantizationError, quantize
-from training.records import DatasetError
-from training.splits import Split, SplitSpec
-from training.store import PreparedDataset
 from training.train import network_name, run_key, versions
 
 TOLERANCE = tolerances.FP32
@@ -81,7 +83,7 @@ def export(
             document = compare(network, exported_network, module.preprocess, validation_batches(data, shown, 8))
             if kind == "pt2":
                 _check_golden(made, run)
-        except (artifact.ArtifactError, golden.GoldenError) as error:
+        except (torchscript.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
         if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
             raise TrainingError(
@@ -92,10 +94,10 @@ def export(
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
             golden.write(choose(made, data, shown), run / golden.FILE)
-            for stale in (artifact.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
+            for stale in (torchscript.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
-            if artifact.quantized(made).is_file():
-                os.replace(artifact.quantized(made), artifact.quantized(run / "model.pt"))
+            if torchscript.quantized(made).is_file():
+                os.replace(torchscript.quantized(made), torchscript.quantized(run / "model.pt"))
         os.replace(made, run / name)
     if kind == "torchscript":
         write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
@@ -113,12 +115,12 @@ def _quantized(
         return {"offered": False, "why": "there are no validation images to measure it on"}
     try:
         made = quantize(network, map(preprocess.normalize, calibration_batches(data, split)))
-        artifact.save_quantized(made, spec, path)
-        quantized = artifact.load(artifact.quantized(path)).module
+        torchscript.save_quantized(made, spec, path)
+        quantized = torchscript.load(torchscript.quantized(path)).module
         found = compare(network, quantized, preprocess, validation_batches(data, split, 64))
-    except (QuantizationError, artifact.ArtifactError, RuntimeError) as error:
+    except (QuantizationError, torchscript.ArtifactError, RuntimeError) as error:
         # The float32 network stands all the same.
-        artifact.quantized(path).unlink(missing_ok=True)
+        torchscript.quantized(path).unlink(missing_ok=True)
         return {"offered": False, "why": str(error).strip().partition("\n")[0]}
     return judged(found)
 
@@ -149,8 +151,8 @@ def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
     if exported.is_exported(path):
         exported.save(network, spec, path)
         return exported.load(path, torch.device("cpu"), "fp32")[1]
-    artifact.save(network, spec, path)
-    return artifact.load(path).module
+    torchscript.save(network, spec, path)
+    return torchscript.load(path).module
 
 
 def _check_golden(weights: Path, run: Path) -> None:

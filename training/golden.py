@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from handlers import artifact, golden, tolerances
+from handlers import golden, tolerances
 from handlers.classifier import Classifier
 from handlers.errors import TooLarge
 from handlers.golden import Golden
-from handlers.limits import UNLIMITED
-from training import shards
-from training.decoders import decode_and_resize
+from handlers.images.limits import UNLIMITED
+from handlers.network import torchscript
+from training.cards import cards
+from training.data import shards
+from training.data.decoders import decode_and_resize
+from training.data.splits import Rows, Split
+from training.data.store import PreparedDataset
 from training.errors import TrainingError
-from training.generate.card import cards
-from training.splits import Rows, Split
-from training.store import PreparedDataset
 
 IMAGES = 8  # of the data set, of as many classes
 CANDIDATES = 4  # times as many, of which the surest are taken: rounding does not change their best class
@@ -38,7 +39,7 @@ def choose(weights: Path, data: PreparedDataset, split: Split) -> list[Golden]:
         TrainingError: an image is decoded otherwise than when the data set was prepared.
     """
     classifier = Classifier(weights)
-    int8 = Classifier(weights, precision="int8") if artifact.quantized(weights).is_file() else None
+    int8 = Classifier(weights, precision="int8") if torchscript.quantized(weights).is_file() else None
     images = _images(classifier, data, split)
     drawn = cards(classifier.preprocess.shortest_side)
     return [*golden.of(classifier, images, int8=int8), *golden.of(classifier, drawn, int8=int8, drawn=True)]

@@ -12,15 +12,15 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from handlers.spec import PreprocessSpec
-from training.batches import Batches, Joined, Resident
 from training.configuration import ConfigurationError
+from training.data.batches import Batches, Joined, Resident
+from training.data.shards import EncodedBatches
+from training.data.splits import Rows, Split
+from training.data.store import PreparedDataset
 from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.quantization import CALIBRATION
-from training.shards import EncodedBatches
-from training.splits import Rows, Split
-from training.store import PreparedDataset
 
 # Lightning warns of what is meant here.
 NOISE = (

@@ -10,12 +10,12 @@ import torch
 
 from handlers.atomic import write_text
 from handlers.spec import PreprocessSpec
-from training.batches import Batch
+from training.data.batches import Batch
+from training.data.splits import Split
+from training.data.store import PreparedDataset
 from training.module import Classification
 from training.optimizers import make_optimizer
 from training.precision import choose_bf16, choose_device, use_all_cores
-from training.splits import Split
-from training.store import PreparedDataset
 
 WARM_UP, TIMED = 2, 5  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.

@@ -4,8 +4,8 @@ import os
 
 import torch
 
-from handlers import precision
 from handlers.machine import cores
+from handlers.network import precision
 from training.configuration import ConfigurationError
 
 

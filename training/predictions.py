@@ -11,10 +11,10 @@ import numpy.typing as npt
 from rich.console import Console
 
 from handlers import atomic
-from handlers.limits import UNLIMITED
+from handlers.images.limits import UNLIMITED
 from training.configuration import ConfigurationError
-from training.progress import progress
-from training.records import DatasetError, Record
+from training.data.progress import progress
+from training.data.records import DatasetError, Record
 
 if TYPE_CHECKING:
     import torch
@@ -91,8 +91,8 @@ def open_classifier(run: Path, precision: str = "fp32") -> "Classifier":
     Raises:
         ConfigurationError: the file is no artifact.
     """
-    from handlers.artifact import ArtifactError  # brings torch
     from handlers.classifier import Classifier
+    from handlers.network.torchscript import ArtifactError  # brings torch
 
     try:  # without limits: the data set has its own
         return Classifier(run / "model.pt", device="cpu", precision=precision, limits=UNLIMITED)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix
 
-from training.records import DatasetError
+from training.data.records import DatasetError
 
 Floats = npt.NDArray[Any]
 Integers = npt.NDArray[Any]

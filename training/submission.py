@@ -16,9 +16,9 @@ from rich.console import Console
 
 from handlers import atomic
 from training import configuration
+from training.data.records import DatasetError
 from training.evaluate import answering, settings, trained
 from training.predictions import predict
-from training.records import DatasetError
 
 
 def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Path:

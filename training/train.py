@@ -27,12 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from handlers.atomic import write_json
 from handlers.formats import ARTIFACTS, INT8
 from handlers.machine import cores
-from training import class_counts
 from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
+from training.data import class_counts
+from training.data.records import DatasetError
+from training.data.splits import Split, SplitSpec
+from training.data.store import PreparedDataset
 from training.errors import TrainingError
-from training.records import DatasetError
-from training.splits import Split, SplitSpec
-from training.store import PreparedDataset
 
 if TYPE_CHECKING:
     from training.loop import Outcome

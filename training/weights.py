@@ -75,7 +75,7 @@ def _state(path: Path) -> Mapping[str, torch.Tensor]:
         with zipfile.ZipFile(path) as file:
             ours = any(name.endswith("/spec.json") for name in file.namelist())
         if ours:
-            from handlers.artifact import load
+            from handlers.network.torchscript import load
 
             return load(path).module.state_dict()
     document: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from handlers import artifact
+from handlers.network import torchscript
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -20,7 +20,7 @@ class Parts:
     """A network, its preprocessing, and the names of its classes."""
 
     def __init__(self, run: Path) -> None:
-        loaded = artifact.load(run / "model.pt")
+        loaded = torchscript.load(run / "model.pt")
         self.model, self.classes = loaded.module, loaded.spec.classes
         size = loaded.spec.preprocess.image_size
         self.transform = transforms.Compose(

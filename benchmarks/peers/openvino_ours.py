@@ -2,7 +2,8 @@
 
     .venv-peers/bin/python -m benchmarks.peers.openvino_ours RUN --precision bf16 --threads 2 --batch 8 --bodies FOLDER
 
-The same two loops as `benchmarks.in_process`, with OpenVINO as the network. The last line is one JSON document.
+The same two loops as `benchmarks.comparison.in_process`, with OpenVINO as the network. The last line is one JSON
+document.
 """
 
 import json
@@ -12,10 +13,10 @@ from typing import Any
 import openvino
 import torch
 
-from benchmarks.in_process import batches, pipelined, rate, read, simple, single
+from benchmarks.comparison.in_process import batches, pipelined, rate, read, simple, single
 from benchmarks.peers.options import parse
-from handlers import artifact
 from handlers.classifier import Classifier
+from handlers.network import torchscript
 
 TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -28,7 +29,7 @@ class WithOpenVino(Classifier):
         size = self.spec.preprocess.image_size
         example = torch.zeros(1, self.spec.preprocess.channels, size, size)
         with torch.no_grad():
-            model = openvino.convert_model(artifact.load(path).module, example_input=example)
+            model = openvino.convert_model(torchscript.load(path).module, example_input=example)
         settings = {
             "INFERENCE_PRECISION_HINT": TYPES[precision],
             "INFERENCE_NUM_THREADS": threads,

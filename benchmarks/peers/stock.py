@@ -72,9 +72,9 @@ def build(name: str, setting: Setting, run: Path, store: Path) -> Path:
     """Build `<store>/<name>-1.0.mar` of the stock handler with the weights of a run of ResNet-18, and return it."""
     import torch
 
-    from handlers import artifact
+    from handlers.network import torchscript
 
-    loaded = artifact.load(run / "model.pt")
+    loaded = torchscript.load(run / "model.pt")
     with tempfile.TemporaryDirectory() as folder:
         labels = Path(folder) / "index_to_name.json"
         labels.write_text(json.dumps({str(row): label for row, label in enumerate(loaded.spec.classes)}))

@@ -28,20 +28,22 @@ from unittest import mock
 
 import torch
 
-from benchmarks import console, small_server
+from benchmarks.harness import console, small_server
 from benchmarks.real import step
 from benchmarks.result import CAMPAIGNS, Sections
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
+from handlers.network import torchscript
 from handlers.spec import PreprocessSpec, Spec
-from serving import archive, deploy, package
-from serving.deployment import DeployError, Limits
+from serving import archive, deploy
 from serving.errors import ServingError
+from serving.lifecycle.deployment import DeployError, Limits
+from serving.store import package
 from serving.verify import verify
+from synthetic import places365
 from tests.campaigns import golden_loads, mutants
 from tests.campaigns.mutants import MUTANTS
-from training.generate import places365
-from training.generate.card import cards
+from training.cards import cards
 from training.quantization import quantize
 
 RESULT, WORK = Path("benchmarks/results/golden.json"), Path("runs/bench-golden")
@@ -90,7 +92,7 @@ def train(kind: str, name: str, raw: Path) -> Path:
     settings = SETS[name]
     prepared = [setting for setting in settings if setting.startswith("dataset.")]
     names = [f"dataset={name}", f"name={kind}-{name}", f"raw={raw.resolve()}"]
-    step("training.prepare", *names, *prepared)
+    step("training.data.prepare", *names, *prepared)
     step("training.train", *names, *settings)
     return Path("runs") / f"{kind}-{name}"
 
@@ -99,7 +101,7 @@ def runs(real: Path | None) -> Iterator[Path]:
     """Yield trained runs of generated data sets, and of real ones if `real` is their folder."""
     for name in SETS:
         raw = WORK / "raw" / name
-        importlib.import_module(f"training.generate.{name}").generate(raw, images_per_class=24)
+        importlib.import_module(f"synthetic.{name}").generate(raw, images_per_class=24)
         yield train("drawn", name, raw)
     for name in SETS if real else ():
         assert real is not None
@@ -115,9 +117,9 @@ def random_run(seed: int) -> Path:
         preprocess=preprocess, classes=tuple(f"c{number}" for number in range(RANDOM_CLASSES)), network="random"
     )
     network = small_server.network(RANDOM_CLASSES, seed)
-    artifact.save(network, spec, folder / "model.pt")
+    torchscript.save(network, spec, folder / "model.pt")
     noise = torch.randn(16, *preprocess.shape, generator=torch.Generator().manual_seed(seed))
-    artifact.save_quantized(quantize(network, [noise]), spec, folder / "model.pt")
+    torchscript.save_quantized(quantize(network, [noise]), spec, folder / "model.pt")
     exact, rounded = (Classifier(folder / "model.pt", precision=precision) for precision in ("fp32", "int8"))
     own = {f"image-{number}": places365.image(number, seed, 1, 0, 100) for number in range(8)}
     drawn = golden.of(exact, cards(exact.preprocess.shortest_side), int8=rounded, drawn=True)

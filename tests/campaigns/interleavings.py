@@ -28,14 +28,15 @@ from typing import Any
 
 import psutil
 
-from benchmarks import console, small_server
+from benchmarks.harness import console, small_server
 from benchmarks.result import CAMPAIGNS, Origin, publish
 from handlers.atomic import write_json
-from serving import ports, server
+from serving import server
 from serving.client import Client, ClientError
 from serving.errors import ServingError
-from serving.live import Live, LiveModel
-from serving.state import ServerState
+from serving.host import ports
+from serving.host.state import ServerState
+from serving.store.live import Live, LiveModel
 from serving.watch import Watch
 from tests.campaigns import stepped
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training import tfrecord
+from training.data import tfrecord
 
 Counts = dict[str, tuple[int, int]]
 PETS = ("cat", "dog", "owl")

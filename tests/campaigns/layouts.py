@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import CAMPAIGNS, ROOT, TRAINING, Origin
 from tests.campaigns.layout_cases import LAYOUTS, Counts, Layout
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from serving import package
+from serving.store import package
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         ),
         "black": Mutant("preprocessing.py", RESIZED, f"{RESIZED} * 0"),
         "upside down": Mutant("preprocessing.py", CROPPED, CROPPED.replace("(image)", "(image).flip(1)")),
-        "EXIF ignored": Mutant("orientation.py", "if orientation == 1:", "if True:"),
+        "EXIF ignored": Mutant("images/orientation.py", "if orientation == 1:", "if True:"),
         "BGR": Mutant("preprocessing.py", CROPPED, CROPPED.replace("(image)", "(image).flip(0)")),
-        "constant answer": Mutant("engine.py", "self.launch(inputs)", "self.launch(torch.zeros_like(inputs))"),
+        "constant answer": Mutant("network/engine.py", "self.launch(inputs)", "self.launch(torch.zeros_like(inputs))"),
         "no normalisation": Mutant(
             "preprocessing.py", "torch.addcmul(shift, lines, scale, out=lines)", "lines.div_(255)"
         ),
         "crop shifted": Mutant("preprocessing.py", MIDDLE, MIDDLE.replace("// 2", "// 3")),
-        "decoded in full": Mutant("decoder.py", "smallest=self.preprocess.shortest_side", "smallest=None"),
-        "decoded too small": Mutant("jpeg.py", "SCALED_MARGIN = 1.25", "SCALED_MARGIN = 0.6"),
+        "decoded in full": Mutant("images/decoder.py", "smallest=self.preprocess.shortest_side", "smallest=None"),
+        "decoded too small": Mutant("images/jpeg.py", "SCALED_MARGIN = 1.25", "SCALED_MARGIN = 0.6"),
     }
 )
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import CAMPAIGNS, ROOT, SERVING, Origin
 from serving import server
 from tests.campaigns.commands import Ended, run
@@ -60,8 +60,8 @@ COMMANDS = {  # commands that no verb runs by itself
     "export": ("training.export", "name={}"),
     "crossvalidate": ("training.crossvalidate", "dataset=class_folders", "split.folds=2", "name={}"),
     "submission": ("training.submission", "name={}"),
-    "agreement": ("serving.agreement", "--", "{}"),
-    "litserve_door": ("serving.litserve_door", "--", "{}"),
+    "agreement": ("pipeline.agreement", "--", "{}"),
+    "litserve_door": ("serving.litserve_server", "--", "{}"),
 }
 
 

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from benchmarks import console
+from benchmarks.harness import console
 from benchmarks.result import CAMPAIGNS, ROOT, Origin
-from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError
+from handlers.images.decoding import decode
 from tests.campaigns import libvips
 
 RESULT = ROOT / "benchmarks" / "results" / "pictures.json"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline import steps
-from serving import model_store
+from serving.store import model_store
 
 
 def up(name: str, version: str) -> None:

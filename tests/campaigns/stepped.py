@@ -21,8 +21,8 @@ from typing import Any
 import filelock
 
 from serving.client import Client
-from serving.deployment import Deployment
-from serving.live import Live
+from serving.lifecycle.deployment import Deployment
+from serving.store.live import Live
 
 SIGNALS = {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}
 PATCHED: Mapping[str, tuple[Any, str]] = {

@@ -22,9 +22,9 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 
 from serving.client import VERSION_HEADER, Client
-from serving.deadline import Deadline
+from serving.client.deadline import Deadline
 from serving.errors import ServingError
-from serving.proof import WrongAnswer
+from serving.lifecycle.golden_check import WrongAnswer
 from tests.load import questions
 from tests.load.history import History
 from tests.load.questions import INVALID_KEY, Exams, Question

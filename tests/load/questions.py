@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from handlers.golden import Golden
-from serving import model_store
 from serving.client import Client
-from serving.model_store import ArchiveError
-from serving.proof import Exam, WrongAnswer
+from serving.lifecycle.golden_check import Exam, WrongAnswer
+from serving.store import model_store
+from serving.store.model_store import ArchiveError
 
 MOST = 4  # images in one request
 INVALID_KEY = "InvalidKeyException"

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving import state
+from serving.host import state
 from tests.load import history
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")

@@ -6,7 +6,7 @@ import sys
 from gevent import subprocess
 from gevent.event import Event
 
-from serving import model_store
+from serving.store import model_store
 from tests.load.history import History, Swap
 
 

@@ -23,17 +23,18 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
+from handlers.network import torchscript
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
-from serving.model_store import Archive
-from serving.ports import PortError, Ports
-from serving.readiness import wait_ready
-from serving.state import ServerState, created
-from training.generate.card import cards
+from serving.host.ports import PortError, Ports
+from serving.host.state import ServerState, created
+from serving.lifecycle.readiness import wait_ready
+from serving.store.model_store import Archive
+from training.cards import cards
 from training.quantization import quantize
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +75,9 @@ def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     network = Tiny(len(classes)).eval()
-    artifact.save(network, spec, folder / "model.pt")
+    torchscript.save(network, spec, folder / "model.pt")
     calibration = torch.randn(16, *spec.preprocess.shape, generator=torch.Generator().manual_seed(0))
-    artifact.save_quantized(quantize(network, [calibration]), spec, folder / "model.pt")
+    torchscript.save_quantized(quantize(network, [calibration]), spec, folder / "model.pt")
     exact, rounded = (Classifier(folder / "model.pt", precision=precision) for precision in ("fp32", "int8"))
     pictures = {f"{seed}.jpg": picture(seed) for seed in (7, 8, 9, 6)}
     drawn = golden.of(exact, cards(spec.preprocess.image_size), int8=rounded, drawn=True)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from benchmarks import small_server
-from serving.model_store import Archive
+from benchmarks.harness import small_server
+from serving.store.model_store import Archive
 
 RAISES = """
 def _initialize(self, context):

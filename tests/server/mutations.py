@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from training.generate.photograph import photograph
+from synthetic.photograph import photograph
 
 EXTREMES = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 0x7F, 0x80, 0xFE, 0xFF)  # of each byte of a field
 

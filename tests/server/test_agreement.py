@@ -18,16 +18,18 @@ import simplejpeg
 import torch
 from PIL import Image, ImageChops, ImageFilter
 
-from handlers import artifact
 from handlers.classifier import Classifier
-from handlers.decoding import decode
+from handlers.images.decoding import decode
+from handlers.network import torchscript
 from handlers.settings import PRECISIONS
-from serving import agreement, archive
-from serving.agreement import Evaluated
+from pipeline import agreement
+from pipeline.agreement import Evaluated
+from serving import archive
+from synthetic import places365
+from synthetic.photograph import photograph
 from tests.server.conftest import RunningServer
-from training import configuration, evaluate, prepare
-from training.generate import places365
-from training.generate.photograph import photograph
+from training import configuration, evaluate
+from training.data import prepare
 from training.train import train
 
 # Of a probability (fp32), of images whose most probable class stays (bf16), of the share that is right (int8).
@@ -172,6 +174,6 @@ def test_the_short_cut_on_a_cpu_answers_as_kornia_does(runs: dict[str, Path], na
     pixels = torch.stack([preprocess.reference(decode(image, colour=colour)) for image in images])
     inputs = kornia.enhance.normalize(pixels, preprocess.mean, preprocess.std)
     with torch.inference_mode():
-        exact = artifact.load(runs[name] / "model.pt").module(inputs).softmax(dim=1)
+        exact = torchscript.load(runs[name] / "model.pt").module(inputs).softmax(dim=1)
     assert len(fast) == len(images) >= 500
     assert int((fast.argmax(1) == exact.argmax(1)).sum()) >= LEAST_SAME * len(images)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from handlers.limits import DEFAULT_LIMITS
+from handlers.images.limits import DEFAULT_LIMITS
 from tests.server import bombs
 from tests.server.conftest import RunningServer
 from tests.server.connections import Connections, Reply

@@ -21,7 +21,7 @@ import pytest
 from serving import archive
 from serving import server as server_module
 from serving.client import Client, DeadlinePassed
-from serving.ports import Address, is_free
+from serving.host.ports import Address, is_free
 from serving.server import Started
 from tests.server import steady_caller
 from tests.server.conftest import CLASSES, CONFIG, RunningServer, export, free_offset, picture

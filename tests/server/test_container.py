@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serving import state
 from serving.client import Client
+from serving.host import state
 from tests.server.conftest import CLASSES, CONFIG, ROOT, another_server, free_offset, picture, run_cli
 
 # A process namespace of its own, where the command is process 1.

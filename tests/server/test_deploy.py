@@ -18,14 +18,16 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
-from benchmarks import background_load
-from serving import archive, deploy, drain, lock, state
+from benchmarks.traffic import background_load
+from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client
-from serving.deployment import DeployError, Limits
-from serving.live import Live, LiveModel
-from serving.model_store import Archive
-from serving.shares import Shares
+from serving.host import lock, state
+from serving.host.resources import Shares
+from serving.lifecycle import drain
+from serving.lifecycle.deployment import DeployError, Limits
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive
 from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, export, free_offset, picture, run_cli
 from tests.until import until
@@ -168,7 +170,7 @@ INTERRUPTED = """
 import os, signal, sys
 from serving import deploy
 from serving.client import Client
-from serving.live import Live
+from serving.store.live import Live
 
 def interrupted(work):
     def does(*given):
@@ -244,7 +246,7 @@ def no_zip(found: Archive) -> Archive:
         (truncated, "is not a whole archive"),
         (no_zip, "is not a whole archive"),
         (lambda each: faulty.without(each, "model.pt"), r"holds no model\.pt"),
-        (lambda each: faulty.without(each, "handlers/decoding.py"), "load failed: .*decoding"),
+        (lambda each: faulty.without(each, "handlers/images/decoding.py"), "load failed: .*decoding"),
         (lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms an answer"),
     ],
     ids=["raises", "golden", "black", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers import artifact, exported
 from handlers.classifier import Classifier
+from handlers.network import aot, torchscript
 from serving import archive
 from tests.server.conftest import CLASSES, RunningServer, Tiny, picture
 
@@ -19,9 +19,9 @@ NAME = "compiled"
 def run(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the run of `shapes` with its network compiled as well, in one precision: each takes seconds."""
     run = root / "runs" / "shapes"
-    monkeypatch.setattr(exported, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr(aot, "PRECISIONS", ("fp32",))
     torch.manual_seed(0)  # as `export` makes it
-    exported.save(Tiny(len(CLASSES["shapes"])).eval(), artifact.load(run / "model.pt").spec, run / "model.pt2")
+    aot.save(Tiny(len(CLASSES["shapes"])).eval(), torchscript.load(run / "model.pt").spec, run / "model.pt2")
     return run
 
 

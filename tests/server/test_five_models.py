@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from serving import agreement, archive
+from pipeline import agreement
+from pipeline.agreement import Evaluated
+from serving import archive
 from serving import server as server_module
-from serving.agreement import Evaluated
 from serving.client import Client
-from serving.shares import Shares
+from serving.host.resources import Shares
 from tests.server.conftest import CONFIG, free_offset
 from tests.unit.test_generate import SCALES
-from training import configuration, evaluate, prepare
+from training import configuration, evaluate
+from training.data import prepare
 from training.train import train
 
 QUICK = (
@@ -31,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for name, scale in SCALES.items():
-            generate = importlib.import_module(f"training.generate.{name}").generate
+            generate = importlib.import_module(f"synthetic.{name}").generate
             generate(home / "raw" / name, workers=1, **{**scale, "images_per_class": 6})
             settings = [*QUICK, f"dataset={name}", f"name={name}"]
             assert prepare.main([*settings, f"raw=raw/{name}"]) == 0

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.agreement import TOLERANCE
 from serving import archive
-from serving.agreement import TOLERANCE
 from tests.server.conftest import CLASSES, RunningServer, picture
 from tests.server.connections import Connections
 from tests.server.test_odd_images import png_bomb, saved

@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from pipeline import steps
-from serving import archive, deploy, model_store, state
+from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client, ClientError
-from serving.live import Live, LiveModel
-from serving.state import ServerState
+from serving.host import state
+from serving.host.state import ServerState
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
 from serving.watch import Watch
 from tests.campaigns import stepped
 from tests.server import faulty
@@ -29,7 +31,7 @@ UP = """
 import sys
 from pathlib import Path
 from pipeline import steps
-from serving import model_store
+from serving.store import model_store
 
 found = model_store.find(sys.argv[1], sys.argv[2], Path("model_store"))
 print(steps.serve(found, Path.cwd()))

@@ -50,7 +50,7 @@ def start(root: Path) -> tuple[subprocess.Popen[str], int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "serving.litserve_door", "shapes", "--port", str(port)]
+    command = [sys.executable, "-m", "serving.litserve_server", "shapes", "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command,
@@ -155,7 +155,7 @@ def test_expensive_requests_are_refused_or_put_off_as_by_torchserve(door: Runnin
 
 
 def test_the_file_has_at_most_sixty_lines() -> None:
-    assert len((ROOT / "serving" / "litserve_door.py").read_text().splitlines()) <= 60
+    assert len((ROOT / "serving" / "litserve_server.py").read_text().splitlines()) <= 60
 
 
 def test_an_image_is_answered_whatever_its_type(door: Running, expected: Any) -> None:
@@ -343,6 +343,6 @@ def has_worker(pid: int) -> bool:
 
 def test_a_taken_port_is_one_line(door: Running, tmp_path: Path) -> None:
     port = door.url.rpartition(":")[2]
-    done = run_cli("serving.litserve_door", "shapes", "--port", port, root=tmp_path)
+    done = run_cli("serving.litserve_server", "shapes", "--port", port, root=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: port {port} is taken: stop what listens there, or choose another with --port\n"

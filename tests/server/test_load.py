@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import small_server
+from benchmarks.harness import small_server
 from serving import archive
-from serving.model_store import Archive
+from serving.store.model_store import Archive
 from tests.server.conftest import RunningServer, run_cli
 
 # Once in so many requests, the second label is said to be the first.

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import archive, java
-from serving.ports import Ports
-from serving.state import end_tree
+from serving import archive
+from serving.host import java
+from serving.host.ports import Ports
+from serving.host.state import end_tree
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from handlers.classifier import Classifier
-from serving import agreement, archive
-from serving.agreement import Evaluated, EvaluationError
+from pipeline import agreement
+from pipeline.agreement import Evaluated, EvaluationError
+from serving import archive
 from tests.server.conftest import CLASSES, RunningServer, export, picture, run_cli
 
 PREDICT = "serving.predict"
@@ -112,7 +113,7 @@ def write_evaluation(server: RunningServer, folder: Path, *, wrong: bool) -> Non
 
 def test_served_and_evaluated_answers_are_compared(server: RunningServer, folder: Path) -> None:
     write_evaluation(server, folder, wrong=False)
-    done = run_cli("serving.agreement", "digits", root=server.root)
+    done = run_cli("pipeline.agreement", "digits", root=server.root)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 answers in fp32 agree" in done.stdout and "served top-1 100.00%" in done.stdout
     served = json.loads((server.root / "runs" / "digits" / "evaluation" / "served.json").read_text())
@@ -123,7 +124,7 @@ def test_served_and_evaluated_answers_are_compared(server: RunningServer, folder
 
 def test_an_answer_that_differs_is_named(server: RunningServer, folder: Path) -> None:
     write_evaluation(server, folder, wrong=True)
-    done = run_cli("serving.agreement", "digits", root=server.root)
+    done = run_cli("pipeline.agreement", "digits", root=server.root)
     assert done.returncode == 1 and "3 of 4 answers in fp32 agree" in done.stdout
     served = json.loads((server.root / "runs" / "digits" / "evaluation" / "served.json").read_text())
     assert served["apart"] == ["c"] and served["largest_difference"] > agreement.TOLERANCE
@@ -149,7 +150,7 @@ def test_what_is_allowed_depends_on_the_precision(precision: str, found: dict[st
 
 
 def test_an_evaluation_that_is_not_there_is_said(server: RunningServer, folder: Path, tmp_path: Path) -> None:
-    done = run_cli("serving.agreement", "shapes", root=server.root)
+    done = run_cli("pipeline.agreement", "shapes", root=server.root)
     assert done.returncode == 1 and "make evaluate NAME=shapes" in done.stderr
     write_evaluation(server, folder, wrong=False)
     evaluated = Evaluated.read(server.root / "runs" / "digits")

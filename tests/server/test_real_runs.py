@@ -9,9 +9,10 @@ import pytest
 from benchmarks import real
 from handlers import golden
 from handlers.classifier import Classifier
-from serving import archive, state
-from serving.live import Live, LiveModel
-from serving.model_store import ArchiveError
+from serving import archive
+from serving.host import state
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import ArchiveError
 from tests.server.conftest import CLASSES, CONFIG, ROOT, another_server, export, free_offset, picture
 from training.predictions import Predictions
 

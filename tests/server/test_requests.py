@@ -16,8 +16,8 @@ from kserve import InferenceRESTClient, RESTConfig
 
 from handlers.classifier import Classifier
 from serving.client import Client, NoKey, NotFound, RequestRefused, Unreachable
-from serving.ports import Ports, is_free
-from serving.state import LOGS, ServerState
+from serving.host.ports import Ports, is_free
+from serving.host.state import LOGS, ServerState
 from tests.server.conftest import CLASSES, CONFIG, MAX_BYTES, RunningServer, picture
 
 PHOTO = picture(1)

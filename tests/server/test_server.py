@@ -14,18 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
 from handlers.machine import THREADS_VARIABLE
+from handlers.network import torchscript
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
-from serving.live import Live, LiveModel
-from serving.model_store import ArchiveError
-from serving.ports import Ports
-from serving.shares import Shares
-from serving.state import LOGS, ServerState, created
+from serving.host.ports import Ports
+from serving.host.resources import Shares
+from serving.host.state import LOGS, ServerState, created
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import ArchiveError
 from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, Tiny, export, free_offset, picture, run_cli
 
 SERVER, STATUS = "serving.server", "serving.status"
@@ -115,7 +116,8 @@ def test_what_a_killed_start_left_is_ended(home: Path) -> None:
     code = """
 import os, signal
 from pathlib import Path
-from serving import launch, server
+from serving import server
+from serving.lifecycle import launch
 real = launch._front_end
 launch._front_end = lambda *arguments: (real(*arguments), os.kill(os.getpid(), signal.SIGKILL))
 server.start(root=Path.cwd(), offset={offset})
@@ -146,7 +148,7 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
     # The archive's handlers are told of another network than the weights are of: only the worker can notice.
     spec = Spec(preprocess=PreprocessSpec(image_size=32), classes=("only one",), network="tiny")
     (home / "runs" / "broken").mkdir()
-    artifact.save(Tiny(3), spec, home / "runs" / "broken" / "model.pt")
+    torchscript.save(Tiny(3), spec, home / "runs" / "broken" / "model.pt")
     shutil.copy(home / "runs" / "shapes" / golden.FILE, home / "runs" / "broken")
     with pytest.raises(ArchiveError, match=r"broken 1\.0 cannot be served: ArtifactError: .*1 classes"):
         archive.build("broken", "1.0", runs=home / "runs", store=home / "model_store")

@@ -10,13 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import servers, serving, serving_rows, serving_tables
+from benchmarks import serving
+from benchmarks.comparison import rows as serving_rows
+from benchmarks.comparison.rows import Bench, Row
+from benchmarks.comparison.session import Session
+from benchmarks.harness import servers
+from benchmarks.harness.servers import NotMeasured, Running, top_1
+from benchmarks.pages import serving_tables
 from benchmarks.result import Origin
-from benchmarks.servers import NotMeasured, Running, top_1
-from benchmarks.serving_rows import Bench, Row
-from benchmarks.serving_session import Session
 from handlers.atomic import write_json
-from serving.state import ServerState
+from serving.host.state import ServerState
 from tests.server.conftest import CLASSES, ROOT, export, free_offset, picture
 
 BODY = "48x40"

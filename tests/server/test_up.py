@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from serving import server as server_module
-from serving import state
 from serving.client import Client
+from serving.host import state
 from tests.server.conftest import CONFIG, ROOT, free_offset, run_cli
 
 SMALL = ("network=small_cnn", "trainer.epochs=3", "trainer.batch_size=8", "dataset.image_size=32", "augmentation=[]")

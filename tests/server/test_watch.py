@@ -15,12 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import archive, deploy, lock, model_store
+from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client, ClientError
-from serving.deployment import Limits
-from serving.live import Live
-from serving.state import ServerState
+from serving.host import lock
+from serving.host.state import ServerState
+from serving.lifecycle.deployment import Limits
+from serving.store import model_store
+from serving.store.live import Live
 from serving.watch import Watch
 from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli

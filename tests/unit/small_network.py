@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from handlers import artifact
+from handlers.network import torchscript
 from handlers.spec import Colour, PreprocessSpec, Resize, Spec
 
 CLASSES = ("ant", "bee", "cat")
@@ -48,5 +48,5 @@ def save_small(path: Path, *, colour: Colour = "rgb") -> Path:
     """Write an artifact with the weights of seed 0."""
     torch.manual_seed(0)
     spec = small_spec(colour=colour)
-    artifact.save(SmallNetwork(spec.preprocess.channels), spec, path)
+    torchscript.save(SmallNetwork(spec.preprocess.channels), spec, path)
     return path

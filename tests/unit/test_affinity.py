@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from serving import affinity
-from serving.state import ServerState, created
+from serving.host import affinity
+from serving.host.state import ServerState, created
 from tests.until import until
 
 

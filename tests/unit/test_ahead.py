@@ -11,14 +11,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from handlers.ahead import Ahead
 from handlers.classifier import Classifier
-from handlers.decoder import Decoded
-from handlers.decoding import Buffer
 from handlers.errors import BadImage
-from handlers.precision import by_speed
+from handlers.images.decoder import Decoded
+from handlers.images.decoding import Buffer
+from handlers.images.prefetch import Ahead
+from handlers.network.precision import by_speed
+from synthetic import places365
 from tests.unit.small_network import save_small
-from training.generate import places365
 
 LONGEST = 30.0  # seconds
 

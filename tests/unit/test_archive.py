@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from handlers import golden
-from serving import archive, model_config, model_store, package, provenance, prune
-from serving.model_store import Archive, ArchiveError
+from serving import archive
+from serving.store import model_config, model_store, package, provenance, prune
+from serving.store.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run, write_servable
 
 # What is built here has no weights: there is nothing to rehearse.
@@ -38,7 +39,7 @@ def test_an_archive_holds_the_package_the_weights_and_the_settings(runs: Path, t
         names = set(file.namelist())
         assert file.read("model.pt") == (runs / "fingers" / "model.pt").read_bytes()
         manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
-    code = {f"handlers/{path.name}" for path in package.HANDLERS.glob("*.py")}
+    code = {f"handlers/{path.relative_to(package.HANDLERS).as_posix()}" for path in package.HANDLERS.rglob("*.py")}
     assert code | {"sightline_handler.py", "model.pt", "model-config.yaml"} <= names
     assert not any("__pycache__" in name for name in names)
     assert manifest["handler"] == "sightline_handler.py" and manifest["configFile"] == "model-config.yaml"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers import artifact
-from handlers.artifact import ArtifactError
+from handlers.network import torchscript
+from handlers.network.torchscript import ArtifactError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.quantization import quantize
 
@@ -15,8 +15,8 @@ from training.quantization import quantize
 @pytest.mark.parametrize("batch", [1, 2, 3, 16])
 def test_a_loaded_artifact_answers_as_the_network_for_any_batch(tmp_path: Path, batch: int) -> None:
     network = SmallNetwork()
-    artifact.save(network, small_spec(), tmp_path / "model.pt")
-    loaded = artifact.load(tmp_path / "model.pt")
+    torchscript.save(network, small_spec(), tmp_path / "model.pt")
+    loaded = torchscript.load(tmp_path / "model.pt")
     images = torch.randn(batch, 3, 16, 16)
     network.eval()
     with torch.no_grad():
@@ -27,13 +27,13 @@ def test_a_loaded_artifact_answers_as_the_network_for_any_batch(tmp_path: Path, 
 
 
 def test_the_spec_travels_inside(tmp_path: Path) -> None:
-    artifact.save(SmallNetwork(), small_spec(), tmp_path / "model.pt")
-    assert artifact.load(tmp_path / "model.pt").spec == small_spec()
+    torchscript.save(SmallNetwork(), small_spec(), tmp_path / "model.pt")
+    assert torchscript.load(tmp_path / "model.pt").spec == small_spec()
 
 
 def test_saving_leaves_the_model_as_it_was_and_no_other_file(tmp_path: Path) -> None:
     network = SmallNetwork().double().train()
-    artifact.save(network, small_spec(), tmp_path / "model.pt")
+    torchscript.save(network, small_spec(), tmp_path / "model.pt")
     assert network.training
     assert network.head.weight.dtype == torch.float64
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
@@ -41,33 +41,33 @@ def test_saving_leaves_the_model_as_it_was_and_no_other_file(tmp_path: Path) -> 
 
 def test_a_trace_of_one_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="'forward' traced with 2 images answers otherwise for 1"):
-        artifact.save(SmallNetwork(fixed_batch=True), small_spec(), tmp_path / "model.pt")
+        torchscript.save(SmallNetwork(fixed_batch=True), small_spec(), tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_network_without_features_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no method 'features'"):
-        artifact.save(torch.nn.Conv2d(3, 4, 1), small_spec(), tmp_path / "model.pt")
+        torchscript.save(torch.nn.Conv2d(3, 4, 1), small_spec(), tmp_path / "model.pt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.pt does not exist; export"):
-        artifact.load(tmp_path / "model.pt")
+        torchscript.load(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an artifact", b"PK\x03\x04 nor is this"])
 def test_a_file_that_is_no_artifact_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.pt is not an artifact or is damaged"):
-        artifact.load(tmp_path / "model.pt")
+        torchscript.load(tmp_path / "model.pt")
 
 
 def test_a_truncated_artifact_is_named(tmp_path: Path) -> None:
-    artifact.save(SmallNetwork(), small_spec(), tmp_path / "model.pt")
+    torchscript.save(SmallNetwork(), small_spec(), tmp_path / "model.pt")
     whole = (tmp_path / "model.pt").read_bytes()
     (tmp_path / "model.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ArtifactError, match="damaged"):
-        artifact.load(tmp_path / "model.pt")
+        torchscript.load(tmp_path / "model.pt")
 
 
 def _save_with(path: Path, files: dict[str, str]) -> None:
@@ -80,18 +80,18 @@ def _save_with(path: Path, files: dict[str, str]) -> None:
 def test_torchscript_without_a_spec_is_refused(tmp_path: Path) -> None:
     _save_with(tmp_path / "model.pt", {})
     with pytest.raises(ArtifactError, match=r"has no spec\.json inside"):
-        artifact.load(tmp_path / "model.pt")
+        torchscript.load(tmp_path / "model.pt")
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     _save_with(tmp_path / "model.pt", {"spec.json": '{"schema_version": 99}'})
     with pytest.raises(ArtifactError, match=r"model\.pt: .*schema version 99.*update Sightline"):
-        artifact.load(tmp_path / "model.pt")
+        torchscript.load(tmp_path / "model.pt")
 
 
 def test_an_int8_network_is_loaded_and_asked_without_a_word(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    artifact.save_quantized(quantize(SmallNetwork().eval(), [torch.randn(8, 3, 16, 16)]), small_spec(), path)
+    torchscript.save_quantized(quantize(SmallNetwork().eval(), [torch.randn(8, 3, 16, 16)]), small_spec(), path)
     code = (
         "import sys; from handlers.classifier import Classifier\n"
         "Classifier(sys.argv[1], precision='int8').warm_up(2)"
@@ -99,4 +99,4 @@ def test_an_int8_network_is_loaded_and_asked_without_a_word(tmp_path: Path) -> N
     command = [sys.executable, "-W", "error", "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert artifact.load(artifact.quantized(path)).spec == small_spec()
+    assert torchscript.load(torchscript.quantized(path)).spec == small_spec()

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from fastapi import Request
 
-from handlers.request import Asked, Field
+from handlers.requests.request import Asked, Field
 from serving.asgi_request import read
 
 

@@ -1,6 +1,6 @@
 """When a watcher tries again what failed."""
 
-from serving.backoff import Backoff
+from serving.lifecycle.backoff import Backoff
 
 
 def test_a_pause_doubles_with_each_failure_and_a_success_ends_it() -> None:

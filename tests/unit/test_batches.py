@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training import batches as batches_module
-from training.batches import Batch, Batches, Joined, Resident, ahead
+from training.data import batches as batches_module
+from training.data.batches import Batch, Batches, Joined, Resident, ahead
 
 
 def data(rows: list[int], copies: int = 0) -> Joined:

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from benchmarks import expensive
-from benchmarks.client_load import through_client
+from benchmarks.traffic.client_load import through_client
 from serving.client import Client
 
 ROW = json.loads(expensive.RESULT.read_text())["sections"]["large"]

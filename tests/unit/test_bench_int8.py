@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import int8, resnet
+from benchmarks import int8
+from benchmarks.harness import resnet
 
 SIDE, CLASSES = 64, 3
 

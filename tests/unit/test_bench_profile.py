@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import profile, profiled_handler, stages
-from benchmarks.stages import Sent
-from handlers.decoding import decode
-from handlers.engine import Engine
+from benchmarks import profile
+from benchmarks.harness import profiled_handler, stages
+from benchmarks.harness.stages import Sent
+from handlers.images.decoding import decode
+from handlers.network.engine import Engine
 from serving import archive
 from tests.unit.small_network import CLASSES, save_small
 from tests.unit.test_classifier import png
@@ -89,7 +90,7 @@ def test_the_profiled_handler_answers_and_writes_its_stages_down(
     monkeypatch.setenv(profiled_handler.FOLDER_VARIABLE, str(tmp_path))
     # What the handler wraps is put back when the test ends.
     monkeypatch.setattr(Engine, "__call__", Engine.__call__)
-    monkeypatch.setattr("handlers.decoder.decode", decode)
+    monkeypatch.setattr("handlers.images.decoder.decode", decode)
     worker = sys.modules["__main__"]
     monkeypatch.setattr(worker, "retrieve_msg", lambda connection: None, raising=False)
     with warnings.catch_warnings():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import training, training_tables
+from benchmarks import training
+from benchmarks.pages import training_tables
 
 
 def test_the_result_says_how_it_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import simplejpeg
 
-from benchmarks import bodies
-from benchmarks.bodies import Encoding, Size
+from benchmarks.traffic import bodies
+from benchmarks.traffic.bodies import Encoding, Size
 
 SMALL = Size(200, 200, 5, 3)
 BASELINE = b"\xff\xc0"

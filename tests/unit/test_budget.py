@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers import costs, jpeg
 from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn
 from handlers.classifier import Answer, Classifier
-from handlers.costs import Rate
 from handlers.errors import BadImage, Busy
-from handlers.limits import DEFAULT_LIMITS
+from handlers.images import costs, jpeg
+from handlers.images.costs import Rate
+from handlers.images.limits import DEFAULT_LIMITS
 from handlers.service import Service
 from handlers.settings import Settings
-from serving import model_config
+from serving.store import model_config
 from tests.server.bombs import webp_of_one_colour
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers.decoder import Decoder
-from handlers.decoding import decode
-from handlers.limits import DEFAULT_LIMITS
+from handlers.images.decoder import Decoder
+from handlers.images.decoding import decode
+from handlers.images.limits import DEFAULT_LIMITS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from handlers.tolerances import PIXELS
-from training.decoders import decode_and_resize
-from training.generate.card import card, cards
+from training.cards import card, cards
+from training.data.decoders import decode_and_resize
 
 SIDES = (16, 64, 224)
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from serving import archive
-from serving.changes import changes
-from serving.model_store import Archive
+from serving.store.changes import changes
+from serving.store.model_store import Archive
 from tests.unit.archived_run import write_servable
 
 

@@ -1,6 +1,6 @@
 """Which classes are named for their few images."""
 
-from training.class_counts import FEW, remarks
+from training.data.class_counts import FEW, remarks
 
 
 def test_classes_with_few_images_are_named_and_no_others() -> None:

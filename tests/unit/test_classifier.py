@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from handlers import artifact
 from handlers.classifier import Classifier
-from handlers.decoding import decode
 from handlers.errors import BadImage, NoAnswer, RequestError, TooLarge
-from handlers.limits import Limits
+from handlers.images.decoding import decode
+from handlers.images.limits import Limits
+from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
 from tests.unit.small_network import CLASSES, SmallNetwork, save_small, small_spec
 
@@ -140,8 +140,8 @@ def test_an_image_on_which_the_network_overflows_is_no_answer(path: Path, monkey
 
 
 def test_a_network_with_other_outputs_than_its_spec_is_refused(tmp_path: Path) -> None:
-    artifact.save(SmallNetwork(classes=7), small_spec(), tmp_path / "model.pt")
-    with pytest.raises(artifact.ArtifactError, match=r"answers \(1, 7\), its spec has 3 classes"):
+    torchscript.save(SmallNetwork(classes=7), small_spec(), tmp_path / "model.pt")
+    with pytest.raises(torchscript.ArtifactError, match=r"answers \(1, 7\), its spec has 3 classes"):
         Classifier(tmp_path / "model.pt")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import closed_loop
-from benchmarks.closed_loop import Load, LoadError
+from benchmarks.traffic import closed_loop
+from benchmarks.traffic.closed_loop import Load, LoadError
 from tests.unit.answering_server import answering
 
 SAID = {"requests": 400, "microseconds": 2_000_000, "refused": 40, "broken": 3, "timeouts": 2}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.comparison import Comparison
-from serving import model_store
-from serving.live import Live, LiveModel
-from serving.model_store import Archive
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive
 
 NEW = Archive("birds", "2.0", Path("birds-2.0.mar"))
 

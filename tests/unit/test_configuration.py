@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from serving import model_store
-from serving.model_store import ArchiveError
+from serving.store import model_store
+from serving.store.model_store import ArchiveError
 from training.configuration import (
     CONFIGS,
     ConfigurationError,
@@ -16,8 +16,8 @@ from training.configuration import (
     store_folder,
     unquoted,
 )
+from training.data.prepare import recipe_from
 from training.evaluate import settings
-from training.prepare import recipe_from
 
 DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
 NETWORKS = sorted(path.stem for path in (CONFIGS / "network").glob("*.yaml"))

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from serving.client import Client, ClientError, DeadlinePassed, RequestRefused, ServerFailed, Unreachable
-from serving.connection import ATTEMPTS, LATEST, Connection
-from serving.deadline import Deadline
-from serving.state import LOGS, ServerState, created
+from serving.client.connection import ATTEMPTS, LATEST, Connection
+from serving.client.deadline import Deadline
+from serving.host.state import LOGS, ServerState, created
 from tests.unit.answering_server import answering
 
 DEAD = httpx.Response(507, json={"code": 507, "type": "InternalServerException", "message": "Worker died."})
@@ -95,7 +95,7 @@ def test_a_request_that_is_put_off_is_sent_again_when_the_server_says(root: Path
 def test_a_request_that_is_put_off_is_sent_again_until_its_deadline(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.connection.FULL", 1)
+    monkeypatch.setattr("serving.client.connection.FULL", 1)
     play = Play(*[put_off("0")] * 4, GOOD)
     with play.client(root) as client:
         assert client.predict(b"x", "m").label == "a", "no number of repeats ends it"

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from benchmarks import decode_costs
-from handlers import costs, jpeg
 from handlers.budget import SLACK
-from handlers.costs import RATES, cost_of
-from handlers.decoder import Decoder
-from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
-from handlers.limits import DEFAULT_LIMITS, Limits
-from handlers.plugins import SERVED
+from handlers.images import costs, jpeg
+from handlers.images.costs import RATES, cost_of
+from handlers.images.decoder import Decoder
+from handlers.images.decoding import decode
+from handlers.images.limits import DEFAULT_LIMITS, Limits
+from handlers.images.pillow import SERVED
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from tests.server import bombs

@@ -11,9 +11,10 @@ from rich.console import Console
 from benchmarks import data_efficiency
 from handlers.formats import INT8
 from tests.unit import stripes
-from training import configuration, crossvalidate, evaluate, export, prepare
+from training import configuration, crossvalidate, evaluate, export
+from training.data import prepare
+from training.data.records import DatasetError
 from training.predictions import Predictions
-from training.records import DatasetError
 from training.train import train
 
 SETTINGS = [setting for setting in stripes.SETTINGS if not setting.startswith("split.test")]

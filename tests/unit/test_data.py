@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data import GENERATED
 from tests.unit import class_folders
-from training.store import PreparedDataset
+from training.data.store import PreparedDataset
 
 REPOSITORY = Path(__file__).parents[2]
 

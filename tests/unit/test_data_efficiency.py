@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import data_efficiency
 from training import configuration
-from training.splits import SplitSpec, split
+from training.data.splits import SplitSpec, split
 
 
 @pytest.mark.parametrize(

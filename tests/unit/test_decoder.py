@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from handlers import decoder
-from handlers.decoder import Decoder
-from handlers.limits import DEFAULT_LIMITS
+from handlers.images import decoder
+from handlers.images.decoder import Decoder
+from handlers.images.limits import DEFAULT_LIMITS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from tests.unit.test_classifier import png

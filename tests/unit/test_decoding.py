@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from handlers import avif, jpeg
-from handlers.decoding import decode
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
-from handlers.jpeg import frame_of
-from handlers.limits import Limits
-from handlers.orientation import upright
-from handlers.plugins import SERVED
+from handlers.images import avif, jpeg
+from handlers.images.decoding import decode
+from handlers.images.jpeg import frame_of
+from handlers.images.limits import Limits
+from handlers.images.orientation import upright
+from handlers.images.pillow import SERVED
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
-from training.generate.photograph import photograph
+from synthetic.photograph import photograph
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

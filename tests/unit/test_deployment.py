@@ -8,13 +8,14 @@ import httpx
 import pytest
 
 from handlers import machine
-from serving import archive, model_store
+from serving import archive
 from serving.client import Client
-from serving.deployment import Deployment, Limits
-from serving.launch import CONFIG
-from serving.live import Live, LiveModel
-from serving.shares import WORKERS
-from serving.state import KEY_FILE, ServerState, created
+from serving.host.resources import WORKERS
+from serving.host.state import KEY_FILE, ServerState, created
+from serving.lifecycle.deployment import Deployment, Limits
+from serving.lifecycle.launch import CONFIG
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
 from tests.unit.archived_run import write_servable
 
 
@@ -34,7 +35,7 @@ def test_a_version_gets_its_part_of_the_models_that_are_served_by_then(
 ) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 8)
     monkeypatch.setattr(machine, "memory", lambda: 64 * 10**9)
-    monkeypatch.setattr("serving.shares.gpus", lambda: 0)
+    monkeypatch.setattr("serving.host.resources.gpus", lambda: 0)
     (tmp_path / CONFIG).write_text(config)
     run, store = write_servable(tmp_path / "runs" / "small"), tmp_path / model_store.FOLDER
     found = archive.build("small", "2.0", run=run, store=store, rehearse=False)

@@ -15,16 +15,16 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from handlers import device_decoder, nvjpeg
-from handlers.decoder import Decoder
-from handlers.device_decoder import DeviceDecoder
 from handlers.errors import BadImage, Busy, RequestError, TooLarge
-from handlers.limits import DEFAULT_LIMITS, Limits
+from handlers.images import gpu_decoder, nvjpeg
+from handlers.images.decoder import Decoder
+from handlers.images.gpu_decoder import DeviceDecoder
+from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
+from synthetic import places365
 from tests.server.bombs import webp_of_one_colour
 from tests.unit.test_classifier import png
-from training.generate import places365
 
 SPEC = PreprocessSpec(image_size=64, resize="crop", crop_fraction=0.9)
 CLOSE = 3.0  # levels of 255, on average over an image: nvJPEG repeats colours where libjpeg interpolates
@@ -153,7 +153,7 @@ def test_an_image_that_does_not_fit_beside_the_others_costs_them_nothing(
     decoders: tuple[Decoder, DeviceDecoder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cpu, ours = decoders
-    device_decoder._say.cache_clear()
+    gpu_decoder._say.cache_clear()
     resize_all = ours.preprocess.resize_all
 
     def limited(images: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
@@ -232,8 +232,8 @@ def test_the_gpu_reads_jpeg_files_and_no_others(
 
 
 def test_what_is_decoded_together_has_so_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_decoder, "PIXELS", 100)
-    parts = device_decoder._parts([60, None, 40, 1, 500, None, 30, 70])
+    monkeypatch.setattr(gpu_decoder, "PIXELS", 100)
+    parts = gpu_decoder._parts([60, None, 40, 1, 500, None, 30, 70])
     assert list(parts) == [[0, 2], [3], [4], [6, 7]]
 
 

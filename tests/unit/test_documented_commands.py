@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import model_config
+from serving.store import model_config
 from training.configuration import compose
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ OTHERS = {
     "torchserve --start": "tests/server/test_plain_torchserve.py",
     "torchserve --stop": "would stop the server of another test: it knows one for each user",
     "docker run": "needs a container engine; tests/server/test_container.py runs what the image starts",
-    ".venv/bin/python -m serving.litserve_door": "tests/server/test_litserve_door.py",
+    ".venv/bin/python -m serving.litserve_server": "tests/server/test_litserve_door.py",
     ".venv/bin/python -m training.crossvalidate": "tests/unit/test_crossvalidate.py",
     ".venv/bin/python -m training.submission": "tests/unit/test_evaluate.py",
 }

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from training import configuration, download
-from training.download import Archive, fetch_places365
-from training.records import DatasetError
+from training import configuration
+from training.data import download
+from training.data.download import Archive, fetch_places365
+from training.data.records import DatasetError
 
 
 def _tar(files: dict[str, bytes]) -> bytes:
@@ -176,7 +177,7 @@ def _run(dataset: str, home: Path, **environment: str) -> subprocess.CompletedPr
     """Run the command line as somebody whose home is `home`, and who has set nothing but `environment`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("KAGGLE")}
     return subprocess.run(
-        [sys.executable, "-m", "training.download", dataset, str(home / "out")],
+        [sys.executable, "-m", "training.data.download", dataset, str(home / "out")],
         env={**clean, "HOME": str(home), **environment},
         capture_output=True,
         text=True,

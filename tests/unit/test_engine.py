@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from handlers import artifact, precision
 from handlers.classifier import Classifier
-from handlers.engine import Engine
 from handlers.errors import BadImage
+from handlers.network import precision, torchscript
+from handlers.network.engine import Engine
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 from training.precision import choose_bf16
@@ -23,7 +23,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_of(path: Path, device: torch.device = CPU, precision: str = "fp32") -> Engine:
-    return Engine(artifact.load(path, device).module, (3, 16, 16), device, precision)
+    return Engine(torchscript.load(path, device).module, (3, 16, 16), device, precision)
 
 
 def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
 def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, device: torch.device) -> None:
     engine = engine_of(path, device)
     engine.warm_up(16)  # on a GPU: recorded
-    plain = artifact.load(path).module
+    plain = torchscript.load(path).module
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     for _ in range(4):  # profiled, then fused
         inputs = engine.inputs(count)
@@ -48,7 +48,7 @@ def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, 
 
 
 def test_batches_of_all_sizes_take_turns(path: Path, device: torch.device) -> None:
-    plain, engine = artifact.load(path).module, engine_of(path, device)
+    plain, engine = torchscript.load(path).module, engine_of(path, device)
     engine.warm_up(16)  # on a GPU: recorded, all in one memory
     for count in (16, 3, 1, 16, 8, 2, 4, 16, 1):
         batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
@@ -72,7 +72,7 @@ class Replayed:
 def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlers.graphs.Graph", Replayed)
+    monkeypatch.setattr("handlers.network.graphs.Graph", Replayed)
     plain, engine = engine_of(path), engine_of(path)
     engine._room = shared = Mock()
     engine.warm_up(16)
@@ -110,7 +110,7 @@ def test_a_size_that_cannot_be_recorded_runs_without(
             raise error
         return Replayed(module, inputs, room)
 
-    monkeypatch.setattr("handlers.graphs.Graph", refused)
+    monkeypatch.setattr("handlers.network.graphs.Graph", refused)
     engine = engine_of(path)
     engine._room = Mock()
     engine.warm_up(4)
@@ -125,11 +125,11 @@ def test_switches_that_tracing_made_constants_are_set(path: Path) -> None:
     batch = torch.randn(4, 3, 16, 16)
     expected = engine_of(path).module(batch)
     for exact in (True, False):
-        artifact.tune_convolutions(module, exact=exact)
+        torchscript.tune_convolutions(module, exact=exact)
         nodes = module.graph.findAllNodes("aten::_convolution", recurse=True)
         assert nodes
         for node in nodes:
-            given = dict(zip(artifact.CONVOLUTION, [each.toIValue() for each in node.inputs()], strict=True))
+            given = dict(zip(torchscript.CONVOLUTION, [each.toIValue() for each in node.inputs()], strict=True))
             assert given["benchmark"] is True and given["allow_tf32"] is not exact
             assert given["cudnn_enabled"] is True and given["deterministic"] is False
     torch.testing.assert_close(module(batch), expected, rtol=1e-4, atol=1e-4)
@@ -137,7 +137,7 @@ def test_switches_that_tracing_made_constants_are_set(path: Path) -> None:
 
 def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
     for device, fused in ((torch.device("cuda"), False), (CPU, True)):
-        module = artifact.fused(artifact.load(path).module, device)
+        module = torchscript.fused(torchscript.load(path).module, device)
         assert torch.jit.onednn_fusion_enabled() is fused  # type: ignore[no-untyped-call]  # it refuses GPU tensors
         with torch.inference_mode():
             for _ in range(4):
@@ -148,7 +148,7 @@ def test_layers_are_fused_on_a_cpu_alone(path: Path) -> None:
 
 def test_a_frozen_network_is_not_fused(path: Path) -> None:
     torch.jit.enable_onednn_fusion(True)
-    artifact.frozen(artifact.load(path).module)
+    torchscript.frozen(torchscript.load(path).module)
     assert not torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
 
 
@@ -157,9 +157,9 @@ def test_nothing_is_fused_where_a_network_attends() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.bmm(images)
 
-    with artifact.quiet():
+    with torchscript.quiet():
         traced = torch.jit.trace(Attending().eval(), torch.ones(2, 3, 3))  # type: ignore[no-untyped-call]
-    artifact.fused(traced, CPU)
+    torchscript.fused(traced, CPU)
     assert not torch.jit.onednn_fusion_enabled()  # type: ignore[no-untyped-call]
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from handlers.classifier import Classifier
 from tests.unit import stripes
-from training import configuration, evaluate, prepare, submission
+from training import configuration, evaluate, submission
+from training.data import prepare
+from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 from training.predictions import Predictions
-from training.records import DatasetError
-from training.store import PreparedDataset
 from training.train import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -105,7 +106,7 @@ def test_other_code_that_answers_is_another_evaluation(root: Path, monkeypatch: 
     written = root / "runs/tiny/evaluation/predictions.npz"
     before = written.stat().st_mtime_ns
     assert evaluate.run(Path("runs/tiny"))["key"] == keys[0] and written.stat().st_mtime_ns == before
-    for name in ("decoding.py", "preprocessing.py", "another.py"):
+    for name in ("images/decoding.py", "preprocessing.py", "another.py"):
         with open(root / "handlers" / name, "a") as file:
             file.write("# changed\n")
         keys.append(evaluate.run(Path("runs/tiny"))["key"])

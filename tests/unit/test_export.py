@@ -8,21 +8,24 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, exported, golden
+from handlers import golden
 from handlers.classifier import Classifier
+from handlers.network import aot as exported
+from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
-from serving import archive, rehearsal
-from serving.model_store import ArchiveError
+from serving import archive
+from serving.store import rehearsal
+from serving.store.model_store import ArchiveError
 from tests.unit.tinted_store import SIDE, TINY, tinted_store
 from training import export
 from training import golden as golden_images
+from training.cards import cards
 from training.configuration import compose
-from training.generate.card import cards
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 from training.networks import Network, build
 from training.quantization import QuantizationError, quantize
-from training.splits import SplitSpec
-from training.store import PreparedDataset
 from training.train import train
 
 
@@ -46,7 +49,7 @@ def test_the_artifact_is_compared_on_every_validation_image(run: Path) -> None:
 
 def test_the_artifact_holds_the_averaged_weights(run: Path) -> None:
     state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
-    exported = artifact.load(run / "model.pt").module.state_dict()
+    exported = torchscript.load(run / "model.pt").module.state_dict()
     assert torch.equal(exported["head.weight"], state["average.module.head.weight"])
     assert not torch.equal(exported["head.weight"], state["network.head.weight"])
 
@@ -55,7 +58,7 @@ def test_mean_and_deviation_are_those_of_the_training_images(run: Path, root: Pa
     data = PreparedDataset.open(root / "data/processed/tinted")
     rows = data.split(SplitSpec.from_config(compose(TINY).split)).train
     pixels = data.images[rows] / 255
-    spec = artifact.load(run / "model.pt").spec
+    spec = torchscript.load(run / "model.pt").spec
     assert spec.preprocess.mean == pytest.approx(pixels.mean((0, 2, 3)))
     assert spec.preprocess.std == pytest.approx(pixels.std((0, 2, 3)))
 
@@ -64,11 +67,11 @@ def test_the_command_makes_the_same_artifact_again(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
-    before = artifact.load(run / "model.pt")
+    before = torchscript.load(run / "model.pt")
     (run / "model.pt").unlink()
     assert export.main(["name=exported"]) == 0
     assert "largest difference" in capsys.readouterr().out
-    after = artifact.load(run / "model.pt")
+    after = torchscript.load(run / "model.pt")
     assert after.spec == before.spec
     weights = after.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
@@ -83,7 +86,7 @@ def test_what_was_planned_to_fit_into_a_time_is_exported_as_it_was_trained(
     monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 2)
     hurried = ("name=hurried", "trainer.max_minutes=60", "trainer.epochs=9")
     run = train(compose([*TINY, *hurried]), lambda _: None)
-    before = artifact.load(run / "model.pt")
+    before = torchscript.load(run / "model.pt")
     assert before.spec.provenance["config"]["trainer"]["epochs"] == 2
 
     def again(*_: Any) -> int:
@@ -92,7 +95,7 @@ def test_what_was_planned_to_fit_into_a_time_is_exported_as_it_was_trained(
     monkeypatch.setattr("training.pace.fitting_epochs", again)
     (run / "model.pt").unlink()
     assert export.main(["name=hurried"]) == 0, capsys.readouterr().err
-    after = artifact.load(run / "model.pt")
+    after = torchscript.load(run / "model.pt")
     assert after.spec == before.spec
     weights = after.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
@@ -164,13 +167,13 @@ def test_an_artifact_that_answers_otherwise_is_not_written(
 ) -> None:
     monkeypatch.chdir(root)
     before = (run / "model.pt").read_bytes()
-    load = artifact.load
+    load = torchscript.load
 
-    def broken(path: Any, device: str = "cpu") -> artifact.Artifact:
+    def broken(path: Any, device: str = "cpu") -> torchscript.Artifact:
         loaded = load(path, device)
-        return artifact.Artifact(Scaled(loaded.module, 1.1), loaded.spec)  # type: ignore[arg-type]
+        return torchscript.Artifact(Scaled(loaded.module, 1.1), loaded.spec)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(artifact, "load", broken)
+    monkeypatch.setattr(torchscript, "load", broken)
     assert export.main(["name=exported"]) == 1
     assert "was not written" in capsys.readouterr().err
     assert (run / "model.pt").read_bytes() == before and not list(run.glob(".export-*"))
@@ -318,7 +321,7 @@ def test_int8_that_cannot_be_made_or_measured_costs_nothing_else(
         raise RuntimeError("quantized layers of another kind\nand more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "save_quantized", failing)
+        patch.setattr(torchscript, "save_quantized", failing)
         assert export.main([*TINY, "name=exported", "trainer.epochs=1", "trainer.ema=0.9"]) == 0
     assert "int8 is not offered: quantized layers of another kind\n" in capsys.readouterr().out
     assert (run / "model.pt").exists() and not (run / "model.int8.pt").exists() and not (run / "model.pt2").exists()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, exported, golden
-from handlers.artifact import ArtifactError
+from handlers import golden
 from handlers.classifier import Classifier
 from handlers.golden import GoldenError
-from handlers.request import Asked, Field
+from handlers.network import aot, torchscript
+from handlers.network.torchscript import ArtifactError
+from handlers.requests.request import Asked, Field
 from handlers.service import Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     save_small(folder / "model.pt")
     torch.manual_seed(0)
-    exported.save(SmallNetwork(), small_spec(), folder / "model.pt2")
+    aot.save(SmallNetwork(), small_spec(), folder / "model.pt2")
     images = {f"{seed}.png": png(seed) for seed in range(4)}
     golden.write(golden.of(Classifier(folder / "model.pt"), images), folder / golden.FILE)
     return folder
@@ -42,7 +43,7 @@ def test_the_golden_images_are_answered_alike_in_each_precision(folder: Path) ->
     kept = golden.read(folder / golden.FILE)
     for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.05)):
         classifier = Classifier(folder / "model.pt2", precision=precision)
-        assert isinstance(classifier.engine, exported.CompiledEngine)
+        assert isinstance(classifier.engine, aot.CompiledEngine)
         assert classifier.spec == small_spec()
         assert golden.check(classifier, kept) <= tolerance
 
@@ -51,11 +52,11 @@ def test_a_network_of_grey_images_is_answered_as_by_itself(tmp_path: Path) -> No
     torch.manual_seed(0)
     layers = [{"channels": 32, "pool": "max"}, {"channels": 64, "pool": "max"}]
     network = build({"kind": "cnn", "layers": layers}, 3, 1, 32).eval()
-    exported.save(network, small_spec(size=32, colour="grey"), tmp_path / "grey.pt2")
+    aot.save(network, small_spec(size=32, colour="grey"), tmp_path / "grey.pt2")
     batch = torch.rand(8, 1, 32, 32)
     with torch.no_grad():
         expected = network(batch)
-    exact = ask(exported.load(tmp_path / "grey.pt2", CPU, "fp32")[1], batch)
+    exact = ask(aot.load(tmp_path / "grey.pt2", CPU, "fp32")[1], batch)
     torch.testing.assert_close(exact, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -63,8 +64,8 @@ def test_a_network_of_grey_images_is_answered_as_by_itself(tmp_path: Path) -> No
 def test_batches_of_any_size_are_answered_as_by_torchscript(folder: Path, count: int) -> None:
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     with torch.no_grad():
-        expected = artifact.load(folder / "model.pt").module(batch)
-    exact, rounded = (ask(exported.load(folder / "model.pt2", CPU, each)[1], batch) for each in exported.PRECISIONS)
+        expected = torchscript.load(folder / "model.pt").module(batch)
+    exact, rounded = (ask(aot.load(folder / "model.pt2", CPU, each)[1], batch) for each in aot.PRECISIONS)
     torch.testing.assert_close(exact, expected, rtol=1e-4, atol=1e-4)
     assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (rounded - expected).abs().max() / expected.abs().max() < 0.02
@@ -102,7 +103,7 @@ def changed(source: Path, target: Path, change: Callable[[dict[str, Any]], Any] 
     with zipfile.ZipFile(source) as read, zipfile.ZipFile(target, "w") as write:
         for name in read.namelist():
             content = read.read(name)
-            if name.endswith(exported.BUILD_FILE):
+            if name.endswith(aot.BUILD_FILE):
                 if change is None:
                     continue
                 document = json.loads(content)
@@ -132,7 +133,7 @@ def test_what_this_processor_can_do_is_written_down(monkeypatch: pytest.MonkeyPa
     able = {"sve": False, "avx512_f": True, "avx2": True, "architecture": "x86_64", "vnni": 1}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch, "__version__", "2.15.0+cpu")
-    here = exported._here()
+    here = aot._here()
     assert (here["torch"], here["capabilities"]) == ("2.15.0", ["avx2", "avx512_f"])
     assert here["machine"] == platform.machine()
 
@@ -144,12 +145,12 @@ def test_a_processor_that_can_do_more_is_served(folder: Path, tmp_path: Path) ->
 
 def test_a_gpu_is_refused(folder: Path) -> None:
     with pytest.raises(ArtifactError, match=r"compiled for a CPU, not for cuda:0: serve model\.pt there"):
-        exported.load(folder / "model.pt2", torch.device("cuda:0"), "fp32")
+        aot.load(folder / "model.pt2", torch.device("cuda:0"), "fp32")
 
 
 def test_a_precision_that_was_not_compiled_is_named(folder: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no int8 network, it has fp32, bf16: serve model\.pt for it"):
-        exported.load(folder / "model.pt2", CPU, "int8")
+        aot.load(folder / "model.pt2", CPU, "int8")
 
 
 def test_a_file_that_is_no_package_is_named(folder: Path, tmp_path: Path) -> None:
@@ -176,16 +177,16 @@ def test_a_missing_compiler_is_told_with_the_remedy(tmp_path: Path) -> None:
         config.patch({"cpp.cxx": ("no-such-compiler",)}),
         pytest.raises(ArtifactError, match=r"model\.pt2 needs a C\+\+ compiler: apt-get install g\+\+"),
     ):
-        exported.save(SmallNetwork(), small_spec(), tmp_path / "model.pt2")
+        aot.save(SmallNetwork(), small_spec(), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_network_of_one_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"torch\.export takes the network for one batch size only"):
-        exported.save(SmallNetwork(fixed_batch=True), small_spec(), tmp_path / "model.pt2")
+        aot.save(SmallNetwork(fixed_batch=True), small_spec(), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_two_formats_tell_themselves_by_their_suffix(folder: Path) -> None:
-    assert [exported.is_exported(folder / name) for name in ("model.pt", "model.pt2")] == [False, True]
-    assert artifact.load(folder / "model.pt").spec == small_spec()
+    assert [aot.is_exported(folder / name) for name in ("model.pt", "model.pt2")] == [False, True]
+    assert torchscript.load(folder / "model.pt").spec == small_spec()

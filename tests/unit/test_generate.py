@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import tfrecord
-from training.generate import fingers, petals, places365
-from training.generate.__main__ import DATASETS, main
-from training.generate.folder import Parameters, Task, build
-from training.records import DatasetError
+from synthetic import fingers, petals, places365
+from synthetic.__main__ import DATASETS, main
+from synthetic.folder import Parameters, Task, build
+from training.data import tfrecord
+from training.data.records import DatasetError
 
 SCALES: dict[str, dict[str, Any]] = {
     "asl_alphabet": {"classes": 29, "images_per_class": 2, "size": 48},
@@ -32,7 +32,7 @@ SCALES: dict[str, dict[str, Any]] = {
 
 
 def generate(dataset: str, raw: Path, seed: int = 0, workers: int = 1) -> Path:
-    made = importlib.import_module(f"training.generate.{dataset}").generate
+    made = importlib.import_module(f"synthetic.{dataset}").generate
     assert made(raw, seed=seed, workers=workers, **SCALES[dataset])
     return raw
 
@@ -77,7 +77,7 @@ def test_another_seed_gives_other_images(dataset: str, raw: dict[str, Path], tmp
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_reader_finds_every_image(dataset: str, raw: dict[str, Path]) -> None:
-    read = importlib.import_module(f"training.readers.{dataset}").read
+    read = importlib.import_module(f"training.data.readers.{dataset}").read
     options = {"size": 48} if dataset == "petals" else {}
     records = list(read(raw[dataset], options).records)
     counts = collections.Counter((record.split, record.label) for record in records)
@@ -115,7 +115,7 @@ def test_asl_has_28_test_files_five_of_which_are_training_files(raw: dict[str, P
 
 
 def test_neighbouring_asl_frames_resemble_each_other() -> None:
-    from training.generate import asl_alphabet
+    from synthetic import asl_alphabet
 
     frames = [
         np.asarray(Image.open(io.BytesIO(asl_alphabet.image(0, 1, 0, number, 64))), np.float32) for number in range(40)

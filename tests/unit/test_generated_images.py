@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from training.generate import fingers
-from training.generate.photograph import jpeg_body
+from synthetic import fingers
+from synthetic.photograph import jpeg_body
 
 SIDE = 48
 

@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
-from handlers.decoding import decode as decode_image
-from handlers.engine import WARM_UP, Engine
 from handlers.golden import Golden, GoldenError
-from handlers.limits import Limits
+from handlers.images.decoding import decode as decode_image
+from handlers.images.limits import Limits
+from handlers.network import torchscript
+from handlers.network.engine import WARM_UP, Engine
 from handlers.service import Service, load
 from handlers.settings import Settings
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
 from tests.unit.test_handler import Worker
-from training.generate.card import cards
+from training.cards import cards
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_golden_images_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_golden_image_is_what_the_network_gets_and_answers(tmp_path: Path, path: Path) -> None:
     torch.manual_seed(1)
-    artifact.save(SmallNetwork(), small_spec(), tmp_path / "other.pt")
+    torchscript.save(SmallNetwork(), small_spec(), tmp_path / "other.pt")
     classifier, other = Classifier(path), Classifier(tmp_path / "other.pt")
     images = {"a.png": png(0), "wide.jpg": cards(16)["wide.jpg"]}
     first, second = golden.of(classifier, images, int8=other, drawn=True)
@@ -151,7 +152,7 @@ def test_what_bf16_is_too_coarse_for_is_served_in_float32(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept(path)
-    monkeypatch.setattr("handlers.precision.gains_from_bf16", lambda _: True)
+    monkeypatch.setattr("handlers.network.precision.gains_from_bf16", lambda _: True)
     monkeypatch.setattr("handlers.tolerances.ROUNDED", 1e-9)
     threads = torch.get_num_threads()
     try:

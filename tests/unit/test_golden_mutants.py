@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
-from serving import archive, package
-from serving.model_store import ArchiveError
+from handlers.network import torchscript
+from serving import archive
+from serving.store import package
+from serving.store.model_store import ArchiveError
 from serving.verify import verify
 from tests.campaigns import golden_loads, mutants
 from tests.campaigns.mutants import MUTANTS
 from tests.unit.small_network import SmallNetwork, small_spec
 from tests.unit.test_classifier import png
-from training.generate.card import cards
+from training.cards import cards
 from training.quantization import quantize
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -36,9 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     torch.manual_seed(0)
     network, spec = SmallNetwork().eval(), small_spec(size=SIDE, resize="crop")
-    artifact.save(network, spec, folder / "model.pt")
+    torchscript.save(network, spec, folder / "model.pt")
     batch = torch.randn(16, *spec.preprocess.shape, generator=torch.Generator().manual_seed(0))
-    artifact.save_quantized(quantize(network, [batch]), spec, folder / "model.pt")
+    torchscript.save_quantized(quantize(network, [batch]), spec, folder / "model.pt")
     exact, rounded = (Classifier(folder / "model.pt", precision=precision) for precision in ("fp32", "int8"))
     own = golden.of(exact, {f"{seed}.png": png(seed) for seed in range(6)}, int8=rounded)
     golden.write([*own, *golden.of(exact, cards(SIDE), int8=rounded, drawn=True)], folder / golden.FILE)
@@ -103,4 +105,4 @@ def test_archive_and_verify_refuse_a_mutant(
 
 def test_an_edit_that_does_not_fit_any_more_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"engine\.py has 'no such line' 0 times"):
-        mutants.write(mutants.Mutant("engine.py", "no such line", ""), tmp_path)
+        mutants.write(mutants.Mutant("network/engine.py", "no such line", ""), tmp_path)

@@ -15,14 +15,18 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from benchmarks import bench_runs, gpu_ceilings, gpu_needs, gpu_page, gpu_profile, gpu_report, gpu_usage
+from benchmarks import bench_runs, gpu_needs, gpu_report
+from benchmarks.gpu import ceilings as gpu_ceilings
+from benchmarks.gpu import page as gpu_page
+from benchmarks.gpu import profile
+from benchmarks.gpu import usage as gpu_usage
+from benchmarks.gpu.usage import Usage
 from benchmarks.gpu_report import Report
-from benchmarks.gpu_usage import Usage
-from benchmarks.markdown import NOT_MEASURED
+from benchmarks.pages.markdown import NOT_MEASURED
 from handlers.classifier import Classifier
-from handlers.device_decoder import DeviceDecoder
+from handlers.images.gpu_decoder import DeviceDecoder
+from synthetic import places365
 from tests.unit.small_network import SmallNetwork, save_small
-from training.generate import places365
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +49,7 @@ def ceilings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "benchmarks.gpu_ceilings",
+        "benchmarks.gpu.ceilings",
         str(folder),
         "--device",
         "cpu",
@@ -75,7 +79,7 @@ def test_every_stage_has_a_rate_and_answers_are_held_to_float32(ceilings: dict[s
 def test_the_time_of_a_batch_is_told_by_stage_and_by_kernel(ceilings: dict[str, Any]) -> None:
     (stages,) = ceilings["bodies"].values()
     found = stages["profile"]
-    assert found["batch"] == 32 and set(found["milliseconds"]) == {*gpu_profile.STAGES, gpu_profile.REST}
+    assert found["batch"] == 32 and set(found["milliseconds"]) == {*profile.STAGES, profile.REST}
     assert min(found["milliseconds"].values()) > 0 and found["without_clocks"] > 0
     assert {"aten::_upsample_bilinear2d_aa"} <= {row["name"] for row in found["kernels"]}
     spent = [row["milliseconds"] for row in found["kernels"]]
@@ -89,7 +93,7 @@ def test_clocks_are_around_the_stages_of_a_gpu_too(small_path: Path) -> None:
     ours = Classifier(small_path)
     on_device = DeviceDecoder(ours.decoder, ours.preprocess)  # type: ignore[arg-type]
     body = places365.image(0, 0, 1, 0, 80)
-    with gpu_profile._clocks(torch.device("cpu")) as spent:
+    with profile._clocks(torch.device("cpu")) as spent:
         (image,) = on_device.decode([body])
         assert isinstance(image, torch.Tensor) and spent["decode"] > 0 and spent["crop and resize"] > 0
         ours.preprocess.normalize(image[None])
@@ -121,15 +125,15 @@ def test_a_stage_that_fails_costs_the_others_nothing(tmp_path: Path, monkeypatch
 def test_each_section_has_a_command_that_its_module_understands(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.bodies.draw", lambda size, folder: [folder / size.name / "00.jpg"])
-    monkeypatch.setattr("benchmarks.resnet.untrained", lambda kind: small())
+    monkeypatch.setattr("benchmarks.traffic.bodies.draw", lambda size, folder: [folder / size.name / "00.jpg"])
+    monkeypatch.setattr("benchmarks.harness.resnet.untrained", lambda kind: small())
     for rehearse in (True, False):
         monkeypatch.setattr("benchmarks.bench_runs.run", failing)
         made = gpu_report.command(tmp_path, name, rehearse, lambda _: None)
         module = importlib.import_module(made[0])
         parsed = module.parsed(made[1:])
         assert parsed is not None
-        if made[0] == "benchmarks.gpu_ceilings" and not rehearse:
+        if made[0] == "benchmarks.gpu.ceilings" and not rehearse:
             assert parsed.distinct == 0, "answers of random weights are compared"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"handlers", "training", "serving", "pipeline", "benchmarks"}
+OURS = {"handlers", "training", "serving", "pipeline", "benchmarks", "synthetic"}
 IN_AN_ARCHIVE = {"handlers", "torch", "kornia", "simplejpeg", "PIL", "numpy", *sys.stdlib_module_names}
 ALLOWED = {"handlers": {"handlers"}, "training": {"training", "handlers"}, "serving": {"serving", "handlers"}}
 
@@ -33,4 +33,4 @@ def test_imports_go_one_way(package: str) -> None:
 def test_what_travels_in_an_archive_is_there_on_a_server() -> None:
     others = {(path.name, name) for path, name in imported("handlers") if name not in IN_AN_ARCHIVE}
     # A worker with a GPU alone waits for torchvision; TorchServe's own modules are where its worker is.
-    assert others == {("nvjpeg.py", "torchvision"), ("wire.py", "ts")}
+    assert others == {("nvjpeg.py", "torchvision"), ("torchserve_reader.py", "ts")}

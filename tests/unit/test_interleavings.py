@@ -14,11 +14,14 @@ from typing import cast
 import psutil
 import pytest
 
-from serving import deployment, lock, model_store, server
+from serving import server
 from serving.client import Client
-from serving.live import Live, LiveModel
-from serving.model_status import ModelStatus, Worker
-from serving.state import ServerState, created
+from serving.client.model_status import ModelStatus, Worker
+from serving.host import lock
+from serving.host.state import ServerState, created
+from serving.lifecycle import deployment
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
 from tests.campaigns import stepped
 from tests.until import until
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import java
+from serving.host import java
 
 
 def put(home: Path, says: str) -> Path:

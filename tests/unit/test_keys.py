@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from serving.client import Client, ClientError, NoKey, Unreachable
-from serving.deadline import Deadline
-from serving.keys import APIS, Key
+from serving.client.deadline import Deadline
+from serving.client.keys import APIS, Key
 
 
 class Server:
@@ -199,7 +199,7 @@ def test_a_lock_that_somebody_holds_for_ever_stops_nobody(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("serving.keys.RENEWAL", 0.1)
+    monkeypatch.setattr("serving.client.keys.RENEWAL", 0.1)
     server = start(0.01)
     server.life = 60
     time.sleep(0.02)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.live import FILE, Live, LiveModel
-from serving.model_store import ArchiveError
+from serving.store.live import FILE, Live, LiveModel
+from serving.store.model_store import ArchiveError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import lock
+from serving.host import lock
 from tests.until import until
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import members
-from serving.model_store import Archive, ArchiveError
+from serving.store import members
+from serving.store.model_store import Archive, ArchiveError
 
 MANIFEST = json.dumps({"model": {"modelName": "a", "modelVersion": "1.0", "serializedFile": "model.pt"}})
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, memory, precision, service
-from handlers.artifact import ArtifactError
+from handlers import memory, service
 from handlers.classifier import Classifier
 from handlers.device import DeviceError
+from handlers.network import precision, torchscript
+from handlers.network.torchscript import ArtifactError
 from handlers.service import Service
 from handlers.settings import Settings
 from tests.unit.small_network import save_small
@@ -60,7 +61,7 @@ def test_another_error_stays_what_it_is(error: Exception) -> None:
 
 def test_what_the_interpreter_has_no_memory_for_goes_in_parts(path: Path) -> None:
     classifier = Classifier(path)
-    with artifact.quiet():
+    with torchscript.quiet():
         classifier.engine.module = torch.jit.script(Narrow())
     with pytest.raises(RuntimeError, match="TorchScript interpreter") as raised:
         classifier.engine.module(torch.zeros(4, 3, 16, 16))
@@ -77,10 +78,10 @@ def test_weights_that_find_no_memory_are_no_damaged_artifact(path: Path, monkeyp
     monkeypatch.setattr(torch.jit, "load", fail)
     error = FULL
     with pytest.raises(torch.OutOfMemoryError):
-        artifact.load(path)
+        torchscript.load(path)
     error = "PytorchStreamReader failed"
     with pytest.raises(ArtifactError, match="is damaged"):
-        artifact.load(path)
+        torchscript.load(path)
 
 
 def test_a_full_gpu_leaves_a_worker_on_the_cpu(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import model_store
-from serving.model_store import Archive, ArchiveError
+from serving.store import model_store
+from serving.store.model_store import Archive, ArchiveError
 
 
 def put(store: Path, name: str, version: str, *, says: tuple[str, str] | None = None) -> Path:

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact
-from handlers.engine import Engine
+from handlers.network import torchscript
+from handlers.network.engine import Engine
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, plain
 from training.networks import DroppedNorm, build
@@ -46,8 +46,8 @@ def test_logits_features_and_embedding(name: str, device: torch.device) -> None:
 def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) -> None:
     network = build(node(name), 5, 3, SIZE).eval()
     spec = Spec(preprocess=PreprocessSpec(image_size=SIZE), classes=tuple("abcde"), network=name)
-    artifact.save(network, spec, tmp_path / "model.pt")
-    engine = Engine(artifact.load(tmp_path / "model.pt").module, (3, SIZE, SIZE), torch.device("cpu"), "fp32")
+    torchscript.save(network, spec, tmp_path / "model.pt")
+    engine = Engine(torchscript.load(tmp_path / "model.pt").module, (3, SIZE, SIZE), torch.device("cpu"), "fp32")
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(images)

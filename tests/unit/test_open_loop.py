@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import open_loop
-from benchmarks.open_loop import Answer, schedule, summarize
+from benchmarks.traffic import open_loop
+from benchmarks.traffic.open_loop import Answer, schedule, summarize
 from tests.unit.answering_server import answering
 
 

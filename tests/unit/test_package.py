@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import archive, model_store, package, provenance
-from serving.model_store import ArchiveError
+from serving import archive
+from serving.store import model_store, package, provenance
+from serving.store.model_store import ArchiveError
 from tests.unit.archived_run import write_run
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ build = partial(archive.build, rehearse=False)
 ELSEWHERE = """
 import os, sys
 from pathlib import Path
-from serving import archive, package
+from serving import archive
+from serving.store import package
 
 os.umask(0o077)
 package.HANDLERS = Path(sys.argv[1])
@@ -46,12 +48,14 @@ def build_elsewhere(folder: Path, **environment: str) -> Path:
     """Build what `write_run` wrote, in another place, and return the store."""
     handlers = folder / "copied" / "handlers"
     (handlers / "__pycache__").mkdir(parents=True)
-    for path in sorted(package.HANDLERS.glob("*.py"), reverse=True):
-        shutil.copyfile(path, handlers / path.name)
+    for path in sorted(package.HANDLERS.rglob("*.py"), reverse=True):
+        copied = handlers / path.relative_to(package.HANDLERS)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copied)
     (handlers / "__pycache__" / "spec.cpython-311.pyc").write_bytes(b"compiled")
     (handlers / "notes.txt").write_text("of an editor")
     runs = write_run(folder / "other runs")
-    for path in (*handlers.glob("*.py"), *(runs / "fingers").iterdir()):
+    for path in (*handlers.rglob("*.py"), *(runs / "fingers").iterdir()):
         os.utime(path, (86_400, 86_400))
         path.chmod(0o700)
     arguments = [str(handlers), str(runs), str(folder / "other store")]

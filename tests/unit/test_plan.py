@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.live import Live, LiveModel
-from serving.model_status import ModelStatus
-from serving.model_store import Archive, ArchiveError
-from serving.plan import Plan
+from serving.client.model_status import ModelStatus
+from serving.lifecycle.plan import Plan
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive, ArchiveError
 
 KNOWN = Live({"a": LiveModel("2.0", "1.0"), "b": LiveModel("9.0")})
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlers import plugins
-from handlers.decoding import decode
 from handlers.errors import BadImage, UnsupportedFormat
-from handlers.kinds import START_BYTES
-from handlers.limits import MOST_READS, BoundedReads
+from handlers.images import pillow
+from handlers.images.decoding import decode
+from handlers.images.kinds import START_BYTES
+from handlers.images.limits import MOST_READS, BoundedReads
 
 SIZE = 10_000_000  # bytes; the limit is twice that
 # A million turns of an empty loop are the unit: what is not bounded takes hundreds of them, or thousands.
@@ -129,19 +129,19 @@ def test_what_is_not_served_says_what_to_send(kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "PCX"])
 def test_an_image_is_known_by_its_first_bytes(name: str) -> None:
-    assert plugins.begins_as_image(encoded(name)[:START_BYTES])
+    assert pillow.begins_as_image(encoded(name)[:START_BYTES])
 
 
 @pytest.mark.parametrize("start", [b"\0\0\0\x18ftypmp42", b"\xff\xd8\xff", b"<svg xmlns=", b"8BPS\0\1"])
 def test_a_film_or_a_drawing_is_known_too(start: bytes) -> None:
-    assert plugins.begins_as_image(start.ljust(START_BYTES, b"\0"))
+    assert pillow.begins_as_image(start.ljust(START_BYTES, b"\0"))
 
 
 @pytest.mark.parametrize(
     "start", [b"", b"\xff\xd8", b"epoch,loss\n", b'{"a": 1}', b"%PDF-1.7", b"PK\3\4", b"\x1f\x8b\x08", b"xftyp"]
 )
 def test_what_is_no_image_is_not_taken_for_one(start: bytes) -> None:
-    assert not plugins.begins_as_image(start)
+    assert not pillow.begins_as_image(start)
 
 
 def test_reads_are_counted() -> None:

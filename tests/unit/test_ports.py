@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
+from serving.host.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
 
 CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
 

@@ -16,19 +16,19 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from handlers.decoding import decode
-from handlers.limits import Limits
+from handlers.images.decoding import decode
+from handlers.images.limits import Limits
 from handlers.preprocessing import Preprocess
 from handlers.tolerances import PIXELS
+from synthetic.encoding import jpeg as encode_jpeg
 from tests.unit.class_folders import CLASSES, jpeg, write
-from training import prepare as module
+from training.cards import card
 from training.configuration import compose
-from training.generate.card import card
-from training.generate.encoding import jpeg as encode_jpeg
-from training.prepare import main, prepare, recipe_from
-from training.recipe import Recipe, listing
-from training.records import DatasetError
-from training.store import PreparedDataset
+from training.data import prepare as module
+from training.data.prepare import main, prepare, recipe_from
+from training.data.recipe import Recipe, listing
+from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 
 
 @pytest.fixture
@@ -230,21 +230,31 @@ def test_training_sees_what_images_hold_and_not_when_they_were_written(tmp_path:
 
 
 def test_the_key_changes_with_all_code_that_reads(tmp_path: Path) -> None:
-    root = Path(module.__file__).parents[1]
+    root = Path(module.__file__).parents[2]
     for package in ("handlers", "training"):
         shutil.copytree(root / package, tmp_path / package)
     write(tmp_path / "raw", 1)
     code = (
-        "import sys; from pathlib import Path; from training.recipe import Recipe;"
+        "import sys; from pathlib import Path; from training.data.recipe import Recipe;"
         "recipe = Recipe(name='a', reader='petals', raw=Path('raw'), image_size=8); print(recipe.key());\n"
         "for name in sys.argv[1:]: open(name, 'a').write(' ') and print(recipe.key())"
     )
     reading = ("__init__.py", "petals.py", "folder.py", "options.py", "petals_classes.json")
-    files = [*(f"training/readers/{name}" for name in reading), "training/tfrecord.py", "training/records.py"]
-    files += ["training/decoders.py", "training/index.py", "handlers/limits.py", "handlers/plugins.py"]
-    files += [f"handlers/{name}.py" for name in ("tiff", "decoding", "jpeg", "orientation", "colours", "preprocessing")]
+    files = [
+        *(f"training/data/readers/{name}" for name in reading),
+        "training/data/tfrecord.py",
+        "training/data/records.py",
+    ]
+    files += [
+        "training/data/decoders.py",
+        "training/data/index.py",
+        "handlers/images/limits.py",
+        "handlers/images/pillow.py",
+    ]
+    images = ("tiff", "decoding", "jpeg", "orientation", "colours", "avif")
+    files += [*(f"handlers/images/{name}.py" for name in images), "handlers/preprocessing.py"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *files, "training/readers/moths.py"],
+        [sys.executable, "-c", code, *files, "training/data/readers/moths.py"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -270,10 +280,10 @@ def test_torch_is_not_imported_for_an_unchanged_set(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", 2)
     arguments = ["dataset=class_folders", f"raw={raw}", "store=pets", "dataset.image_size=8", "processes=1"]
     code = (
-        "import sys; from training.prepare import main; code = main(sys.argv[1:]);"
+        "import sys; from training.data.prepare import main; code = main(sys.argv[1:]);"
         "print([name for name in ('torch', 'kornia', 'webdataset', 'sklearn') if name in sys.modules]); sys.exit(code)"
     )
-    root = Path(module.__file__).parents[1]
+    root = Path(module.__file__).parents[2]
     for expected in ("6 images", "is up to date"):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
@@ -289,14 +299,15 @@ def test_torch_is_not_imported_for_an_unchanged_set(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, folder: Path) -> None:
     raw = write(tmp_path / "raw", 60)
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom training.index import Index\n"
-        "from training.recipe import Recipe\nfrom training.prepare import prepare\nfinish, done = Index.finish, []\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom training.data.index import Index\n"
+        "from training.data.recipe import Recipe\nfrom training.data.prepare import prepare\n"
+        "finish, done = Index.finish, []\n"
         "def kill(self, chunk):\n    finish(self, chunk); done.append(1)\n"
         "    if len(done) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "Index.finish = kill\n"
         "prepare(Recipe(name='pets', reader='class_folders', raw=Path(sys.argv[1]), image_size=16), Path(sys.argv[2]))"
     )
-    root = Path(module.__file__).parents[1]
+    root = Path(module.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     killed = subprocess.run([sys.executable, "-c", code, str(raw), str(folder)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL and not folder.exists()

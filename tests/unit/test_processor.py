@@ -5,7 +5,7 @@ import sys
 
 import psutil
 
-from serving import processor
+from serving.host import processor
 from tests.until import until
 
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import model_store, prune
-from serving.live import FILE, Live, LiveModel
-from serving.lock import Held, alone
-from serving.model_store import ArchiveError
+from serving.host.lock import Held, alone
+from serving.store import model_store, prune
+from serving.store.live import FILE, Live, LiveModel
+from serving.store.model_store import ArchiveError
 from tests.unit.archived_run import write_servable
 
 ROOT = Path(__file__).parents[2]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from training import tfrecord
-from training.prepare import prepare
-from training.readers import READERS, petals, read
-from training.recipe import Recipe, listing
-from training.records import DatasetError, RawDataset, Record
+from training.data import tfrecord
+from training.data.prepare import prepare
+from training.data.readers import READERS, petals, read
+from training.data.recipe import Recipe, listing
+from training.data.records import DatasetError, RawDataset, Record
 
 NAMES = json.loads(Path(petals.__file__).with_name("petals_classes.json").read_text())
 

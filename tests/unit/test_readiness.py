@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from serving import readiness
 from serving.client import Client
-from serving.model_status import ModelStatus, Worker
-from serving.readiness import NotReady, wait_ready
+from serving.client.model_status import ModelStatus, Worker
+from serving.lifecycle import readiness
+from serving.lifecycle.readiness import NotReady, wait_ready
 
 
 class Loading:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import markdown, readme, result, serving_figures, sweep, tables
+from benchmarks import readme, result, sweep
+from benchmarks.comparison import figures as serving_figures
+from benchmarks.pages import markdown, results
 
 SCORE = {"value": 0.995, "low": 0.99, "high": 0.998}
 RUN = {
@@ -40,7 +42,7 @@ def test_a_table_is_made_of_its_results(tmp_path: Path) -> None:
     assert readme.render(text, tmp_path) == text
 
 
-@pytest.mark.parametrize("name", list(tables.TABLES))
+@pytest.mark.parametrize("name", list(results.TABLES))
 def test_what_has_no_result_is_not_claimed(name: str, tmp_path: Path) -> None:
     assert f"\n\n{markdown.NOT_MEASURED}\n\n" in readme.render(block(name), tmp_path)
 
@@ -249,4 +251,4 @@ def test_every_page_says_what_the_results_say() -> None:
         there |= names
         # The README's tables are short forms of tables of other pages, which have the origins.
         assert readme.ORIGINS in names or not names or page.name == "README.md"
-    assert there == {*tables.TABLES, readme.ORIGINS}
+    assert there == {*results.TABLES, readme.ORIGINS}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import real, training_tables
+from benchmarks import real
+from benchmarks.pages import training_tables
 from training.configuration import compose
 from training.crossvalidate import folds
 
@@ -37,6 +38,7 @@ def test_a_step_that_fails_ends_the_run(
     assert real.main([str(tmp_path), "fingers"]) == 1
     error = capfd.readouterr().err
     assert (
-        "fingers: there is no such folder of raw images" in error and "error: fingers: training.prepare failed" in error
+        "fingers: there is no such folder of raw images" in error
+        and "error: fingers: training.data.prepare failed" in error
     )
     assert not list(tmp_path.rglob("*.json"))

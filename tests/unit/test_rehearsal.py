@@ -10,8 +10,9 @@ import pytest
 
 from handlers import golden
 from handlers.golden import Golden, GoldenError
-from serving import archive, package, rehearsal
-from serving.model_store import Archive, ArchiveError
+from serving import archive
+from serving.store import package, rehearsal
+from serving.store.model_store import Archive, ArchiveError
 from tests.server.bombs import webp_of_one_colour
 from tests.unit.archived_run import write_servable
 from tests.unit.small_network import CLASSES
@@ -85,7 +86,7 @@ def test_what_imports_more_than_an_archive_holds_is_refused(run: Path, handlers:
     edit(
         handlers / "service.py",
         "from handlers.settings",
-        "from serving.model_store import FOLDER\nfrom handlers.settings",
+        "from serving.store.model_store import FOLDER\nfrom handlers.settings",
     )
     (handlers / "spare.py").write_text("")  # the repository's own folders are no way to import it either
     assert "ModuleNotFoundError: No module named 'serving'" in refused(run, FP32)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from handlers import content_encoding, payload
 from handlers.errors import BadImage, BadRequest, NoExplanation, RequestError, TooLarge, UnsupportedFormat
-from handlers.payload import Request
-from handlers.request import HEADERS_OF_A_PART, MULTIPART, Asked, Field, read
+from handlers.requests import content_encoding, payload
+from handlers.requests.payload import Request
+from handlers.requests.request import HEADERS_OF_A_PART, MULTIPART, Asked, Field, read
 from handlers.settings import Settings
 
 IMAGE = bytes(range(256)) * 3  # every digit of base64, "+" and "/" among them

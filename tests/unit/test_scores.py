@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score, precision_score, recall_score, top_k_accur
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from training import scores
-from training.records import DatasetError
+from training.data.records import DatasetError
 
 
 def answers(images: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

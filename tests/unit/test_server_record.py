@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import model_store, server
-from serving.live import Live, LiveModel
-from serving.state import ServerState, is_part
+from serving import server
+from serving.host.state import ServerState, is_part
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
 
 BEFORE = Live({"a": LiveModel("2.0", "1.0"), "b": LiveModel("1.0")})
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import serving_chart, serving_figures, serving_tables
-from benchmarks.serving_figures import Figures
+from benchmarks.comparison import chart
+from benchmarks.comparison import figures as serving_figures
+from benchmarks.comparison.figures import Figures
+from benchmarks.pages import serving_tables
 
 
 def raw(row: str, rate: float, connections: int = 64, body: str = "200x200", **more: Any) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def test_the_readme_shows_rates_targets_and_what_was_not_measured(tmp_path: Path
 
 def test_the_chart_is_the_same_for_the_same_result(tmp_path: Path) -> None:
     for name in ("one.svg", "two.svg"):
-        serving_chart.draw(result(), tmp_path / name)
+        chart.draw(result(), tmp_path / name)
     text = (tmp_path / "one.svg").read_text()
     assert text == (tmp_path / "two.svg").read_text()
     assert "Sightline, bf16" in text and ">430<" in text and "int8" not in text

@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 
 from tests.unit.class_folders import write
-from training import shards
-from training.prepare import prepare
-from training.recipe import Recipe
-from training.records import DatasetError
-from training.shards import EncodedBatches
-from training.splits import SplitSpec
-from training.store import PreparedDataset
+from training.data import shards
+from training.data.prepare import prepare
+from training.data.recipe import Recipe
+from training.data.records import DatasetError
+from training.data.shards import EncodedBatches
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 
 SPEC = SplitSpec(validation=0.2)
 

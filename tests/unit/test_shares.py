@@ -4,9 +4,9 @@ import pytest
 
 from handlers import machine
 from handlers.machine import THREADS_VARIABLE
-from serving import shares as shares_module
 from serving.errors import ServingError
-from serving.shares import JAVA_VARIABLES, Shares
+from serving.host import resources as shares_module
+from serving.host.resources import JAVA_VARIABLES, Shares
 
 GB = 10**9
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from training.splits import Rows, Split, SplitSpec, split
+from training.data.splits import Rows, Split, SplitSpec, split
 
 
 def deal(

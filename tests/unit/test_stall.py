@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.stall import Stall
+from serving.lifecycle.stall import Stall
 
 PATIENCE, OWN = 8.0, 60.0  # seconds
 

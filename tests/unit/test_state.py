@@ -14,7 +14,7 @@ import pytest
 from handlers import process
 from serving import server
 from serving.client import Client, NoKey
-from serving.state import FILE, KEY_FILE, LOGS, ServerState
+from serving.host.state import FILE, KEY_FILE, LOGS, ServerState
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import os
 
 from rich.console import Console
 
-from serving.model_status import ModelStatus, Worker
-from serving.state import ServerState
+from serving.client.model_status import ModelStatus, Worker
+from serving.host.state import ServerState
 from serving.status import Status, Version, _version, show
 
 

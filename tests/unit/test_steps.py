@@ -18,11 +18,12 @@ from rich.console import Console
 
 from pipeline import showing, steps, up
 from pipeline.steps import StepError, StepFailed, Steps
-from serving import archive, model_config
+from serving import archive
 from serving.client import Client
-from serving.live import Live, LiveModel
-from serving.model_status import ModelStatus, Worker
-from serving.model_store import ArchiveError
+from serving.client.model_status import ModelStatus, Worker
+from serving.store import model_config
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import ArchiveError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.configuration import compose
 from training.predictions import Predictions
@@ -102,11 +103,11 @@ def test_any_path_reaches_the_configuration(path: str) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A folder with a run of the name "small"."""
-    from handlers import artifact
+    from handlers.network import torchscript
 
     folder = tmp_path / "runs" / "small"
     folder.mkdir(parents=True)
-    artifact.save(SmallNetwork().eval(), small_spec(), folder / "model.pt")
+    torchscript.save(SmallNetwork().eval(), small_spec(), folder / "model.pt")
     return tmp_path
 
 
@@ -117,11 +118,11 @@ def test_an_archive_is_built_once_for_the_same_weights(trained: Path) -> None:
 
 
 def test_other_weights_become_the_next_version(trained: Path) -> None:
-    from handlers import artifact
+    from handlers.network import torchscript
 
     first, _ = build_archive("small", trained)
     before = first.path.read_bytes()
-    artifact.save(SmallNetwork().eval(), small_spec(size=24), trained / "runs" / "small" / "model.pt")
+    torchscript.save(SmallNetwork().eval(), small_spec(size=24), trained / "runs" / "small" / "model.pt")
     second, new = build_archive("small", trained)
     assert (second.version, new) == ("2.0", True)
     assert first.path.read_bytes() == before
@@ -142,7 +143,7 @@ def test_an_archive_of_older_code_is_not_current(trained: Path) -> None:
     with zipfile.ZipFile(found.path) as source, zipfile.ZipFile(older, "w") as target:
         for member in source.infolist():
             text = source.read(member)
-            target.writestr(member, text + b"\n" if member.filename == "handlers/decoding.py" else text)
+            target.writestr(member, text + b"\n" if member.filename == "handlers/images/decoding.py" else text)
     assert steps.is_current(found, trained / "runs" / "small")
     shutil.move(older, found.path)
     assert not steps.is_current(found, trained / "runs" / "small")

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from tests.unit.class_folders import write
-from training.arrays import RowFile
-from training.index import Decoded, Index
-from training.prepare import prepare
-from training.recipe import Recipe
-from training.records import DatasetError, RawDataset, Record
-from training.splits import SplitSpec
-from training.store import PreparedDataset, statistics
+from training.data.arrays import RowFile
+from training.data.index import Decoded, Index
+from training.data.prepare import prepare
+from training.data.recipe import Recipe
+from training.data.records import DatasetError, RawDataset, Record
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset, statistics
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import swaps
-from benchmarks.open_loop import Answer
-from benchmarks.small_server import Expected
+from benchmarks.harness.small_server import Expected
 from benchmarks.swaps import Swap, was_default
+from benchmarks.traffic.open_loop import Answer
 
 # 1.0 is live; 2.0 from 11 s (the call takes until 11.5), 1.0 again from 21 s.
 SWAPS = [Swap("2.0", 10, 11, 11.5, 13), Swap("1.0", 20, 21, 21.5, 23)]

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import sweep
-from benchmarks.servers import Running
+from benchmarks.harness.servers import Running
 from benchmarks.sweep import Setting
-from serving import model_config
-from serving.shares import JAVA_VARIABLES, Shares
+from serving.host.resources import JAVA_VARIABLES, Shares
+from serving.store import model_config
 
 CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from serving import predict
 from tests.campaigns import pictures as comparison
-from training import index, pictures
+from training import pictures
+from training.data import index
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("serving", "pipeline", "training", "benchmarks")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training import tfrecord
-from training.records import DatasetError
+from training.data import tfrecord
+from training.data.records import DatasetError
 
 PAYLOADS = [b"one", b"", b"three" * 1000]
 

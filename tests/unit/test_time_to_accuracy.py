@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu_page
+from benchmarks.gpu import page
 from benchmarks.time_to_accuracy import reached
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_the_first_epoch_that_reaches_it_counts_to_its_end(accuracies: list[floa
 )
 def test_the_page_has_a_row_of_it(found: dict[str, Any], said: str) -> None:
     row = f"| the real ASL set from scratch to 99.5 % | at most 15 s {said}"
-    assert row in gpu_page.goals({"time to accuracy": found})
+    assert row in page.goals({"time to accuracy": found})
 
 
 def test_it_is_found_by_training_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import artifact, golden
+from handlers import golden
 from handlers.classifier import Classifier
+from handlers.network import torchscript
 from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import export
+from training.cards import cards
 from training.configuration import ConfigurationError, compose, plain
-from training.generate.card import cards
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
 from training.pace import PLANNED, fitting_epochs
@@ -78,7 +79,7 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert own == [f"image-{number}" for number in range(len(own))] and len(CLASSES) <= len(own) <= 8
     assert {each.name for each in kept if each.drawn} == set(cards(16))
     assert golden.check(Classifier(run / "model.pt"), kept) < 1e-6
-    spec = artifact.load(run / "model.pt").spec
+    spec = torchscript.load(run / "model.pt").spec
     assert spec.classes == CLASSES and spec.network == "cnn" and spec.preprocess.image_size == 16
     assert spec.provenance["fingerprint"] == document["fingerprint"]
 
@@ -171,15 +172,15 @@ def test_without_validation_images_the_artifact_is_held_to_training_images(monke
     trained = json.loads((run / "train.json").read_text())["images"]
     assert document["images"] == trained["train"] > 0 == trained["validation"]
     assert document["different_top1"] == 0 and not document["int8"]["offered"]
-    load = artifact.load
+    load = torchscript.load
 
-    def broken(path: Path, device: str = "cpu") -> artifact.Artifact:
+    def broken(path: Path, device: str = "cpu") -> torchscript.Artifact:
         loaded = load(path, device)
         with torch.no_grad():
             dict(loaded.module.named_parameters())["head.weight"].mul_(1.1)
         return loaded
 
-    monkeypatch.setattr(artifact, "load", broken)
+    monkeypatch.setattr(torchscript, "load", broken)
     assert export.main(["name=unvalidated"]) == 1
 
 
@@ -194,7 +195,7 @@ def test_the_best_epoch_is_exported_and_not_the_last() -> None:
     state = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     assert state["epoch"] + 1 == best["epoch"]
     head = state["state_dict"]["network.head.weight"]
-    assert torch.equal(artifact.load(run / "model.pt").module.state_dict()["head.weight"], head)
+    assert torch.equal(torchscript.load(run / "model.pt").module.state_dict()["head.weight"], head)
 
 
 def test_the_rate_falls_within_the_time_that_is_given() -> None:
@@ -244,7 +245,7 @@ def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch
 def test_frozen_features_stay_until_they_are_unfrozen() -> None:
     source, _ = tiny("source", "trainer.epochs=1")
     start = f"network.weights={source}/checkpoints/best.ckpt"
-    first = artifact.load(source / "model.pt").module.state_dict()
+    first = torchscript.load(source / "model.pt").module.state_dict()
     frozen, _ = tiny("frozen", start, "network.freeze=features")
     thawed, _ = tiny("thawed", start, "network.freeze=features", "network.unfreeze_epoch=1", "trainer.epochs=2")
     for run, same in ((frozen, True), (thawed, False)):
@@ -298,7 +299,7 @@ def test_a_transformer_refuses_growing_images() -> None:
 
 
 def test_encoded_shards_train_as_decoded_images_do() -> None:
-    from training.prepare import main as prepare
+    from training.data.prepare import main as prepare
 
     assert prepare([*TINY, "raw=raw", "name=sharded", "store=sharded", "dataset.store=encoded"]) == 0
     assert not Path("data/processed/sharded/images.npy").exists()

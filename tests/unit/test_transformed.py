@@ -9,13 +9,13 @@ from PIL import Image
 from rich.console import Console
 
 from tests.unit.class_folders import write
-from training import transformed
 from training.configuration import compose, plain
-from training.prepare import prepare
-from training.recipe import Recipe
-from training.records import DatasetError
-from training.splits import SplitSpec
-from training.store import PreparedDataset
+from training.data import transformed
+from training.data.prepare import prepare
+from training.data.recipe import Recipe
+from training.data.records import DatasetError
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 from training.train import run_key
 
 SPEC = SplitSpec(validation=0.25)

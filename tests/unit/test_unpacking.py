@@ -15,8 +15,8 @@ from pipeline import unpacking
 from pipeline.data import data
 from pipeline.unpacking import unpack
 from tests.unit import class_folders
-from training.records import DatasetError
-from training.store import PreparedDataset
+from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from pipeline import demo, steps, up
 from serving.errors import ServingError
 from tests.server.conftest import another_server
 from tests.unit import class_folders
-from training import configuration, prepare
-from training.splits import SplitSpec
-from training.store import PreparedDataset
+from training import configuration
+from training.data import prepare
+from training.data.splits import SplitSpec
+from training.data.store import PreparedDataset
 
 
 @pytest.mark.parametrize("sides", [("train", "valid", "test"), ("train", "val"), ("Train", "Testing")])

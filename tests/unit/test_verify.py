@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import small_server
+from benchmarks.harness import small_server
 from handlers import golden
-from serving import archive, provenance, verify
-from serving.model_store import Archive, ArchiveError
+from serving import archive, verify
+from serving.store import provenance
+from serving.store.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_servable
 
 ROOT = Path(__file__).parents[2]

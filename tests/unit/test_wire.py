@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from handlers import wire
+from handlers import torchserve_reader
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"unclosed file .*version\.txt")  # the package leaves it open
@@ -31,7 +31,7 @@ def field(value: bytes) -> bytes:
 
 def message(requests: Iterable[tuple[Mapping[bytes, bytes], Iterable[Part]]]) -> bytes:
     """Return a batch as the front end sends it: the headers of each request, and its fields."""
-    end = struct.pack("!i", wire.END)
+    end = struct.pack("!i", torchserve_reader.END)
     data = b"I"
     for number, (headers, parts) in enumerate(requests):
         data += field(f"{number:036d}".encode())
@@ -48,7 +48,9 @@ def batch(seed: int) -> bytes:
         headers = {
             b"h%d" % each: draw.randbytes(draw.randrange(40)).hex().encode() for each in range(draw.randrange(6))
         }
-        sizes = [draw.choice((0, 1, 5_000, wire.BUFFER, 300_000)) for _ in range(draw.choice((0, 1, 1, 1, 3)))]
+        sizes = [
+            draw.choice((0, 1, 5_000, torchserve_reader.BUFFER, 300_000)) for _ in range(draw.choice((0, 1, 1, 1, 3)))
+        ]
         parts = [(b"f%d" % each, b"image/jpeg", draw.randbytes(size)) for each, size in enumerate(sizes)]
         requests.append((headers, parts))
     return message(requests)
@@ -69,7 +71,7 @@ def installed() -> Iterator[None]:
     before = {name: getattr(protocol, name) for name in names}
     fold = Service.retrieve_data_for_inference
     try:
-        with closing(wire.install()):
+        with closing(torchserve_reader.install()):
             yield
     finally:
         for name, value in before.items():
@@ -163,7 +165,7 @@ def test_a_body_is_the_bytes_that_came(connected: Connected) -> None:
 def test_a_row_carries_every_field_of_a_request(connected: Connected) -> None:
     parts = [(b"f", b"image/png", b"1"), (b"g", b"", b"2"), (b"f", b"image/png", b"3")]
     [(_, requests)] = read(connected, message([({b"Host": b"x"}, parts), ({}, [])]), 1)
-    wire.install()  # again: what is installed already is not installed over itself
+    torchserve_reader.install()  # again: what is installed already is not installed over itself
     _, rows, ids = Service.retrieve_data_for_inference(requests)
     assert rows == [{"f": b"3", "g": b"2"}, {}] and len(ids) == 2
     assert [(field["name"], field["value"]) for field in rows[0].fields] == [("f", b"1"), ("g", b"2"), ("f", b"3")]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from training.prepare import prepare
-from training.recipe import Recipe
+from training.data.prepare import prepare
+from training.data.recipe import Recipe
 
 CLASSES = ("blue", "green", "red")
 SIDE = 16

@@ -1,0 +1,88 @@
+"""The table of docs/operations.md: what swaps, crashes and long runs cost."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pages.markdown import NOT_MEASURED, load, table
+
+Row = tuple[str, str, str]
+
+
+def operations(results: Path) -> str:
+    """Make the table; what was not measured is said in its row."""
+    rows: list[tuple[str, str, str, str]] = []
+    measured = False
+    for name, sections in SECTIONS.items():
+        document = load(results / f"{name}.json")
+        measured = measured or document is not None
+        for section, made in sections.items():
+            found = document if section == "" else (document or {}).get("sections", {}).get(section)
+            if document is None or found is None:
+                rows.append((f"{name} {section}".strip(), NOT_MEASURED, "", f"`python -m benchmarks.{name}`"))
+                continue
+            command = document["commands"][section] if section else document["command"]
+            rows += [(*each, f"`{command}`" if number == 0 else "") for number, each in enumerate(made(found))]
+    if not measured:
+        return NOT_MEASURED
+    head = ["what was done", "what came of it", "goal", "command"]
+    return table(head, rows) + "\n\nA narrow ResNet-18-D at 64 x 64, fp32."
+
+
+def _swaps(row: Mapping[str, Any]) -> Iterator[Row]:
+    lost = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
+    yield f"{row['deployments']} deployments, {row['rate']:g} requests/s", lost, "0, 0"
+    yield "the switch itself, longest", f"{row['switch_seconds'] * 1e3:.0f} ms", "1 s"
+    p99 = f"{row['during']['p99']:.0f} / {row['between']['p99']:.0f} ms: {row['p99_ratio']:g} times"
+    yield "99 % of requests, during / between swaps", p99, "2 times"
+    yield "the slowest request", f"{row['slowest_ms']:.0f} ms", ""
+
+
+def _saturated(row: Mapping[str, Any]) -> Iterator[Row]:
+    lost = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
+    yield f"{row['deployments']} deployments at saturation, {row['connections']} connections", lost, "0, 0"
+
+
+def _workers(row: Mapping[str, Any]) -> Iterator[Row]:
+    seen = f"{row['failed']} failed of {row['requests']:,}; READY again after {row['ready_seconds']:.1f} s (median)"
+    yield f"{row['killed']} workers killed, through the client", seen, "0; 6 s"
+
+
+def _servers(row: Mapping[str, Any]) -> Iterator[Row]:
+    seen = f"live again after {row['back_seconds']:.1f} s at most, {row['failed']} of {row['requests']:,} failed"
+    yield f"{row['killed']} servers killed, with `make watch`", seen, "20 s"
+
+
+def _steps(rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    whole = sum(each["whole"] for each in rows)
+    yield "server and deployment killed at each step of a deployment", f"recovered {whole} of {len(rows)} times", "all"
+
+
+def _requests(row: Mapping[str, Any], what: str = "", goal: str = "50 MB") -> Iterator[Row]:
+    seen = f"{row['failed']} failed; memory at most {row['above_mean_mb']:.0f} MB above its mean"
+    yield f"{row['requests']:,} requests{what}", seen, goal
+
+
+def _leaking(row: Mapping[str, Any]) -> Iterator[Row]:
+    yield from _requests(row, ", a handler that leaks", "control: more than 50 MB")
+
+
+def _registrations(row: Mapping[str, Any]) -> Iterator[Row]:
+    first = f"{row['growth_from_first_mb']:+.0f} MB from the very first"
+    seen = f"{row['growth_mb']:+.0f} MB after a tenth of them ({first}), {row['folder_growth']:+d} temporary files, "
+    seen += f"{row['failed']} failed"
+    yield f"{row['registrations']} registrations and removals", seen, "50 MB, 0"
+
+
+def _load(document: Mapping[str, Any]) -> Iterator[Row]:
+    for each in document["runs"]:
+        yield each["what"], f"{each['failures']} failed of {each['requests']:,}, exit {each['exit']}", each["goal"]
+
+
+# Result -> its sections in the order of the table; "" is a document without sections
+SECTIONS: dict[str, dict[str, Callable[[Any], Iterator[Row]]]] = {
+    "swaps": {"open loop": _swaps, "saturated": _saturated},
+    "crashes": {"workers": _workers, "servers": _servers, "steps": _steps},
+    "soak": {"requests": _requests, "leaking": _leaking, "registrations": _registrations},
+    "load": {"": _load},
+}

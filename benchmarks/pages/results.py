@@ -1,0 +1,26 @@
+"""The tables of the documentation: each is made from the results of one benchmark only."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.gpu import page
+from benchmarks.pages import operations_tables, serving_tables, training_tables
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "accuracy": training_tables.accuracy,
+    "rates": serving_tables.rates_in_short,
+    "real": training_tables.real,
+    "demo": training_tables.demo,
+    "fewest": training_tables.fewest,
+    "prepare": training_tables.prepare,
+    "training": training_tables.training,
+    "formats": serving_tables.formats,
+    "serving": serving_tables.serving,
+    "worker": serving_tables.worker,
+    "sweep": serving_tables.sweep,
+    "decoders": serving_tables.decoders,
+    "int8": serving_tables.int8,
+    "profile": serving_tables.profile,
+    "operations": operations_tables.operations,
+    "gpu": page.gpu,
+}

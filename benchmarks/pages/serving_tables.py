@@ -1,0 +1,232 @@
+"""The tables on serving: rates against other servers, and the cost of each part."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.comparison.figures import SMALL, WORDS, Figures, rates, targets, words
+from benchmarks.pages.markdown import NOT_MEASURED, load, machine, table
+from benchmarks.result import BUSY
+from serving.store import model_config
+
+CHART = "../benchmarks/results/serving.svg"  # from a page of docs/
+MOST_CONNECTIONS = 64
+IN_SHORT = ("ours-int8", "ours-bf16", "litserve-ours", "litserve-documented", "stock-best")  # the README's rows
+
+
+def serving(results: Path) -> str:
+    """Make the tables of serving: rates of ours and of every peer, the chart, and the targets."""
+    path = results / "serving.json"
+    document = load(path)
+    if document is None:
+        return NOT_MEASURED
+    bodies, connections = document["bodies"], document["connections"]
+    rows, notes = [], []
+    for row in document["rows"]:
+        cells = document["cells"].get(row["name"], {})
+        if row["reason"] is not None:
+            notes.append(f"{row['title']}: not measured ({row['reason']}).")
+        elif row["full"]:
+            title = f"**{row['title']}**" if row["ours"] else row["title"]
+            rows.append([title, row["precision"], *(rates(cells.get(body, {}), connections) for body in bodies)])
+        else:
+            notes.extend(f"{row['title']}, {body}: {rates(loads, connections)}." for body, loads in cells.items())
+    numbers = " / ".join(map(str, connections))
+    head = [f"requests/s at {numbers} connections", "precision"]
+    head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
+    notes.append(
+        f"A single figure means in process, without a server. Medians of {document['rounds']} rounds over all rows, of "
+        f"{document['seconds']:g} s each. {widest(document)} The generator, wrk, took at most "
+        f"{document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}."
+    )
+    notes += changed(document.get("archive", {}))
+    chart = f"\n\n![Requests per second]({CHART})" if path.with_suffix(".svg").is_file() else ""
+    quiet = document["elsewhere_cores"] <= BUSY
+    if not quiet:
+        notes.append(f"Other programs used more than {BUSY} cores, so no goal is called met or missed.")
+    measured = targets(Figures(document["cells"], document["open"]), quiet=quiet)
+    goals = table(WORDS, [words(target) for target in measured])
+    return table(head, rows) + chart + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n\n" + goals
+
+
+def changed(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each default of an archive that has changed since the measurement."""
+    for name, now in model_config.DEFAULTS.items():
+        if name in measured and measured[name] != now and name != "handler":
+            yield f"Measured with {name} {measured[name]}; the default is now {now}."
+
+
+def widest(document: Mapping[str, Any]) -> str:
+    """Return a sentence on the row whose rounds differ most: its figures are the least certain."""
+    titles = {row["name"]: row["title"] for row in document["rows"]}
+    spread, name, body, load = max(
+        (cell["spread"], name, body, int(load))
+        for name, bodies in document["cells"].items()
+        for body, loads in bodies.items()
+        for load, cell in loads.items()
+    )
+    where = f"{titles[name]}, {body}" + (f", {_connections(load)}" if load else "")
+    return f"The rounds of one figure differ by {100 * spread:.0f} % of its median at most ({where})."
+
+
+def rates_in_short(results: Path) -> str:
+    """Make the README's table of rates: ours, the best and the documented LitServe, and stock TorchServe."""
+    document = load(results / "serving.json")
+    if document is None:
+        return NOT_MEASURED
+    titles = {row["name"]: (row["title"], row["precision"]) for row in document["rows"]}
+    figures = Figures(document["cells"], document["open"])
+    rows = []
+    for name in (name for name in IN_SHORT if name in titles):
+        title, precision = titles[name]
+        rate = figures.value(name, SMALL, MOST_CONNECTIONS)
+        rows.append([title.partition(" (")[0], precision, NOT_MEASURED if rate is None else f"{rate:,.0f}"])
+    head = ["server", "precision", "requests/s"]
+    busy = document["elsewhere_cores"]
+    note = f"\n\nResNet-18, 224 x 224, {_connections(MOST_CONNECTIONS)}, JPEG of {SMALL}, "
+    note += f"on {machine(document, packages=False)}"
+    note += f", beside other programs that used {busy:.1f} cores." if busy > BUSY else "."
+    return table(head, rows) + " ".join([note, *changed(document.get("archive", {}))])
+
+
+def worker(results: Path) -> str:
+    """Make the table of a worker's start and memory."""
+    document = load(results / "worker.json")
+    if document is None:
+        return NOT_MEASURED
+    goals = document["goals"]
+    started = f"{document['start_seconds']:.1f} s ({min(document['starts']):.1f} to {max(document['starts']):.1f})"
+    most = f"{goals['anonymous_mb']:.0f} MB"
+    held = f"{document['memory'][0]['anonymous_mb']:.0f} MB, then {document['anonymous_mb']:.0f} MB"
+    rows = [
+        ["from the start of the process to READY, golden images included", started, f"{goals['start_seconds']} s"],
+        [f"anonymous memory, before and after {document['requests']:,.0f} requests", held, most],
+    ]
+    note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts."
+    return table(["a worker", "measured", "at most"], rows) + note
+
+
+def sweep(results: Path) -> str:
+    """Make the table of settings that were compared."""
+    document = load(results / "sweep.json")
+    if document is None:
+        return NOT_MEASURED
+    loads = list(document["rows"][0]["ratio"])
+    rows = [
+        [
+            row["title"],
+            *(f"{row['ratio'][load]:.2f} ({row['low'][load]:.2f} to {row['high'][load]:.2f})" for load in loads),
+        ]
+        for row in document["rows"]
+    ]
+    named = {"large": "16 connections, large images"}
+    head = ["setting", *(named.get(load) or _connections(int(load)) for load in loads)]
+    note = (
+        f"\n\nRequests/s relative to the default, in {document['precision']}: median, lowest and highest of "
+        f"{document['number_of_rounds']} pairs of loads. The first row (default against itself) shows the noise."
+    )
+    return table(head, rows) + note
+
+
+def profile(results: Path) -> str:
+    """Make the table of where a request's time goes."""
+    document = load(results / "profile.json")
+    if document is None:
+        return NOT_MEASURED
+    states = document["rows"]
+    rows = [[stage, *(f"{state['stages'][stage]:.2f}" for state in states)] for stage in states[0]["stages"]]
+    rows.append(["**the request**", *(f"**{state['milliseconds']:.2f}**" for state in states)])
+    rows.append(["requests/s", *(f"{state['requests_per_second']:.0f}" for state in states)])
+    rows.append(["images a batch", *(f"{state['images_per_batch']:.1f}" for state in states)])
+    head = ["stage, ms", *(_connections(state["connections"]) for state in states)]
+    note = (
+        f"\n\nMeans; a request waits for its whole batch. JPEG of {document['size']}, the client on the same machine: "
+        "its own work is in the front end's stages."
+    )
+    return table(head, rows) + note
+
+
+def _connections(number: int) -> str:
+    return f"{number} connection{'s' if number > 1 else ''}"
+
+
+def formats(results: Path) -> str:
+    """Make the table of the artifact's formats: images/s in process by precision and batch size."""
+    document = load(results / "formats.json")
+    if document is None:
+        return NOT_MEASURED
+    pace = {(row["format"], row["precision"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    batches = sorted({batch for _, _, batch in pace})
+    rows = [
+        [name, precision, *(f"{pace[name, precision, batch]:,.0f}" for batch in batches)]
+        for name, precision in dict.fromkeys((name, precision) for name, precision, _ in pace)
+    ]
+    head = ["artifact, images/s in process", "precision", *(f"batch {batch}" for batch in batches)]
+    size = document["image_size"]
+    note = (
+        f"\n\n{document['network']}, {size} x {size}, {document['classes']} classes, medians of alternating rounds, "
+        f"{document['threads']} thread."
+    )
+    return table(head, rows) + note
+
+
+def decoders(results: Path) -> str:
+    """Make the table of decoders: a row each, a column for each format and size."""
+    document = load(results / "decoders.json")
+    if document is None:
+        return NOT_MEASURED
+    columns = list(dict.fromkeys((row["format"], row["size"]) for row in document["rows"]))
+    cells = {(row["decoder"], row["format"], row["size"]): row for row in document["rows"]}
+
+    def cell(decoder: str, kind: str, size: str) -> str:
+        row = cells.get((decoder, kind, size))
+        if row is None:
+            return ""
+        text = f"{row['milliseconds']:.2f}"
+        chosen = document["best"].get(f"{kind} {size}") == decoder
+        return f"{f'**{text}**' if chosen else text} ({row['largest_difference']})"
+
+    names = dict.fromkeys(row["decoder"] for row in document["rows"])
+    rows = [[name, *(cell(name, *column) for column in columns)] for name in names]
+    rows += map(list, document["missing"].items())
+    head = ["decoder", *(f"{'WebP' if kind == 'WEBP' else kind} {size}" for kind, size in columns)]
+    side, far = document["side"], document["faithful"]
+    note = (
+        f"\n\nMilliseconds per image to uint8 of {side} x {side}, median of {document['number_of_rounds']} alternating "
+        "rounds on one core. In brackets: the largest difference of a pixel from decoding in full, of 255 levels. "
+        f"Bold: the fastest whose difference is {far} or less."
+    )
+    return table(head, rows) + note
+
+
+def int8(results: Path) -> str:
+    """Make the table of what int8 gains and costs."""
+    document = load(results / "int8.json")
+    if document is None:
+        return NOT_MEASURED
+    batches = list(dict.fromkeys(row["batch"] for row in document["rows"]))
+    paces = {(row["kind"], row["batch"]): row["images_per_second"] for row in document["rows"]}
+    rows = [
+        [
+            name,
+            *(f"{paces[name, batch]:.0f}" for batch in batches),
+            f"{answers['same_top1']} of {answers['images']}",
+            f"{answers['largest_difference']:.4f}",
+            f"{100 * answers['top1']:.1f} %",
+        ]
+        for name, answers in document["answers"].items()
+    ]
+    rows += map(list, document["missing"].items())
+    size = document["image_size"]
+    head = [
+        f"{document['network']}, {size} x {size}",
+        *(f"images/s, batch {batch}" for batch in batches),
+        "same top-1 as fp32",
+        "largest difference of a probability",
+        "right",
+    ]
+    note = (
+        f"\n\nMedian of {document['number_of_rounds']} alternating rounds on one core; answers on drawn scenes that "
+        "the network, trained for four epochs, was not trained on. The loss of your own run is in its `export.json`."
+    )
+    return table(head, rows) + note

@@ -1,0 +1,162 @@
+"""The tables on data sets and training, from raw images to a trained network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pages.markdown import NOT_MEASURED, load, percent, table
+
+TITLES = {
+    "fingers": "Fingers",
+    "asl": "ASL alphabet, random tenth held out",
+    "asl-blocks": "ASL alphabet, blocks of frames held out",
+    "petals": "Petals to the Metal, its test file",
+    "petals-folds": "Petals to the Metal, five-fold, pooled",
+    "moths": "Moths, their test folder",
+    "moths-folds": "Moths, five-fold, pooled",
+    "places365": "Places365, 96 classes x 72 images",
+}
+IN_SHORT = ("fingers", "asl", "asl-blocks", "petals-folds", "moths-folds", "places365")  # the README's rows
+
+
+def real(results: Path) -> str:
+    """Make the full table of accuracy: every real data set from raw files to served answers."""
+    documents = [(title, load(results / "real" / f"{name}.json")) for name, title in TITLES.items()]
+    rows = []
+    for title, document in documents:
+        if document is None:
+            rows.append([title, "not measured"])
+            continue
+        images, served = document["images"], document.get("served")
+        size = document["image_size"]
+        agree = (
+            f"{100 * served['top1']:.2f} % in {served['precision']}; {served['agree']:,} of {served['images']:,} agree"
+            if served
+            else "not served"
+        )
+        rows.append(
+            [
+                title,
+                f"{images['train'] + images['validation']:,}",
+                f"{images['test']:,}",
+                str(document["classes"]),
+                f"{document['network']}, {size} x {size}",
+                f"{document['parameters'] / 1e6:.2f} M",
+                _time(document),
+                percent(document["top_1"]),
+                agree,
+            ]
+        )
+    head = [
+        "data set",
+        "training images",
+        "test images",
+        "classes",
+        "network",
+        "parameters",
+        "training",
+        "test top-1 (95 % interval)",
+        "served top-1 over REST",
+    ]
+    there = [document for _, document in documents if document is not None]
+    if not there:
+        return NOT_MEASURED
+    note = (
+        "\n\nFive-fold rows: the training images are those of one fold, the training time is the slowest fold's, and "
+        "the test images are all labelled images, each answered by the network that was not trained on it. "
+        "Served answers are compared in the precision of the evaluation, not in the faster one that a server chooses "
+        "by default. One run each, from scratch. `python -m benchmarks.real RAW_ROOT` repeats it."
+    )
+    return table(head, rows) + note
+
+
+def accuracy(results: Path) -> str:
+    """Make the README's table of accuracy: a row for each protocol of `IN_SHORT`."""
+    documents = [(name, load(results / "real" / f"{name}.json")) for name in IN_SHORT]
+    rows = [
+        [TITLES[name], *([NOT_MEASURED] if document is None else [percent(document["top_1"]), _time(document)])]
+        for name, document in documents
+    ]
+    first = next((document for _, document in documents if document is not None), None)
+    if first is None:
+        return NOT_MEASURED
+    note = f"\n\nOne run each, from scratch, on {first['machine']['processor']}."
+    return table(["data set", "test top-1 (95 % interval)", "training time"], rows) + note
+
+
+def _time(document: Mapping[str, Any]) -> str:
+    cores = document["machine"]["cores"]
+    return f"{_duration(document['train_seconds'])}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def demo(results: Path) -> str:
+    """Make the table of what `make demo` takes in a clean clone."""
+    document = load(results / "demo.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            run["title"],
+            f"{run['first_prediction']:.0f} s",
+            f"{run['seconds']:.0f} s",
+            f"{run['right']} of {run['answers']}",
+            percent(run["top_1"]),
+        ]
+        for run in document["runs"]
+    ]
+    head = ["`make demo`", "first served prediction", "all done", "right over REST", "test top-1 (95 % interval)"]
+    return table(head, rows) + "\n\nIn a clean clone, counted from the end of installing."
+
+
+def fewest(results: Path) -> str:
+    """Make the table of the smallest networks and fewest images that learn the Fingers data set."""
+    document = load(results / "fewest.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [
+            str(point["width"]),
+            f"{point['parameters']:,}",
+            f"{point['images_per_class']:,}",
+            f"{100 * point['validation_top_1']:.2f} %",
+            percent(point["test"]),
+        ]
+        for point in document["chosen"]
+    ]
+    return table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
+
+
+def prepare(results: Path) -> str:
+    """Make the table of the cost of preparing by the number of images."""
+    document = load(results / "prepare.json")
+    if document is None:
+        return NOT_MEASURED
+    rows = [
+        [f"{row['images']:,}", f"{row['milliseconds_per_image']:.2f} ms", f"{row['peak_anonymous_mb']:.0f} MB"]
+        for row in document["runs"]
+    ]
+    return table(["images", "time an image", "peak anonymous memory, all processes"], rows)
+
+
+def training(results: Path) -> str:
+    """Make the table of the training rate with the loader against a resident batch."""
+    document = load(results / "training.json")
+    if document is None:
+        return NOT_MEASURED
+    pace, (low, high) = document["images_per_second"], document["ratio_range"]
+    size, data = document["image_size"], document["dataset"]
+    rows = [
+        [f"images/s, {data} images read by the loader", f"{pace['loader']:,.0f}"],
+        ["images/s, one batch that stays on the device", f"{pace['resident']:,.0f}"],
+        [
+            f"loader against resident batch, median of {document['rounds']} rounds (range)",
+            f"{100 * document['ratio']:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+        ],
+        ["share of the time that augmentation takes", f"{100 * document['augmentation_share']:.1f} %"],
+    ]
+    head = [f"training {document['network']}, {size} x {size}, batches of {document['batch_size']}", "value"]
+    return table(head, rows) + "\n\nBoth kinds are augmented; they alternate in one run."

@@ -1,0 +1,105 @@
+"""Encoded images to images of the network's size, many at once, on the CPU."""
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from handlers import tolerances
+from handlers.errors import Busy, RequestError
+from handlers.images.costs import Cost, cost_of
+from handlers.images.decoding import Buffer, Sized, decode
+from handlers.images.limits import Limits
+from handlers.preprocessing import Preprocess
+
+Decoded = torch.Tensor | RequestError
+HEAVY_PIXELS = 2**24  # up to 16 bytes of memory each while they are decoded (measured: WebP)
+
+
+class Decoder:
+    """Decodes and resizes.
+
+    Args:
+        preprocess: says to which size, on a CPU.
+        limits: of one encoded image.
+        threads: that decode; None decodes with the one that asks.
+    """
+
+    whole, tolerance = False, tolerances.PIXELS  # whether a JPEG is always decoded in full; of golden images
+
+    def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
+        self.preprocess, self.limits = preprocess, limits
+        self._pool = _decoders(threads) if threads and threads > 1 else None
+        self._heavy = threading.RLock()  # some are told of several times
+        self._left = math.inf  # seconds that threads may still take
+        self._counting = threading.Lock()
+
+    def cost(self, image: Buffer) -> Cost:
+        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        return cost_of(image, self.limits)
+
+    def allow(self, seconds: float) -> None:
+        """Let decoding take so many seconds of the processor from now on: images that come later are Busy."""
+        self._left = seconds
+
+    def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
+        """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
+        # Decoders and torch let go of the interpreter's lock: threads decode side by side.
+        if self._pool is None or len(images) < 2:
+            return [self._decode(image) for image in images]
+        return list(self._pool.map(self._decode, images))
+
+    def _decode(self, image: Buffer) -> Decoded:
+        if self._left <= 0:
+            return Busy("the images of this batch take longer to decode than a worker may")
+        began = time.thread_time()
+        try:
+            return self._in_turn(image)
+        finally:
+            with self._counting:
+                self._left -= time.thread_time() - began
+
+    def _in_turn(self, image: Buffer) -> Decoded:
+        with contextlib.ExitStack() as held:
+
+            def sized(width: int, height: int) -> None:
+                # The largest images one after the other: each of them may take most of a worker's memory.
+                if width * height > HEAVY_PIXELS:
+                    held.enter_context(self._heavy)
+
+            return self._decoded(image, sized)
+
+    def _decoded(self, image: Buffer, sized: Sized) -> Decoded:
+        try:
+            return self.preprocess.resize(
+                decode(
+                    image,
+                    colour=self.preprocess.spec.colour,
+                    limits=self.limits,
+                    smallest=self.preprocess.shortest_side,
+                    sized=sized,
+                )
+            )
+        except RequestError as error:
+            # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
+            return error.with_traceback(None)
+
+
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Return started threads that decode, in each of which torch computes on that thread alone."""
+    everyone = threading.Barrier(threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        everyone.wait()
+
+    pool = ThreadPoolExecutor(threads, "decode", initializer=start)
+    # Each of these finds no idle thread and starts another; the last answer comes when all of them have started.
+    for started in [pool.submit(int) for _ in range(threads)]:
+        started.result()
+    torch.set_num_threads(threads)  # what a thread sets for itself, it also sets for those that are not started yet
+    return pool

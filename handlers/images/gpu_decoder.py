@@ -1,0 +1,124 @@
+"""Encoded images to images of the network's size, many at once, on a GPU."""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from handlers import memory, tolerances
+from handlers.images import nvjpeg
+from handlers.images.costs import ON_DEVICE, Cost
+from handlers.images.decoder import Decoded, Decoder
+from handlers.images.decoding import Buffer
+from handlers.preprocessing import Preprocess
+
+PIXELS = 2**27  # of images that are decoded together: 400 MB, and five times that while they are resized
+
+
+class DeviceDecoder:
+    """Has the GPU decode the JPEG files that it can read, and `others`, on the CPU, all other images meanwhile.
+
+    Args:
+        others: says what is wrong with an image, too.
+        preprocess: says to which size, on the GPU.
+        dtype: what is computed in while images are resized.
+    """
+
+    whole, tolerance = True, tolerances.PIXELS_NVJPEG  # as a `Decoder` has them
+
+    def __init__(self, others: Decoder, preprocess: Preprocess, dtype: torch.dtype = torch.float32) -> None:
+        self.others, self.preprocess, self.dtype = others, preprocess, dtype
+        self.limits = others.limits
+        self._beside = ThreadPoolExecutor(1, "beside")
+        fault = nvjpeg.fault_of(preprocess.mean.device)
+        self._decodes = not fault
+        if fault:
+            logging.getLogger(__name__).warning("JPEG files are decoded on the CPU, since the GPU cannot: %s", fault)
+
+    def cost(self, image: Buffer) -> Cost:
+        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        pixels = nvjpeg.pixels_of(image, self.limits) if self._decodes else None
+        if pixels is None:
+            return self.others.cost(image)
+        return Cost(pixels, ON_DEVICE.seconds(pixels, len(image)))
+
+    def allow(self, seconds: float) -> None:
+        """Let decoding on the CPU take so many seconds from now on: images that come later are Busy."""
+        self.others.allow(seconds)
+
+    def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
+        """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or what is wrong with it."""
+        pixels = [nvjpeg.pixels_of(image, self.limits) if self._decodes else None for image in images]
+        rest = [place for place, count in enumerate(pixels) if count is None]
+        found: dict[int, Decoded] = {}
+        # The decoder on the CPU does not touch the GPU: only what it gives is sent there, in one piece.
+        beside = self._beside.submit(self.others.decode, [images[place] for place in rest]) if rest else None
+        for part in _parts(pixels):
+            found |= self._on_device({place: images[place] for place in part})
+        if beside is not None:
+            found |= self._uploaded(rest, beside.result())
+        failed = [place for place in range(len(images)) if place not in found]
+        if failed:
+            found |= self._uploaded(failed, self.others.decode([images[place] for place in failed]))
+        return [found[place] for place in range(len(images))]
+
+    def _on_device(self, images: Mapping[int, Buffer]) -> dict[int, Decoded]:
+        """Return images that the GPU decodes and resizes, by their places, without those on which it fails.
+
+        It does not say on which: halves are tried again.
+        """
+        try:
+            with memory.told():
+                decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
+                return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
+        except torch.OutOfMemoryError:
+            _say("it has not the memory")
+            torch.cuda.empty_cache()
+        except nvjpeg.Unreadable as error:
+            _say(str(error))
+        if len(images) == 1:
+            return {}
+        places = list(images)
+        halves = places[: len(places) // 2], places[len(places) // 2 :]
+        first, second = ({place: images[place] for place in half} for half in halves)
+        return {**self._on_device(first), **self._on_device(second)}
+
+    def _uploaded(self, places: Sequence[int], decoded: Sequence[Decoded]) -> dict[int, Decoded]:
+        """Return what the CPU decoded, on the device, or as it is where that has no room for it at present."""
+        found = dict(zip(places, decoded, strict=True))
+        there = {place: image for place, image in found.items() if isinstance(image, torch.Tensor)}
+        if there:
+            device = self.preprocess.mean.device
+            images = torch.stack(list(there.values()))
+            if device.type == "cuda":
+                try:
+                    with memory.told():  # the copy goes beside what else the GPU does
+                        images = images.pin_memory().to(device, non_blocking=True)
+                except torch.OutOfMemoryError:
+                    torch.cuda.empty_cache()
+            found |= zip(there, images, strict=True)
+        return found
+
+
+@functools.cache
+def _say(reason: str) -> None:
+    """Write a reason into the log, once."""
+    logging.getLogger(__name__).warning("decoded on the CPU, since the GPU does not: %s", reason)
+
+
+def _parts(pixels: Sequence[int | None]) -> Iterator[list[int]]:
+    """Yield the places of images that are decoded together: of up to `PIXELS` pixels, or one image of more."""
+    part: list[int] = []
+    total = 0
+    for place, count in enumerate(pixels):
+        if count is None:
+            continue
+        if part and total + count > PIXELS:
+            yield part
+            part, total = [], 0
+        part.append(place)
+        total += count
+    if part:
+        yield part

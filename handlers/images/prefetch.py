@@ -1,0 +1,64 @@
+"""Decoding the next images while the network computes on those before."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+
+import torch
+
+from handlers.images.decoder import Decoded
+from handlers.images.decoding import Buffer
+
+PART = 32  # images; smaller parts overlap more, and cost the decoder and the network of their pace
+
+
+class Ahead:
+    """Decodes one batch ahead of whoever takes them: in a thread, and on a GPU on a stream of its own.
+
+    A GPU decodes JPEG files by units of their own, which would stand still while the network computes.
+
+    Args:
+        decode: gives the images of a batch, on `device`.
+        device: a GPU; on a CPU whoever takes them and the thread share the cores.
+        part: images of a batch that is cut up, see `parts`.
+    """
+
+    def __init__(
+        self, decode: Callable[[Sequence[Buffer]], list[Decoded]], device: torch.device, part: int = PART
+    ) -> None:
+        self.part = part
+        self._decode = decode
+        # Each thread has a current device of its own, the first one unless it is told.
+        begin = partial(torch.cuda.set_device, device.index or 0) if device.type == "cuda" else None
+        self._pool = ThreadPoolExecutor(1, "ahead", begin)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def parts(self, images: Sequence[Buffer]) -> list[Sequence[Buffer]]:
+        """Return a batch in parts of at most `part` images, each of which is decoded while the one before is used."""
+        return [images[start : start + self.part] for start in range(0, len(images), self.part)]
+
+    def __call__(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Decoded]]:
+        """Yield each batch decoded; what was yielded before must not be in use by the device any more."""
+        pending: deque[Future[list[Decoded]]] = deque()
+        try:
+            for batch in batches:
+                pending.append(self._pool.submit(self._decoded, batch))
+                if len(pending) == 2:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:  # whoever breaks off has the device to himself
+            wait([each for each in pending if not each.cancel()])
+
+    def rest(self) -> None:
+        """Wait until nothing is being decoded: what that took of the device's memory is free again."""
+        self._pool.submit(int).result()
+
+    def _decoded(self, batch: Sequence[Buffer]) -> list[Decoded]:
+        if self._stream is None:
+            return self._decode(batch)
+        with torch.cuda.stream(self._stream):
+            decoded = self._decode(batch)
+            self._stream.synchronize()  # whoever takes them computes on another stream
+        return decoded

@@ -1,0 +1,102 @@
+"""A loaded network made fast for the machine that it finds itself on: precision, layout of memory, fused layers."""
+
+import logging
+
+import torch
+from torch import nn
+
+from handlers import memory
+from handlers.network import graphs, torchscript
+from handlers.network.precision import DTYPES
+
+# Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
+# On a CPU the caches hold what 16 images leave behind between two layers, and not what 32 do.
+SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
+WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
+
+
+class Engine:
+    """Answers batches of one of `sizes` with a TorchScript `module` that takes images of `shape` (C, S, S).
+
+    Its weights are of `precision` and stand channels-last; batch norms are folded into convolutions. The module is used
+    up: only calling the engine is left.
+    """
+
+    def __init__(self, module: nn.Module, shape: tuple[int, int, int], device: torch.device, precision: str) -> None:
+        self.device, self.shape, self.precision = device, shape, precision
+        self.sizes = SIZES[device.type]
+        self.module = module
+        self._graphs: dict[int, graphs.Graph] = {}
+        self._room = graphs.Room(device) if device.type == "cuda" else None
+        if precision == "int8":
+            self.module = torchscript.frozen(module)
+        else:
+            module = module.eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
+            self.module = torchscript.fused(module, device)
+            if device.type == "cuda":
+                torchscript.tune_convolutions(self.module, exact=precision == "fp32")
+
+    def warm_up(self, largest: int, *, record: bool = True) -> None:
+        """Run every size up to the first that holds `largest` images; on a GPU, `record` it as a CUDA graph."""
+        first = next(size for size in self.sizes if size >= min(largest, self.sizes[-1]))
+        sizes = self.sizes[: self.sizes.index(first) + 1]
+        for size in sizes:
+            for _ in range(WARM_UP):
+                self(self.inputs(size).zero_())
+        for size in reversed(sizes if record else ()):  # the memory of the largest holds what the others need
+            self._record(size)
+
+    def _record(self, size: int) -> None:
+        """Have the GPU start a size's kernels in one call, where the network can be recorded."""
+        if self._room is None:
+            return
+        inputs = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
+        try:
+            with torch.inference_mode(), memory.told():
+                self._graphs[size] = graphs.Graph(self.module, inputs, self._room)
+        except RuntimeError as error:
+            others = ""
+            if not isinstance(error, torch.OutOfMemoryError):  # a smaller one may have the memory
+                self._room, others = None, ", nor are smaller ones"
+            reason = str(error).partition("\n")[0]
+            logging.getLogger(__name__).warning(
+                "batches of %d are not recorded as a CUDA graph%s: %s", size, others, reason
+            )
+
+    def inputs(self, count: int) -> torch.Tensor:
+        """Return room for `count` normalised images, and zeros up to the next of `sizes`: (size, C, S, S).
+
+        On a GPU that is the same room each time.
+
+        Raises:
+            ValueError: more images than the largest of `sizes`.
+        """
+        if count > self.sizes[-1]:
+            raise ValueError(f"a batch of {count} images, may have at most {self.sizes[-1]}")
+        size = next(size for size in self.sizes if size >= count)
+        if size in self._graphs:
+            room = self._graphs[size].inputs
+            room[count:].zero_()
+            return room
+        room = torch.empty(
+            (size, *self.shape), dtype=DTYPES[self.precision], device=self.device, memory_format=torch.channels_last
+        )
+        room[count:].zero_()
+        return room
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits, float32 of shape (size, K) on the CPU, of what `inputs` gave, filled."""
+        return self.launch(inputs).to("cpu", torch.float32)
+
+    @torch.inference_mode()
+    def launch(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the same on the device, in the network's precision, without waiting for a GPU.
+
+        Overwritten by the next call, with inputs of whatever size.
+        """
+        graph = self._graphs.get(len(inputs))
+        if graph is not None and graph.inputs is inputs:
+            return graph.replay()
+        with memory.told():
+            logits: torch.Tensor = self.module(inputs)
+        return logits

@@ -1,0 +1,185 @@
+"""Send every image that a run was evaluated on to the server, and compare its answers with the evaluated ones.
+
+python -m pipeline.agreement fingers         the default version that is served
+python -m pipeline.agreement fingers 1.0
+
+Reads runs/<name>/evaluation/predictions.npz and the images where they stood then; writes evaluation/served.json.
+Evaluation is in float32. What is allowed depends on the precision that the server answers in: float32 must give every
+probability again, bf16 and fp16 the same best label for 99.8 % of the images, int8 a top-1 at most half a point lower.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
+
+from handlers import tolerances
+from serving import archive
+from serving.archive import RUNS
+from serving.client import Client, RequestRefused
+from serving.errors import ServingError
+from serving.store import model_store
+
+TOLERANCE = tolerances.FP32
+# What archives of before `auto` call themselves.
+OLD_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+class EvaluationError(ServingError):
+    """There is no evaluation to compare with, or its images are not there any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What evaluation left: N images, K classes."""
+
+    classes: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]  # (N, K)
+    labels: npt.NDArray[np.int64]  # (N,); -1: none
+    ids: tuple[str, ...]
+    places: tuple[tuple[Path, int, int], ...]  # file, offset and length in bytes; length -1: the whole file
+
+    @classmethod
+    def read(cls, run: Path) -> "Evaluated":
+        """Read evaluation/predictions.npz of a run.
+
+        Raises:
+            EvaluationError: it is not there.
+            ArchiveError: the run has no model.pt.
+        """
+        path = run / "evaluation" / "predictions.npz"
+        if not path.is_file():
+            raise EvaluationError(f"{path} is not there: make evaluate NAME={run.name} writes it")
+        with np.load(path) as file:
+            raw = Path(str(file["raw"]))
+            places = zip(file["paths"], file["offsets"], file["lengths"], strict=True)
+            return cls(
+                classes=tuple(archive.read_spec(run / "model.pt")["classes"]),
+                probabilities=file["probabilities"],
+                labels=file["labels"],
+                ids=tuple(str(each) for each in file["ids"]),
+                places=tuple((raw / str(name), int(offset), int(length)) for name, offset, length in places),
+            )
+
+    def images(self) -> Iterator[bytes]:
+        """Yield the encoded images.
+
+        Raises:
+            EvaluationError: a file is gone.
+        """
+        for path, offset, length in self.places:
+            try:
+                with open(path, "rb") as file:
+                    file.seek(offset)
+                    yield file.read(length)  # -1 reads to the end
+            except OSError as error:
+                raise EvaluationError(f"{path} cannot be read any more: evaluate again where the images are") from error
+
+
+def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Client) -> dict[str, Any]:
+    """Ask for every image and return the document that served.json holds.
+
+    Raises:
+        ClientError: the server does not answer.
+        EvaluationError: an image is gone.
+    """
+    column = {label: index for index, label in enumerate(evaluated.classes)}
+    best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
+    versions: set[str | None] = set()
+    apart: list[str] = []
+    told = client.description(model, version).get("precision", "fp32")
+    precision = OLD_NAMES.get(told, told)
+    if precision not in ("fp32", "bf16", "fp16", "int8"):
+        raise EvaluationError(f"{model} answers in {told}: nothing is said of how far that may differ")
+    correct = labelled = refused = same = 0
+    largest = 0.0
+    began = time.perf_counter()
+    with Progress(console=Console(stderr=True, markup=False, emoji=False)) as progress:
+        answers = client.predict_many(evaluated.images(), model, version)
+        for row, answer in enumerate(progress.track(answers, total=len(best), description="Asking the server")):
+            label = int(evaluated.labels[row])
+            labelled += label >= 0
+            if isinstance(answer, RequestRefused) or not set(answer.probabilities) <= set(column):
+                refused += 1
+                apart.append(evaluated.ids[row])
+                continue
+            versions.add(answer.version)
+            served = column[answer.label]
+            correct += served == label
+            same += served == best[row]
+            differences = [
+                abs(p - float(evaluated.probabilities[row, column[k]])) for k, p in answer.probabilities.items()
+            ]
+            largest = max(largest, *differences)
+            if served != best[row] or (precision == "fp32" and max(differences) > TOLERANCE):
+                apart.append(evaluated.ids[row])
+    right = int((evaluated.probabilities.argmax(axis=1) == evaluated.labels).sum())
+    return {
+        "model": model,
+        "precision": precision,
+        "versions": sorted(str(each) for each in versions),
+        "images": len(best),
+        "agree": len(best) - len(apart),
+        "same_top1": same,
+        "largest_difference": largest,
+        "tolerance": TOLERANCE,
+        "refused": refused,
+        "labelled": labelled,
+        "correct": correct,
+        "evaluated_correct": right,
+        "top1": correct / labelled if labelled else None,
+        "seconds": time.perf_counter() - began,
+        "apart": apart[:100],
+    }
+
+
+def allowed(document: dict[str, Any]) -> bool:
+    """Return whether a document of `compare` is within what its precision allows."""
+    if document["refused"]:
+        return False
+    if document["precision"] == "fp32":
+        return bool(document["agree"] == document["images"])
+    if document["precision"] == "int8" and document["labelled"]:
+        lost = document["evaluated_correct"] - document["correct"]
+        return bool(lost <= tolerances.INT8_TOP1_LOST * document["labelled"])
+    return bool(document["same_top1"] >= tolerances.ROUNDED_SAME_TOP1 * document["images"])
+
+
+def main() -> int:
+    """Compare; 0 where the answers agree as far as their precision allows."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.agreement", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="the run and the model")
+    parser.add_argument("version", nargs="?", help="a version other than the default one")
+    arguments = parser.parse_args()
+    run = RUNS / arguments.name
+    try:
+        model_store.check_name(arguments.name)
+        evaluated = Evaluated.read(run)
+        with Client() as client:
+            document = compare(evaluated, arguments.name, arguments.version, client=client)
+    except ServingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path = run / "evaluation" / "served.json"
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    share = "no labels" if document["top1"] is None else f"served top-1 {document['top1']:.2%}"
+    print(
+        f"{document['agree']} of {document['images']} answers in {document['precision']} agree, largest difference "
+        f"{document['largest_difference']:.1e}, {share}: {path}"
+    )
+    return int(not allowed(document))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

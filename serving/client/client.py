@@ -1,0 +1,293 @@
+"""A client of the server: it finds the addresses and the tokens by itself.
+
+    from serving.client import Client, ClientError
+
+    with Client() as client:
+        answer = client.predict(Path("photo.jpg").read_bytes(), "fingers", deadline=5)
+        print(answer.label, answer.probabilities)
+
+Every call ends within its deadline, and raises a `ClientError` (see `serving.errors`) where it has no answer by then.
+What only asks is repeated where the server loses it; what changes something never is.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import httpx
+
+from serving.client.connection import Connection, Repeat
+from serving.client.deadline import Deadline
+from serving.client.endpoint import Answer
+from serving.client.keys import Keys
+from serving.client.model_status import ModelStatus, Worker
+from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
+from serving.host import state
+from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
+from serving.host.state import ServerState
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "DeadlinePassed",
+    "ModelStatus",
+    "NoKey",
+    "NotFound",
+    "Prediction",
+    "RequestRefused",
+    "ServerFailed",
+    "Unreachable",
+    "Worker",
+]
+
+VERSION_HEADER = "model-version"
+DEADLINE = 60.0  # seconds
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one image: label to probability, best first, and the version of the model that gave it."""
+
+    probabilities: dict[str, float]
+    version: str | None
+
+    @property
+    def label(self) -> str:
+        """Return the most probable label."""
+        return next(iter(self.probabilities))
+
+
+class Client:
+    """Asks a server that was started in `root` (the current directory).
+
+    Addresses and the key file are those that `serving.server start` wrote down, also after that started it again; where
+    it did not, TorchServe's default ports, moved by SIGHTLINE_PORT_OFFSET, and `key_file.json` in `root`. Each can be
+    given; `management` may be `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which each call can be
+    given too. Threads may share a client.
+
+    Raises:
+        NoKey: the keys in `root` are copies of those of another directory's server.
+        ClientError: an address cannot be one.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path | None = None,
+        inference: str | None = None,
+        management: str | None = None,
+        key_file: Path | None = None,
+        deadline: float = DEADLINE,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        root = (root or Path.cwd()).resolve()
+
+        def find() -> tuple[str, str] | None:
+            known = state.running(root)
+            return (inference or known.inference, management or known.management) if known else None
+
+        known = state.running(root)
+        if known is None and key_file is None:
+            _refuse_copied_keys(root)
+        addresses = find() or (inference or _usual("inference"), management or _usual("management"))
+        key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
+        self._connection = Connection(addresses, key_file, find=find, transport=transport)
+        self.deadline = deadline
+
+    @classmethod
+    def of_state(cls, known: ServerState, *, deadline: float = DEADLINE) -> Self:
+        """Return a client of a server that is known already."""
+        key_file = Path(known.key_file)
+        return cls(inference=known.inference, management=known.management, key_file=key_file, deadline=deadline)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._connection.close()
+
+    @property
+    def inference(self) -> str:
+        """Return the address that answers predictions."""
+        return self._connection.address("inference")
+
+    @property
+    def management(self) -> str:
+        """Return the address that changes what is served."""
+        return self._connection.address("management")
+
+    @property
+    def keys(self) -> Keys:
+        """Return the tokens, for a program that sends its requests itself."""
+        return self._connection.keys
+
+    @property
+    def key_file(self) -> Path:
+        """Return where the tokens are."""
+        return self.keys.path
+
+    def predict(
+        self, image: bytes, model: str, version: str | None = None, *, deadline: float | None = None
+    ) -> Prediction:
+        """Return the answer for one encoded image, by the default version or by the one named.
+
+        Raises:
+            ClientError: see `serving.errors`.
+        """
+        path = f"/predictions/{model}" + (f"/{version}" if version else "")
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = self._infer(path, self._within(deadline), content=image, headers=headers)
+        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER))
+
+    def predict_many(
+        self,
+        images: Iterable[bytes],
+        model: str,
+        version: str | None = None,
+        *,
+        concurrency: int = 8,
+        deadline: float | None = None,
+    ) -> Iterator[Prediction | RequestRefused]:
+        """Yield one answer an image, in their order, with up to `concurrency` requests under way.
+
+        An image that the server refuses yields the refusal. `images` is read only as far ahead as is needed. The
+        deadline is that of each image.
+
+        Raises:
+            ClientError: anything else than a refusal.
+        """
+
+        def one(image: bytes) -> Prediction | RequestRefused:
+            try:
+                return self.predict(image, model, version, deadline=deadline)
+            except NotFound:
+                raise
+            except RequestRefused as refusal:
+                return refusal
+
+        waiting = iter(images)
+        pool = ThreadPoolExecutor(concurrency)
+        try:
+            pending = [pool.submit(one, image) for image in islice(waiting, 2 * concurrency)]
+            while pending:
+                answer = pending.pop(0).result()
+                pending += [pool.submit(one, image) for image in islice(waiting, 1)]
+                yield answer
+        finally:
+            pool.shutdown(cancel_futures=True)  # what was not asked yet is not asked any more
+
+    def predict_instances(
+        self, images: Sequence[bytes], model: str, *, deadline: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the entries that one KServe v1 request with all images gets: an answer or an error each.
+
+        Raises:
+            ClientError: see `serving.errors`.
+        """
+        document = {"instances": [{"b64": base64.b64encode(image).decode()} for image in images]}
+        answer = self._infer(f"/v1/models/{model}:predict", self._within(deadline), json=document)
+        predictions: list[dict[str, Any]] = answer.json()["predictions"]
+        return predictions
+
+    def ping(self, *, deadline: float | None = None) -> None:
+        """Return where the front end answers; that says nothing of its models."""
+        self._connection.request("inference", "GET", "/ping", deadline=self._within(deadline), repeat=Repeat.READING)
+
+    def models(self, *, deadline: float | None = None) -> list[str]:
+        """Return the names of the registered models."""
+        names: list[str] = []
+        token: str | None = None
+        within = self._within(deadline)
+        while True:
+            page = self._look("/models" + (f"?next_page_token={token}" if token else ""), within)
+            names += [entry["modelName"] for entry in page["models"]]
+            token = page.get("nextPageToken")
+            if token is None:
+                return names
+
+    def versions(self, model: str, *, deadline: float | None = None) -> list[ModelStatus]:
+        """Return the state of every version of a model."""
+        return [ModelStatus.of_entry(entry) for entry in self._look(f"/models/{model}/all", self._within(deadline))]
+
+    def describe(self, model: str, version: str | None = None, *, deadline: float | None = None) -> ModelStatus:
+        """Return the state of the default version, or of the one named."""
+        path = f"/models/{model}" + (f"/{version}" if version else "")
+        return ModelStatus.of_entry(self._look(path, self._within(deadline))[0])
+
+    def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
+        """Return what a model says of itself: its spec, version, top_k and precision. A worker answers this."""
+        path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
+        try:
+            found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
+            found["precision"], found["classes"]
+        except (KeyError, TypeError, IndexError):
+            raise ServerFailed(200, f"{model} does not describe itself: is it an archive of Sightline's?") from None
+        return found
+
+    def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:
+        """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
+
+        `workers` is how many it gets, unless its own model-config.yaml says that: as many as each model where None.
+
+        Waiting is `describe` until `ready`: a registration that waits stalls every other request (TorchServe 0.12).
+        The first version of a model becomes its default.
+        """
+        # Parameters, not a JSON body: that sets a batch delay of -10,000 ms where none is named.
+        asked = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
+        self._change("POST", f"/models?{urlencode(asked)}", deadline)
+
+    def unregister(self, model: str, version: str, *, deadline: float | None = None) -> None:
+        """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""
+        self._change("DELETE", f"/models/{model}/{version}", deadline)
+
+    def set_default(self, model: str, version: str, *, deadline: float | None = None) -> None:
+        """Send requests that name no version to this one from now on: in one step, even to one without a worker."""
+        self._change("PUT", f"/models/{model}/{version}/set-default", deadline)
+
+    def scale(
+        self, model: str, version: str, workers: int, *, most: int | None = None, deadline: float | None = None
+    ) -> None:
+        """Ask for so many workers of a version, or from so many to `most`; do not wait for them."""
+        asked = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
+        self._change("PUT", f"/models/{model}/{version}?{asked}", deadline)
+
+    def _within(self, deadline: float | None) -> Deadline:
+        return Deadline(self.deadline if deadline is None else deadline)
+
+    def _infer(self, path: str, deadline: Deadline, **options: Any) -> Answer:
+        return self._connection.request("inference", "POST", path, deadline=deadline, repeat=Repeat.WAITING, **options)
+
+    def _look(self, path: str, deadline: Deadline) -> Any:
+        return self._connection.request("management", "GET", path, deadline=deadline, repeat=Repeat.READING).json()
+
+    def _change(self, method: str, path: str, deadline: float | None) -> None:
+        self._connection.request("management", method, path, deadline=self._within(deadline))
+
+
+def _refuse_copied_keys(root: Path) -> None:
+    if (owner := state.owner_of_keys(root)) is not None:
+        raise NoKey(
+            f"no server runs here: {state.KEY_FILE} was copied from {owner}, whose server has those keys. Start one "
+            f"here (make serve, with {other_offset()} before each command while the other runs), or ask there"
+        )
+
+
+def _usual(api: str) -> str:
+    """Return the address of an API where nobody says another: TorchServe's, moved by SIGHTLINE_PORT_OFFSET."""
+    try:
+        address: Address = getattr(Ports.of_config("").moved(offset_of_environment()), api)
+    except PortError as error:
+        raise ClientError(str(error)) from error
+    return address.url

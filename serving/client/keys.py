@@ -1,0 +1,191 @@
+"""The tokens of a server: read from the key file that TorchServe writes, renewed before they expire.
+
+    {"inference": {"key": "...", "expiration time": "2026-01-31T12:00:00Z"}, "management": {...}, "API": {"key": "..."}}
+
+Each address has a token of its own. `API` opens `GET /token?type=inference` on the management address, which replaces
+one token at once and rewrites the file; `API` itself never expires, so an expired token can be renewed too.
+
+All clients on a machine share the file. Whoever first finds little time left renews, under a lock beside the file, and
+the others read it again. A request that left with the old token is refused unread, and may be sent again.
+"""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import httpx
+from filelock import FileLock
+
+from serving.client.deadline import Deadline
+from serving.errors import ClientError, NoKey
+
+Api = Literal["inference", "management"]
+APIS: tuple[Api, ...] = ("inference", "management")
+RENEWING = "API"
+
+MARGIN = 20.0  # seconds before its end that a token is renewed, or a quarter of its life where that is less
+RENEWAL = 2.0  # seconds that a renewal which can wait may take, and that one client waits for another's
+PAUSE = 1.0  # seconds between renewals that fail
+WRITING = 0.25  # seconds that the server may take to write the file
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Key(httpx.Auth):
+    """One token, shown nowhere. Times are seconds since 1970; `expires` is None for a token that does not."""
+
+    secret: str = dataclasses.field(repr=False)
+    expires: float | None
+    seen: float
+
+    @property
+    def header(self) -> dict[str, str]:
+        """Return the header that opens an address."""
+        return {"Authorization": f"Bearer {self.secret}"}
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Put the header on a request."""
+        request.headers.update(self.header)
+        yield request
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether it should be renewed."""
+        if self.expires is None:
+            return False
+        return time.time() >= self.expires - min(MARGIN, (self.expires - self.seen) / 4)
+
+    @property
+    def has_expired(self) -> bool:
+        """Return whether the server refuses it by now."""
+        return self.expires is not None and time.time() >= self.expires
+
+    @classmethod
+    def of_entry(cls, entry: dict[str, str], known: Self | None) -> Self:
+        """Return the key of an entry of the file; `known` where that is the same."""
+        secret = entry["key"]
+        if known is not None and known.secret == secret:
+            return known
+        if not secret.isascii() or not secret.isprintable():  # an error about a header would show it
+            raise TypeError
+        until = entry.get("expiration time")
+        expires = dt.datetime.fromisoformat(until).timestamp() if until else None
+        return cls(secret, expires, time.time())
+
+
+class Keys:
+    """The tokens in the file at `path`. Threads may share them.
+
+    `renew(api, key, deadline)` has the server replace the token of `api`, with the key that opens this.
+    """
+
+    def __init__(self, path: Path, renew: Callable[[Api, Key, Deadline], None]) -> None:
+        self.path = path
+        self._renew = renew
+        self._keys: dict[str, Key] = {}
+        self._signature: tuple[int, int, int] | None = None
+        self._renewing = threading.Lock()
+        self._failed = 0.0  # when a renewal last failed, by time.monotonic
+
+    def current(self, api: Api, deadline: Deadline) -> Key:
+        """Return the token of an address, after renewing every one that has little time left, if that can be done.
+
+        Raises:
+            NoKey: there is no key file, or no such token in it.
+        """
+        keys = self._read()
+        for each in APIS:
+            key = keys.get(each)
+            if key is not None and key.is_due and time.monotonic() > self._failed + PAUSE:
+                try:
+                    self._replace(each, key, deadline.at_most(RENEWAL), wait=key.has_expired)
+                except (ClientError, OSError):  # the server may take the token still, and says so where it does not
+                    self._failed = time.monotonic()
+        return self._of(api, self._read())
+
+    def replace(self, api: Api, refused: Key, deadline: Deadline) -> Key:
+        """Return the token that came after one that the server refused; renew it where none has.
+
+        Raises:
+            NoKey: none can be had; the message says why.
+        """
+        found = self._of(api, self._read(again=True))
+        if found.secret != refused.secret:
+            return found
+        try:
+            self._replace(api, refused, deadline, wait=True)
+        except (ClientError, OSError) as error:
+            why = f"it is of another server, or expired, and cannot be renewed: {error}"
+            raise NoKey(f"the server refuses the token in {self.path.name}: {why}") from None
+        return self._of(api, self._read())
+
+    def _replace(self, api: Api, old: Key, deadline: Deadline, *, wait: bool) -> None:
+        """Renew a token that no other client has renewed yet; leave it to one that does just now, unless told to wait.
+
+        Raises:
+            ClientError: the server does not renew it, or writes it to another file.
+        """
+        with self._alone(deadline.at_most(RENEWAL) if wait else None) as alone:
+            keys = self._read(again=True)
+            if self._of(api, keys).secret != old.secret or not (alone or wait):
+                return
+            if RENEWING not in keys:
+                raise NoKey(f"{self.path.name} holds no key that renews one")
+            self._renew(api, keys[RENEWING], deadline)
+            if self._of(api, self._read(again=True)).secret == old.secret:
+                raise NoKey(f"{self.path.name} is a copy: name the file that the server writes")
+
+    @contextlib.contextmanager
+    def _alone(self, wait: Deadline | None) -> Generator[bool]:
+        """Hold the lock of all clients, and say whether that could be had: it spares renewals, nothing breaks without.
+
+        Threads of this process wait for each other first, which costs no asking. Without a deadline nobody is waited
+        for.
+        """
+        if not self._renewing.acquire(timeout=wait.left if wait else 0):
+            yield False
+            return
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait.left if wait else 0)
+        try:
+            with contextlib.suppress(OSError):  # also filelock's Timeout
+                lock.acquire()
+            yield lock.is_locked
+        finally:
+            lock.release()
+            self._renewing.release()
+
+    def _of(self, api: Api, keys: dict[str, Key]) -> Key:
+        if api not in keys:
+            raise NoKey(f"no server was started here ({self.path.name} cannot be read): start one (make serve)")
+        return keys[api]
+
+    def _read(self, *, again: bool = False) -> dict[str, Key]:
+        """Return what the file holds; while it is away or being written, what it held before."""
+        try:
+            stat = self.path.stat()
+            signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if again or signature != self._signature:
+                entries = self._entries()
+                self._keys = {name: Key.of_entry(entry, self._keys.get(name)) for name, entry in entries.items()}
+                self._signature = signature
+        except (OSError, ValueError):
+            self._signature = None
+        except (KeyError, TypeError, AttributeError):  # no key file of TorchServe's
+            self._keys, self._signature = {}, None
+        return self._keys
+
+    def _entries(self) -> Any:
+        """Return the document in the file; TorchServe empties it and then writes it, which a first reader waits for."""
+        began = time.monotonic()
+        while True:
+            try:
+                return json.loads(self.path.read_text())
+            except ValueError:
+                if self._keys or time.monotonic() > began + WRITING:
+                    raise
+            time.sleep(0.005)

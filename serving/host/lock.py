@@ -1,0 +1,68 @@
+"""Locks that keep two from doing the same at once in one directory."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from serving.errors import ServingError
+from serving.host import logs
+
+RECORDING = 30.0  # seconds that a change of live.json may take others
+
+
+class Held(ServingError):
+    """Somebody else is at it."""
+
+
+def alone(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to change what is live while the block runs, without waiting for it.
+
+    Raises:
+        Held: somebody else does.
+    """
+    return _held(root, "deploy.lock", "another deployment runs here: wait for it")
+
+
+def starting(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to start a server while the block runs, without waiting for it.
+
+    Raises:
+        Held: somebody else does.
+    """
+    return _held(root, "start.lock", "a server is being started here already: wait for it (make status)")
+
+
+def recording(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the right to change model_store/live.json while the block runs; others need it for milliseconds.
+
+    Raises:
+        Held: another process has had it for `RECORDING` seconds.
+    """
+    why = f"another process has held logs/live.lock for {RECORDING:.0f} s: end it if it hangs, and try again"
+    return _held(root, "live.lock", why, RECORDING)
+
+
+@contextlib.contextmanager
+def training(root: Path, name: str, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold the right to train, archive and serve the model `name` while the block runs, and wait for it before."""
+    file, why = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(_held(root, file, why))
+        except Held:
+            say(why)
+            held.enter_context(_held(root, file, why, -1))
+        yield
+
+
+@contextlib.contextmanager
+def _held(root: Path, name: str, why: str, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock, waiting `timeout` seconds for it: -1 for as long as it takes."""
+    (root / logs.FOLDER).mkdir(exist_ok=True)
+    try:
+        with filelock.FileLock(root / logs.FOLDER / name, timeout=timeout):
+            yield
+    except filelock.Timeout as error:
+        raise Held(why) from error

@@ -1,0 +1,66 @@
+"""What the server and its workers write down, and the end of it, for whom something went wrong."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+FOLDER = Path("logs")
+CONFIG = Path(__file__).parents[1] / "log4j2.xml"
+CONSOLE = "console.log"
+FILES = (CONSOLE, "ts_log.log", "model_log.log")
+_LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
+_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+_INSTALL = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
+# What TorchServe's worker ends with, whatever the handler raised.
+_OWN = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment in the logs: what is written later is what belongs to the work that began then."""
+
+    folder: Path
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def now(cls, root: Path) -> Self:
+        """Return the present end of each log of `root`."""
+        folder = root / FOLDER
+        return cls(folder, {name: _size(folder / name) for name in FILES})
+
+    def lines(self, name: str) -> list[str]:
+        """Return what was written to one log since."""
+        path = self.folder / name
+        if not path.exists():
+            return []
+        with open(path, "rb") as file:
+            # Smaller than it was: the file was rolled over.
+            file.seek(self.sizes[name] if self.sizes[name] <= _size(path) else 0)
+            return file.read().decode(errors="replace").splitlines()
+
+    def last(self, count: int = 25) -> str:
+        """Return the end of what was logged since: by workers, or by the front end where those were silent."""
+        for name in reversed(FILES):
+            if lines := self.lines(name):
+                return "\n".join([f"--- last lines of {FOLDER}/{name}", *lines[-count:]])
+        return ""
+
+    def raised(self, name: str, version: str) -> str:
+        """Return the last exception that a worker of a version wrote down since, as one line, or nothing.
+
+        With what to do about a package that the handler imports and nobody installed.
+        """
+        found = ""
+        for line in self.lines("model_log.log"):
+            parts = _LINE.fullmatch(line)
+            if parts is None or parts["model"] != f"{name}_{version}":
+                continue
+            if _RAISED.fullmatch(parts["text"]) and not _OWN.match(parts["text"]):
+                found = parts["text"]
+        return f"{found} ({_INSTALL})" if found.startswith("ModuleNotFoundError: ") else found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,179 @@
+"""The five addresses that TorchServe listens on, and whether they are free.
+
+The management address is a unix socket where `serving.server` starts TorchServe: whoever reaches it runs code, and a
+folder of its own keeps everybody but its owner from it, which a port cannot.
+"""
+
+import dataclasses
+import os
+import socket
+from typing import Self
+from urllib.parse import urlsplit
+
+import psutil
+
+from serving.errors import ServingError
+from serving.host import properties
+
+OFFSET_VARIABLE = "SIGHTLINE_PORT_OFFSET"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class PortError(ServingError):
+    """A port is taken, or cannot be one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a TCP port."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Return what a client on this machine connects to."""
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
+
+    @property
+    def listening(self) -> str:
+        """Return what the server is told."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Socket:
+    """A unix socket; its path is absolute and has 100 characters at most."""
+
+    path: str
+
+    @property
+    def url(self) -> str:
+        """Return what a client on this machine connects to."""
+        return f"unix:{self.path}"
+
+    @property
+    def listening(self) -> str:
+        """Return what the server is told."""
+        return self.url
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a server listens."""
+
+    inference: Address
+    management: Address | Socket
+    metrics: Address
+    grpc_inference: Address
+    grpc_management: Address
+
+    @classmethod
+    def of_config(cls, text: str) -> Self:
+        """Read them from the text of a config.properties; TorchServe's defaults stand for what it does not name.
+
+        Raises:
+            PortError: one is not an address.
+        """
+        pairs = properties.read(text)
+
+        def rest(name: str, port: int) -> Address:
+            url = urlsplit(pairs.get(f"{name}_address", ""))
+            return Address(url.hostname or "127.0.0.1", url.port or port)
+
+        def grpc(name: str, port: int) -> Address:
+            return Address(pairs.get(f"{name}_address", "127.0.0.1"), int(pairs.get(f"{name}_port", port)))
+
+        try:
+            return cls(
+                inference=rest("inference", 8080),
+                management=rest("management", 8081),
+                metrics=rest("metrics", 8082),
+                grpc_inference=grpc("grpc_inference", 7070),
+                grpc_management=grpc("grpc_management", 7071),
+            )
+        except ValueError as error:
+            raise PortError(f"config.properties has an address that is none ({error}): correct it") from error
+
+    def all(self) -> tuple[Address, ...]:
+        """Return those that are ports."""
+        five = self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
+        return tuple(each for each in five if isinstance(each, Address))
+
+    def behind(self, path: str) -> Self:
+        """Return the same with management behind a unix socket, unless it was opened to other machines on purpose."""
+        opened = isinstance(self.management, Address) and self.management.host not in LOOPBACK
+        return self if opened else dataclasses.replace(self, management=Socket(path))
+
+    def moved(self, offset: int) -> Self:
+        """Return the same addresses, each port `offset` higher.
+
+        Raises:
+            PortError: one would leave 1 to 65535.
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {
+            name: Address(each.host, each.port + offset) for name, each in fields.items() if isinstance(each, Address)
+        }
+        if not all(0 < address.port < 65536 for address in moved.values()):
+            raise PortError(f"ports moved by {offset} are outside 1 to 65535: choose another offset")
+        return dataclasses.replace(self, **moved)
+
+    def properties(self) -> str:
+        """Return the lines of a config.properties that set them; the last line of a key is what counts."""
+        lines = [f"{name}_address={getattr(self, name).listening}" for name in ("inference", "management", "metrics")]
+        lines += [
+            f"grpc_inference_port={self.grpc_inference.port}",
+            f"grpc_management_port={self.grpc_management.port}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def check_free(self) -> None:
+        """Refuse to start where somebody else listens already.
+
+        Raises:
+            PortError: the message names the port and, where it can be known, the process.
+        """
+        for address in self.all():
+            if not is_free(address):
+                raise PortError(
+                    f"port {address.port} is taken by {_owner(address.port)}: stop that, "
+                    f"or move all ports of this server ({other_offset()} before the command)"
+                )
+
+
+def offset_of_environment() -> int:
+    """Return what SIGHTLINE_PORT_OFFSET says, 0 where it is not set."""
+    text = os.environ.get(OFFSET_VARIABLE, "0")
+    try:
+        return int(text)
+    except ValueError:
+        raise PortError(f"{OFFSET_VARIABLE} is {text!r}: set it to a whole number, or unset it") from None
+
+
+def other_offset() -> str:
+    """Return what to write before a command for other ports than those that the environment says."""
+    return f"{OFFSET_VARIABLE}={offset_of_environment() + 100}"
+
+
+def is_free(address: Address) -> bool:
+    """Return whether a server could listen there."""
+    with socket.socket() as probe:
+        # As Java's listeners do: a port in TIME_WAIT is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError:
+            return False
+        return True
+
+
+def _owner(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if listens and listens.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        pass
+    return "another process"

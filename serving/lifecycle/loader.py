@@ -1,0 +1,57 @@
+"""A thread that loads versions beside a watcher, which goes on looking meanwhile."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from serving import server
+from serving.errors import ServingError
+from serving.host import lock
+from serving.host.state import ServerState
+from serving.lifecycle.readiness import Version
+
+logger = logging.getLogger("serving.watch")
+
+
+class Loader:
+    """Loads versions into the server of `root`, one after the other; `versions` are those under way."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.versions: frozenset[Version] = frozenset()
+        self._ending = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "loader")
+
+    def load(self, known: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
+        """Begin to load versions into the server `known`, and call `ended` when all have been tried."""
+        self.versions = frozenset(versions)
+        self._pool.submit(self._load, known, versions, ended)
+
+    def close(self) -> None:
+        """Give up what is under way, and remove it from the server."""
+        self._ending.set()
+        self._pool.shutdown()
+
+    def _load(self, known: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
+        try:
+            with contextlib.suppress(lock.Held):  # the next attempt comes after that deployment
+                for each in versions:
+                    self._try(known, each)
+        finally:
+            ended()
+            self.versions = frozenset()
+
+    def _try(self, known: ServerState, version: Version) -> None:
+        try:
+            server.add(known, self.root, version, ending=self._ending.is_set)
+            logger.warning("%s %s is served again", *version)
+        except lock.Held:
+            raise
+        except (ServingError, OSError, psutil.Error) as error:
+            if not self._ending.is_set():
+                logger.error("%s %s is live and still does not load: %s", *version, error)

@@ -1,0 +1,84 @@
+"""What a start serves: what was asked for, or what was live and is new in the store."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from serving.client.model_status import ModelStatus
+from serving.lifecycle.readiness import Version
+from serving.store import model_store
+from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive, ArchiveError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """The archives that come `first`, as `live` says, and the `others` beside them.
+
+    `strict`: somebody named them, or nothing was ever live, so that each must load. Otherwise only the models `named`
+    must, `known` is what was live, and `damaged` what of it cannot be, with the reasons.
+    """
+
+    known: Live
+    live: Live
+    first: Sequence[Archive]
+    others: Sequence[Version]
+    strict: bool
+    damaged: Mapping[Version, str] = dataclasses.field(default_factory=dict)
+    named: Collection[str] = ()
+
+    @classmethod
+    def of(cls, known: Live, wanted: Sequence[str], store: Path, *, restore: bool = False) -> Self:
+        """Plan a start, `known` being what was live; see `serving.server.start`.
+
+        Raises:
+            ArchiveError: what is wanted is not there or damaged; or all that was live is.
+        """
+        if not known.models or (wanted and not restore):
+            live, first = known.select(wanted, store)
+            for each in first:
+                each.check()
+            return cls(known, live, first, live.kept(), strict=True)
+        named = {text.partition("=")[0] for text in wanted}
+        whole, damaged = Live({name: each for name, each in known.models.items() if name not in named}).whole(store)
+        if not whole.models and not wanted:
+            raise ArchiveError("nothing of what was live can be served: " + "; ".join(damaged.values()))
+        back = [f"{name}={each.version}" for name, each in whole.models.items()]
+        live, first = Live({**known.models, **whole.models}).select([*back, *wanted], store)
+        for each in first:
+            if each.name in named:
+                each.check()
+        new = [each for each in model_store.newest(store) if each.name not in known.models and not restore]
+        others = [*live.kept(), *((each.name, each.version) for each in new)]
+        return cls(known, live, first, others, strict=False, damaged=damaged, named=named)
+
+    @property
+    def required(self) -> list[Version]:
+        """Return which of the first ones must load."""
+        return [(each.name, each.version) for each in self.first if self.strict or each.name in self.named]
+
+    @property
+    def models(self) -> int:
+        """Return how many models the machine is shared out to."""
+        return len({each.name for each in self.first} | {name for name, _ in self.others})
+
+    @property
+    def forgotten(self) -> list[Version]:
+        """Return what was live, of models that this start does not serve since only others were named."""
+        named = {each.name for each in self.first}
+        return [(name, each.version) for name, each in self.known.models.items() if self.strict and name not in named]
+
+    def recorded(self, left_out: Collection[Version], more: Sequence[ModelStatus] = ()) -> Live:
+        """Return what to write down as live where some versions did not load, and `more` did beside the first ones.
+
+        What was live and does not load stays written down: the next start tries it again.
+        """
+        lost = {each[0]: self.known.models[each[0]] for each in (*self.damaged, *left_out) if self._was_live(each)}
+        new = {each.name: LiveModel(each.version) for each in more if each.name not in self.live.models}
+        gone = [each for each in left_out if each[0] not in lost]
+        return Live({**Live({**new, **self.live.models}).without(gone).models, **lost})
+
+    def _was_live(self, version: Version) -> bool:
+        known = self.known.models.get(version[0])
+        return not self.strict and known is not None and known.version == version[1]

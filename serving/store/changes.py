@@ -1,0 +1,47 @@
+"""What is different between two archives of one model, for a person who is about to swap them."""
+
+from serving.store.model_store import Archive
+
+
+def changes(before: Archive, after: Archive) -> list[str]:
+    """Return a line for each difference in classes, preprocessing, network and metrics; nothing where there is none."""
+    old, new = before.spec(), after.spec()
+    lines = [
+        f"classes {word}: {', '.join(names)}"
+        for word, names in (
+            ("added", [each for each in new["classes"] if each not in old["classes"]]),
+            ("gone", [each for each in old["classes"] if each not in new["classes"]]),
+        )
+        if names
+    ]
+    if not lines and old["classes"] != new["classes"]:
+        lines.append("classes stand in another order")
+    for key in sorted({*old["preprocess"], *new["preprocess"]}):
+        then, now = old["preprocess"].get(key), new["preprocess"].get(key)
+        if then != now:
+            lines.append(f"preprocessing, {key}: {_short(then)} -> {_short(now)}")
+    if old["network"] != new["network"]:
+        lines.append(f"network: {old['network']} -> {new['network']}")
+    then, now = top_1(before), top_1(after)
+    if then is not None and now is not None:
+        lines.append(f"test top-1: {then:.2%} -> {now:.2%}")
+    elif now is not None or then is not None:
+        lines.append(f"test top-1: {_percent(then)} -> {_percent(now)}")
+    return lines
+
+
+def top_1(archive: Archive) -> float | None:
+    """Return the part of the test images that an archive's network had right; None where it was not evaluated."""
+    metrics = archive.provenance().get("metrics") or {}
+    score = metrics.get("top_1") or {}  # with its interval
+    return score.get("value")
+
+
+def _percent(value: float | None) -> str:
+    return "not evaluated" if value is None else f"{value:.2%}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_short(each) for each in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,52 @@
+"""The settings of one archive: what its model-config.yaml says, and which of them can be asked for otherwise."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from handlers.settings import Settings
+from serving.store.model_store import ArchiveError
+
+# What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
+# time-outs, so all of them stand here.
+DEFAULTS: dict[str, Any] = {
+    "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
+    "maxWorkers": None,
+    "batchSize": 8,  # of 16, one worker takes what two could share at 16 connections: a fifth slower there
+    "maxBatchDelay": 1,  # milliseconds that a lone request waits for company
+    "responseTimeout": 60,  # seconds
+    "startupTimeout": 120,
+    "maxRetryTimeoutInSec": 300,
+    "jobQueueSize": 100,
+    "handler": dataclasses.asdict(Settings()),
+}
+
+
+def configure(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `DEFAULTS` with `key=value` and `handler.key=value` overrides.
+
+    Raises:
+        ArchiveError: a key that is not in `DEFAULTS`, or a value that it cannot have.
+    """
+    settings = copy.deepcopy(DEFAULTS)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        group = settings["handler"] if key.startswith("handler.") else settings
+        leaf = key.removeprefix("handler.")
+        if leaf == "handler" or leaf not in group:
+            known = [*(k for k in DEFAULTS if k != "handler"), *(f"handler.{k}" for k in DEFAULTS["handler"])]
+            raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
+        number = not isinstance(group[leaf], str)
+        if number and not text.isdecimal():
+            raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
+        group[leaf] = int(text) if number else text
+    if settings["minWorkers"]:  # TorchServe heeds it only with a maxWorkers
+        settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if any(override.startswith("handler.") for override in overrides):
+        try:
+            Settings.read(settings["handler"])
+        except ValueError as error:
+            raise ArchiveError(str(error)) from error
+    return settings

@@ -1,0 +1,275 @@
+"""The archives in a model store: `<name>-<version>.mar`, each with its sidecar `<name>-<version>.json`."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import shlex
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from handlers import golden, naming
+from handlers.golden import Golden, GoldenError
+from handlers.images.limits import DEFAULT_LIMITS, Limits
+from handlers.naming import NAME
+from handlers.settings import Settings
+from serving.errors import ServingError
+from serving.store import members
+
+FOLDER = Path("model_store")
+
+# A version holds no "-": the last one in a file name is between name and version.
+VERSION = re.compile(r"[0-9]+(?:\.[0-9A-Za-z]+)*")
+
+LARGEST_SPEC = 2**24  # bytes; a thousand classes take 30,000
+
+UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, GoldenError)
+
+
+class ArchiveError(ServingError):
+    """An archive cannot be built, found or read; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive of a model store."""
+
+    name: str
+    version: str
+    path: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """Return the JSON document beside the archive."""
+        return self.path.with_suffix(".json")
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[zipfile.ZipFile]:
+        """Give the zip, once its members have been looked at, and say of the archive what is wrong with its content.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                members.check(file, self.path)
+                yield file
+        except (*UNREADABLE, KeyError, ValueError, TypeError) as error:
+            raise ArchiveError(f"{self.path} is not a whole archive ({error}): remove it and build it again") from error
+
+    @staticmethod
+    def manifest(file: zipfile.ZipFile) -> dict[str, Any]:
+        """Return what an opened archive says of its model."""
+        model: dict[str, Any] = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
+        return model
+
+    def model_config(self) -> dict[str, Any]:
+        """Return its model-config.yaml.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with self.opened() as file:
+            document = yaml.safe_load(file.read("model-config.yaml"))
+        if not isinstance(document, dict):
+            raise ArchiveError(f"{self.path} has an empty model-config.yaml: remove it and build it again")
+        return document
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec.json of the artifact inside: classes, preprocessing, provenance.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with (
+            self.opened() as file,
+            file.open(self.manifest(file)["serializedFile"]) as inner,
+            zipfile.ZipFile(inner) as artifact,
+        ):
+            return spec_inside(artifact)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return its sidecar; nothing where that is gone or damaged."""
+        try:
+            document = json.loads(self.sidecar.read_text())
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def golden(self) -> list[Golden]:
+        """Return the golden images that travel in it and are within its own limits; none in an archive without them.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with self.opened() as file, tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            if golden.FILE not in file.namelist():
+                return []
+            images = golden.read(Path(file.extract(golden.FILE, folder)))
+        limits = limits_of(self.model_config())
+        return [image for image in images if image.within(limits)]
+
+    @contextlib.contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """Give the artifact in a temporary folder, beside everything else that the archive holds.
+
+        Raises:
+            ArchiveError: the file is not an archive of ours.
+        """
+        with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+            with self.opened() as file:
+                name = self.manifest(file)["serializedFile"]
+                file.getinfo(name)  # a path elsewhere is none of its members
+                file.extractall(folder)
+            yield Path(folder) / name
+
+    def check(self) -> None:
+        """See that the archive is whole and says of itself what its file name says.
+
+        TorchServe skips what it cannot read and reports itself healthy, so this is looked at before it starts.
+
+        Raises:
+            ArchiveError: it is not.
+        """
+        with self.opened() as file:
+            model = self.manifest(file)
+            found = (model["modelName"], model["modelVersion"])
+            weights = model.get("serializedFile")  # a handler may do without
+            if weights is not None and weights not in file.namelist():
+                raise ArchiveError(f"{self.path} holds no {weights}: remove it and build it again")
+        if found != (self.name, self.version):
+            raise ArchiveError(
+                f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
+            )
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    """Return what one image may cost by a model-config.yaml; the defaults where a worker refuses that file."""
+    with contextlib.suppress(ValueError):
+        return Settings.read(config.get("handler")).limits
+    return DEFAULT_LIMITS
+
+
+def spec_inside(artifact: zipfile.ZipFile) -> dict[str, Any]:
+    """Return the spec.json of an artifact, without importing torch: the file is a zip.
+
+    Raises:
+        ValueError: there is none, or one of more than `LARGEST_SPEC` bytes.
+    """
+    (entry,) = [each for each in artifact.infolist() if each.filename.endswith("extra/spec.json")]
+    if entry.file_size > LARGEST_SPEC:
+        raise ValueError(f"its spec.json has {entry.file_size} bytes, at most {LARGEST_SPEC} are read")
+    document: dict[str, Any] = json.loads(artifact.read(entry))
+    return document
+
+
+def check_name(name: str) -> None:
+    """Refuse a model name that TorchServe's URLs or a file name could not hold."""
+    if fault := naming.fault_of(name):
+        raise ArchiveError(fault)
+
+
+def check_version(version: str) -> None:
+    """Refuse a version that cannot be told from a name, or sorted."""
+    if not VERSION.fullmatch(version):
+        raise ArchiveError(f"{version!r} cannot be a version: use numbers and points, such as 1.0 or 2.3.1")
+
+
+def path_of(name: str, version: str, store: Path = FOLDER) -> Path:
+    """Return where an archive of that name and version stands or would stand."""
+    return store / f"{name}-{version}.mar"
+
+
+def order(version: str) -> list[tuple[int, int, str]]:
+    """Return what versions are sorted by: 2.0 before 10.0, 1.0rc1 after 1.0."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|[A-Za-z]+", version)]
+
+
+def archives(store: Path = FOLDER) -> list[Archive]:
+    """Return all archives of the store, by name and then from the oldest version to the newest."""
+    found = []
+    for path in store.glob("*.mar"):
+        name, _, version = path.stem.rpartition("-")
+        if NAME.fullmatch(name) and VERSION.fullmatch(version):
+            found.append(Archive(name, version, path))
+    return sorted(found, key=lambda archive: (archive.name, order(archive.version)))
+
+
+def misnamed(store: Path = FOLDER) -> list[str]:
+    """Return a line for each archive that is not served because of its name, with what mends that."""
+    lines = []
+    for path in sorted(store.glob("*.mar")):
+        name, _, version = path.stem.rpartition("-")
+        if path.is_file() and not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
+            lines.append(f"{path.name} is not served, since {_cure_of_name(path)}")
+    return lines
+
+
+def _cure_of_name(path: Path) -> str:
+    """Return why an archive cannot be served under its file name, and what to do."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            model = Archive.manifest(file)
+        name, version = str(model["modelName"]), str(model["modelVersion"])
+    except (*UNREADABLE, KeyError, ValueError, TypeError):
+        return "it is not a whole archive: remove it"
+    try:
+        check_name(name)
+        check_version(version)
+    except ArchiveError as error:
+        return f"{error}. Build it again"
+    return f"its name has no version: {shlex.join(['mv', '-n', str(path), str(path_of(name, version, path.parent))])}"
+
+
+def newest(store: Path = FOLDER) -> list[Archive]:
+    """Return the newest archive of every name."""
+    return list({archive.name: archive for archive in archives(store)}.values())
+
+
+def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive:
+    """Return the archive of that version, or the newest of that name.
+
+    Raises:
+        ArchiveError: there is none.
+    """
+    check_name(name)
+    found = [archive for archive in archives(store) if archive.name == name]
+    if version is not None:
+        found = [archive for archive in found if archive.version == version]
+    if not found:
+        what = name if version is None else f"{name} {version}"
+        raise ArchiveError(
+            f"no archive of {what} in {store}/{_have(archives(store))}: "
+            f"make archive NAME={name} VERSION={version or '1.0'}"
+        )
+    return found[-1]
+
+
+def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
+    """Return the archives that `NAME` or `NAME=VERSION` ask for; the newest of every name where nothing is asked for.
+
+    Raises:
+        ArchiveError: one is not there, or is asked for twice, or there is none at all.
+    """
+    chosen = []
+    for text in wanted:
+        name, _, version = text.partition("=")
+        chosen.append(find(name, version or None, store))
+    names = [each.name for each in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ArchiveError(f"{', '.join(twice)}: asked for twice. Name each model once")
+    if not chosen:
+        chosen = newest(store)
+    if not chosen:
+        raise ArchiveError(f"no archive in {store}/: make archive NAME=<run> VERSION=1.0")
+    return chosen
+
+
+def _have(found: list[Archive]) -> str:
+    return f" (there: {', '.join(f'{archive.name} {archive.version}' for archive in found)})" if found else ""

@@ -1,0 +1,89 @@
+"""What goes into an archive, and the file that it becomes: the same bytes for the same inputs, wherever and whenever.
+
+torch-model-archiver lays the files out and writes the manifest. The zip is written here: the archiver's own holds the
+time of the day, the times of files, and the order of folders.
+"""
+
+import datetime as dt
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import handlers
+from handlers import golden
+from handlers.formats import INT8
+from serving.store import provenance
+from serving.store.model_store import ArchiveError
+
+HANDLERS = Path(handlers.__file__).parent
+HANDLER_FILE = "sightline_handler.py"
+MANIFEST = "MAR-INF/MANIFEST.json"
+CONFIG = "model-config.yaml"
+MADE = frozenset((MANIFEST, CONFIG, provenance.FILE))  # written for an archive; all else is copied
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every member
+ZIP_MODE = stat.S_IFREG | 0o644
+ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as main; main()"
+
+
+def sources(weights: Path) -> dict[str, Path]:
+    """Return the files that an archive of these weights holds, by their names in it, all but those of `MADE`.
+
+    Beside the weights lie images and answers that a worker is held to, and the network in int8.
+    """
+    found = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
+    found |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
+    for name in (golden.FILE, INT8) if weights.suffix == ".pt" else (golden.FILE,):
+        if weights.with_name(name).is_file():
+            found[name] = weights.with_name(name)
+    return found
+
+
+def stage(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any], date: dt.datetime) -> Path:
+    """Lay out, inside an empty `folder`, the files of an archive; return where.
+
+    Raises:
+        ArchiveError: torch-model-archiver failed.
+    """
+    temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
+    for each in (temporary, extra, exported):
+        each.mkdir()
+    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
+    for inside, path in sources(weights).items():
+        if inside not in (weights.name, HANDLER_FILE):
+            (extra / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, extra / inside)
+    config = folder / CONFIG
+    config.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+    command = [sys.executable, "-c", ARCHIVER, "--archive-format", "no-archive", "--model-name", name]
+    command += ["--version", version, "--serialized-file", str(weights), "--handler", str(HANDLERS / HANDLER_FILE)]
+    command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(exported)]
+    # A process of its own: it empties and fills <temporary folder>/<name>, which two builds would take from each other.
+    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
+    if done.returncode:
+        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
+    staged = exported / name
+    manifest = json.loads((staged / MANIFEST).read_text())
+    manifest["createdOn"] = date.strftime("%d/%m/%Y %H:%M:%S")
+    (staged / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    return staged
+
+
+def write(staged: Path, path: Path) -> None:
+    """Write the files below `staged` as a zip: in the order of their names, all of one time and one permission."""
+    files = {each.relative_to(staged).as_posix(): each for each in staged.rglob("*") if each.is_file()}
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as target:  # weights do not compress
+        for name in sorted(files):
+            member = zipfile.ZipInfo(name, ZIP_TIME)
+            member.create_system, member.external_attr = 3, ZIP_MODE << 16  # as on Unix
+            member.file_size = files[name].stat().st_size  # what needs more than 32 bits is told by it
+            with open(files[name], "rb") as source, target.open(member, "w") as sink:
+                shutil.copyfileobj(source, sink, 2**20)

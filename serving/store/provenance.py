@@ -1,0 +1,112 @@
+"""Where an archive comes from and how good it is: provenance.json inside it, and most of its sidecar.
+
+commit, date           of the code that built it; "+" where files differed from the commit
+trained                commit and package versions of the training
+config                 of the training
+dataset_fingerprint    of the prepared images
+network, classes       as in the artifact
+metrics                of the evaluation; null where there was none
+model_config           what model-config.yaml says, and `overrides`, what was asked for
+versions               of Python and packages where it was built
+members                sha256 of every other file of the archive
+"""
+
+import datetime as dt
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serving.store.model_store import ArchiveError
+
+FILE = "provenance.json"
+PACKAGES = ("torch", "kornia", "numpy", "pillow", "simplejpeg", "torchserve", "torch-model-archiver")
+DATE_VARIABLE = "SOURCE_DATE_EPOCH"  # seconds since 1970: reproducible-builds.org
+OLDEST = dt.datetime(1980, 1, 1, tzinfo=dt.UTC)  # that a zip can say
+
+
+def document(
+    run: Path,
+    spec: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    overrides: Sequence[str],
+    created: dt.datetime,
+    staged: Path,
+) -> dict[str, Any]:
+    """Return what is known of the archive whose files lie below `staged`; reads what training left in `run`."""
+    trained = read_json(run / "train.json") or {}
+    artifact = spec["provenance"]
+    config = run / "config.yaml"
+    return {
+        "commit": commit(),
+        "date": created.isoformat(),
+        "trained": {name: artifact.get(name) for name in ("commit", "versions")},
+        "config": yaml.safe_load(config.read_text()) if config.is_file() else None,
+        "dataset_fingerprint": trained.get("fingerprint") or artifact.get("fingerprint"),
+        "network": spec["network"],
+        "classes": spec["classes"],
+        "metrics": read_json(run / "evaluation" / "metrics.json"),
+        "model_config": dict(settings),
+        "overrides": list(overrides),
+        "versions": {"python": platform.python_version(), **{e: importlib.metadata.version(e) for e in PACKAGES}},
+        "members": {each.relative_to(staged).as_posix(): sha256(each) for each in staged.rglob("*") if each.is_file()},
+    }
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """Return a document as it is written: the same text for the same content."""
+    return json.dumps(document, indent=2, sort_keys=True, default=str) + "\n"
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the document in a file, None where there is no such file."""
+    if not path.is_file():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def date() -> dt.datetime:
+    """Return the date of what is built, whenever that is: SOURCE_DATE_EPOCH, else this code's commit, else `OLDEST`.
+
+    Raises:
+        ArchiveError: SOURCE_DATE_EPOCH is not a number of seconds.
+    """
+    seconds = os.environ.get(DATE_VARIABLE)
+    try:
+        if seconds:
+            return dt.datetime.fromtimestamp(int(seconds), dt.UTC)
+        committed = _git("log", "-1", "--format=%ct")
+        return dt.datetime.fromtimestamp(int(committed), dt.UTC) if committed else OLDEST
+    except (ValueError, OverflowError, OSError) as error:
+        raise ArchiveError(
+            f"{DATE_VARIABLE}={seconds} is no number of seconds since 1970: correct or unset it"
+        ) from error
+
+
+def commit() -> str | None:
+    """Return the commit of this code, with "+" where files differ from it; None outside a git checkout."""
+    head = _git("rev-parse", "HEAD")
+    return head and head + ("+" if _git("status", "--porcelain", "-uno") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says of this code's checkout, None where there is no git or no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,215 @@
+"""The rehearsal of an archive: what would be served is unpacked, loaded and asked, as TorchServe's worker does it.
+
+The archived handler runs in a process of its own (serving/store/stand_in_worker.py), in the unpacked archive and with
+TorchServe's loader, where nothing of this repository can be imported. It is asked for its description, for the golden
+images, and about a body that is no image, in batches of the size that the server would send.
+"""
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from handlers import golden
+from handlers.errors import RequestError
+from handlers.golden import Golden, GoldenError
+from handlers.images.limits import DEFAULT_LIMITS, Limits
+from serving.host import resources, state
+from serving.store import model_config, model_store
+from serving.store.model_store import Archive, ArchiveError
+
+WORKER = Path(__file__).with_name("stand_in_worker.py")
+NO_IMAGE = b"This is not an image."
+NOT_AN_IMAGE = 400
+ALONE = 0.04  # seconds: less than what any worker puts off beside others (handlers.budget)
+HIDDEN = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")  # of our environment, from the worker
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """How it went: the precision that it answered in, by how much its golden answers differ, and seconds in all.
+
+    `pixels` is False where an older release exported it: the network's input is not compared then.
+    """
+
+    precision: str
+    images: int
+    difference: float
+    seconds: float
+    pixels: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def document(self) -> dict[str, Any]:
+        """Return the answer; ValueError where it is no JSON object."""
+        document = json.loads(self.body)
+        if not isinstance(document, dict):
+            raise ValueError("its answer is no JSON object")
+        return document
+
+
+class _Failed(Exception):
+    """What a worker would fail with."""
+
+
+def rehearse(archive: Archive) -> Rehearsed:
+    """Load an archive as a worker would, and hold its answers to its golden images.
+
+    It may take as long as `startupTimeout` of its model-config.yaml says. On a machine with a GPU it runs there, as the
+    server would; CUDA_VISIBLE_DEVICES= rehearses for a server without one.
+
+    Raises:
+        ArchiveError: it cannot be unpacked, does not load, or answers otherwise; says why.
+    """
+    began = time.monotonic()
+    config = archive.model_config()
+    try:
+        with archive.unpacked() as weights:
+            kept = _golden(weights, model_store.limits_of(config))
+            images = [kept[0].image, NO_IMAGE, *(each.image for each in kept[1:])]
+            described, first, broken, *others = _play(archive, weights.parent, config, images)
+        if broken.status != NOT_AN_IMAGE:
+            raise _Failed(f"a body that is no image is answered with {broken.status}, not {NOT_AN_IMAGE}")
+        description = described.document()
+        precision, classes = str(description["precision"]), list(description["classes"])
+        replies = zip(kept, [first, *others], strict=True)
+        difference = max(_difference(each, reply, classes, precision) for each, reply in replies)
+    except (_Failed, GoldenError, KeyError, TypeError, ValueError) as error:
+        kind = "" if isinstance(error, _Failed | GoldenError) else f"{type(error).__name__}: "
+        raise ArchiveError(f"{archive.name} {archive.version} cannot be served: {kind}{error}") from error
+    pixels = all(each.pixels for each in kept)
+    return Rehearsed(precision, len(kept), difference, time.monotonic() - began, pixels)
+
+
+def _golden(weights: Path, limits: Limits) -> list[Golden]:
+    path = weights.with_name(golden.FILE)
+    images = golden.read(path) if path.is_file() else []
+    if not images:
+        raise _Failed("it holds no golden images. Export the run again (make train), and archive it")
+    kept = [image for image in images if image.within(limits)]
+    if not kept:
+        raise _Failed("none of its golden images is within handler.max_bytes and handler.max_pixels: raise them")
+    return kept
+
+
+def _difference(kept: Golden, reply: _Reply, classes: Sequence[str], precision: str) -> float:
+    if reply.status != 200:
+        raise _Failed(f"golden image {kept.name} is answered with {reply.status}: {reply.body.decode()[:200]}")
+    return golden.compare(kept, reply.document(), classes, precision)
+
+
+def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Sequence[bytes]) -> list[_Reply]:
+    """Return what the worker would answer: its description, and to each image."""
+    size = max(1, int(config.get("batchSize", 1)))
+    batches = [
+        [{"headers": {}, "body": base64.b64encode(image).decode()} for image in batch]
+        for batch in _batches(images, size)
+    ]
+    with archive.opened() as file:
+        handler = archive.manifest(file)["handler"]
+    asked = {
+        "name": archive.name,
+        "handler": handler,
+        "batch_size": size,
+        "gpu": 0 if resources.gpus() else None,
+        "batches": [[{"headers": {"describe": "True"}, "body": ""}], *batches],
+    }
+    limit = config.get("startupTimeout", model_config.DEFAULTS["startupTimeout"])
+    with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
+        answered, log = _run(Path(scratch), folder, asked, limit)
+    if "error" in answered:
+        raise _Failed(answered["error"])
+    replies = [reply for message in answered["messages"] for reply in _replies(base64.b64decode(message))]
+    for reply in replies:
+        if reply.status == 503:  # only the log says why
+            raise _Failed(f"it fails on a batch: {log}")
+        if (said := reply.headers.get("model-version")) != archive.version:
+            raise _Failed(f"its answers say that they are of version {said}")
+    return replies
+
+
+def _batches(images: Sequence[bytes], size: int) -> list[list[bytes]]:
+    """Return images in batches, in their order; one that takes long by itself: a worker puts it off beside others."""
+    batches: list[list[bytes]] = []
+    fits = False
+    for image in images:
+        alone = _takes_long(image)
+        if not fits or alone or len(batches[-1]) == size:
+            batches.append([])
+        batches[-1].append(image)
+        fits = not alone
+    return batches
+
+
+def _takes_long(image: bytes) -> bool:
+    from handlers.images.costs import cost_of  # imports torch, which most commands need not wait for
+
+    try:
+        return cost_of(image, DEFAULT_LIMITS).seconds > ALONE
+    except RequestError:
+        return False
+
+
+def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) -> tuple[dict[str, Any], str]:
+    """Run the worker in `folder`, for at most `limit` seconds; return what it wrote, and the last line of its log."""
+    source, target, log = scratch / "asked.json", scratch / "answered.json", scratch / "worker.log"
+    source.write_text(json.dumps(asked))
+    environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+    environment["PYTHONPATH"] = str(folder)
+    command = [sys.executable, "-P", str(WORKER), str(source), str(target)]
+    with (
+        open(log, "wb") as sink,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        ) as process,
+    ):
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            raise _Failed(f"it is not ready within {limit} s, its startupTimeout") from error
+        finally:
+            if process.poll() is None:
+                state.end_tree(psutil.Process(process.pid), timeout=0.5)
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    if code or not target.is_file():
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        raise _Failed(f"its process {how}: {last}")
+    answered: dict[str, Any] = json.loads(target.read_text())
+    return answered, last
+
+
+def _replies(message: bytes) -> list[_Reply]:
+    """Return the answers in what a worker sends for a batch (ts.protocol.otf_message_handler)."""
+    stream = io.BytesIO(message)
+
+    def number() -> int:
+        return int(struct.unpack("!i", stream.read(4))[0])
+
+    def field() -> bytes:
+        return stream.read(number())
+
+    number(), field()  # status and message of the batch
+    found = []
+    while (length := number()) >= 0:
+        stream.read(length), field()  # the request's id, the content type
+        status, _ = number(), field()
+        headers = {field().decode(): field().decode() for _ in range(number())}
+        found.append(_Reply(status, headers, field()))
+    return found

@@ -1,0 +1,71 @@
+"""Generate one of the five data sets.
+
+    python -m synthetic fingers data/raw/fingers
+    python -m synthetic moths data/raw/moths --classes 10 --images-per-class 40 --seed 1
+
+A folder that holds the same parameters is left as it is; one that was not generated is never written to.
+"""
+
+import argparse
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from training.data.records import DatasetError
+
+# dataset -> most classes
+DATASETS = {"asl_alphabet": 29, "fingers": 12, "moths": 50, "petals": 104, "places365": 365}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate what the command line asks for; return the exit status."""
+    options = _parser().parse_args(arguments)
+    generate: Callable[..., bool] = importlib.import_module(f"synthetic.{options.dataset}").generate
+    scale = {
+        key: value
+        for key in ("seed", "images_per_class", "classes", "size", "workers")
+        if (value := getattr(options, key)) is not None
+    }
+    defaults = {key: each.default for key, each in inspect.signature(generate).parameters.items()}
+    try:
+        _check({**defaults, **scale}, DATASETS[options.dataset])
+        made = generate(options.out, **scale)
+    except (DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.out}: {'generated' if made else 'unchanged'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m synthetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", choices=sorted(DATASETS), metavar="DATASET", help=", ".join(sorted(DATASETS)))
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--seed", type=int, metavar="N", help="decides the images, not what a class looks like")
+    parser.add_argument("--images-per-class", type=int, metavar="N", help="training images; test images are in ratio")
+    parser.add_argument("--classes", type=int, metavar="N", help="how many classes")
+    parser.add_argument("--size", type=int, metavar="PX", help="side of an image")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; the files do not depend on it")
+    return parser
+
+
+def _check(scale: dict[str, int | None], most: int) -> None:
+    for key, low, high in (
+        ("seed", 0, 2**63),
+        ("images_per_class", 1, 99_999),
+        ("classes", 1, most),
+        ("size", 32, 1024),
+    ):
+        value = scale[key]
+        if value is None or not low <= value <= high:
+            raise DatasetError(f"{key} is {value}. Choose {low} to {high}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

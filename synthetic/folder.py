@@ -1,0 +1,131 @@
+"""A folder of generated files: made in parallel, whole or not at all, and never over somebody else's."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from handlers.atomic import replace_folder
+from handlers.machine import cores
+from training.data.records import DatasetError
+
+VERSION = 1  # raise it when a drawing changes, so that older folders are made anew
+MARK = "generated.json"
+CHUNK = 64  # images that a worker makes between two steps of the progress bar
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parameters:
+    """All that decides the files of a generated folder."""
+
+    dataset: str
+    seed: int
+    images_per_class: int
+    classes: int
+    size: int
+    version: int = VERSION
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Task:
+    """One file: its path within the folder, and the module-level function and arguments that make its bytes."""
+
+    path: str
+    make: Callable[..., bytes]
+    arguments: tuple[Any, ...]
+    images: int = 1
+
+
+def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int | None = None) -> bool:
+    """Make all files of `tasks` under `raw`, or return False where the same files stand there already.
+
+    The folder appears whole, by a rename. `workers` processes share the work (None: one a core, none for small sets).
+    Raises `DatasetError` where `raw` holds anything that was not generated.
+    """
+    raw = Path(os.path.abspath(raw))
+    document = {**dataclasses.asdict(parameters), "files": len({task.path for task in tasks})}
+    if _made(raw) == document and _count(raw) == document["files"]:
+        return False
+    _refuse_foreign(raw)
+    partial = raw.with_name(raw.name + ".partial")
+    _refuse_foreign(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+    for folder in {str(Path(task.path).parent) for task in tasks}:
+        (partial / folder).mkdir(parents=True, exist_ok=True)
+    # The mark goes in first: an interrupted run leaves a folder that the next run knows as its own.
+    (partial / MARK).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    _make(partial, parameters.dataset, tasks, workers)
+    replace_folder(partial, raw)
+    return True
+
+
+def _make(partial: Path, title: str, tasks: Sequence[Task], workers: int | None) -> None:
+    total = sum(task.images for task in tasks)
+    if workers is None:
+        workers = 1 if total < 4 * CHUNK else min(cores(), 8)
+    with ExitStack() as stack:
+        chunks = list(_chunks(tasks))
+        paths = [str(partial)] * len(chunks)
+        if workers > 1:
+            # Forking a process that has threads (the progress bar's, torch's) may hang: start clean ones.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
+            done: Iterator[int] = pool.map(_write, paths, chunks)
+        else:
+            done = map(_write, paths, chunks)
+        progress = stack.enter_context(Progress(console=Console(stderr=True, markup=False, emoji=False)))
+        bar = progress.add_task(f"drawing {title}", total=total)
+        for images in done:
+            progress.advance(bar, images)
+
+
+def _chunks(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    chunk: list[Task] = []
+    for task in tasks:
+        chunk.append(task)
+        if sum(each.images for each in chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _write(folder: str, tasks: list[Task]) -> int:
+    for task in tasks:
+        (Path(folder) / task.path).write_bytes(task.make(*task.arguments))
+    return sum(task.images for task in tasks)
+
+
+def _made(folder: Path) -> dict[str, Any] | None:
+    """Return what the folder's mark says, or None where there is no readable one."""
+    try:
+        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and "files" in document else None
+
+
+def _count(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder)) - 1  # less the mark
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise unless the folder is missing, empty, or holds nothing beyond what a generator made."""
+    if folder.exists() and not folder.is_dir():
+        raise DatasetError(f"{folder} is a file. Name a folder to generate into.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    made = _made(folder)
+    if made is None:
+        raise DatasetError(f"{folder} holds files that were not generated. Name another folder, or empty this one.")
+    if _count(folder) > made["files"]:
+        raise DatasetError(f"{folder} holds files beyond the generated ones. Move them away, or name another folder.")

@@ -1,0 +1,207 @@
+"""The processes that decode: each takes chunks of records, and writes pixels straight to their place on disk.
+
+torch is imported in these processes only. The parent stays small and quick to start.
+"""
+
+import errno
+import functools
+import hashlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from handlers.images.limits import DEFAULT_LIMITS, Limits
+from handlers.spec import PreprocessSpec
+from training.data.arrays import RowFile
+from training.data.index import Decoded, Pending
+from training.data.records import DatasetError, Record
+
+if TYPE_CHECKING:
+    import torch
+
+_SPARE_BYTES = 64 << 20  # index, labels and the file system's own needs
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class PoolBroken(RuntimeError):
+    """A process of the pool ended unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all chunks of one run share; `images` None: decode to see that it can be, but keep no pixels."""
+
+    raw: Path
+    spec: PreprocessSpec
+    rows: int
+    images: Path | None
+    moments: Path
+    limits: Limits = DEFAULT_LIMITS
+
+    def open_images(self) -> RowFile | None:
+        """Open the file of pixels, uint8 (C, S, S) a row."""
+        shape = (self.spec.channels, self.spec.image_size, self.spec.image_size)
+        return None if self.images is None else RowFile(self.images, self.rows, shape, np.uint8)
+
+    def open_moments(self) -> RowFile:
+        """Open the file of sums of pixel values and of their squares, int64 (2, C) a row."""
+        return RowFile(self.moments, self.rows, (2, self.spec.channels), np.int64)
+
+
+def decode_and_resize(data: bytes, spec: PreprocessSpec, limits: Limits) -> "torch.Tensor":
+    """Return uint8 (C, S, S), just as serving makes it.
+
+    Raises:
+        RequestError: the bytes are not an image that is read.
+    """
+    from handlers.images.decoding import decode
+
+    resizer = _resizer(spec)
+    image: torch.Tensor = resizer.resize(
+        decode(data, colour=spec.colour, limits=limits, smallest=resizer.shortest_side)
+    )
+    return image
+
+
+def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
+    """Read, hash, decode and resize a chunk of records, and write each to its row.
+
+    Raises:
+        DatasetError: a file cannot be read.
+        OSError: a row cannot be written, as on a full disk.
+    """
+    from handlers.errors import RequestError
+
+    images, moments = _files(job)
+    done = []
+    for record in chunk:
+        data = read_bytes(job.raw, record)
+        reason = None
+        try:
+            image = decode_and_resize(data, job.spec, job.limits).numpy()
+        except RequestError as error:
+            reason = str(error)
+        else:
+            flat = image.reshape(len(image), -1).astype(np.int64)
+            moments.write(record.row, np.stack([flat.sum(1), np.square(flat).sum(1)]))
+            if images is not None:
+                images.write(record.row, image)
+        done.append(Decoded(record.number, hashlib.sha256(data).digest(), len(data), reason))
+    return done
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises:
+        OSError: ENOSPC, with the bytes needed and free in gigabytes (1e9).
+    """
+    needed += _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed / 1e9:.2f} GB are needed in {folder.parent}, {free / 1e9:.2f} GB are free"
+        )
+
+
+def read_bytes(raw: Path, record: Pending | Record) -> bytes:
+    """Return the encoded bytes of a record.
+
+    Raises:
+        DatasetError: the file cannot be read, or ends before the record does.
+    """
+    whole = Record(id="", split="train", label=None, path=record.path, offset=record.offset, length=record.length)
+    try:
+        data = whole.read(raw)
+    except OSError as error:
+        raise DatasetError(f"{raw / record.path}: {error.strerror}; mend it, or take it out of the data set") from error
+    if record.length is not None and len(data) != record.length:
+        raise DatasetError(f"{raw / record.path}: ends inside a record; fetch this file again")
+    return data
+
+
+def start_method(*modules: str) -> "multiprocessing.context.ForkServerContext":
+    """Return how processes that decode are started: forked from a server that has imported torch, and `modules`.
+
+    So torch is imported once, and is in memory once; and nothing of a parent that has threads or a GPU is copied.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "handlers.images.decoding", "handlers.preprocessing", *modules])
+    return context
+
+
+class Pool:
+    """A pool of `processes` with one thread each, made when the first chunk comes."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        self._executor = ProcessPoolExecutor(processes, start_method(), initializer=_start)
+
+    def warm(self) -> None:
+        """Wait until the processes have started; only benchmarks need to."""
+        list(self.map(os.getpgid, [0] * self.processes))
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results in order; only a few tasks are taken ahead, so that a long list needs no memory.
+
+        Raises:
+            PoolBroken: a process ended unasked; or whatever `function` raises.
+        """
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._executor.submit(function, task))
+                if len(waiting) > 3 * self.processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise PoolBroken(
+                "a decoding process was ended from outside, most likely for want of memory;"
+                " give the same command again, with fewer processes, to go on where it stopped"
+            ) from error
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a parent that is killed cannot end its pool, which would wait for ever
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+@functools.lru_cache(maxsize=1)
+def _files(job: Job) -> tuple[RowFile | None, RowFile]:
+    return job.open_images(), job.open_moments()
+
+
+@functools.lru_cache(maxsize=1)
+def _resizer(spec: PreprocessSpec) -> Any:
+    from handlers.preprocessing import Preprocess
+
+    return Preprocess(spec)
