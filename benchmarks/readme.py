@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.origins import origins
 from benchmarks.pages.markdown import RESULTS
+from benchmarks.pages.origins import origins
 from benchmarks.pages.results import TABLES
 
 ORIGINS = "origins"
