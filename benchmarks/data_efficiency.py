@@ -29,10 +29,10 @@ from benchmarks.harness import console
 from benchmarks.real import RunError, step
 from benchmarks.result import TRAINING, Origin
 from training import configuration, evaluate
+from training.configuration import TrainingError
 from training.data.records import DatasetError
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
-from training.errors import TrainingError
 from training.train import train
 
 RESULT = Path("benchmarks/results/fewest.json")

@@ -34,7 +34,7 @@ from handlers.images.decoding import decode
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from synthetic.photograph import jpeg_body
-from training.train import machine
+from training.run import machine
 
 RESULT = Path("benchmarks/results/decoders.json")
 SIDE, TURN, BATCH = 224, 0.02, 32  # pixels, seconds, images in a batch of nvJPEG

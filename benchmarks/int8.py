@@ -37,7 +37,7 @@ from handlers.network.engine import Engine
 from handlers.network.precision import gains_from_bf16
 from handlers.spec import Spec
 from training.quantization import QuantizationError, quantize
-from training.train import machine
+from training.run import machine
 
 RESULT = Path("benchmarks/results/int8.json")
 BATCHES, TURN = (1, 8, 16), 0.2  # images, seconds

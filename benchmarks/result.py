@@ -16,7 +16,7 @@ import psutil
 
 from handlers.atomic import write_json
 from serving.store import provenance
-from training.train import machine, versions
+from training.run import machine, versions
 
 ROOT = Path(__file__).parents[1]
 SERVING, TRAINING = ("handlers", "serving"), ("handlers", "training")

@@ -38,7 +38,7 @@ from handlers.classifier import Classifier
 from pipeline import lock
 from pipeline.setup import SetupError
 from serving.host import ports
-from training.train import versions
+from training.run import versions
 
 RESULT = Path("benchmarks/results/serving.json")
 WORK, DRAWN = Path("runs/bench-serving"), Path("data/bench-bodies")

@@ -31,12 +31,12 @@ from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.configuration import compose, plain, store_folder
 from training.data.batches import Batch, Batches, Joined
+from training.data.loaders import training_batches
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
-from training.loop import training_batches
 from training.pace import Stepper
 from training.precision import use_all_cores
-from training.train import network_name
+from training.run import network_name
 
 RESULT = Path("benchmarks/results/training.json")
 GOAL = 0.95

@@ -26,6 +26,10 @@ class ConfigurationError(Exception):
     """A setting is unknown or has an impossible value; the message names it and the remedy."""
 
 
+class TrainingError(Exception):
+    """Training or export cannot continue; the message says what to change."""
+
+
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Return the configuration with `overrides` such as `dataset=petals` or `trainer.epochs=3` applied.
 

@@ -26,9 +26,9 @@ from rich.console import Console
 from handlers.atomic import write_json
 from handlers.formats import INT8
 from training import configuration, evaluate
+from training.configuration import TrainingError
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
-from training.errors import TrainingError
 from training.page import page
 from training.predictions import Predictions, open_classifier, predict
 from training.train import train

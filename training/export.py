@@ -27,23 +27,22 @@ from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from training import scores
-from training.configuration import ConfigurationError, compose, load, plain, run_folder, store_folder
+from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
+from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
-from training.errors import TrainingError
 from training.golden import choose
-from training.loop import calibration_batches, calibration_rows, validation_batches
-from training.module import Classification
-from training.pace import planned
+from training.networks import build
 from training.quantization import QuantizationError, quantize
-from training.train import network_name, run_key, versions
+from training.run import network_name, run_key, versions, with_planned_epochs
+from training.weights import load_checkpoint
 
 TOLERANCE = tolerances.FP32
 
 
 def export(
-    module: Classification,
+    network: nn.Module,
     settings: Mapping[str, Any],
     data: PreparedDataset,
     split: Split,
@@ -74,13 +73,14 @@ def export(
             "versions": versions(),
         },
     )
-    network = module.best_network.float().cpu().eval()
+    network = network.float().cpu().eval()
+    pixels = Preprocess(preprocess)
     # In a folder of its own: TorchScript writes the file's name into the file.
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
         made = Path(folder) / name
         try:
             exported_network = _written(network, spec, made)
-            document = compare(network, exported_network, module.preprocess, validation_batches(data, shown, 8))
+            document = compare(network, exported_network, pixels, validation_batches(data, shown, 8))
             if kind == "pt2":
                 _check_golden(made, run)
         except (torchscript.ArtifactError, golden.GoldenError) as error:
@@ -92,7 +92,7 @@ def export(
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
         if kind == "torchscript":
-            document["int8"] = _quantized(network, spec, made, module.preprocess, data, split)
+            document["int8"] = _quantized(network, spec, made, pixels, data, split)
             golden.write(choose(made, data, shown), run / golden.FILE)
             for stale in (torchscript.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
@@ -216,15 +216,15 @@ def main(arguments: Sequence[str]) -> int:
                 f"{best} is of other data, settings or versions than those here: train {run} again"
             )
         preprocess = data.preprocess(*data.statistics(split.train))
-        # What it started from need not be there any more: the checkpoint has all weights.
-        beginnings = {"weights": None, "pretrained": False}
-        network = {name: beginnings.get(name, value) for name, value in settings["network"].items()}
-        settings = planned(settings, data, split, preprocess, run, print)
-        module = Classification({**settings, "network": network}, data.classes, preprocess)
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        settings = with_planned_epochs(settings, run)
+        # The checkpoint holds all weights: the files that training started from may be gone.
+        node = {**settings["network"], "weights": None, "pretrained": False}
+        node = {name: node[name] for name in settings["network"]}
+        network = build(node, len(data.classes), preprocess.channels, preprocess.image_size)
+        load_checkpoint(network.to(memory_format=torch.channels_last), best)
         long = ": compiling takes minutes" if kind == "pt2" else ""
         print(f"exporting {run / ARTIFACTS[kind]}{long}", flush=True)
-        document = export(module.eval(), settings, data, split, preprocess, run, kind)
+        document = export(network, settings, data, split, preprocess, run, kind)
     except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,11 +17,11 @@ from handlers.golden import Golden
 from handlers.images.limits import UNLIMITED
 from handlers.network import torchscript
 from training.cards import cards
+from training.configuration import TrainingError
 from training.data import shards
 from training.data.decoders import decode_and_resize
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
-from training.errors import TrainingError
 
 IMAGES = 8  # of the data set, of as many classes
 CANDIDATES = 4  # times as many, of which the surest are taken: rounding does not change their best class

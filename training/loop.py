@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from lightning.pytorch.loggers import Logger
 
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError
-from training.data.batches import Batches, Joined, Resident
+from training.data.batches import Joined
+from training.data.loaders import training_batches, validation_batches
 from training.data.shards import EncodedBatches
-from training.data.splits import Rows, Split
+from training.data.splits import Split
 from training.data.store import PreparedDataset
 from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
-from training.quantization import CALIBRATION
 
 # Lightning warns of what is meant here.
 NOISE = (
@@ -123,39 +123,6 @@ def _batches(
     )
     train = training_batches(chosen, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch)
     return train, validation_batches(data, split, trainer["batch_size"], pin=pin)
-
-
-def training_batches(
-    data: Joined, trainer: Mapping[str, Any], device: torch.device, *, seed: int, epoch: Callable[[], int]
-) -> Batches:
-    """Return the loader of training images: on a GPU they lie in its memory, where they fit."""
-    size = trainer["batch_size"]
-    pin = device.type == "cuda"
-    if pin and Resident.fits(data, torch.cuda.mem_get_info(device)[0]):
-        return Resident(data, size, device, seed=seed, epoch=epoch)
-    return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch)
-
-
-def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:
-    """Return the loader of the validation images, in order."""
-    if data.encoded:
-        return EncodedBatches(data, split.validation, 2 * batch_size, pin=pin)
-    return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
-
-
-def calibration_rows(split: Split) -> Rows:
-    """Return up to `CALIBRATION` training rows, spread over the classes' order."""
-    return split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
-
-
-def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.Tensor]:
-    """Yield up to `CALIBRATION` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
-    rows = calibration_rows(split)
-    batches = (
-        EncodedBatches(data, rows, 32) if data.encoded else Batches(Joined(((data.images, data.labels, rows),)), 32)
-    )
-    for pixels, _ in batches:
-        yield pixels
 
 
 def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:

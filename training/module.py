@@ -13,8 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
-from training.configuration import ConfigurationError
-from training.errors import TrainingError
+from training.configuration import ConfigurationError, TrainingError
 from training.networks import build
 from training.optimizers import make_optimizer, make_schedule
 

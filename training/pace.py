@@ -16,6 +16,7 @@ from training.data.store import PreparedDataset
 from training.module import Classification
 from training.optimizers import make_optimizer
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.run import EPOCHS, with_planned_epochs
 
 WARM_UP, TIMED = 2, 5  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.
@@ -85,7 +86,7 @@ def planned(
     trainer = settings["trainer"]
     if trainer["max_minutes"] is None:
         return settings
-    kept = run / "checkpoints" / "epochs"
+    kept = run / EPOCHS
     if not kept.is_file():
         say("timing the training step")
         use_all_cores()
@@ -95,4 +96,4 @@ def planned(
         if epochs < trainer["epochs"]:
             say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
         write_text(kept, str(epochs))
-    return {**settings, "trainer": {**trainer, "epochs": int(kept.read_text())}}
+    return with_planned_epochs(settings, run)

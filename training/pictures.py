@@ -3,7 +3,7 @@
 Figures are drawn by matplotlib's object interface on the Agg canvas: no window system, no global state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix as count_confusions
 
+from handlers import atomic
 from training import scores
 
 NUMBERED = 32  # up to so many classes, every cell has room for its number
@@ -172,3 +173,22 @@ def contact_sheet(
 
 def _short(name: str, limit: int = 20) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write a PNG of loss and accuracy by epoch, for training and validation.
+
+    `rows` are those of metrics.csv. The figure is made without pyplot, which keeps global state.
+    """
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in rows]
+    for place, (quantity, factor, unit) in enumerate((("loss", 1.0, ""), ("accuracy", 100.0, " (%)")), start=1):
+        axes = figure.add_subplot(1, 2, place)
+        for side in ("train", "validation"):
+            axes.plot(epochs, [factor * row[f"{side}_{quantity}"] for row in rows], marker=".", label=side)
+        axes.set(xlabel="epoch", ylabel=f"{quantity}{unit}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic.replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")

@@ -10,11 +10,7 @@ on from its last epoch when the same command is given again; one whose configura
 that is finished is left alone.
 """
 
-import importlib.metadata
-import json
 import math
-import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,28 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from handlers.atomic import write_json
-from handlers.formats import ARTIFACTS, INT8
-from handlers.machine import cores
-from training.configuration import ConfigurationError, compose, fingerprint, plain, run_folder, store_folder
+from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
 from training.data import class_counts
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
-from training.errors import TrainingError
+from training.run import document, is_finished, prepare_folder, run_key
 
 if TYPE_CHECKING:
-    from training.loop import Outcome
+    pass
 
-FORMAT = 3  # of what a run leaves behind; raise it where older runs must be trained again
-# Settings that change where things are told or kept, not what is trained.
-BESIDE = ("name", "store", "raw", "tracking")
 COUNTS = ("epochs", "batch_size", "prefetch")  # of the trainer: whole numbers of at least 1
 NUMBERS = ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "ema")  # of at least 0
 OPTIONAL = ("gradient_clip", "max_minutes")  # above 0, or null
-PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 
 def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
@@ -66,13 +56,13 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     split = _split(settings, data)
     for line in class_counts.remarks(_counts(data, split)):
         say(line)
-    _prepare_folder(run, config, key, say)
+    prepare_folder(run, config, key, say)
 
     # Here and not above: what is up to date is told without waiting seconds for torch.
-    from training.curves import draw
     from training.export import export
     from training.loop import fit
     from training.pace import planned
+    from training.pictures import learning_curves
 
     began = time.perf_counter()
     mean, std = data.statistics(split.train)
@@ -80,9 +70,9 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     wanted = settings["trainer"]["epochs"]
     settings = planned(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
-    draw(outcome.journal.rows, run / "curves.png")
+    learning_curves(outcome.journal.rows, run / "curves.png")
     say(f"exporting {run}/model.pt, and its int8 form")
-    exported = export(outcome.module, settings, data, split, preprocess, run)
+    exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
     best = outcome.journal.best or {}
     say(
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
@@ -91,86 +81,9 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     seconds = {"seconds_of_this_start": round(time.perf_counter() - began, 3)}
     write_json(
         run / "train.json",
-        {"key": key, **_document(settings, data, split, outcome), "wanted_epochs": wanted, **seconds},
+        {"key": key, **document(settings, data, split, outcome), "wanted_epochs": wanted, **seconds},
     )
     return run
-
-
-def _document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
-    """Return what a finished run says of itself."""
-    best = outcome.journal.best or {}
-    return {
-        "fingerprint": data.fingerprint,
-        "seed": settings["seed"],
-        "epochs": len(outcome.journal.rows),
-        "planned_epochs": settings["trainer"]["epochs"],
-        "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
-        "images": {
-            "train": len(split.train),
-            "transformed": len(split.transformed),
-            "validation": len(split.validation),
-        },
-        "classes": len(data.classes),
-        "network": settings["network"].get("model", settings["network"]["kind"]),
-        "image_size": data.image_size,
-        "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
-        "seconds": round(outcome.seconds, 3),
-        "seconds_by_epoch": [round(seconds, 3) for seconds in outcome.journal.seconds],
-        "precision": "bf16" if outcome.bf16 else "fp32",
-        "machine": machine(outcome.device.type),
-        "versions": versions(),
-    }
-
-
-def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
-    """Return what a finished run is known by: all that changes the trained weights."""
-    relevant = {name: value for name, value in settings.items() if name not in BESIDE}
-    relevant["dataset"] = {
-        k: v
-        for k, v in settings["dataset"].items()
-        if k not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels")
-    }
-    # Copies are made, and removed, without preparing the data set anew.
-    copies = [data.transformed_key] if data.transformed_key else []
-    return fingerprint([FORMAT, relevant, data.content_key, versions(), *copies])
-
-
-def is_finished(run: Path, key: str) -> bool:
-    """Return whether this very run is trained and exported."""
-    try:
-        document = json.loads((run / "train.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return bool(document.get("key") == key and (run / "model.pt").is_file() and (run / "export.json").is_file())
-
-
-def network_name(settings: Mapping[str, Any]) -> str:
-    """Return what people call the network: its kind, or timm's name for it."""
-    network = settings["network"]
-    return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the numbers depend on."""
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return what this machine is: processor, cores, and the GPU where it is used."""
-    import torch
-
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "device": device}
-    if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
@@ -207,33 +120,6 @@ def _split(settings: dict[str, Any], data: PreparedDataset) -> Split:
 def _counts(data: PreparedDataset, split: Split) -> dict[str, int]:
     numbers = np.bincount(data.labels[split.train], minlength=len(data.classes))
     return dict(zip(data.classes, numbers.tolist(), strict=True))
-
-
-def _prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str], None]) -> None:
-    """Keep what belongs to this very run, so that it is resumed, and clear away what belongs to another one."""
-    mark = run / "checkpoints" / "key"
-    if mark.is_file() and mark.read_text() == key:
-        if (run / "checkpoints" / "last.ckpt").is_file():
-            say(f"{run}: resuming after its last whole epoch")
-    else:
-        if mark.is_file():
-            say(f"{run}: configuration, data or versions changed; starting anew")
-        for name in (
-            "metrics.csv",
-            "curves.png",
-            *ARTIFACTS.values(),
-            INT8,
-            "golden.json",
-            "export.json",
-        ):
-            (run / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "evaluation"):
-            shutil.rmtree(run / name, ignore_errors=True)
-        (run / "checkpoints").mkdir(parents=True)
-        mark.write_text(key)
-    (run / "train.json").unlink(missing_ok=True)
-    resolved = OmegaConf.create(plain(config))
-    OmegaConf.save(resolved, run / "config.yaml")
 
 
 def main(arguments: Sequence[str]) -> int:

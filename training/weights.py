@@ -53,6 +53,13 @@ def load_weights(network: nn.Module, source: str | Mapping[str, torch.Tensor]) -
     network.load_state_dict({**wanted, **fitting})
 
 
+def load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Copy the validated weights of a training checkpoint into `network`: the averaged ones, if it has any."""
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = next(prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in state))
+    network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+
+
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise ConfigurationError(

@@ -14,7 +14,7 @@ from benchmarks.peers import stock
 from benchmarks.traffic import closed_loop
 from benchmarks.traffic.closed_loop import LoadError
 from handlers.atomic import write_json
-from training.train import machine, versions
+from training.run import machine, versions
 
 
 def best(session: Session, quick: bool) -> tuple[stock.Setting, list[dict[str, Any]]]:

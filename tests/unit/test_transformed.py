@@ -16,7 +16,7 @@ from training.data.recipe import Recipe
 from training.data.records import DatasetError
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
-from training.train import run_key
+from training.run import run_key
 
 SPEC = SplitSpec(validation=0.25)
 

@@ -1,0 +1,47 @@
+"""Loaders of prepared images: for training, validation, and the calibration of int8."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from training.data.batches import Batches, Joined, Resident
+from training.data.shards import EncodedBatches
+from training.data.splits import Rows, Split
+from training.data.store import PreparedDataset
+from training.quantization import CALIBRATION
+
+
+def training_batches(
+    data: Joined, trainer: Mapping[str, Any], device: torch.device, *, seed: int, epoch: Callable[[], int]
+) -> Batches:
+    """Return the loader of training images: on a GPU they lie in its memory, where they fit."""
+    size = trainer["batch_size"]
+    pin = device.type == "cuda"
+    if pin and Resident.fits(data, torch.cuda.mem_get_info(device)[0]):
+        return Resident(data, size, device, seed=seed, epoch=epoch)
+    return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch)
+
+
+def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:
+    """Return the loader of the validation images, in order."""
+    if data.encoded:
+        return EncodedBatches(data, split.validation, 2 * batch_size, pin=pin)
+    return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
+
+
+def calibration_rows(split: Split) -> Rows:
+    """Return up to `CALIBRATION` training rows, spread over the classes' order."""
+    return split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
+
+
+def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.Tensor]:
+    """Yield up to `CALIBRATION` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
+    rows = calibration_rows(split)
+    batches = (
+        EncodedBatches(data, rows, 32) if data.encoded else Batches(Joined(((data.images, data.labels, rows),)), 32)
+    )
+    for pixels, _ in batches:
+        yield pixels
+
+

@@ -1,0 +1,138 @@
+"""What identifies a training run, and what its folder says of it."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from handlers.formats import ARTIFACTS, INT8
+from handlers.machine import cores
+from training.configuration import fingerprint, plain
+from training.data.splits import Split
+from training.data.store import PreparedDataset
+
+if TYPE_CHECKING:
+    from training.loop import Outcome
+
+RUN_FORMAT = 3  # raise it where the results of older code must be trained again
+EPOCHS = "checkpoints/epochs"  # in the folder of a run: how many epochs fit into its time
+NOT_TRAINED = ("name", "store", "raw", "tracking")  # settings that do not affect the weights
+PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
+
+
+def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
+    """Return what a finished run is known by: all that changes the trained weights."""
+    relevant = {name: value for name, value in settings.items() if name not in NOT_TRAINED}
+    relevant["dataset"] = {
+        k: v
+        for k, v in settings["dataset"].items()
+        if k not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels")
+    }
+    # Copies are made, and removed, without preparing the data set anew.
+    copies = [data.transformed_key] if data.transformed_key else []
+    return fingerprint([RUN_FORMAT, relevant, data.content_key, versions(), *copies])
+
+
+def is_finished(run: Path, key: str) -> bool:
+    """Return whether this very run is trained and exported."""
+    try:
+        document = json.loads((run / "train.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(document.get("key") == key and (run / "model.pt").is_file() and (run / "export.json").is_file())
+
+
+def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Return the settings with the epochs that were planned for the time of this run, if it has a time limit."""
+    trainer, plan = settings["trainer"], run / EPOCHS
+    if trainer["max_minutes"] is None or not plan.is_file():
+        return settings
+    return {**settings, "trainer": {**trainer, "epochs": int(plan.read_text())}}
+
+
+def network_name(settings: Mapping[str, Any]) -> str:
+    """Return what people call the network: its kind, or timm's name for it."""
+    network = settings["network"]
+    return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that the numbers depend on."""
+    return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what this machine is: processor, cores, and the GPU where it is used."""
+    import torch
+
+    found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "device": device}
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
+    """Return what a finished run says of itself."""
+    best = outcome.journal.best or {}
+    return {
+        "fingerprint": data.fingerprint,
+        "seed": settings["seed"],
+        "epochs": len(outcome.journal.rows),
+        "planned_epochs": settings["trainer"]["epochs"],
+        "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
+        "images": {
+            "train": len(split.train),
+            "transformed": len(split.transformed),
+            "validation": len(split.validation),
+        },
+        "classes": len(data.classes),
+        "network": settings["network"].get("model", settings["network"]["kind"]),
+        "image_size": data.image_size,
+        "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
+        "seconds": round(outcome.seconds, 3),
+        "seconds_by_epoch": [round(seconds, 3) for seconds in outcome.journal.seconds],
+        "precision": "bf16" if outcome.bf16 else "fp32",
+        "machine": machine(outcome.device.type),
+        "versions": versions(),
+    }
+
+
+def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str], None]) -> None:
+    """Keep what belongs to this very run, so that it is resumed, and clear away what belongs to another one."""
+    mark = run / "checkpoints" / "key"
+    if mark.is_file() and mark.read_text() == key:
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            say(f"{run}: resuming after its last whole epoch")
+    else:
+        if mark.is_file():
+            say(f"{run}: configuration, data or versions changed; starting anew")
+        for name in (
+            "metrics.csv",
+            "curves.png",
+            *ARTIFACTS.values(),
+            INT8,
+            "golden.json",
+            "export.json",
+        ):
+            (run / name).unlink(missing_ok=True)
+        for name in ("checkpoints", "evaluation"):
+            shutil.rmtree(run / name, ignore_errors=True)
+        (run / "checkpoints").mkdir(parents=True)
+        mark.write_text(key)
+    (run / "train.json").unlink(missing_ok=True)
+    resolved = OmegaConf.create(plain(config))
+    OmegaConf.save(resolved, run / "config.yaml")
