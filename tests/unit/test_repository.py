@@ -64,6 +64,14 @@ def test_ci_runs_every_check_and_allows_no_skip() -> None:
     assert all("--no-skips" in settings for verb, settings in lines if verb != "check")
 
 
+def test_paths_of_the_guide_for_contributors_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`([\w.-]*/[\w./-]*)`|\]\(([\w./-]+)\)", text)
+    assert len(paths) > 10
+    for path in (code or link for code, link in paths):
+        assert (ROOT / path).exists() or path.startswith(".venv"), path
+
+
 def test_the_licence_is_the_declared_one() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "LICENSE").read_text()
