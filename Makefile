@@ -42,7 +42,7 @@ need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme docs check test test-slow clean lock image
+.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=
 
 readme: setup ## write the tables of README.md and docs/ from the results of benchmarks
 	@$(py) -m benchmarks.readme $(ARGS)
+
+notebooks: setup ## execute docs/notebooks on drawn images, to docs/_build/notebooks: NAME= (empty: all)
+	@$(py) -m pipeline.notebooks $(if $(value NAME),"$$SIGHTLINE_NAME") $(ARGS)
 
 docs: setup ## build the pages of docs/ as a site in docs/_build, and run their examples
 	@$(py) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html

@@ -11,11 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
 from handlers.atomic import replace_folder
 from handlers.machine import cores
+from training.data.progress import plain_console, progress
 from training.data.records import DatasetError
 
 VERSION = 1  # raise it when a drawing changes, so that older folders are made anew
@@ -82,10 +80,9 @@ def _make(partial: Path, title: str, tasks: Sequence[Task], workers: int | None)
             done: Iterator[int] = pool.map(_write, paths, chunks)
         else:
             done = map(_write, paths, chunks)
-        progress = stack.enter_context(Progress(console=Console(stderr=True, markup=False, emoji=False)))
-        bar = progress.add_task(f"drawing {title}", total=total)
+        advance = stack.enter_context(progress(plain_console(), f"drawing {title}", total))
         for images in done:
-            progress.advance(bar, images)
+            advance(images)
 
 
 def _chunks(tasks: Sequence[Task]) -> Iterator[list[Task]]:

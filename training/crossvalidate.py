@@ -27,6 +27,7 @@ from handlers.atomic import write_json
 from handlers.formats import INT8
 from training import configuration, evaluate
 from training.configuration import TrainingError
+from training.data.progress import plain_console
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.page import page
@@ -62,7 +63,7 @@ def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dic
         ConfigurationError: a setting is impossible.
         DatasetError: the data set is not prepared, or two folds were asked about the same image.
     """
-    console = console or Console(stderr=True, markup=False, emoji=False)
+    console = console or plain_console()
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)

@@ -33,6 +33,7 @@ from yaml import YAMLError
 from handlers import naming
 from handlers.atomic import write_json
 from training import configuration
+from training.data.progress import plain_console
 from training.data.records import DatasetError
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
@@ -55,7 +56,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
         DatasetError: the data set is not prepared or another one than it was trained on, has no labelled test image, or
             an image's bytes have gone.
     """
-    console = console or Console(stderr=True, markup=False, emoji=False)
+    console = console or plain_console()
     config, dataset = trained(folder)
     key = _key(folder, dataset.fingerprint)
     written = folder / "evaluation" / "metrics.json"

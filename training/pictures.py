@@ -154,21 +154,40 @@ def contact_sheet(
 
     `images` are uint8 (C, H, W) with one or three channels, as many as there are names and probabilities in [0, 1].
     """
-    rows = max(1, -(-len(images) // COLUMNS))
-    figure = Figure(figsize=(COLUMNS * 2.0, rows * 2.55 + 0.6), layout="constrained")
+    figure, cells = _sheet(len(images), height=2.55, title=0.6)
     figure.suptitle(title, fontsize=11)
-    cells = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for cell in cells:
-        cell.axis("off")
     for cell, image, name, answer, probability in zip(cells, images, true, answered, probabilities, strict=False):
-        if image.shape[0] == 1:
-            cell.imshow(image[0], cmap="gray", vmin=0, vmax=255)
-        else:
-            cell.imshow(np.moveaxis(image, 0, -1))
+        _show(cell, image)
         ink = RIGHT if name == answer else WRONG
         label = f"true {_short(name)}\n{_short(answer)} {probability:.1%}"
         cell.set_title(label, fontsize=8, color=ink, linespacing=1.3, **AS_WRITTEN)
     save(figure, path)
+
+
+def examples(images: npt.NDArray[np.uint8], labels: Sequence[str], path: Path) -> None:
+    """Draw images, uint8 (N, C, H, W) with one or three channels, each under its label."""
+    figure, cells = _sheet(len(images), height=2.25)
+    for cell, image, label in zip(cells, images, labels, strict=False):
+        _show(cell, image)
+        cell.set_title(_short(label), fontsize=8, **AS_WRITTEN)
+    save(figure, path)
+
+
+def _sheet(count: int, height: float, title: float = 0.0) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with a grid of empty cells, `height` inches each, below room of `title` inches."""
+    rows = max(1, -(-count // COLUMNS))
+    figure = Figure(figsize=(COLUMNS * 2.0, rows * height + title), layout="constrained")
+    cells: list[Axes] = figure.subplots(rows, COLUMNS, squeeze=False).ravel().tolist()
+    for cell in cells:
+        cell.axis("off")
+    return figure, cells
+
+
+def _show(cell: Axes, image: npt.NDArray[np.uint8]) -> None:
+    if image.shape[0] == 1:
+        cell.imshow(image[0], cmap="gray", vmin=0, vmax=255)
+    else:
+        cell.imshow(np.moveaxis(image, 0, -1))
 
 
 def _short(name: str, limit: int = 20) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from handlers import atomic
 from training import configuration
+from training.data.progress import plain_console
 from training.data.records import DatasetError
 from training.evaluate import answering, settings, trained
 from training.predictions import predict
@@ -41,7 +42,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
         records,
         dataset.raw,
         batch=batch,
-        console=console or Console(stderr=True, markup=False, emoji=False),
+        console=console or plain_console(),
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -156,6 +156,21 @@ def other_offset() -> str:
     return f"{OFFSET_VARIABLE}={offset_of_environment() + 100}"
 
 
+def free_offset(base: Ports, start: int) -> int:
+    """Return an offset of at least `start` by which all ports of `base` are free; processes begin at different ones.
+
+    Raises:
+        PortError: all are taken.
+    """
+    for offset in range(start + os.getpid() % 200 * 20, 55_000, 10):
+        try:
+            base.moved(offset).check_free()
+        except PortError:
+            continue
+        return offset
+    raise PortError(f"all ports from an offset of {start} on are taken: stop a server")
+
+
 def is_free(address: Address) -> bool:
     """Return whether a server could listen there."""
     with socket.socket() as probe:

@@ -30,7 +30,8 @@ from handlers.spec import PreprocessSpec, Spec
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
-from serving.host.ports import PortError, Ports
+from serving.host import ports
+from serving.host.ports import Ports
 from serving.host.state import ServerState, created
 from serving.lifecycle.readiness import wait_ready
 from serving.store.model_store import Archive
@@ -95,14 +96,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (48, 40), image_format: str =
 
 def free_offset(start: int) -> int:
     """Return an offset for which all five ports are free, from `start` upwards."""
-    base = Ports.of_config(CONFIG.read_text())
-    for offset in range(start + os.getpid() % 200 * 20, 50_000, 10):
-        try:
-            base.moved(offset).check_free()
-        except PortError:
-            continue
-        return offset
-    raise AssertionError("no free ports")
+    return ports.free_offset(Ports.of_config(CONFIG.read_text()), start)
 
 
 def run_cli(module: str, *arguments: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """A progress bar on a terminal, a line now and then elsewhere (in a log, a bar would be thousands of lines)."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -12,7 +13,17 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def plain_console() -> Console:
     """Return a console on standard error that shows names as they are, brackets and long lines included."""
-    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emoji=False)
+    # A notebook is no terminal, though it sets FORCE_COLOR: a bar would be a line of escape codes for each step.
+    terminal = sys.stderr.isatty()
+    return Console(
+        stderr=True,
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+        emoji=False,
+        force_terminal=terminal,
+        force_jupyter=False,
+    )
 
 
 @contextlib.contextmanager

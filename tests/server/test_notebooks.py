@@ -1,0 +1,75 @@
+"""The notebooks of docs/: each is executed on drawn images, asks a real server, and becomes a page with pictures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import nbformat
+import pytest
+
+from pipeline import notebooks
+from synthetic.__main__ import DATASETS
+from tests.server.conftest import ROOT
+
+IN_DEFAULT = "fingers"
+SECTIONS = ["Load", "Look at the data", "Train", "Evaluate", "Look at the mistakes", "Ask the server"]
+NAMES = [
+    name if name == IN_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in sorted(notebooks.names())
+]
+
+
+def test_every_data_set_has_a_notebook() -> None:
+    assert notebooks.names() == sorted(DATASETS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_goes_from_images_to_answers(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.notebooks", name, "--output", str(tmp_path)]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    page = (tmp_path / f"{name}.md").read_text()
+    assert re.findall(r"^## (.*)$", page, re.MULTILINE) == SECTIONS
+    assert re.search(r"^\w+ 1\.0 is ready after \d+ s$", page, re.MULTILINE)
+    linked = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(linked) >= 3 and all((tmp_path / link).read_bytes().startswith(b"\x89PNG") for link in linked)
+    assert not re.search(r"\x1b|Warning|/tmp/|/home/", page)
+    cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 16, "cells are short"
+    assert cells[-1].source.startswith("server.stop(") and cells[-1].outputs[0].data["text/plain"] == "True"
+
+
+STARTS_AND_FAILS = """\
+# %%
+from pathlib import Path
+
+from serving import archive, server
+from serving.host import ports
+
+archive.build("shapes", "1.0", runs=Path({runs!r}), rehearse=False)
+started = server.start(["shapes"], root=Path.cwd(), offset=ports.offset_of_environment())
+Path({address!r}).write_text(started.state.inference)
+
+# %%
+raise ValueError("no images")
+"""
+
+
+def test_a_notebook_that_fails_is_one_line_and_its_server_is_stopped(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = tmp_path / "address"
+    (tmp_path / "broken.py").write_text(STARTS_AND_FAILS.format(runs=str(root / "runs"), address=str(address)))
+    monkeypatch.setattr(notebooks, "SOURCES", tmp_path)
+    assert notebooks.main(["broken", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: broken.py, code cell 2: ValueError: no images\n"
+    assert not (tmp_path / "broken.md").exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address.read_text(), trust_env=False)
+
+
+def test_an_unknown_notebook_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert notebooks.main(["flowers"]) == 1
+    names = "asl_alphabet, fingers, moths, petals, places365"
+    assert capsys.readouterr().err == f"error: no notebook 'flowers': choose from {names}\n"
