@@ -4,6 +4,10 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+# The forms of a network, by the names of their files in a run and in an archive.
+ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
+INT8 = "model.int8.pt"  # beside model.pt
+
 SCHEMA_VERSION = 1
 
 Resize = Literal["squash", "crop"]

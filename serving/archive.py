@@ -22,8 +22,8 @@ from typing import Any
 from rich.console import Console
 
 from handlers import atomic, golden
-from handlers.formats import ARTIFACTS, INT8
 from handlers.golden import GoldenError
+from handlers.spec import ARTIFACTS, INT8
 from serving.errors import ServingError
 from serving.store import model_config, model_store, package, provenance, prune, rehearsal
 from serving.store.model_store import Archive, ArchiveError

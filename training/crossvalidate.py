@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from handlers.atomic import write_json
-from handlers.formats import INT8
+from handlers.spec import INT8
 from training import configuration, evaluate
 from training.configuration import TrainingError
 from training.data.progress import plain_console

@@ -21,11 +21,10 @@ from torch import nn
 from handlers import golden, tolerances
 from handlers.atomic import write_json
 from handlers.classifier import Classifier
-from handlers.formats import ARTIFACTS
 from handlers.network import aot as exported
 from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
-from handlers.spec import PreprocessSpec, Spec
+from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from handlers.formats import ARTIFACTS, INT8
 from handlers.machine import cores
+from handlers.spec import ARTIFACTS, INT8
 from training.configuration import fingerprint, plain
 from training.data.splits import Split
 from training.data.store import PreparedDataset

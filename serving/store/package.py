@@ -20,7 +20,7 @@ import yaml
 
 import handlers
 from handlers import golden
-from handlers.formats import INT8
+from handlers.spec import INT8
 from serving.store import provenance
 from serving.store.model_store import ArchiveError
 

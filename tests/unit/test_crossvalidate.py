@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import data_efficiency
-from handlers.formats import INT8
+from handlers.spec import INT8
 from tests.unit import stripes
 from training import configuration, crossvalidate, evaluate, export
 from training.data import prepare
