@@ -12,7 +12,7 @@ from handlers.images.limits import DEFAULT_LIMITS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from tests.unit.test_classifier import png
-from tests.unit.test_device_decoder import jpeg
+from tests.unit.test_gpu_decoder import jpeg
 
 IMAGES = [jpeg(1), png(1, (90, 70)), jpeg(2, mode="CMYK"), jpeg(3), png(2, (90, 70)), jpeg(4)]
 
