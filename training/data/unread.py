@@ -1,7 +1,8 @@
 """Files of a raw folder that no record is made of, so that every file there is used or named."""
 
+import os
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,33 +33,46 @@ def unread(raw: Path, lists: Collection[str], index: Index) -> Iterator[Unread]:
         if whole is not None and folder.startswith(f"{whole.path}/"):
             whole = whole._replace(files=whole.files + len(entries))
             continue
-        if whole is not None:
-            yield from _counted(whole)
-        whole = None
-        shown = _shown(folder)
-        if folder and not any(path.startswith(f"{shown}/") for path in lists) and not index.reads_below(shown):
-            clutter = any(map(is_clutter, folder.split("/")))
-            whole = _Whole(folder, SYSTEM if clutter else NOT_READ, len(entries))
-            continue
-        paths = {_shown(posixpath.join(folder, entry.name)): entry for entry in entries}
-        left = {path: entry for path, entry in paths.items() if path not in lists}
-        for path in index.read_among(list(left)):
-            del left[path]
-        by_reason: dict[str, list[str]] = {}
-        for path, entry in left.items():
-            reason = NO_FILE if not entry.is_file() else SYSTEM if is_clutter(entry.name) else NOT_READ
-            by_reason.setdefault(reason, []).append(path)
-        for reason, names in by_reason.items():
-            if len(names) > _NAMED_EACH:
-                yield Unread(f"{shown or '.'}/", len(names), reason, f"{len(names):,} files, first {names[0]}")
-            else:
-                yield from (Unread(name, 1, reason, None) for name in names)
-    if whole is not None:
         yield from _counted(whole)
+        whole = _unread_folder(folder, len(entries), lists, index)
+        if whole is None:
+            yield from _unread_files(folder, entries, lists, index)
+    yield from _counted(whole)
 
 
-def _counted(whole: _Whole) -> Iterator[Unread]:
-    if whole.files:
+def _unread_folder(folder: str, files: int, lists: Collection[str], index: Index) -> _Whole | None:
+    """Return a folder of which nothing is read, or None."""
+    shown = _shown(folder)
+    if not folder or any(path.startswith(f"{shown}/") for path in lists) or index.reads_below(shown):
+        return None
+    return _Whole(folder, SYSTEM if any(map(is_clutter, folder.split("/"))) else NOT_READ, files)
+
+
+def _unread_files(
+    folder: str, entries: Iterable[os.DirEntry[str]], lists: Collection[str], index: Index
+) -> Iterator[Unread]:
+    paths = {_shown(posixpath.join(folder, entry.name)): entry for entry in entries}
+    listed = {*lists, *index.read_among([path for path in paths if path not in lists])}
+    by_reason: dict[str, list[str]] = {}
+    for path, entry in paths.items():
+        if path not in listed:
+            by_reason.setdefault(_reason(entry), []).append(path)
+    for reason, names in by_reason.items():
+        if len(names) > _NAMED_EACH:
+            files = f"{len(names):,} files, first {names[0]}"
+            yield Unread(f"{_shown(folder) or '.'}/", len(names), reason, files)
+        else:
+            yield from (Unread(name, 1, reason, None) for name in names)
+
+
+def _reason(entry: os.DirEntry[str]) -> str:
+    if not entry.is_file():
+        return NO_FILE
+    return SYSTEM if is_clutter(entry.name) else NOT_READ
+
+
+def _counted(whole: _Whole | None) -> Iterator[Unread]:
+    if whole is not None and whole.files:
         files = f"{whole.files:,} file{'' if whole.files == 1 else 's'}"
         yield Unread(f"{_shown(whole.path)}/", whole.files, whole.reason, files)
 
