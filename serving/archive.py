@@ -63,7 +63,7 @@ def build(
     if settings["handler"]["precision"] == "int8" and kind != "torchscript":
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
     if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
-        why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never made")
+        why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never exported")
         other = f"make archive NAME={name} VERSION={version} ARGS=handler.precision=auto"
         raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another precision ({other})")
     if settings["handler"]["precision"] == "int8" and (fault := _doubt_of_int8(run)):
@@ -95,7 +95,7 @@ def build(
 def _doubt_of_int8(run: Path) -> str | None:
     """Return why a run's int8 network is not offered, with the interval of what it loses; None where it is."""
     about = (provenance.read_json(run / "export.json") or {}).get("int8") or {}
-    return None if about.get("offered") else about.get("why", "nobody has measured it")
+    return None if about.get("offered") else about.get("why", "its accuracy was not measured")
 
 
 def read_spec(weights: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def read_spec(weights: Path) -> dict[str, Any]:
     if not weights.is_file():
         name = weights.parent.name
         how = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
-        raise ArchiveError(f"{weights} is not there: {how} writes it")
+        raise ArchiveError(f"{weights} does not exist: {how} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
             return model_store.spec_inside(file)
@@ -120,7 +120,7 @@ _EXISTS = "{} exists and is never overwritten: choose another VERSION"
 
 def _refuse_existing(archive: Archive) -> None:
     if archive.path.exists() and not archive.sidecar.exists():
-        raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
+        raise ArchiveError(f"{archive.path} has no sidecar: its build was interrupted. Remove it and build it again")
     if archive.path.exists():
         raise ArchiveError(_EXISTS.format(archive.path))
 
@@ -146,15 +146,15 @@ def _at_least_one(text: str) -> int:
 def main() -> int:
     """Build one archive; print where it is, and which old ones went."""
     parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="the run: runs/<name>/ is read")
-    parser.add_argument("version", help="such as 1.0")
-    parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="of the artifact")
-    parser.add_argument("--prune", type=_at_least_one, metavar="N", help="then keep the newest N, and what is live")
+    parser.add_argument("name", help="the run: reads runs/<name>/")
+    parser.add_argument("version", help="the version, such as 1.0")
+    parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="format of the artifact")
+    parser.add_argument("--prune", type=_at_least_one, metavar="N", help="keep only the newest N and the live ones")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     arguments = parser.parse_intermixed_args()
     try:
         with Console(stderr=True, markup=False, emoji=False).status(
-            "Packing, and rehearsing what a worker will do ..."
+            "Packing the archive and rehearsing it in a worker ..."
         ):
             archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
         print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")

@@ -106,7 +106,7 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
             except (ServingError, OSError) as error:
                 with contextlib.suppress(ClientError):  # the server has ended, and comes back as recorded
                     client.set_default(name, known.version)
-                why = f"what is live cannot be written down ({error})"
+                why = f"the rollback cannot be recorded ({error})"
                 raise DeployError(f"{known.version} stays live: {why}") from error
         return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
 
@@ -133,7 +133,7 @@ def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerSt
         if time.monotonic() > deadline:
             raise lock.Held("a server is being started or stopped here: wait for it (make status)")
         if not waited:
-            say("another process starts or stops the server: waiting for it ...")
+            say("another process is starting or stopping the server: waiting for it ...")
         waited = True
         time.sleep(0.1)
         known = ServerState.read(root)
@@ -148,7 +148,7 @@ def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerSt
 
 def _finish(known: ServerState, client: Client, root: Path, say: Callable[[str], None]) -> None:
     for name, version in server.finish(known, client, root, alone=True):
-        say(f"{name} {version} answers since a start that was killed: it is recorded as live")
+        say(f"{name} {version} was loaded by a start that was killed: recorded as live")
 
 
 def main() -> int:
@@ -157,14 +157,13 @@ def main() -> int:
         prog="python -m serving.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", help="the model")
-    parser.add_argument("version", nargs="?", help="the newest of the store where it is left out")
-    parser.add_argument("--rollback", action="store_true", help="back to the version before, which is still READY")
-    parser.add_argument("--no-keep", action="store_true", help="remove the version before")
-    parser.add_argument("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="after the switch")
-    parser.add_argument("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="that it may be")
-    parser.add_argument(
-        "--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="wait less than its startupTimeout"
-    )
+    parser.add_argument("version", nargs="?", help="the version to deploy (default: the newest in the store)")
+    parser.add_argument("--rollback", action="store_true", help="make the previous version, still READY, live again")
+    parser.add_argument("--no-keep", action="store_true", help="remove the previous version")
+    add = parser.add_argument
+    add("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="watch it this long after the switch")
+    add("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="allowed latency, in times the live one's")
+    add("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="fail if loading takes longer")
     arguments = parser.parse_args()
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
@@ -184,7 +183,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted; what was begun is undone", file=sys.stderr)
+        print("error: interrupted; the deployment was undone", file=sys.stderr)
         return 130
     console.print(f"{done.name} {done.version} is live; the switch took {done.steps['switch'] * 1e3:.0f} ms.")
     return 0

@@ -48,7 +48,7 @@ def images_in(path: Path) -> tuple[list[Path], list[Path]]:
     if path.is_file():
         return [path], []
     if not path.is_dir():
-        raise InputError(f"{path} is not there: name an image or a folder of images")
+        raise InputError(f"{path} does not exist: name an image or a folder of images")
     files = sorted(_files_below(path))
     images = [file for file in files if _is_image(file)]
     if not images:
@@ -100,8 +100,8 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
     except NotFound as error:
         served = client.models()
         if version is not None and name in served:
-            raise InputError(f"{name} {version} is not served here, but {_versions(client, name)}") from error
-        raise InputError(f"{name} is not served here, but {', '.join(served) or 'nothing'}") from error
+            raise InputError(f"{name} {version} is not served here, only {_versions(client, name)}") from error
+        raise InputError(f"{name} is not served here, only {', '.join(served) or 'nothing'}") from error
 
 
 def _versions(client: Client, name: str) -> str:
@@ -172,7 +172,7 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
     table.add_column("image", overflow="fold")
     table.add_column("label")
     table.add_column("probability", justify="right")
-    table.add_column("next, or why there is no answer")
+    table.add_column("next labels, or the error")
     refused = 0
     with counted(paths, found) as answered:
         for path, answer in answered:

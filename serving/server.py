@@ -126,7 +126,7 @@ def free_ports(config: Path, offset: int) -> Ports:
         PortError: a port is taken, or cannot be one.
     """
     if not config.is_file():
-        raise ServerError(f"{config.name} is not there: start in the repository's root, or name one with --config")
+        raise ServerError(f"{config.name} does not exist: start in the repository's root, or name one with --config")
     listening = Ports.of_config(config.read_text()).moved(offset)
     listening.behind("").check_free()
     return listening
@@ -162,12 +162,12 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
     _remember(root, lambda now: now.merged(first, plan.recorded(left_out, more)))
     serving = {each.name: each.version for each in models}
     told = [
-        f"{name} {version} was live and is not served now: make deploy NAME={name} VERSION={version}"
+        f"{name} {version} was live and is no longer served: make deploy NAME={name} VERSION={version}"
         for name, version in plan.forgotten
     ]
     for (name, version), why in left_out.items():
         was_live = (name, version) in plan.damaged or (name, version) in lost
-        instead = f" ({serving[name]} is in its place)" if was_live and name in serving else ""
+        instead = f" ({serving[name]} is served instead)" if was_live and name in serving else ""
         told.append(f"{name} {version} is not served{instead}: {why}")
     return models, told
 
@@ -316,11 +316,11 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     starting = verbs.add_parser("start")
     starting.add_argument("models", nargs="*", metavar="NAME[=VERSION]")
-    starting.add_argument("--config", type=Path, help="another config.properties")
+    starting.add_argument("--config", type=Path, help="use this config.properties")
     starting.add_argument("--port-offset", type=int, metavar="N", help="move all ports by N")
-    starting.add_argument("--access-log", action="store_true", help="a line a request in logs/access_log.log")
+    starting.add_argument("--access-log", action="store_true", help="log each request in logs/access_log.log")
     starting.add_argument(
-        "--timeout", type=float, default=math.inf, metavar="SECONDS", help="wait less than the models' startupTimeout"
+        "--timeout", type=float, default=math.inf, metavar="SECONDS", help="fail if loading takes longer than this"
     )
     verbs.add_parser("stop")
     arguments = parser.parse_args()

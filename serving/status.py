@@ -131,7 +131,7 @@ def show(status: Status, console: Console) -> None:
     table.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for name, version in status.missing:
-        console.print(f"{name} {version} should be live and is not served (make watch tries it again)", style="red")
+        console.print(f"{name} {version} should be live and is not served (make watch retries it)", style="red")
 
 
 def _duration(seconds: float) -> str:
@@ -152,7 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     try:
         found = read(Path.cwd())

@@ -70,16 +70,16 @@ def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
     archive.check()
     with archive.opened() as file:
         total = _check_members(archive, file)
-        checks.add("structure", f"{len(file.infolist())} files of {total:,} bytes, none outside, none missing")
+        checks.add("structure", f"{len(file.infolist())} files of {total:,} bytes, every path inside, none missing")
         _check_provenance(archive, file, sidecar)
     commit, data = (str(sidecar.get(key))[:12] for key in ("commit", "dataset_fingerprint"))
-    checks.add("provenance", f"every file's sha256, built at commit {commit}, of data {data}")
+    checks.add("provenance", f"sha256 of every file; built at commit {commit} from data {data}")
     rehearsed = None
     if rehearse:
         rehearsed = rehearsal.rehearse(archive)
         seen = f"{rehearsed.images} images in {rehearsed.precision}, largest difference {rehearsed.difference:.1e}"
         if not rehearsed.pixels:
-            seen += "; their pixels are not compared, since an older release exported them"
+            seen += "; pixels not compared (exported by an older release)"
         checks.add("golden answers", seen)
     return Verified(archive, sidecar, tuple(checks.passed), rehearsed)
 
@@ -89,13 +89,13 @@ def _check_file(archive: Archive) -> dict[str, Any]:
     again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
     if not archive.path.is_file():
         how = f"make archive NAME={archive.name} VERSION={archive.version}"
-        raise ArchiveError(f"{archive.path} is not there: {how} builds it")
+        raise ArchiveError(f"{archive.path} does not exist: {how} builds it")
     if not archive.sidecar.is_file() and not _is_ours(archive):
         raise ArchiveError(
-            f"{archive.path} was not built by make archive: there is nothing to check it against. make serve serves it"
+            f"{archive.path} was not built by make archive and has no sidecar to check it by. make serve serves it"
         )
     if not archive.sidecar.is_file():
-        raise ArchiveError(f"{archive.path} has no sidecar: its build was cut short. Remove it and build it again")
+        raise ArchiveError(f"{archive.path} has no sidecar: its build was interrupted. Remove it and build it again")
     try:
         sidecar = json.loads(archive.sidecar.read_text())
     except ValueError as error:
@@ -105,7 +105,7 @@ def _check_file(archive: Archive) -> dict[str, Any]:
     if "members" not in sidecar:
         raise ArchiveError(OLDER.format(archive.path))
     if (sidecar["name"], sidecar["version"]) != (archive.name, archive.version):
-        raise ArchiveError(f"{archive.sidecar} is of {sidecar['name']} {sidecar['version']}. {again}")
+        raise ArchiveError(f"{archive.sidecar} describes {sidecar['name']} {sidecar['version']}. {again}")
     if (size := archive.path.stat().st_size) != sidecar["bytes"]:
         raise ArchiveError(f"{archive.path} has {size} bytes, not the {sidecar['bytes']} that were built. {again}")
     if (digest := provenance.sha256(archive.path)) != sidecar["sha256"]:
@@ -138,17 +138,19 @@ def _check_provenance(archive: Archive, file: zipfile.ZipFile, sidecar: Mapping[
     """See that every member is the one that was packed, and that archive and sidecar say the same of themselves."""
     inside = json.loads(file.read(provenance.FILE))
     if inside != {key: value for key, value in sidecar.items() if key in inside} or "members" not in inside:
-        raise ArchiveError(f"{archive.path} and its sidecar are of two builds: build it again as another version")
+        raise ArchiveError(
+            f"{archive.path} and its sidecar come from different builds: build it again as another version"
+        )
     found = set(file.namelist()) - {provenance.FILE}
     for name in sorted(found | set(inside["members"])):
         if name not in inside["members"]:
-            raise ArchiveError(f"{archive.path} holds {name}, which its provenance does not know: build it again")
+            raise ArchiveError(f"{archive.path} holds {name}, which its provenance does not list: build it again")
         if name not in found:
-            raise ArchiveError(f"{archive.path} holds no {name}, which its provenance names: build it again")
+            raise ArchiveError(f"{archive.path} holds no {name}, which its provenance lists: build it again")
         with file.open(name) as member:
             digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
             if digest != inside["members"][name]:
-                raise ArchiveError(f"{archive.path} holds another {name} than was packed: build it again")
+                raise ArchiveError(f"{name} in {archive.path} is not the packed file: build it again")
 
 
 def show(verified: Verified, console: Console) -> None:
@@ -167,12 +169,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", help="of the model")
-    parser.add_argument("version", nargs="?", help="the newest where none is named")
+    parser.add_argument("name", help="the model")
+    parser.add_argument("version", nargs="?", help="the version (default: the newest)")
     arguments = parser.parse_args()
     try:
         with Console(stderr=True, markup=False, emoji=False).status(
-            "Checking, and rehearsing what a worker will do ..."
+            "Checking the archive and rehearsing it in a worker ..."
         ):
             verified = verify(model_store.find(arguments.name, arguments.version or None))
     except (ServingError, OSError) as error:

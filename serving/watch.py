@@ -105,7 +105,7 @@ class Watch:
             return
         self.described = self.clock()
         for name, version in server.finish(known, client, self.root):
-            logger.warning("%s %s answers since a start that was killed: it is recorded as live", name, version)
+            logger.warning("%s %s was loaded by a start that was killed: recorded as live", name, version)
         self._name_replaced(found)
         for each in found:
             if (each.name, each.version) not in loading:
@@ -130,7 +130,7 @@ class Watch:
         for key, pid in processes.items():
             before = self.processes.get(key, 0)
             if pid > 0 and before > 0 and pid != before:
-                logger.warning("a worker of %s %s has ended (process %d): %d is in its place", *key[:2], before, pid)
+                logger.warning("a worker of %s %s has ended (process %d): replaced by %d", *key[:2], before, pid)
             if pid <= 0:
                 processes[key] = before  # between two processes
         self.processes = processes
@@ -177,7 +177,7 @@ class Watch:
             started = server.start(
                 root=self.root, config=config, offset=known.offset, access_log=known.access_log, restore=True
             )
-            logger.warning("the server is back after %.1f s", self.clock() - began)
+            logger.warning("the server runs again after %.1f s", self.clock() - began)
             for each in started.left_out:
                 logger.error("%s", each)
             self.starts.reset()
@@ -202,7 +202,7 @@ class Watch:
             with contextlib.suppress(lock.Held), lock.alone(self.root):
                 if Live.read(self.root).models.get(name) == each:
                     client.set_default(name, each.version)
-                    logger.warning("%s %s is the default again, as %s says", name, each.version, FILE)
+                    logger.warning("%s %s is the default again, as recorded in %s", name, each.version, FILE)
 
     def _missing(self, known: ServerState, found: list[ModelStatus], loading: frozenset[Version]) -> None:
         """Load what should be live and did not load when the server started: the reason may have gone since."""
@@ -213,7 +213,7 @@ class Watch:
             return
         if not self.loads.is_failing():
             names = ", ".join(" ".join(each) for each in sorted(live - there))
-            logger.warning("%s should be live and is not served: it is tried again now and then", names)
+            logger.warning("%s should be live and is not served: retrying with growing pauses", names)
             self.loads.fail()
         if not loading and self.loads.is_due():
             self.loader.load(known, sorted(live - there), ended=self.loads.fail)
@@ -235,7 +235,7 @@ class Watch:
         new = wanted - len(alive)
         if alive and len(model.workers) + new > 2 * wanted:
             return
-        logger.warning("%s %s has lost a worker for good: it gets %d new", *key, new)
+        logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
         try:
             if alive:  # to scale down would end these; the one that was given up goes on being listed
                 client.scale(*key, len(model.workers) + new)
@@ -244,7 +244,7 @@ class Watch:
                 client.scale(*key, 0)
                 client.scale(*key, wanted)
         except ClientError as error:
-            logger.error("%s %s gets no workers: %s", *key, error)
+            logger.error("%s %s: no new workers: %s", *key, error)
 
     def _queues(self, known: ServerState, found: list[ModelStatus]) -> None:
         """End the workers of a version that leave its requests waiting, neither answering nor computing."""
@@ -275,7 +275,7 @@ class Watch:
     def _end_workers(model: ModelStatus) -> None:
         pids = [each.pid for each in model.workers if each.status == "READY" and _runs(each.pid)]
         what = f"{model.name} {model.version}"
-        logger.warning("the queue of %s does not move: its workers are ended (%s)", what, pids)
+        logger.warning("the queue of %s is stalled: killing its workers (%s)", what, pids)
         for pid in pids:
             with contextlib.suppress(psutil.Error):
                 psutil.Process(pid).kill()

@@ -233,7 +233,7 @@ class Client:
             found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
             found["precision"], found["classes"]
         except (KeyError, TypeError, IndexError):
-            raise ServerFailed(200, f"{model} does not describe itself: is it an archive of Sightline's?") from None
+            raise ServerFailed(200, f"{model} does not describe itself: is it a Sightline archive?") from None
         return found
 
     def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:
@@ -280,7 +280,7 @@ def _refuse_copied_keys(root: Path) -> None:
     if (owner := state.owner_of_keys(root)) is not None:
         raise NoKey(
             f"no server runs here: {state.KEY_FILE} was copied from {owner}, whose server has those keys. Start one "
-            f"here (make serve, with {other_offset()} before each command while the other runs), or ask there"
+            f"here (make serve, with {other_offset()} before each command while the other runs), or use that one"
         )
 
 

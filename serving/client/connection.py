@@ -182,4 +182,4 @@ class Connection:
         with contextlib.suppress(InvalidKey):
             self._attempt("management", "GET", f"/token?type={api}", key, deadline, {})
             return
-        raise NoKey("the server refuses the key for that too")
+        raise NoKey("the server refuses the API key too")

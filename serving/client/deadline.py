@@ -13,7 +13,7 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         if not 0 < seconds < math.inf:
-            raise ValueError(f"a deadline of {seconds} s: give a number above 0")
+            raise ValueError(f"a deadline of {seconds} s is invalid: give a number above 0")
         self.seconds = seconds
         self._ends = time.monotonic() + seconds
 

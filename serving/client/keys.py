@@ -120,7 +120,7 @@ class Keys:
         try:
             self._replace(api, refused, deadline, wait=True)
         except (ClientError, OSError) as error:
-            why = f"it is of another server, or expired, and cannot be renewed: {error}"
+            why = f"it belongs to another server, or has expired and cannot be renewed: {error}"
             raise NoKey(f"the server refuses the token in {self.path.name}: {why}") from None
         return self._of(api, self._read())
 
@@ -135,10 +135,10 @@ class Keys:
             if self._of(api, keys).secret != old.secret or not (alone or wait):
                 return
             if RENEWING not in keys:
-                raise NoKey(f"{self.path.name} holds no key that renews one")
+                raise NoKey(f"{self.path.name} has no API key to renew tokens with")
             self._renew(api, keys[RENEWING], deadline)
             if self._of(api, self._read(again=True)).secret == old.secret:
-                raise NoKey(f"{self.path.name} is a copy: name the file that the server writes")
+                raise NoKey(f"{self.path.name} is a copy: use the key file that the server writes")
 
     @contextlib.contextmanager
     def _alone(self, wait: Deadline | None) -> Generator[bool]:

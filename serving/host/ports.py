@@ -93,7 +93,7 @@ class Ports:
                 grpc_management=grpc("grpc_management", 7071),
             )
         except ValueError as error:
-            raise PortError(f"config.properties has an address that is none ({error}): correct it") from error
+            raise PortError(f"config.properties has an invalid address ({error}): correct it") from error
 
     def all(self) -> tuple[Address, ...]:
         """Return those that are ports."""

@@ -64,7 +64,7 @@ def record(root: Path, server: ServerState, change: Callable[[Live], Live]) -> N
     def checked(live: Live) -> Live:
         now = state.running(root)
         if now is None or (now.pid, now.created) != (server.pid, server.created):
-            raise DeployError("the server has ended meanwhile, and comes back with what was live before")
+            raise DeployError("the server has ended and will restart with the versions that were live before")
         return change(live)
 
     Live.update(root, checked)
@@ -128,14 +128,14 @@ class Deployment:
                 self._watch(exam)
             with self._step("commit"):
                 kept = self.before.version if self.before is not None and keep else None
-                undo.callback(self._undo, "what is recorded as live is as before", self._record_before)
+                undo.callback(self._undo, "live.json is as before", self._record_before)
                 record(self.root, self.server, lambda live: live.of(self.name, LiveModel(self.version, kept)))
                 undo.pop_all()
         try:
             with self._step("drain"):
                 self._drain(kept)
         except KeyboardInterrupt:
-            self.say(f"interrupted: {self.version} is live, and the next deployment removes what is left")
+            self.say(f"interrupted: {self.version} is live, and the next deployment removes the old version")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
 
     def _record(self) -> Deployed:
@@ -189,7 +189,7 @@ class Deployment:
         if self.before is None or not self._answers(self.before.version, default):
             self.before = LiveModel(default)
         if default != self.before.version:
-            self.say(f"an earlier deployment was cut short: {self.before.version} is live again")
+            self.say(f"an earlier deployment was interrupted: {self.before.version} is live again")
             self.client.set_default(self.name, self.before.version)
         for version in there:
             if version not in (self.before.version, self.before.before):
@@ -220,7 +220,7 @@ class Deployment:
             model_store.path_of(self.name, self.before.version, self.archive.path.parent),
         )
         if not old.path.is_file():
-            self.say(f"  unknown: {old.path.name} is gone")
+            self.say(f"  unknown: {old.path.name} does not exist")
             return
         try:
             found = changes(old, self.archive)
@@ -236,7 +236,7 @@ class Deployment:
         except NotFound:
             return False
         if not ready:
-            self.say(f"  {self.version} is there and not READY: it is registered anew")
+            self.say(f"  {self.version} is registered and not READY: registering it again")
             self._remove(self.version)
         return ready
 
@@ -301,11 +301,11 @@ class Deployment:
         found = golden_check.seconds(self.client, exams, self.name, self.limits.rounds)
         new, old = found[self.version], found.get(self.before.version) if self.before else None
         if len(found) < len(exams):
-            self.say("  the live version does not answer these images: there is nothing to compare with")
-        self.say(f"  {new * 1e3:.1f} ms an answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
+            self.say("  the live version does not answer these images: latency is not compared")
+        self.say(f"  {new * 1e3:.1f} ms per answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
         if old is not None and new > self.limits.slower * old + self.limits.grace:
             raise DeployError(
-                f"it is too slow: {new * 1e3:.0f} ms an answer, the live version {old * 1e3:.0f} ms "
+                f"it is too slow: {new * 1e3:.0f} ms per answer, the live version {old * 1e3:.0f} ms "
                 f"(allowed: {self.limits.slower:g} times and {self.limits.grace * 1e3:.0f} ms)"
             )
         return exams[self.version]

@@ -54,4 +54,4 @@ class Loader:
             raise
         except (ServingError, OSError, psutil.Error) as error:
             if not self._ending.is_set():
-                logger.error("%s %s is live and still does not load: %s", *version, error)
+                logger.error("%s %s should be live and still does not load: %s", *version, error)

@@ -47,7 +47,7 @@ def wait_ready(
             _see_deaths(status, first)
         limit = min(timeout, max((status.startup_timeout + GRACE for status in models), default=UNSEEN))
         if time.monotonic() - began > limit:
-            raise NotReady(f"no answer within {limit:.0f} s that every worker is READY")
+            raise NotReady(f"not every worker is READY within {limit:.0f} s")
         time.sleep(pause)
 
 

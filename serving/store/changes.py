@@ -10,12 +10,12 @@ def changes(before: Archive, after: Archive) -> list[str]:
         f"classes {word}: {', '.join(names)}"
         for word, names in (
             ("added", [each for each in new["classes"] if each not in old["classes"]]),
-            ("gone", [each for each in old["classes"] if each not in new["classes"]]),
+            ("removed", [each for each in old["classes"] if each not in new["classes"]]),
         )
         if names
     ]
     if not lines and old["classes"] != new["classes"]:
-        lines.append("classes stand in another order")
+        lines.append("the classes are in another order")
     for key in sorted({*old["preprocess"], *new["preprocess"]}):
         then, now = old["preprocess"].get(key), new["preprocess"].get(key)
         if then != now:

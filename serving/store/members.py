@@ -29,12 +29,12 @@ def check(file: zipfile.ZipFile, path: Path) -> None:
     members = file.infolist()
     total, size = sum(member.file_size for member in members), path.stat().st_size
     if total > min(LARGEST, RATIO * size):
-        raise MembersError(f"{size} bytes unpack to {total}, at most {RATIO} times as many and {LARGEST} are read")
+        raise MembersError(f"{size} bytes unpack to {total}: at most {RATIO} times the size and {LARGEST} are read")
     names = set()
     for member in members:
         _check_member(member)
         if member.filename in names:
-            raise MembersError(f"{member.filename!r} is in it twice")
+            raise MembersError(f"{member.filename!r} is listed twice")
         names.add(member.filename)
     _check_headers(file, path)
 
@@ -43,9 +43,9 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.orig_filename  # not cut at a null byte
     inside = PurePosixPath(name)
     if not name or inside.is_absolute() or ".." in inside.parts or str(inside) != name or {"\\", "\0"} & set(name):
-        raise MembersError(f"{name!r} is no path inside it")
+        raise MembersError(f"{name!r} is not a path inside it")
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
-        raise MembersError(f"{name!r} is no plain file")
+        raise MembersError(f"{name!r} is not a regular file")
     if member.flag_bits & ENCRYPTED or member.compress_type not in METHODS:
         raise MembersError(f"{name!r} cannot be read by TorchServe")
 
@@ -64,7 +64,7 @@ def _check_headers(file: zipfile.ZipFile, path: Path) -> None:
             listed = (SIGNATURE, member.compress_type, member.CRC, member.compress_size, member.file_size)
             encoding = "utf-8" if member.flag_bits & UTF8 else "cp437"
             if said != listed[: len(said)] or source.read(name) != member.orig_filename.encode(encoding):
-                raise MembersError(f"{member.filename!r} has a header that its directory contradicts")
+                raise MembersError(f"{member.filename!r} has a header that contradicts the directory")
             end += HEADER.size + name + extra + member.compress_size
     if end != file.start_dir:
         raise MembersError("it holds bytes that its directory does not list")

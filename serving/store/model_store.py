@@ -61,7 +61,9 @@ class Archive:
                 members.check(file, self.path)
                 yield file
         except (*UNREADABLE, KeyError, ValueError, TypeError) as error:
-            raise ArchiveError(f"{self.path} is not a whole archive ({error}): remove it and build it again") from error
+            raise ArchiveError(
+                f"{self.path} is not a complete archive ({error}): remove it and build it again"
+            ) from error
 
     @staticmethod
     def manifest(file: zipfile.ZipFile) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Archive:
                 raise ArchiveError(f"{self.path} holds no {weights}: remove it and build it again")
         if found != (self.name, self.version):
             raise ArchiveError(
-                f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it anew"
+                f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it again"
             )
 
 
@@ -218,7 +220,7 @@ def _cure_of_name(path: Path) -> str:
             model = Archive.manifest(file)
         name, version = str(model["modelName"]), str(model["modelVersion"])
     except (*UNREADABLE, KeyError, ValueError, TypeError):
-        return "it is not a whole archive: remove it"
+        return "it is not a complete archive: remove it"
     try:
         check_name(name)
         check_version(version)
@@ -263,7 +265,7 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
         chosen.append(find(name, version or None, store))
     names = [each.name for each in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ArchiveError(f"{', '.join(twice)}: asked for twice. Name each model once")
+        raise ArchiveError(f"{', '.join(twice)}: named twice. Name each model once")
     if not chosen:
         chosen = newest(store)
     if not chosen:
@@ -272,4 +274,4 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
 
 
 def _have(found: list[Archive]) -> str:
-    return f" (there: {', '.join(f'{archive.name} {archive.version}' for archive in found)})" if found else ""
+    return f" (available: {', '.join(f'{archive.name} {archive.version}' for archive in found)})" if found else ""

@@ -69,7 +69,7 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
     # A process of its own: it empties and fills <temporary folder>/<name>, which two builds would take from each other.
     done = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
     if done.returncode:
-        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr.splitlines() or ['it said nothing'])[-1]}")
+        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
     staged = exported / name
     manifest = json.loads((staged / MANIFEST).read_text())
     manifest["createdOn"] = date.strftime("%d/%m/%Y %H:%M:%S")

@@ -93,7 +93,7 @@ def date() -> dt.datetime:
         return dt.datetime.fromtimestamp(int(committed), dt.UTC) if committed else OLDEST
     except (ValueError, OverflowError, OSError) as error:
         raise ArchiveError(
-            f"{DATE_VARIABLE}={seconds} is no number of seconds since 1970: correct or unset it"
+            f"{DATE_VARIABLE}={seconds} is not a number of seconds since 1970: correct or unset it"
         ) from error
 
 

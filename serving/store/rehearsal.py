@@ -60,7 +60,7 @@ class _Reply:
         """Return the answer; ValueError where it is no JSON object."""
         document = json.loads(self.body)
         if not isinstance(document, dict):
-            raise ValueError("its answer is no JSON object")
+            raise ValueError("its answer is not a JSON object")
         return document
 
 
@@ -85,7 +85,7 @@ def rehearse(archive: Archive) -> Rehearsed:
             images = [kept[0].image, NO_IMAGE, *(each.image for each in kept[1:])]
             described, first, broken, *others = _play(archive, weights.parent, config, images)
         if broken.status != NOT_AN_IMAGE:
-            raise _Failed(f"a body that is no image is answered with {broken.status}, not {NOT_AN_IMAGE}")
+            raise _Failed(f"a body that is not an image is answered with {broken.status}, not {NOT_AN_IMAGE}")
         description = described.document()
         precision, classes = str(description["precision"]), list(description["classes"])
         replies = zip(kept, [first, *others], strict=True)
@@ -140,7 +140,7 @@ def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Seq
         if reply.status == 503:  # only the log says why
             raise _Failed(f"it fails on a batch: {log}")
         if (said := reply.headers.get("model-version")) != archive.version:
-            raise _Failed(f"its answers say that they are of version {said}")
+            raise _Failed(f"its answers name version {said}")
     return replies
 
 
@@ -187,7 +187,7 @@ def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) ->
             if process.poll() is None:
                 state.end_tree(psutil.Process(process.pid), timeout=0.5)
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "no output"
     if code or not target.is_file():
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         raise _Failed(f"its process {how}: {last}")

@@ -41,14 +41,14 @@ DEADLINE = 30.0  # seconds that an answer has
 def options(parser: ArgumentParser) -> None:
     """Name what can be set; an environment variable as well, LOAD_MIX for --mix."""
     add = parser.add_argument
-    add("--mix", default=MIX, env_var="LOAD_MIX", help=f"weights of requests, {MIX} by default")
-    add("--models", default="", env_var="LOAD_MODELS", help="names with commas between, all by default")
-    add("--requests", type=int, default=0, env_var="LOAD_REQUESTS", help="stop after so many")
-    add("--swap", default="", metavar="NAME=VERSION,VERSION", env_var="LOAD_SWAP", help="deploy these in turns")
-    add("--swap-pause", type=float, default=5.0, metavar="SECONDS", help="between two deployments")
-    add("--failures", type=float, default=0.0, metavar="SHARE", help="of requests that may fail")
-    add("--p95", type=float, default=1000.0, metavar="MS", help="that the 95th percentile of each kind may have")
-    add("--output", default=str(OUTPUT), metavar="FOLDER", help="of history.json")
+    add("--mix", default=MIX, env_var="LOAD_MIX", help=f"weights of the kinds of request (default: {MIX})")
+    add("--models", default="", env_var="LOAD_MODELS", help="model names, separated by commas (default: all)")
+    add("--requests", type=int, default=0, env_var="LOAD_REQUESTS", help="stop after this many requests")
+    add("--swap", default="", metavar="NAME=VERSION,VERSION", env_var="LOAD_SWAP", help="deploy these versions in turn")
+    add("--swap-pause", type=float, default=5.0, metavar="SECONDS", help="pause between two deployments")
+    add("--failures", type=float, default=0.0, metavar="SHARE", help="largest share of requests that may fail")
+    add("--p95", type=float, default=1000.0, metavar="MS", help="largest 95th percentile of each kind of request")
+    add("--output", default=str(OUTPUT), metavar="FOLDER", help="write history.json to this folder")
 
 
 class Plan:
@@ -142,12 +142,12 @@ def judge(environment: Environment, **_: Any) -> None:
         faults.append("the load ended before the first deployment: make it longer, or --swap-pause shorter")
     faults += [each["msg"] for each in runner.exceptions.values()]
     if not total.num_requests:
-        faults.append("nothing was asked")
+        faults.append("no request was sent")
     elif total.fail_ratio > limits.failures:
         faults.append(f"{total.num_failures:,} of {total.num_requests:,} requests failed")
     for entry in environment.stats.entries.values():
         if (p95 := entry.get_response_time_percentile(0.95)) > limits.p95:
-            faults.append(f"{entry.name}: p95 is {p95:.0f} ms, at most {limits.p95:g} are allowed")
+            faults.append(f"{entry.name}: p95 is {p95:.0f} ms, the limit is {limits.p95:g} ms")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     environment.process_exit_code = int(bool(faults))

@@ -44,10 +44,10 @@ def main(given: Sequence[str] | None = None) -> int:
         prog="python -m tests.load.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--requests", type=int, default=0, help="stop after so many")
-    parser.add_argument("--seconds", type=int, default=0, help=f"stop after so long ({SECONDS} where nothing is said)")
-    parser.add_argument("--users", type=int, default=USERS, help="that ask at once, each one thing after the other")
-    parser.add_argument("--ui", action="store_true", help="locust's own page, on http://127.0.0.1:8089")
+    parser.add_argument("--requests", type=int, default=0, help="stop after this many requests")
+    parser.add_argument("--seconds", type=int, default=0, help=f"stop after this many seconds (default: {SECONDS})")
+    parser.add_argument("--users", type=int, default=USERS, help="concurrent users, each with one request at a time")
+    parser.add_argument("--ui", action="store_true", help="open locust's own page on http://127.0.0.1:8089")
     arguments, others = parser.parse_known_args(given)
     if state.running(Path.cwd()) is None:
         print("error: no server runs here: start one (make serve)", file=sys.stderr)

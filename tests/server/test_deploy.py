@@ -140,7 +140,7 @@ def test_a_live_version_that_answers_nothing_can_be_replaced(one: Path, tmp_path
     broken.path.write_bytes(b"damaged too")
     said = go(one, "2.0", keep=False)
     assert "  unknown: shapes-4.0.mar cannot be read" in "\n".join(said)
-    assert "  the live version does not answer these images: there is nothing to compare with" in said
+    assert "  the live version does not answer these images: latency is not compared" in said
     assert versions(one) == ("2.0", ["2.0"])
     broken.path.unlink()
 
@@ -153,7 +153,7 @@ def test_a_kept_version_without_workers_is_registered_anew(one: Path) -> None:
         until(lambda: not client.describe(NAME, "2.0").workers, 30)
     with pytest.raises(DeployError, match=r"shapes 2\.0 is not READY: deploy it"):
         deploy.rollback(NAME, root=one)
-    assert "  2.0 is there and not READY: it is registered anew" in go(one, "2.0")
+    assert "  2.0 is registered and not READY: registering it again" in go(one, "2.0")
     assert versions(one) == ("2.0", ["1.0", "2.0"])
 
 
@@ -222,7 +222,7 @@ def test_what_changes_is_said(one: Path) -> None:
         said = "\n".join(go(one, "3.0"))
     finally:
         (one / "model_store" / f"{NAME}-3.0.mar").unlink()
-    assert "classes added: star" in said and "classes gone: square" in said
+    assert "classes added: star" in said and "classes removed: square" in said
     deploy.rollback(NAME, root=one)
 
 
@@ -243,11 +243,11 @@ def no_zip(found: Archive) -> Archive:
         (lambda each: faulty.expects(each, 1 / 3), r"load failed: .*golden image 7\.jpg is answered otherwise"),
         (lambda each: faulty.spoil(each, faulty.BLACK), r"load failed: .*golden image 7\.jpg reaches .* other pixels"),
         (lambda each: faulty.spoil(each, faulty.WRONG), r"compare failed: golden image 7\.jpg is answered"),
-        (truncated, "is not a whole archive"),
-        (no_zip, "is not a whole archive"),
+        (truncated, "is not a complete archive"),
+        (no_zip, "is not a complete archive"),
         (lambda each: faulty.without(each, "model.pt"), r"holds no model\.pt"),
         (lambda each: faulty.without(each, "handlers/images/decoding.py"), "load failed: .*decoding"),
-        (lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms an answer"),
+        (lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms per answer"),
     ],
     ids=["raises", "golden", "black", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
 )  # fmt: skip
@@ -332,7 +332,7 @@ def test_an_interrupt_undoes_what_was_begun(one: Path, numbers: tuple[int, ...])
         while "undone: 1.0 is live" not in output:  # the second comes while the first is obeyed
             output += process.stdout.readline()
     rest, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "error: interrupted; what was begun is undone\n")
+    assert (process.returncode, errors) == (130, "error: interrupted; the deployment was undone\n")
     assert "undone: 1.0 is live" in output and "undone: 2.0 is removed" in output + rest
     assert versions(one) == ("1.0", ["1.0"])
 
@@ -343,7 +343,7 @@ def test_what_a_killed_deployment_left_behind_is_finished_by_the_next(one: Path)
     process.communicate()
     assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
     said = go(one, "2.0")
-    assert said[0] == "an earlier deployment was cut short: 1.0 is live again"
+    assert said[0] == "an earlier deployment was interrupted: 1.0 is live again"
     assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
 
 
@@ -389,7 +389,7 @@ def test_what_does_not_load_besides_is_left_out_and_what_was_live_comes_back(one
             each.unlink()
     assert again.returncode == 0, again.stderr
     assert "other 1.0 is not served: RuntimeError: the weights are of another network" in again.stderr
-    assert "shapes 2.0 is not served: " in again.stderr and "is not a whole archive" in again.stderr
+    assert "shapes 2.0 is not served: " in again.stderr and "is not a complete archive" in again.stderr
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models == {NAME: LiveModel("1.0")}
 
 
@@ -403,7 +403,7 @@ def test_a_live_version_that_does_not_load_gives_way_to_the_one_before_it(one: P
     flag.touch()
     again = run_cli("serving.server", "start", "--port-offset", str(known.offset), root=one)
     assert again.returncode == 0, again.stderr
-    assert "warning: shapes 4.0 is not served (1.0 is in its place): RuntimeError: not now" in again.stderr
+    assert "warning: shapes 4.0 is not served (1.0 is served instead): RuntimeError: not now" in again.stderr
     assert versions(one) == ("1.0", ["1.0"])
     assert Live.read(one).models == {NAME: LiveModel("4.0", "1.0")}, "the next start tries it again"
     go(one, "1.0")  # what answers in its place is recorded

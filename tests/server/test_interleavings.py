@@ -109,7 +109,7 @@ def test_a_deployment_beside_a_start_that_still_loads_loses_no_model(home: Path,
         "ants": LiveModel("1.0"), "bees": LiveModel("2.0", "1.0"), "cats": LiveModel("1.0"),
     }  # fmt: skip
     assert served(home) == {"ants": "1.0", "bees": "2.0", "cats": "1.0"}
-    assert first == "another process starts or stops the server: waiting for it ...\n"
+    assert first == "another process is starting or stopping the server: waiting for it ...\n"
 
 
 def test_make_up_of_a_model_that_is_not_ready_leaves_the_server_and_its_other_models_alone(

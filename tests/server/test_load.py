@@ -63,7 +63,7 @@ def test_deployments_that_cannot_be_or_never_came_are_errors(server: RunningServ
 
 def test_limits_decide_the_exit_code(server: RunningServer) -> None:
     done = run_cli("tests.load.run", "--requests", "50", "--mix", "single=1", "--p95", "0.01", root=server.root)
-    assert done.returncode == 1 and re.search(r"error: single: p95 is \d+ ms, at most 0.01 are allowed", done.stderr)
+    assert done.returncode == 1 and re.search(r"error: single: p95 is \d+ ms, the limit is 0.01 ms", done.stderr)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,10 @@ def test_a_run_without_an_archive_answers_offline(server: RunningServer, folder:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("shapes", "nowhere.jpg"), "nowhere.jpg is not there"),
+        (("shapes", "nowhere.jpg"), "nowhere.jpg does not exist"),
         (("shapes", "model_store"), "model_store holds no image"),
-        (("nothing", "photos/0.jpg"), "nothing is not served here, but digits, shapes"),
-        (("shapes", "photos/0.jpg", "--version", "7"), "shapes 7 is not served here, but shapes 1.0\n"),
+        (("nothing", "photos/0.jpg"), "nothing is not served here, only digits, shapes"),
+        (("shapes", "photos/0.jpg", "--version", "7"), "shapes 7 is not served here, only shapes 1.0\n"),
         (("nothing", "photos/0.jpg", "--offline"), "no archive of nothing"),
     ],
 )

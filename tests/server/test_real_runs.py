@@ -72,6 +72,6 @@ def test_a_server_that_runs_already_is_left_alone_and_what_is_live_in_it_too(hom
 
 def test_archives_that_are_never_served_leave_the_store(home: Path) -> None:
     (home / RUNS[1] / "model.pt").unlink()
-    with pytest.raises(ArchiveError, match=r"fold-0/model\.pt is not there"):
+    with pytest.raises(ArchiveError, match=r"fold-0/model\.pt does not exist"):
         real._serve(RUNS)
     assert in_store(home) == {"digits-3.0.mar", "digits-3.0.json"}

@@ -241,7 +241,7 @@ def test_a_cut_archive_is_said(home: Path) -> None:
     path = home / "model_store" / "shapes-1.0.mar"
     path.write_bytes(path.read_bytes()[:1000])
     started = run_cli(SERVER, "start", root=home)
-    assert started.returncode == 1 and "shapes-1.0.mar is not a whole archive" in started.stderr
+    assert started.returncode == 1 and "shapes-1.0.mar is not a complete archive" in started.stderr
 
 
 def test_without_a_java_it_says_what_to_install(home: Path) -> None:

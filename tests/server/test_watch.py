@@ -99,7 +99,7 @@ def test_a_server_that_was_killed_comes_back_with_the_same_versions(watched: Pat
     psutil.wait_procs(tree, timeout=10)
     until(lambda: "the front end has ended" in told(watched), 30)
     until(lambda: answers(watched), 34)
-    until(lambda: "the server is back" in told(watched), 30)
+    until(lambda: "the server runs again" in told(watched), 30)
     with Client(root=watched) as client:
         assert client.describe(NAME).version == "2.0"
         assert {each.version: each.ready for each in client.versions(NAME)} == {"1.0": True, "2.0": True}
@@ -113,7 +113,7 @@ def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path
     workers = front.children(recursive=True)
     front.kill()
     until(lambda: answers(watched), 40)
-    until(lambda: "the server is back" in told(watched), 30)
+    until(lambda: "the server runs again" in told(watched), 30)
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
 
 
@@ -128,7 +128,7 @@ def test_a_worker_that_torchserve_replaces_is_named(home: Path, caplog: pytest.L
             return f"a worker of {NAME} 2.0 has ended (process {before}): " in caplog.text
 
         until(named, 30)
-    assert caplog.text.endswith(f"{worker(home)} is in its place\n") and "was started here" not in caplog.text
+    assert caplog.text.endswith(f": replaced by {worker(home)}\n") and "was started here" not in caplog.text
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_a_front_end_that_does_not_answer_is_started_anew(watched: Path) -> None
     front.suspend()
     until(lambda: "does not answer" in told(watched), 30)
     until(lambda: answers(watched), 80)
-    until(lambda: "the server is back" in told(watched), 30)
+    until(lambda: "the server runs again" in told(watched), 30)
 
 
 def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
         until((watched / "hang.held").exists, 30)
         second = pool.submit(client.predict, picture(), NAME)
         try:
-            until(lambda: "does not move" in told(watched), 30)
+            until(lambda: "is stalled" in told(watched), 30)
         finally:
             (watched / "hang").unlink()
         assert first.result().version == second.result().version == "2.0"
@@ -185,7 +185,7 @@ def test_workers_that_were_given_up_are_replaced(watched: Path) -> None:
     (watched / "fail").touch()
     psutil.Process(worker(watched)).kill()
     try:
-        until(lambda: "has lost a worker for good" in told(watched), 30)  # TorchServe tries some times before
+        until(lambda: "lost a worker that TorchServe does not restart" in told(watched), 30)  # after TorchServe's tries
     finally:
         (watched / "fail").unlink()
     until(lambda: answers(watched), 50)
@@ -199,7 +199,7 @@ def test_one_of_several_workers_is_replaced_beside_those_that_answer(watched: Pa
         (watched / "fail").touch()
         psutil.Process(given_up.pid).kill()
         try:
-            until(lambda: "2.0 has lost a worker for good: it gets 1 new" in told(watched), 40)
+            until(lambda: "2.0 lost a worker that TorchServe does not restart: starting 1 new" in told(watched), 40)
         finally:
             (watched / "fail").unlink()
         until(lambda: client.describe(NAME).ready, 50)
@@ -301,7 +301,7 @@ def test_what_a_killed_deployment_made_the_default_is_set_back(watched: Path) ->
     with Client(root=watched) as client:
         client.set_default(NAME, "1.0")
         until(lambda: client.describe(NAME).version == "2.0", 30)
-    until(lambda: "shapes 2.0 is the default again, as live.json says" in told(watched), 30)
+    until(lambda: "shapes 2.0 is the default again, as recorded in live.json" in told(watched), 30)
 
 
 def test_what_should_be_live_and_is_not_served_is_loaded_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def test_weights_that_are_no_artifact_are_refused(runs: Path, tmp_path: Path, co
 def test_int8_travels_beside_the_weights_and_not_with_compiled_ones(runs: Path, tmp_path: Path) -> None:
     run, store = runs / "fingers", tmp_path / "store"
     (run / "model.pt2").write_bytes((run / "model.pt").read_bytes())
-    with pytest.raises(ArchiveError, match=r"has no model\.int8\.pt \(it was never made\)"):
+    with pytest.raises(ArchiveError, match=r"has no model\.int8\.pt \(it was never exported\)"):
         build("fingers", "1.0", runs=runs, store=store, overrides=["handler.precision=int8"])
     (run / "model.int8.pt").write_bytes(b"rounded")
     with pytest.raises(ArchiveError, match="needs FORMAT=torchscript"):

@@ -173,7 +173,7 @@ def test_a_token_that_cannot_be_renewed_is_used_as_long_as_it_is_taken(start: Ca
         assert renewing == 1  # not with each request
         time.sleep(max(0.0, server.expires["inference"] - time.time()))
         with pytest.raises(
-            NoKey, match=r"key_file\.json: it is of another server, or expired, and cannot be renewed: no s"
+            NoKey, match=r"key_file\.json: it belongs to another server, or has expired and cannot be renewed: no s"
         ):
             client.predict(b"x", "m")
 
@@ -189,7 +189,7 @@ def test_a_copy_of_the_file_is_told(start: Callable[[float], Server]) -> None:
 def test_the_file_of_another_server_is_told(start: Callable[[float], Server]) -> None:
     server = start(60)
     server.tokens = {name: f"other {name}" for name in server.tokens}
-    with server.client() as client, pytest.raises(NoKey, match="the server refuses the key for that too"):
+    with server.client() as client, pytest.raises(NoKey, match="the server refuses the API key too"):
         client.predict(b"x", "m")
     assert server.refused == 2
 

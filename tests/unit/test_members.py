@@ -58,16 +58,16 @@ def with_hidden_member() -> bytes:
 
 BOMB = zipped(("zeros", bytes(10_000_000)), compression=zipfile.ZIP_DEFLATED)
 REFUSED = {
-    "a path above": (named("../../outside"), "is no path inside"),
-    "a path above, from inside": (named("handlers/../../outside"), "is no path inside"),
-    "an absolute path": (named("/tmp/outside"), "is no path inside"),
-    "a path of Windows": (named("..\\outside"), "is no path inside"),
-    "a path that is not its own": (named("./model.pt2"), "is no path inside"),
-    "a name that is cut": (named("harmless.py\0.txt"), "is no path inside"),
-    "a folder": (zipped(("folder/", b"")), "is no path inside"),
-    "a symbolic link": (moded(stat.S_IFLNK | 0o777), "'member' is no plain file"),
-    "a device": (moded(stat.S_IFCHR | 0o666), "'member' is no plain file"),
-    "a name twice": (zipped(("model.pt", b"other")), r"'model\.pt' is in it twice"),
+    "a path above": (named("../../outside"), "is not a path inside"),
+    "a path above, from inside": (named("handlers/../../outside"), "is not a path inside"),
+    "an absolute path": (named("/tmp/outside"), "is not a path inside"),
+    "a path of Windows": (named("..\\outside"), "is not a path inside"),
+    "a path that is not its own": (named("./model.pt2"), "is not a path inside"),
+    "a name that is cut": (named("harmless.py\0.txt"), "is not a path inside"),
+    "a folder": (zipped(("folder/", b"")), "is not a path inside"),
+    "a symbolic link": (moded(stat.S_IFLNK | 0o777), "'member' is not a regular file"),
+    "a device": (moded(stat.S_IFCHR | 0o666), "'member' is not a regular file"),
+    "a name twice": (zipped(("model.pt", b"other")), r"'model\.pt' is listed twice"),
     "encrypted": (flagged(zipped()), "cannot be read by TorchServe"),
     "another compression": (zipped(("text", b"abc" * 99), compression=zipfile.ZIP_BZIP2), "cannot be read by TorchS"),
     "a bomb": (BOMB, "unpack to 10000"),
@@ -75,11 +75,11 @@ REFUSED = {
     "a hidden member": (with_hidden_member(), "bytes that its directory does not list"),
     "two names for one member": (
         zipped(("spec.py", b"")).replace(b"spec.py", b"json.py", 1),
-        "a header that its directory contradicts",
+        "a header that contradicts the directory",
     ),
     "two sizes for one member": (
         zipped().replace(struct.pack("<2L", 7, 7), struct.pack("<2L", 5, 5), 1),
-        "a header that its directory contradicts",
+        "a header that contradicts the directory",
     ),
 }
 
@@ -94,7 +94,7 @@ def test_it_is_refused_before_anything_is_unpacked(what: str, tmp_path: Path, mo
     monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *arguments: unpacked.append(arguments))
     archive = Archive("a", "1.0", path)
     for look in (archive.check, archive.model_config, archive.unpacked().__enter__):
-        with pytest.raises(ArchiveError, match=rf"a-1\.0\.mar is not a whole archive \(.*{message}") as caught:
+        with pytest.raises(ArchiveError, match=rf"a-1\.0\.mar is not a complete archive \(.*{message}") as caught:
             look()
         assert "\n" not in str(caught.value) and "build it again" in str(caught.value)
     assert not unpacked
@@ -133,7 +133,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path, manifest: str) -> No
     path = tmp_path / "a-1.0.mar"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("MAR-INF/MANIFEST.json", manifest)
-    with pytest.raises(ArchiveError, match="not a whole archive"):
+    with pytest.raises(ArchiveError, match="not a complete archive"):
         Archive("a", "1.0", path).check()
 
 
@@ -142,5 +142,5 @@ def test_damaged_bytes_are_refused(tmp_path: Path) -> None:
     start = whole.index(b"text") + 4
     path = tmp_path / "a-1.0.mar"
     path.write_bytes(whole[: start + 2] + b"\xff\xff\xff" + whole[start + 5 :])
-    with pytest.raises(ArchiveError, match="not a whole archive"):
+    with pytest.raises(ArchiveError, match="not a complete archive"):
         Archive("a", "1.0", path).unpacked().__enter__()

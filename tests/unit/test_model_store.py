@@ -66,11 +66,11 @@ def test_nothing_asked_for_is_the_newest_of_every_model(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
     put(tmp_path, "a", "1.0")
-    with pytest.raises(ArchiveError, match=r"no archive of a 2.0 .*there: a 1.0.*make archive NAME=a VERSION=2.0"):
+    with pytest.raises(ArchiveError, match=r"no archive of a 2.0 .*available: a 1.0.*make archive NAME=a VERSION=2.0"):
         model_store.find("a", "2.0", tmp_path)
     put(tmp_path, "a", "1.1")
     for twice in (("a", "a=1.1"), ("a=1.0", "a=1.1")):
-        with pytest.raises(ArchiveError, match=r"^a: asked for twice"):
+        with pytest.raises(ArchiveError, match=r"^a: named twice"):
             model_store.select(twice, tmp_path)
     with pytest.raises(ArchiveError, match="no archive in"):
         model_store.select((), tmp_path / "empty")
@@ -83,9 +83,9 @@ def test_an_archive_is_whole_and_says_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"holds a 1\.0"):
         Archive("b", "1.0", renamed).check()
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ArchiveError, match="not a whole archive"):
+    with pytest.raises(ArchiveError, match="not a complete archive"):
         Archive("a", "1.0", path).check()
-    with pytest.raises(ArchiveError, match="not a whole archive"):
+    with pytest.raises(ArchiveError, match="not a complete archive"):
         Archive("a", "1.0", path).model_config()
 
 
@@ -99,7 +99,7 @@ def test_an_archive_whose_name_has_no_version_is_named_with_the_command_that_men
     lines = model_store.misnamed(tmp_path)
     assert lines[:2] == [
         f"a $stock.mar is not served, since its name has no version: mv -n '{stock}' {tmp_path / 'stock-2.0.mar'}",
-        "damaged.mar is not served, since it is not a whole archive: remove it",
+        "damaged.mar is not served, since it is not a complete archive: remove it",
     ]
     assert lines[2].startswith("theirs-v1.mar is not served, since 'v1' cannot be a version: use numbers and points")
     assert [each.path.name for each in model_store.archives(tmp_path)] == ["ours-1.0.mar"]

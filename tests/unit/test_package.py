@@ -122,7 +122,7 @@ def test_the_manifest_is_of_the_commit_s_date_or_of_the_one_that_is_given(
 @pytest.mark.parametrize("seconds", ["yesterday", "1e9", "9" * 30])
 def test_a_date_that_is_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv(provenance.DATE_VARIABLE, seconds)
-    with pytest.raises(ArchiveError, match=rf"SOURCE_DATE_EPOCH={seconds} is no number of seconds"):
+    with pytest.raises(ArchiveError, match=rf"SOURCE_DATE_EPOCH={seconds} is not a number of seconds"):
         build("fingers", "1.0", runs=write_run(tmp_path / "runs"), store=tmp_path / "store")
     assert not model_store.archives(tmp_path / "store")
 

@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Path:
 def _check(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(self: Archive) -> None:
         if self.path.read_text():
-            raise ArchiveError(f"{self.path.name} is not a whole archive")
+            raise ArchiveError(f"{self.path.name} is not a complete archive")
 
     monkeypatch.setattr(Archive, "check", check)
 
@@ -53,7 +53,7 @@ def test_what_is_named_must_be_there_and_whole(store: Path) -> None:
     assert plan.strict and first(plan) == ["a-2.0"] and plan.others == [("a", "1.0")]
     assert plan.recorded([]) == Live({"a": LiveModel("2.0", "1.0")})
     (store / "a-2.0.mar").write_text("damaged")
-    with pytest.raises(ArchiveError, match=r"a-2\.0\.mar is not a whole archive"):
+    with pytest.raises(ArchiveError, match=r"a-2\.0\.mar is not a complete archive"):
         Plan.of(KNOWN, ["a=2.0"], store)
     with pytest.raises(ArchiveError, match="no archive of d"):
         Plan.of(KNOWN, ["d"], store)
@@ -76,7 +76,7 @@ def test_what_is_named_beside_what_was_live_must_load_and_the_rest_comes_back(st
     plan = Plan.of(KNOWN, ["c"], store, restore=True)
     assert first(plan) == ["a-2.0", "b-9.0", "c-1.0"] and plan.required == [("c", "1.0")]
     (store / "c-1.0.mar").write_text("damaged")
-    with pytest.raises(ArchiveError, match=r"c-1\.0\.mar is not a whole archive"):
+    with pytest.raises(ArchiveError, match=r"c-1\.0\.mar is not a complete archive"):
         Plan.of(KNOWN, ["c"], store, restore=True)
 
 

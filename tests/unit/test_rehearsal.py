@@ -110,7 +110,7 @@ def test_an_answer_that_only_a_request_gets_wrong_is_refused(run: Path, handlers
 
 def test_a_body_that_is_no_image_must_be_refused_alone(run: Path, handlers: Path) -> None:
     edit(handlers / "errors.py", "class BadImage(RequestError):", "class BadImage(RequestError):\n    code = 415\n")
-    assert "a body that is no image is answered with 415, not 400" in refused(run, FP32)
+    assert "a body that is not an image is answered with 415, not 400" in refused(run, FP32)
 
 
 def test_an_exception_in_a_batch_is_told(run: Path, handlers: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_exception_in_a_batch_is_told(run: Path, handlers: Path) -> None:
 
 def test_answers_of_another_version_are_refused(run: Path, handlers: Path) -> None:
     edit(handlers / "sightline_handler.py", 'version=str(model["modelVersion"])', 'version="0.9"')
-    assert "its answers say that they are of version 0.9" in refused(run, FP32)
+    assert "its answers name version 0.9" in refused(run, FP32)
 
 
 def test_a_process_that_ends_is_told_with_its_last_line(run: Path, handlers: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_model_that_is_missing_is_named() -> None:
     state = ServerState(1, 1, "http://127.0.0.1:8080", "unix:/a/socket", "http://127.0.0.1:8082", "key", "folder")
     found = Status(state, 1.0, 1, [], [("birds", "2.0")])
     show(found, Console(soft_wrap=True, file=page, width=80))
-    assert page.getvalue().endswith("\nbirds 2.0 should be live and is not served (make watch tries it again)\n")
+    assert page.getvalue().endswith("\nbirds 2.0 should be live and is not served (make watch retries it)\n")
     assert not found.healthy and found.document()["missing"] == [{"name": "birds", "version": "2.0"}]
 
 

@@ -109,5 +109,5 @@ def test_a_port_that_is_taken_is_named_before_anything_is_prepared(
 def test_ports_of_a_server_that_runs_here_are_not_looked_at(tmp_path: Path) -> None:
     with another_server(tmp_path):
         steps.check_ports(tmp_path)
-    with pytest.raises(ServingError, match="is not there: start in"):
+    with pytest.raises(ServingError, match="does not exist: start in"):
         steps.check_ports(tmp_path)

@@ -62,7 +62,7 @@ def test_an_archive_of_another_builder_is_named_so(tmp_path: Path) -> None:
     stock = Archive("stock", "1.0", tmp_path / "stock-1.0.mar")
     with zipfile.ZipFile(stock.path, "w") as file:
         file.writestr("MAR-INF/MANIFEST.json", '{"model": {"handler": "image_classifier"}}')
-    with pytest.raises(ArchiveError, match=r"was not built by make archive: .* make serve serves it$"):
+    with pytest.raises(ArchiveError, match=r"was not built by make archive .* make serve serves it$"):
         verify.verify(stock)
 
 
@@ -83,15 +83,15 @@ def test_a_damaged_sidecar_is_told(copied: Archive, text: str) -> None:
 
 def test_a_missing_file_is_told(copied: Archive) -> None:
     copied.sidecar.unlink()
-    assert "has no sidecar: its build was cut short" in refused(copied)
+    assert "has no sidecar: its build was interrupted" in refused(copied)
     copied.path.unlink()
-    with pytest.raises(ArchiveError, match=r"small-1\.0\.mar is not there: make archive NAME=small VERSION=1\.0"):
+    with pytest.raises(ArchiveError, match=r"small-1\.0\.mar does not exist: make archive NAME=small VERSION=1\.0"):
         verify.verify(copied)
 
 
 def test_the_sidecar_of_another_archive_is_told(copied: Archive) -> None:
     edit(copied, version="2.0")
-    assert "small-1.0.json is of small 2.0" in refused(copied)
+    assert "small-1.0.json describes small 2.0" in refused(copied)
 
 
 def test_a_file_that_was_cut_or_changed_on_the_way_is_told(copied: Archive) -> None:
@@ -105,21 +105,21 @@ def test_a_file_that_was_cut_or_changed_on_the_way_is_told(copied: Archive) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda members: members.update({"../outside": b""}), "'../outside' is no path inside it"),
+        (lambda members: members.update({"../outside": b""}), "'../outside' is not a path inside it"),
         (lambda members: members.pop("model.pt"), "holds no model.pt:"),
         (lambda members: members.pop("golden.json"), "holds no golden.json:"),
-        (lambda members: members.pop("handlers/golden.py"), "holds no handlers/golden.py, which its provenance names"),
+        (lambda members: members.pop("handlers/golden.py"), "holds no handlers/golden.py, which its provenance lists"),
         (
             lambda members: members.update({"sitecustomize.py": b""}),
             "holds sitecustomize.py, which its provenance does",
         ),
         (
             lambda members: members.update({"handlers/golden.py": b""}),
-            "holds another handlers/golden.py than was packed",
+            "is not the packed file",
         ),
-        (lambda members: members.update({"provenance.json": b"{}"}), "and its sidecar are of two builds"),
-        (lambda members: members.update({"provenance.json": b"[]"}), "and its sidecar are of two builds"),
-        (lambda members: members.update({"MAR-INF/MANIFEST.json": b"{}"}), "is not a whole archive"),
+        (lambda members: members.update({"provenance.json": b"{}"}), "and its sidecar come from different builds"),
+        (lambda members: members.update({"provenance.json": b"[]"}), "and its sidecar come from different builds"),
+        (lambda members: members.update({"MAR-INF/MANIFEST.json": b"{}"}), "is not a complete archive"),
         (lambda members: members.pop("provenance.json"), "was built by an older release, which wrote no provenance"),
     ],
 )
@@ -140,7 +140,7 @@ def test_another_name_inside_is_told(copied: Archive) -> None:
 @pytest.mark.parametrize("changes", [{"metrics": {"top_1": 1.0}}, {"commit": "0" * 40}, {"members": {}}])
 def test_a_sidecar_that_says_otherwise_than_the_archive_is_told(copied: Archive, changes: dict[str, object]) -> None:
     edit(copied, **changes)
-    assert "and its sidecar are of two builds" in refused(copied)
+    assert "and its sidecar come from different builds" in refused(copied)
 
 
 def test_an_archive_of_an_older_release_is_told(copied: Archive) -> None:
@@ -194,4 +194,4 @@ def test_an_archive_of_an_older_release_says_that_pixels_are_not_compared(
     golden.write([dataclasses.replace(image, pixels=None) for image in golden.read(file)], file)
     monkeypatch.setattr(archive, "_refuse_older_golden", lambda _: None)
     older = archive.build("small", "1.0", run=run, store=tmp_path / "store", rehearse=False)
-    assert "pixels are not compared, since an older release exported them" in verify.verify(older).checks[-1].seen
+    assert "pixels not compared (exported by an older release)" in verify.verify(older).checks[-1].seen
