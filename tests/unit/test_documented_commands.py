@@ -11,7 +11,7 @@ from serving.store import model_config
 from training.configuration import compose
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 REQUESTS = "tests/server/test_documented_requests.py"  # runs every curl command and every Python example
 # The verbs that pages name: the test that runs what they do, or why none does.
 VERBS = {
@@ -27,13 +27,16 @@ VERBS = {
     "help": "tests/unit/test_makefile.py",
     "image": "tests/server/test_image.py",
     "load": "tests/server/test_load.py",
+    "lock": "tests/unit/test_lock.py",
     "predict": "tests/server/test_predict.py",
     "readme": "tests/unit/test_readme.py",
     "rollback": "tests/server/test_deploy.py",
     "serve": "tests/server/test_server.py",
+    "setup": "tests/unit/test_setup.py",
     "status": "tests/unit/test_status.py",
     "stop": "tests/server/test_server.py",
     "test": "would run this test again",
+    "test-slow": "is the last command of .ci/run",
     "train": "tests/unit/test_train.py",
     "up": "tests/server/test_up.py",
     "verify": "tests/unit/test_verify.py",
@@ -49,6 +52,8 @@ OTHERS = {
     "torchserve --start": "tests/server/test_plain_torchserve.py",
     "torchserve --stop": "would stop the server of another test: it knows one for each user",
     "docker run": "needs a container engine; tests/server/test_container.py runs what the image starts",
+    "pip install -e ": "tests/unit/test_install.py",
+    ".ci/run": "checks a bare machine; would run this test again",
     ".venv/bin/python -m serving.litserve_server": "tests/server/test_litserve_door.py",
     ".venv/bin/python -m training.crossvalidate": "tests/unit/test_crossvalidate.py",
     ".venv/bin/python -m training.submission": "tests/unit/test_evaluate.py",
