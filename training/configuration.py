@@ -79,7 +79,7 @@ def _quoted_text(override: str) -> str:
 
 
 def near(name: str, names: Sequence[str]) -> str:
-    """Return `; near it: a, b` with the known names most like `name`, or the known ones where they are few."""
+    """Return `; near it: a, b` with the known names most like `name`, or all known names if they are few."""
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f"; near it: {', '.join(close)}"
@@ -91,10 +91,10 @@ def _explain(error: ConfigCompositionException, overrides: Sequence[str]) -> str
     text = str(error)
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown and ("not in struct" in f"{text} {error.__cause__}" or "append to your config" in text):
-        # A network has settings of its own: those of the files that were chosen are what could have been meant.
-        chosen = [each for each in overrides if each.partition("=")[0] in GROUPS]
-        known = [*_names(compose(chosen if len(chosen) < len(overrides) else ()))]
-        return f"there is no setting {unknown[1]!r}{near(unknown[1], known)}; `+{unknown[1]}=...` adds one"
+        # Each network has other settings: suggest those of the files that the overrides select.
+        groups = [override for override in overrides if override.partition("=")[0] in GROUPS]
+        settings = [*_names(compose(groups if len(groups) < len(overrides) else ()))]
+        return f"there is no setting {unknown[1]!r}{near(unknown[1], settings)}; `+{unknown[1]}=...` adds one"
     return _one_line(f"{text} {error.__cause__ or ''}")
 
 
@@ -120,12 +120,12 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def store_folder(config: DictConfig) -> Path:
-    """Return where the prepared data set stands, relative to the current directory."""
+    """Return the folder of the prepared data set, relative to the current directory."""
     return Path("data/processed") / str(config.store)
 
 
 def run_folder(config: DictConfig) -> Path:
-    """Return where everything of one trained model stands, relative to the current directory."""
+    """Return the folder of one trained model, relative to the current directory."""
     return Path("runs") / str(config.name)
 
 
@@ -137,7 +137,7 @@ def load(run: Path) -> DictConfig:
     """
     path = run / "config.yaml"
     if not path.is_file():
-        raise ConfigurationError(f"{path} is not there: train first (make train NAME={run.name} DATASET=…)")
+        raise ConfigurationError(f"{path} does not exist: train first (make train NAME={run.name} DATASET=…)")
     return cast(DictConfig, OmegaConf.load(path))
 
 

@@ -1,6 +1,6 @@
-"""Write the best checkpoint of a run as an artifact, and prove that it answers as the network does.
+"""Export the best checkpoint of a run, and check that the artifact answers as the network does.
 
-    python -m training.export name=fingers               model.pt and export.json anew from checkpoints/best.ckpt
+    python -m training.export name=fingers               model.pt and export.json, again from checkpoints/best.ckpt
     python -m training.export name=fingers format=pt2    beside them model.pt2, compiled for this processor
 
 Training does the first by itself.
@@ -21,8 +21,7 @@ from torch import nn
 from handlers import golden, tolerances
 from handlers.atomic import write_json
 from handlers.classifier import Classifier
-from handlers.network import aot as exported
-from handlers.network import torchscript
+from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
 from training import scores
@@ -49,14 +48,14 @@ def export(
     run: Path,
     kind: str = "torchscript",
 ) -> dict[str, Any]:
-    """Write `model.pt`, `golden.json` and `export.json` into `run`, and return what export.json holds.
+    """Write `model.pt`, `golden.json` and `export.json` into `run`, and return the document of export.json.
 
-    `model.int8.pt` is written beside it; export.json says what it loses, and whether that is known well enough to offer
-    it. With "pt2" as `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
+    `model.int8.pt` is written beside it; export.json gives its loss of top-1, and whether that is known well enough to
+    offer it. With "pt2" as `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
 
     Raises:
-        TrainingError: the artifact answers otherwise than the network does, on any validation image; on some training
-            images where there are none.
+        TrainingError: the artifact and the network differ on a validation image, or on a training image if the split
+            has no validation images.
     """
     shown = split if len(split.validation) else dataclasses.replace(split, validation=calibration_rows(split))
     name = ARTIFACTS[kind]
@@ -74,14 +73,14 @@ def export(
     )
     network = network.float().cpu().eval()
     pixels = Preprocess(preprocess)
-    # In a folder of its own: TorchScript writes the file's name into the file.
+    # In a separate folder: TorchScript writes the file's name into the file.
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
-        made = Path(folder) / name
+        artifact = Path(folder) / name
         try:
-            exported_network = _written(network, spec, made)
+            exported_network = _written(network, spec, artifact)
             document = compare(network, exported_network, pixels, validation_batches(data, shown, 8))
             if kind == "pt2":
-                _check_golden(made, run)
+                _check_golden(artifact, run)
         except (torchscript.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
         if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
@@ -91,13 +90,13 @@ def export(
                 f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
             )
         if kind == "torchscript":
-            document["int8"] = _quantized(network, spec, made, pixels, data, split)
-            golden.write(choose(made, data, shown), run / golden.FILE)
+            document["int8"] = _quantized(network, spec, artifact, pixels, data, split)
+            golden.write(choose(artifact, data, shown), run / golden.FILE)
             for stale in (torchscript.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
                 stale.unlink(missing_ok=True)
-            if torchscript.quantized(made).is_file():
-                os.replace(torchscript.quantized(made), torchscript.quantized(run / "model.pt"))
-        os.replace(made, run / name)
+            if torchscript.quantized(artifact).is_file():
+                os.replace(torchscript.quantized(artifact), torchscript.quantized(run / "model.pt"))
+        os.replace(artifact, run / name)
     if kind == "torchscript":
         write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
     return document
@@ -106,38 +105,38 @@ def export(
 def _quantized(
     network: Any, spec: Spec, path: Path, preprocess: Preprocess, data: PreparedDataset, split: Split
 ) -> dict[str, Any]:
-    """Write the int8 network beside `path`, and return what it costs, and whether it is offered, or why there is none.
+    """Write the int8 network beside `path`; return its loss and whether it is offered, or why it does not exist.
 
-    It is offered where the upper end of the interval of what it loses is within `tolerances.INT8_TOP1_LOST`.
+    It is offered if the upper end of the interval of its loss is within `tolerances.INT8_TOP1_LOST`.
     """
     if not len(split.validation):
         return {"offered": False, "why": "there are no validation images to measure it on"}
     try:
-        made = quantize(network, map(preprocess.normalize, calibration_batches(data, split)))
-        torchscript.save_quantized(made, spec, path)
+        quantized_network = quantize(network, map(preprocess.normalize, calibration_batches(data, split)))
+        torchscript.save_quantized(quantized_network, spec, path)
         quantized = torchscript.load(torchscript.quantized(path)).module
-        found = compare(network, quantized, preprocess, validation_batches(data, split, 64))
+        comparison = compare(network, quantized, preprocess, validation_batches(data, split, 64))
     except (QuantizationError, torchscript.ArtifactError, RuntimeError) as error:
-        # The float32 network stands all the same.
+        # The float32 network is exported nevertheless.
         torchscript.quantized(path).unlink(missing_ok=True)
         return {"offered": False, "why": str(error).strip().partition("\n")[0]}
-    return judged(found)
+    return judged(comparison)
 
 
-def judged(found: Mapping[str, Any], kind: str = "validation") -> dict[str, Any]:
-    """Return what `compare` gave of an int8 network with what it costs, and whether that is known to be little.
+def judged(comparison: Mapping[str, Any], kind: str = "validation") -> dict[str, Any]:
+    """Return a comparison of the int8 network with its loss, and whether that is known to be small enough.
 
-    `kind` says which images they are.
+    `kind` names the images that were compared.
     """
-    loss = scores.paired_loss(found["lost"], found["gained"], found["images"])
+    loss = scores.paired_loss(comparison["lost"], comparison["gained"], comparison["images"])
     allowed, points = tolerances.INT8_TOP1_LOST, f"{100 * loss.low:.1f} to {100 * loss.high:.1f} points of top-1"
-    says = f"it loses {points} on {found['images']} {kind} images"
+    says = f"it loses {points} on {comparison['images']} {kind} images"
     document = {"offered": loss.high <= allowed, "says": says, "top1_lost": scores.plain(loss), "allowed": allowed}
     if loss.low > allowed:
         document["why"] = says
     elif loss.high > allowed:
-        document["why"] = f"too few images to tell ({found['images']}): {says}"
-    return {**document, **found}
+        document["why"] = f"too few images to tell ({comparison['images']}): {says}"
+    return {**document, **comparison}
 
 
 def verdict(int8: Mapping[str, Any]) -> str:
@@ -146,27 +145,27 @@ def verdict(int8: Mapping[str, Any]) -> str:
 
 
 def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
-    """Write an artifact, and return what it gives for a batch, in float32."""
-    if exported.is_exported(path):
-        exported.save(network, spec, path)
-        return exported.load(path, torch.device("cpu"), "fp32")[1]
+    """Write an artifact, and return it as a callable in float32."""
+    if aot.is_exported(path):
+        aot.save(network, spec, path)
+        return aot.load(path, torch.device("cpu"), "fp32")[1]
     torchscript.save(network, spec, path)
     return torchscript.load(path).module
 
 
 def _check_golden(weights: Path, run: Path) -> None:
-    """Hold an artifact, in each precision, to the golden images of the run."""
+    """Check an artifact, in each precision, against the golden images of the run."""
     if not (run / golden.FILE).is_file():
         raise TrainingError(f"{run / golden.FILE} is not there: python -m training.export name={run.name} writes it")
-    kept = golden.read(run / golden.FILE)
-    for precision in exported.PRECISIONS:
-        golden.check(Classifier(weights, precision=precision), kept)
+    images = golden.read(run / golden.FILE)
+    for precision in aot.PRECISIONS:
+        golden.check(Classifier(weights, precision=precision), images)
 
 
 @torch.inference_mode()
 def compare(network: Any, exported: Any, preprocess: Preprocess, batches: Any) -> dict[str, Any]:
-    """Return on how many images the top-1 differ, how often each is right, and by how much a probability differs."""
-    images, different, largest, lost, gained = 0, 0, 0.0, 0, 0
+    """Return the number of images whose top-1 differs, how often each is right, and the largest difference."""
+    images, different, largest, losses, gains = 0, 0, 0.0, 0, 0
     correct = [0, 0]
     for pixels, labels in batches:
         inputs = preprocess.normalize(pixels)
@@ -175,18 +174,18 @@ def compare(network: Any, exported: Any, preprocess: Preprocess, batches: Any) -
         first, second = (answers.argmax(dim=1) == labels for answers in (ours, theirs))
         for index, right in enumerate((first, second)):
             correct[index] += int(right.sum())
-        lost, gained = lost + int((first & ~second).sum()), gained + int((second & ~first).sum())
+        losses, gains = losses + int((first & ~second).sum()), gains + int((second & ~first).sum())
         different += int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
         largest = max(largest, float((ours - theirs).abs().max()))
-    about = {"images": images, "different_top1": different, "correct": correct, "lost": lost, "gained": gained}
+    about = {"images": images, "different_top1": different, "correct": correct, "lost": losses, "gained": gains}
     return {**about, "largest_difference": largest}
 
 
 def commit() -> str | None:
-    """Return the commit that the code stands at, with `+` where tracked files are changed; None without git."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of the code, with `+` if tracked files are changed; None without git."""
+    folder = Path(__file__).resolve().parent
     try:
-        command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -194,8 +193,8 @@ def commit() -> str | None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
-    asked = [argument.removeprefix("format=") for argument in arguments if argument.startswith("format=")]
-    kind = asked[-1] if asked else "torchscript"
+    formats = [argument.removeprefix("format=") for argument in arguments if argument.startswith("format=")]
+    kind = formats[-1] if formats else "torchscript"
     arguments = [argument for argument in arguments if not argument.startswith("format=")]
     try:
         if kind not in ARTIFACTS:
@@ -208,7 +207,7 @@ def main(arguments: Sequence[str]) -> int:
         best = run / "checkpoints" / "best.ckpt"
         if not best.is_file():
             raise ConfigurationError(
-                f"{best} is not there: train first (make train NAME={run.name} DATASET={config.dataset.name})"
+                f"{best} does not exist: train first (make train NAME={run.name} DATASET={config.dataset.name})"
             )
         if (best.parent / "key").read_text() != run_key(settings, data):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""One run of Lightning over a prepared data set, started anew or resumed from its last checkpoint."""
+"""One run of Lightning over a prepared data set, from its start or resumed from its last checkpoint."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 
-# Lightning warns of what is meant here.
+# Lightning warns of these, which are intended.
 NOISE = (
     r".*have no `val_dataloader`",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -33,7 +33,7 @@ NOISE = (
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a run: `module` holds the best weights, on the CPU; `seconds` is training time of all starts."""
+    """The result of a run: `module` holds the best weights, on the CPU; `seconds` is training time of all starts."""
 
     module: Classification
     journal: Journal
@@ -115,18 +115,18 @@ def _batches(
             data, split.train, trainer["batch_size"], seed=config["seed"], epoch=lambda: module.current_epoch, pin=pin
         )
         return encoded, validation_batches(data, split, trainer["batch_size"], pin=pin)
-    chosen = Joined(
+    images = Joined(
         (
             (data.images, data.labels, split.train),
             (data.transformed_images, data.transformed_labels, split.transformed),
         )
     )
-    train = training_batches(chosen, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch)
+    train = training_batches(images, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch)
     return train, validation_batches(data, split, trainer["batch_size"], pin=pin)
 
 
 def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:
-    """Return what metrics go to beside the CSV file.
+    """Return the logger of metrics beside the CSV file, if any.
 
     Raises:
         ConfigurationError: an unknown kind of tracking.

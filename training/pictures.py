@@ -17,7 +17,7 @@ from sklearn.metrics import confusion_matrix as count_confusions
 from handlers import atomic
 from training import scores
 
-NUMBERED = 32  # up to so many classes, every cell has room for its number
+NUMBERED = 32  # classes: with more, a cell has no room for its number
 PAIRS = 30  # confusions that are listed where cells have no numbers
 SHEET = 24  # images on a contact sheet
 COLUMNS = 6
@@ -43,7 +43,7 @@ def confusion_matrix(labels: npt.NDArray[Any], answers: npt.NDArray[Any], classe
     size = len(names)
     numbered = size <= NUMBERED
     side = max(5.0, 0.45 * size) if numbered else min(22.0, 0.16 * size + 4)
-    # Room for the longest name, at both axes; the list stands to the right of the matrix.
+    # Room for the longest name, at both axes; the list is to the right of the matrix.
     font = 9.0 if numbered else max(2.6, min(8.0, 56 * side / size))
     margin = 0.5 + max(map(len, names)) * font * 0.0085
     figure = Figure(figsize=(side + margin + (0.8 if numbered else 5.2), side + margin + 0.5), layout="constrained")

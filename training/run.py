@@ -1,4 +1,4 @@
-"""What identifies a training run, and what its folder says of it."""
+"""The identity of a training run, and the files of its folder."""
 
 import importlib.metadata
 import json
@@ -27,14 +27,14 @@ PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 
 def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
-    """Return what a finished run is known by: all that changes the trained weights."""
+    """Return the key of a finished run, a hash of everything that changes the trained weights."""
     relevant = {name: value for name, value in settings.items() if name not in NOT_TRAINED}
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()
         if k not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels")
     }
-    # Copies are made, and removed, without preparing the data set anew.
+    # Transformed copies are added and removed without preparing the data set again.
     copies = [data.transformed_key] if data.transformed_key else []
     return fingerprint([RUN_FORMAT, relevant, data.content_key, versions(), *copies])
 
@@ -57,7 +57,7 @@ def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
 
 
 def network_name(settings: Mapping[str, Any]) -> str:
-    """Return what people call the network: its kind, or timm's name for it."""
+    """Return the name of the network: its kind, or timm's name for it."""
     network = settings["network"]
     return f"timm {network['model']}" if network["kind"] == "timm" else str(network["kind"])
 
@@ -68,13 +68,13 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what this machine is: processor, cores, and the GPU where it is used."""
+    """Return the processor, the number of cores, and the GPU if `device` is "cuda"."""
     import torch
 
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores(), "device": device}
+    description: dict[str, Any] = {"processor": _processor(), "cores": cores(), "device": device}
     if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        description["gpu"] = torch.cuda.get_device_name()
+    return description
 
 
 def _processor() -> str:
@@ -86,7 +86,7 @@ def _processor() -> str:
 
 
 def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
-    """Return what a finished run says of itself."""
+    """Return the document that a finished run writes to train.json."""
     best = outcome.journal.best or {}
     return {
         "fingerprint": data.fingerprint,
@@ -112,14 +112,14 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
 
 
 def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str], None]) -> None:
-    """Keep what belongs to this very run, so that it is resumed, and clear away what belongs to another one."""
+    """Keep the files of this run, so that it resumes, and remove those of a run with another key."""
     mark = run / "checkpoints" / "key"
     if mark.is_file() and mark.read_text() == key:
         if (run / "checkpoints" / "last.ckpt").is_file():
             say(f"{run}: resuming after its last whole epoch")
     else:
         if mark.is_file():
-            say(f"{run}: configuration, data or versions changed; starting anew")
+            say(f"{run}: configuration, data or versions changed; starting again")
         for name in (
             "metrics.csv",
             "curves.png",

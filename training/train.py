@@ -5,9 +5,9 @@
     WANDB_MODE=offline python -m training.train dataset=moths tracking=wandb
 
 Reads data/processed/<store>, which is <name> where no store is given; writes runs/<name>/: config.yaml, metrics.csv,
-curves.png, checkpoints/{last,best}.ckpt, model.pt, export.json and, last of all, train.json. A run that was killed goes
-on from its last epoch when the same command is given again; one whose configuration or data changed starts anew; one
-that is finished is left alone.
+curves.png, checkpoints/{last,best}.ckpt, model.pt, export.json and, last of all, train.json. A run that was killed
+resumes after its last epoch when the same command is given again; one whose configuration or data changed starts again;
+a finished one is left as it is.
 """
 
 import math
@@ -58,16 +58,16 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         say(line)
     prepare_folder(run, config, key, say)
 
-    # Here and not above: what is up to date is told without waiting seconds for torch.
+    # Imported here: importing torch takes seconds, which a run that is up to date does not need.
     from training.export import export
     from training.loop import fit
     from training.pace import planned
     from training.pictures import learning_curves
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     mean, std = data.statistics(split.train)
     preprocess = data.preprocess(mean, std)
-    wanted = settings["trainer"]["epochs"]
+    requested_epochs = settings["trainer"]["epochs"]
     settings = planned(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     learning_curves(outcome.journal.rows, run / "curves.png")
@@ -78,21 +78,21 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
         f"{run}/model.pt differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
-    seconds = {"seconds_of_this_start": round(time.perf_counter() - began, 3)}
+    seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}
     write_json(
         run / "train.json",
-        {"key": key, **document(settings, data, split, outcome), "wanted_epochs": wanted, **seconds},
+        {"key": key, **document(settings, data, split, outcome), "wanted_epochs": requested_epochs, **seconds},
     )
     return run
 
 
 def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
     for name in ("image_size", "colour", "resize", "crop_fraction"):
-        wanted, stored = settings["dataset"][name], getattr(data, name)
-        if wanted != stored:
+        configured, stored = settings["dataset"][name], getattr(data, name)
+        if configured != stored:
             raise DatasetError(
-                f"{data.folder}: prepared with dataset.{name}={stored}, and the configuration says {wanted}. "
-                f"Prepare it again with dataset.{name}={wanted}, or train with dataset.{name}={stored}"
+                f"{data.folder}: prepared with dataset.{name}={stored}, and the configuration says {configured}. "
+                f"Prepare it again with dataset.{name}={configured}, or train with dataset.{name}={stored}"
             )
 
 

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_one_line(override: str, message: str) -> None:
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"config\.yaml is not there: train first"):
+    with pytest.raises(ConfigurationError, match=r"config\.yaml does not exist: train first"):
         load(tmp_path / "nothing")
 
 

@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been_killed() -> None:
 def test_a_changed_configuration_starts_anew() -> None:
     tiny("changed")
     run, said = tiny("changed", "trainer.lr=0.01")
-    assert "starting anew" in said[0] and len(metrics(run)) == 3
+    assert "starting again" in said[0] and len(metrics(run)) == 3
     _, said = tiny("changed", "trainer.lr=0.01", "tracking=csv")
     assert said == ["runs/changed is up to date"]
 

@@ -15,7 +15,7 @@ from training.quantization import CALIBRATION
 def training_batches(
     data: Joined, trainer: Mapping[str, Any], device: torch.device, *, seed: int, epoch: Callable[[], int]
 ) -> Batches:
-    """Return the loader of training images: on a GPU they lie in its memory, where they fit."""
+    """Return the loader of training images: on a GPU they are kept in its memory if they fit."""
     size = trainer["batch_size"]
     pin = device.type == "cuda"
     if pin and Resident.fits(data, torch.cuda.mem_get_info(device)[0]):
