@@ -10,23 +10,30 @@ Row = tuple[str, str, str]
 
 
 def operations(results: Path) -> str:
-    """Make the table; what was not measured is said in its row."""
-    rows: list[tuple[str, str, str, str]] = []
-    measured = False
-    for name, sections in SECTIONS.items():
-        document = load(results / f"{name}.json")
-        measured = measured or document is not None
-        for section, made in sections.items():
-            found = document if section == "" else (document or {}).get("sections", {}).get(section)
-            if document is None or found is None:
-                rows.append((f"{name} {section}".strip(), NOT_MEASURED, "", f"`python -m benchmarks.{name}`"))
-                continue
-            command = document["commands"][section] if section else document["command"]
-            rows += [(*each, f"`{command}`" if number == 0 else "") for number, each in enumerate(made(found))]
-    if not measured:
+    """Make the table; a section without a measurement has a row that says so."""
+    documents = {name: load(results / f"{name}.json") for name in SECTIONS}
+    if all(document is None for document in documents.values()):
         return NOT_MEASURED
+    rows = [row for name, document in documents.items() for row in _rows(name, document)]
     head = ["what was done", "what came of it", "goal", "command"]
     return table(head, rows) + "\n\nA narrow ResNet-18-D at 64 x 64, fp32."
+
+
+def _rows(name: str, document: Mapping[str, Any] | None) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of one result; the first row of a section names its command."""
+    for section, rows in SECTIONS[name].items():
+        figures = _figures(document, section)
+        if document is None or figures is None:
+            yield f"{name} {section}".strip(), NOT_MEASURED, "", f"`python -m benchmarks.{name}`"
+            continue
+        command = document["commands"][section] if section else document["command"]
+        for number, row in enumerate(rows(figures)):
+            yield *row, "" if number else f"`{command}`"
+
+
+def _figures(document: Mapping[str, Any] | None, section: str) -> Any:
+    """Return the figures of a section, None without a measurement."""
+    return document if document is None or section == "" else document.get("sections", {}).get(section)
 
 
 def _swaps(row: Mapping[str, Any]) -> Iterator[Row]:

@@ -20,33 +20,49 @@ def serving(results: Path) -> str:
     document = load(path)
     if document is None:
         return NOT_MEASURED
-    bodies, connections = document["bodies"], document["connections"]
-    rows, notes = [], []
-    for row in document["rows"]:
-        cells = document["cells"].get(row["name"], {})
-        if row["reason"] is not None:
-            notes.append(f"{row['title']}: not measured ({row['reason']}).")
-        elif row["full"]:
-            title = f"**{row['title']}**" if row["ours"] else row["title"]
-            rows.append([title, row["precision"], *(rates(cells.get(body, {}), connections) for body in bodies)])
-        else:
-            notes.extend(f"{row['title']}, {body}: {rates(loads, connections)}." for body, loads in cells.items())
-    numbers = " / ".join(map(str, connections))
-    head = [f"requests/s at {numbers} connections", "precision"]
-    head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
-    notes.append(
-        f"A single figure means in process, without a server. Medians of {document['rounds']} rounds over all rows, of "
-        f"{document['seconds']:g} s each. {widest(document)} The generator, wrk, took at most "
-        f"{document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}."
-    )
-    notes += changed(document.get("archive", {}))
     chart = f"\n\n![Requests per second]({CHART})" if path.with_suffix(".svg").is_file() else ""
     quiet = document["elsewhere_cores"] <= BUSY
+    notes = [*_notes_on_rows(document), _conditions(document), *changed(document.get("archive", {}))]
     if not quiet:
         notes.append(f"Other programs used more than {BUSY} cores, so no goal is called met or missed.")
     measured = targets(Figures(document["cells"], document["open"]), quiet=quiet)
     goals = table(WORDS, [words(target) for target in measured])
-    return table(head, rows) + chart + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n\n" + goals
+    return _rates(document) + chart + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n\n" + goals
+
+
+def _rates(document: Mapping[str, Any]) -> str:
+    """Make the table of the rows that were measured with every body."""
+    bodies, connections = document["bodies"], document["connections"]
+    rows = []
+    for row in document["rows"]:
+        if row["reason"] is None and row["full"]:
+            cells = document["cells"].get(row["name"], {})
+            title = f"**{row['title']}**" if row["ours"] else row["title"]
+            rows.append([title, row["precision"], *(rates(cells.get(body, {}), connections) for body in bodies)])
+    numbers = " / ".join(map(str, connections))
+    head = [f"requests/s at {numbers} connections", "precision"]
+    head += [f"{body}, {about['kilobytes']:,.0f} KB" for body, about in bodies.items()]
+    return table(head, rows)
+
+
+def _notes_on_rows(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each row outside the table: no measurement, or only with some bodies."""
+    for row in document["rows"]:
+        if row["reason"] is not None:
+            yield f"{row['title']}: not measured ({row['reason']})."
+        elif not row["full"]:
+            cells = document["cells"].get(row["name"], {})
+            yield from (
+                f"{row['title']}, {body}: {rates(loads, document['connections'])}." for body, loads in cells.items()
+            )
+
+
+def _conditions(document: Mapping[str, Any]) -> str:
+    return (
+        f"A single figure means in process, without a server. Medians of {document['rounds']} rounds over all rows, of "
+        f"{document['seconds']:g} s each. {widest(document)} The generator, wrk, took at most "
+        f"{document['generator_cores']:.2f} cores, other programs {document['elsewhere_cores']:.2f}."
+    )
 
 
 def changed(measured: Mapping[str, Any]) -> Iterator[str]:
