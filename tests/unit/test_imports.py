@@ -1,8 +1,9 @@
-"""Imports go training -> handlers <- serving, and what travels inside an archive needs little."""
+"""Imports go training -> handlers <- serving and never in a circle; an archive's modules need little."""
 
 import ast
+import graphlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,55 @@ def test_what_travels_in_an_archive_is_there_on_a_server() -> None:
     others = {(path.name, name) for path, name in imported("handlers") if name not in IN_AN_ARCHIVE}
     # A worker with a GPU alone waits for torchvision; TorchServe's own modules are where its worker is.
     assert others == {("nvjpeg.py", "torchvision"), ("torchserve_reader.py", "ts")}
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a module in functions too, without those that only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.orelse:
+                yield statement
+                yield from running(statement)
+            continue
+        yield child
+        yield from running(child)
+
+
+def imports_of(source: str, modules: Container[str]) -> set[str]:
+    """Return those of `modules` that a source imports; `from package import module` is an import of the module."""
+    imports = set()
+    for node in running(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imports |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            imports |= {member if member in modules else str(node.module) for member in members}
+    return {name for name in imports if name in modules}
+
+
+def circle(imports: Mapping[str, set[str]]) -> list[str]:
+    """Return the modules of one circle of imports, each imported by the one before it; empty without a circle."""
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    files = {path.relative_to(ROOT) for package in OURS for path in (ROOT / package).rglob("*.py")}
+    modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    imports = {name: imports_of((ROOT / path).read_text(), modules) for name, path in modules.items()}
+    assert sum(map(len, imports.values())) > len(modules)  # the names of modules are resolved
+    assert not circle(imports), "imports go in a circle: " + " -> ".join(circle(imports))
+
+
+def test_a_circle_through_a_function_is_recognized() -> None:
+    sources = {
+        "serving.first": "from serving import second",
+        "serving.second": "def run():\n    from serving.third import name",
+        "serving.third": "import serving.first",
+    }
+    assert set(circle({name: imports_of(source, sources) for name, source in sources.items()})) == set(sources)
+    sources["serving.third"] = "if TYPE_CHECKING:\n    import serving.first"
+    assert not circle({name: imports_of(source, sources) for name, source in sources.items()})
