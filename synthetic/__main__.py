@@ -47,11 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", choices=sorted(DATASETS), metavar="DATASET", help=", ".join(sorted(DATASETS)))
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--seed", type=int, metavar="N", help="decides the images, not what a class looks like")
-    parser.add_argument("--images-per-class", type=int, metavar="N", help="training images; test images are in ratio")
-    parser.add_argument("--classes", type=int, metavar="N", help="how many classes")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the images; the look of each class is fixed")
+    parser.add_argument(
+        "--images-per-class",
+        type=int,
+        metavar="N",
+        help="number of training images; the number of test images is in proportion",
+    )
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
     parser.add_argument("--size", type=int, metavar="PX", help="side of an image")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; the files do not depend on it")
+    parser.add_argument("--workers", type=int, metavar="N", help="number of processes; does not change the files")
     return parser
 
 

@@ -101,7 +101,7 @@ class Flip(Operation):
             for name in (source, target):
                 if str(name) not in classes:
                     known = near(str(name), list(classes))
-                    raise ConfigurationError(f"{where}.label_map names {name!r}, which is no class{known}")
+                    raise ConfigurationError(f"{where}.label_map names {name!r}, which is not a class{known}")
             mapping[list(classes).index(str(source))] = list(classes).index(str(target))
         self.register_buffer("mapping", torch.tensor(mapping), persistent=False)
 
@@ -115,7 +115,7 @@ class Flip(Operation):
 def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn.Module:
     known = operation_names()
     if name not in known:
-        raise ConfigurationError(f"{where} names {name!r}, which is no augmentation of Kornia{near(name, known)}")
+        raise ConfigurationError(f"{where} names {name!r}, which is not a Kornia augmentation{near(name, known)}")
     make = getattr(auto, name) if name in POLICIES else getattr(K, name)
     parameters = [p for p in inspect.signature(make.__init__).parameters if p not in ("self", "args", "kwargs")]
     for key in options:

@@ -108,7 +108,7 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
     )
     ids, times = np.unique(together.ids, return_counts=True)
     if times.max() > 1:
-        raise DatasetError(f"{ids[times.argmax()]} stands in two folds. Remove {folder} and cross-validate anew")
+        raise DatasetError(f"{ids[times.argmax()]} is in two folds. Remove {folder} and cross-validate again")
     dataset = PreparedDataset.open(configuration.store_folder(configs[0]))
     patterns = configuration.plain(configs[0])["dataset"].get("label_parts") or {}
     document = {

@@ -68,7 +68,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     rows = rows[dataset.labels[rows] >= 0]
     if not len(rows):
         raise DatasetError(
-            f"{dataset.folder}: no test image has a label, so nothing can be judged. "
+            f"{dataset.folder}: no test image has a label, so there is nothing to evaluate. "
             "Train with split.test=folds, or write a submission with `python -m training.submission`"
         )
     classifier = answering(folder, dataset)
@@ -111,7 +111,7 @@ def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
     config = configuration.load(folder)
     if not (folder / "model.pt").is_file():
         how = f"make train NAME={config.name} DATASET={config.dataset.name}"
-        raise configuration.ConfigurationError(f"{folder}/model.pt is not there: train and export it ({how})")
+        raise configuration.ConfigurationError(f"{folder}/model.pt does not exist: train and export it ({how})")
     return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
 
 
@@ -182,7 +182,7 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
         if not equals:
             raise configuration.ConfigurationError(f"give settings as key=value, not {argument!r}")
         if key not in defaults:
-            raise configuration.ConfigurationError(f"{key!r} is no setting: known are {', '.join(defaults)}")
+            raise configuration.ConfigurationError(f"{key!r} is not a setting; known: {', '.join(defaults)}")
         is_text = type(defaults[key]) is str
         given[key] = configuration.unquoted(text) if is_text else _typed(key, text, defaults[key])
     if not given.get("name"):

@@ -98,7 +98,7 @@ def _checked(classifier: Classifier, data: PreparedDataset, row: int, encoded: b
     if not apart <= tolerances.PIXELS:
         record = data.record(row)
         raise TrainingError(
-            f"{data.raw / record.path}: {record.id} is decoded otherwise than when it was prepared: the network would "
-            "be served other pixels than it has learnt from. Prepare the data set again (make data), and train"
+            f"{data.raw / record.path}: {record.id} is decoded differently than when it was prepared: the served "
+            "pixels would differ from the training pixels. Prepare the data set again (make data), and train"
         )
     return encoded

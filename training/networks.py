@@ -147,7 +147,7 @@ def build(network: Mapping[str, Any], classes: int, channels: int, image_size: i
     if network.get("freeze", "none") not in ("none", "features"):
         raise ConfigurationError(f"network.freeze is {network['freeze']!r}: write none or features")
     if network.get("pretrained") and network.get("weights"):
-        raise ConfigurationError("network.pretrained and network.weights are both given: leave one of them out")
+        raise ConfigurationError("network.pretrained and network.weights are both set: remove one of them")
     built = _BUILDERS[kind](network, classes, channels, image_size)
     if network.get("weights"):
         load_weights(built, str(network["weights"]))

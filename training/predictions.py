@@ -65,7 +65,7 @@ class Predictions:
             DatasetError: there is no such file.
         """
         if not path.is_file():
-            raise DatasetError(f"{path} is not there: evaluate first (make evaluate NAME={path.parents[1].name})")
+            raise DatasetError(f"{path} does not exist: evaluate first (make evaluate NAME={path.parents[1].name})")
         with np.load(path) as file:
             arrays = {field.name: file[field.name] for field in dataclasses.fields(cls)}
         return cls(**{**arrays, "raw": Path(str(arrays["raw"]))})

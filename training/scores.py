@@ -242,7 +242,7 @@ def part(
     if missing:
         raise DatasetError(
             f"dataset.label_parts: {pattern!r} finds no group in the class {missing[0]!r}. "
-            "Mend the pattern in the data set's configuration"
+            "Fix the pattern in the data set's configuration"
         )
     values = [match.group(1) for match in found if match]
     names = tuple(sorted(set(values)))

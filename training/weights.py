@@ -63,7 +63,7 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
 def _read(path: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise ConfigurationError(
-            f"network.weights: {path} is not there. Give an existing file, or network.weights=null"
+            f"network.weights: {path} does not exist. Give an existing file, or network.weights=null"
         )
     try:
         if path.suffix == ".safetensors":

@@ -319,11 +319,11 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "links to classes": Layout(_linked, _per_class(12)),
     "a link round in a circle": Layout(
-        _then(classes, lambda raw: _link(raw / "cat" / "up", "..")), "folder that it is in"
+        _then(classes, lambda raw: _link(raw / "cat" / "up", "..")), "folder that contains it"
     ),
     "a link to itself": Layout(_then(classes, lambda raw: _link(raw / "cat" / "me", "me")), "is a link to itself"),
     "a link that leads nowhere": Layout(
-        _then(classes, lambda raw: _link(raw / "cat" / "gone.jpg", "nothing.jpg")), r"gone\.jpg.* leads nowhere"
+        _then(classes, lambda raw: _link(raw / "cat" / "gone.jpg", "nothing.jpg")), r"gone\.jpg.* broken link"
     ),
     "a pipe": Layout(_then(classes, lambda raw: os.mkfifo(raw / "cat" / "pipe.jpg")), _per_class(12), "not a file: 1"),
     "suffixes that lie": Layout(_kinds, {"cat": (17, 0), "dog": (12, 0), "owl": (12, 0)}, "does not decode: 4"),

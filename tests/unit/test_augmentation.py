@@ -129,7 +129,7 @@ def test_the_recipe_of_each_data_set_can_be_built(name: str) -> None:
         ({"op": "RandomAfine"}, r"augmentation\[0\] names 'RandomAfine'.*near it: RandomAffine"),
         ({"op": "RandomAffine", "degree": 3}, "RandomAffine has no parameter 'degree'; near it: degrees"),
         ({"op": "RandomAffine", "degrees": "many"}, "RandomAffine does not take"),
-        ({"op": "RandomHorizontalFlip", "label_map": {"0L": "9R"}}, "'9R', which is no class"),
+        ({"op": "RandomHorizontalFlip", "label_map": {"0L": "9R"}}, "'9R', which is not a class"),
         ({"op": "RandomCrop", "size": [8, 8]}, "leave out its size"),
         ({"degrees": 3}, "names ''"),
     ],

@@ -103,7 +103,7 @@ def test_an_image_in_two_folds_is_refused(prepared: Path, monkeypatch: pytest.Mo
     for fold in range(2):
         (prepared / f"runs/twice/fold-{fold}/evaluation").mkdir(parents=True)
         one.save(prepared / f"runs/twice/fold-{fold}/evaluation/predictions.npz")
-    with pytest.raises(DatasetError, match=r"train/0R/1\.png stands in two folds"):
+    with pytest.raises(DatasetError, match=r"train/0R/1\.png is in two folds"):
         crossvalidate.pool(configs, [{}, {}])
 
 

@@ -155,7 +155,7 @@ def test_a_data_set_prepared_anew_is_not_judged(root: Path, capsys: pytest.Captu
     [
         ([], "name=<run> is missing"),
         (["name=none"], "train first"),
-        (["name=tiny", "bach=3"], "'bach' is no setting"),
+        (["name=tiny", "bach=3"], "'bach' is not a setting"),
         (["name=tiny", "batch=many"], "batch=many"),
         (["name=tiny", "batch=0"], "at least 1"),
         (["name=tiny", "batch=["], "batch=["),

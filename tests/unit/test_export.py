@@ -251,7 +251,7 @@ def test_what_is_decoded_otherwise_than_it_was_prepared_is_not_exported(
     monkeypatch.setattr(Preprocess, "resize", lambda self, image: resize(self, image.flip(1)))
     assert export.main(["name=exported"]) == 1
     error = capsys.readouterr().err
-    assert "is decoded otherwise than when it was prepared" in error and error.count("\n") == 1
+    assert "is decoded differently than when it was prepared" in error and error.count("\n") == 1
     assert (run / "model.pt").read_bytes() == before
 
 

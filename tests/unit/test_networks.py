@@ -111,7 +111,7 @@ def test_layers_are_configuration() -> None:
         ({"kind": "timm", "model": "resnet1"}, "timm has no model 'resnet1'; near it: resnet"),
         ({"kind": "vit", "patch_size": 7, "embed_dim": 8, "depth": 1, "num_heads": 1}, "does not divide"),
         ({"kind": "resnet18", "freeze": "all"}, "none or features"),
-        ({"kind": "resnet18", "weights": "nowhere.pt"}, r"nowhere.pt is not there"),
+        ({"kind": "resnet18", "weights": "nowhere.pt"}, r"nowhere.pt does not exist"),
     ],
 )
 def test_what_cannot_be_built_says_what_can(network: dict[str, Any], message: str) -> None:

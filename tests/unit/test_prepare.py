@@ -395,8 +395,8 @@ def test_the_command_says_in_one_line_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     for overrides, message in (
-        (["dataset=class_folders", "raw=loop"], "loop is a link that leads back to itself: give a folder with raw=<f"),
-        (["dataset=class_folders", "raw=nowhere"], "nowhere: there is no such folder"),
+        (["dataset=class_folders", "raw=loop"], "loop is a link to itself: give a folder with raw=<f"),
+        (["dataset=class_folders", "raw=nowhere"], "nowhere: the folder of raw images does not exist"),
         (["dataset=class_folders", f"raw={__file__}"], "is a file; give the folder that it was unpacked to"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.store=zip"], "dataset.store is 'zip'"),
         (["dataset=class_folders", f"raw={tmp_path}", "dataset.reader=none"], "dataset.reader is 'none'"),
@@ -415,7 +415,7 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, folder: Path) -> Non
     raw = write(tmp_path / "raw", 1)
     partial = folder.with_name("pets.partial")
     partial.mkdir(parents=True)
-    with module._only_one(partial), pytest.raises(RuntimeError, match="being made by another process"):
+    with module._only_one(partial), pytest.raises(RuntimeError, match="being prepared by another process"):
         prepare(recipe(raw), folder)
 
 

@@ -434,7 +434,7 @@ def test_images_of_rare_suffixes_are_images(suffix: str, raw: Path) -> None:
 def test_a_dangling_link_is_refused(raw: Path) -> None:
     _class_folders(raw)
     (raw / "cat/3.jpg").symlink_to(raw / "gone.jpg")
-    _refused("class_folders", raw, r"cat/3\.jpg is a link that leads nowhere")
+    _refused("class_folders", raw, r"cat/3\.jpg is a broken link")
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_a_link_round_in_a_circle_is_refused_in_one_short_line(link: str, target
     _class_folders(raw)
     (raw / link).symlink_to(target)
     (raw / "dog/round").symlink_to("../cat")
-    what = "itself" if link == "cat/self" else "[^ ]+, a folder that it is in"
+    what = "itself" if link == "cat/self" else "[^ ]+, a folder that contains it"
     with pytest.raises(
         DatasetError, match=rf"^[^ ]+/raw/(dog/round/)?{link}(/round)? is a link to {what}\. .*[Dd]elete"
     ) as caught:
@@ -596,7 +596,7 @@ def test_places_find_missing_files_in_large_folders_too(raw: Path) -> None:
         ("/a/airfield/3.jpg", "is '/a/airfield/3.jpg', truncated"),
         ("/a/airfield/3.jpg x", "truncated or of another layout"),
         ("/a/airfield/3.jpg 9", "index 9, which categories_places365.txt does not have"),
-        ("/a/../../secret.jpg 0", "leads out of the image folder"),
+        ("/a/../../secret.jpg 0", "points outside the image folder"),
     ],
 )
 def test_places_refuse_a_wrong_line(line: str, message: str, raw: Path) -> None:

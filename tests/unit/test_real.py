@@ -38,7 +38,7 @@ def test_a_step_that_fails_ends_the_run(
     assert real.main([str(tmp_path), "fingers"]) == 1
     error = capfd.readouterr().err
     assert (
-        "fingers: there is no such folder of raw images" in error
+        "fingers: the folder of raw images does not exist" in error
         and "error: fingers: training.data.prepare failed" in error
     )
     assert not list(tmp_path.rglob("*.json"))

@@ -157,9 +157,9 @@ def test_by_group_without_groups_is_refused() -> None:
 
 def test_a_group_on_both_given_sides_is_refused() -> None:
     groups = np.arange(40, dtype=np.int64) // 4
-    with pytest.raises(ValueError, match=r"1 groups stand on both sides.*split\.test=folds"):
+    with pytest.raises(ValueError, match=r"1 groups are on both sides.*split\.test=folds"):
         deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([5]))
-    with pytest.raises(ValueError, match="2 groups stand on both sides"):
+    with pytest.raises(ValueError, match="2 groups are on both sides"):
         deal(SplitSpec(by="group"), numbers(20, 20), groups=groups, test=np.array([0, 39]))
 
 
@@ -268,7 +268,7 @@ def test_a_setting_within_its_bounds_is_taken(setting: dict[str, object]) -> Non
         ({"fold": None}, "split.fold is None: set it to a whole number"),
         (
             {"valdation": 0.1},
-            "split.valdation is no setting: known are by, fold, folds, images_per_class, pool, seed, test, validation",
+            "split.valdation is not a setting; known: by, fold, folds, images_per_class, pool, seed, test, validation",
         ),
     ],
 )

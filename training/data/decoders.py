@@ -127,7 +127,7 @@ def read_bytes(raw: Path, record: Pending | Record) -> bytes:
     try:
         data = whole.read(raw)
     except OSError as error:
-        raise DatasetError(f"{raw / record.path}: {error.strerror}; mend it, or take it out of the data set") from error
+        raise DatasetError(f"{raw / record.path}: {error.strerror}; fix it, or remove it from the data set") from error
     if record.length is not None and len(data) != record.length:
         raise DatasetError(f"{raw / record.path}: ends inside a record; fetch this file again")
     return data
@@ -170,8 +170,8 @@ class Pool:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise PoolBroken(
-                "a decoding process was ended from outside, most likely for want of memory;"
-                " give the same command again, with fewer processes, to go on where it stopped"
+                "a decoding process was killed, probably because memory ran out;"
+                " run the same command again with fewer processes to resume"
             ) from error
 
     def __enter__(self) -> "Pool":

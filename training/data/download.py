@@ -152,7 +152,7 @@ def _missing_credentials(dataset: str, page: str) -> str:
     rules = f" and accept the rules at {page}/rules" if "competitions" in page else ""
     return (
         f"Kaggle credentials are missing for {page}: neither KAGGLE_API_TOKEN, nor KAGGLE_USERNAME with KAGGLE_KEY, "
-        f"nor ~/.kaggle/kaggle.json, nor ~/.kaggle/access_token is there. Create a token in your Kaggle account's "
+        f"nor ~/.kaggle/kaggle.json, nor ~/.kaggle/access_token exists. Create a token in your Kaggle account's "
         f"settings and set one of them{rules}, {_other_ways(dataset)}"
     )
 
@@ -198,7 +198,7 @@ def _fetch(url: str, file: Path, md5: str) -> None:
         ) from error
     except httpx.TransportError as error:
         raise DatasetError(
-            f"no network, or it broke off ({type(error).__name__}) at {url}. Run this again to go on where it stopped, "
+            f"no network, or the connection was lost ({type(error).__name__}) at {url}. Run this again to resume, "
             f"{_other_ways('places365')}"
         ) from error
     with open(part, "rb") as stream:
@@ -227,7 +227,7 @@ def _check_disk(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise DatasetError(
-            f"{path.parent} has {free / 1e9:.1f} GB free, {path.stem} needs {needed / 1e9:.1f} GB with what is in it. "
+            f"{path.parent} has {free / 1e9:.1f} GB free, {path.stem} needs {needed / 1e9:.1f} GB with its contents. "
             "Make room, or give an OUT on another disk"
         )
 

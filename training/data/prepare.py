@@ -89,7 +89,7 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
             index.remember("rows", str(index.count()))
             index.remember("stage", "decoding")
         else:
-            console.print(f"going on with the interrupted run, {index.count('sha256 NOT NULL'):,} images are done")
+            console.print(f"resuming the interrupted run: {index.count('sha256 NOT NULL'):,} images are done")
         rows = int(index.recall("rows") or 0)
         encoded = _is_encoded(recipe, rows)
         spec = recipe.preprocess()
@@ -187,7 +187,7 @@ def _refuse_empty_classes(raw: Path, classes: tuple[str, ...], index: Index) -> 
         others = f" ({len(empty)} such classes: {', '.join(map(repr, empty[:5]))})" if len(empty) > 1 else ""
         raise DatasetError(
             f"{raw}: class {empty[0]!r} has no image to train on, {reason}{others}. "
-            "Give it images that can be used, or take its folder away"
+            "Give it images that can be used, or remove its folder"
         )
 
 
@@ -235,7 +235,7 @@ def _only_one(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise RuntimeError(f"{folder} is being made by another process; wait until it has ended") from None
+        raise RuntimeError(f"{folder} is being prepared by another process; wait until it ends") from None
     finally:
         os.close(handle)
 
@@ -258,7 +258,7 @@ def _report(folder: Path, seconds: float, console: Console) -> None:
             for name in names[:_NAMED]:
                 console.print(f"    {_one_line(name)}")
             if len(names) > _NAMED:
-                console.print(f"    ... all of them are in {folder / store.LEFT_OUT}")
+                console.print(f"    ... full list in {folder / store.LEFT_OUT}")
 
 
 def _one_line(text: str) -> str:
@@ -280,7 +280,7 @@ def recipe_from(config: DictConfig) -> Recipe:
     try:
         raw.resolve()
     except (RuntimeError, OSError):  # the first of Python 3.11 and 3.12, the second of later ones
-        raise DatasetError(f"{raw} is a link that leads back to itself: give a folder with raw=<folder>") from None
+        raise DatasetError(f"{raw} is a link to itself: give a folder with raw=<folder>") from None
     return Recipe(name=str(config.store), raw=raw, **values)
 
 

@@ -152,14 +152,14 @@ def listing(raw: Path) -> str:
     if raw.is_file():
         raise DatasetError(f"{raw} is a file; give the folder that it was unpacked to, or let `make data` unpack it")
     if not raw.is_dir():
-        raise DatasetError(f"{raw}: there is no such folder of raw images; give one that exists with raw=<folder>")
+        raise DatasetError(f"{raw}: the folder of raw images does not exist; give one that exists with raw=<folder>")
     total, count = 0, 0
     for folder, entries in walk(raw):
         for entry in entries:
             try:
                 status = entry.stat()
             except FileNotFoundError as error:
-                raise DatasetError(f"{entry.path}: a link that leads nowhere; remove it or mend it") from error
+                raise DatasetError(f"{entry.path}: a broken link; remove it or fix it") from error
             line = f"{folder}/{entry.name}\0{status.st_size}\0{status.st_mtime_ns}"
             total += int.from_bytes(hashlib.blake2b(line.encode(errors="surrogateescape"), digest_size=16).digest())
             count += 1

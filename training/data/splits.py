@@ -72,7 +72,7 @@ class SplitSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(map(str, node)) - known)
         if unknown:
-            raise ValueError(f"split.{unknown[0]} is no setting: known are {', '.join(sorted(known))}")
+            raise ValueError(f"split.{unknown[0]} is not a setting; known: {', '.join(sorted(known))}")
         return cls(**{str(name): value for name, value in node.items()})
 
 
@@ -112,7 +112,7 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
         judged = _leave_each_class(folds == spec.fold, labels[pool], members)
         test, pool = pool[judged], pool[~judged]
         if not len(test):
-            raise ValueError("no image is left to judge on: add images, or set split.by=image")
+            raise ValueError("no image is left to test on: add images, or set split.by=image")
     if not len(pool):
         raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
     if spec.validation == 0:
@@ -171,7 +171,7 @@ def _refuse_shared_groups(train: Rows, test: Rows) -> None:
     shared = np.intersect1d(train[train >= 0], test[test >= 0])
     if len(shared):
         raise ValueError(
-            f"split.by=group with split.test=given, but {len(shared)} groups stand on both sides of the layout:"
+            f"split.by=group with split.test=given, but {len(shared)} groups are on both sides of the layout:"
             " set split.test=folds"
         )
 

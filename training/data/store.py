@@ -212,7 +212,7 @@ def statistics(moments: npt.NDArray[np.int64], rows: Rows, pixels: int) -> tuple
         ValueError: there are no rows.
     """
     if not len(rows):
-        raise ValueError("no images to take mean and standard deviation from")
+        raise ValueError("no images to compute mean and standard deviation from")
     total = np.zeros(moments.shape[1:], np.float64)
     for start in range(0, len(rows), 100_000):  # in parts: a memory map that is indexed becomes a copy
         total += moments[rows[start : start + 100_000]].sum(0)

@@ -52,7 +52,7 @@ def read(path: Path) -> Iterator[tuple[int, bytes]]:
                 number += 1
                 yield _read_one(file, path, number, size)
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}. {_REMEDY}, or mend its permissions") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}. {_REMEDY}, or fix its permissions") from error
 
 
 def _read_one(file: BinaryIO, path: Path, number: int, size: int) -> tuple[int, bytes]:
@@ -62,7 +62,7 @@ def _read_one(file: BinaryIO, path: Path, number: int, size: int) -> tuple[int, 
     if header[:2] == b"\x1f\x8b" and number == 1:
         raise DatasetError(f"{path} is compressed. Unpack it first with gzip -d")
     if len(header) < _HEADER.size:
-        raise DatasetError(f"{where} is truncated: {len(header)} of its 12 header bytes are there. {_REMEDY}")
+        raise DatasetError(f"{where} is truncated: {len(header)} of its 12 header bytes are present. {_REMEDY}")
     length, length_crc = _HEADER.unpack(header)
     if masked_crc(header[:8]) != length_crc:
         if number == 1:

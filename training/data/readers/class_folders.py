@@ -93,7 +93,7 @@ def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
     if len(named) == 1 and others:
         raise DatasetError(
             f"{raw} can be read in two ways: {train}/ holds folders as a train side does, and {others[0]}/ beside it "
-            f"is no side. Give RAW={raw / train} if its folders are the classes, or list all classes with "
+            f"is not a side. Give RAW={raw / train} if its folders are the classes, or list all classes with "
             f'ARGS="+dataset.reader_options.classes=[{train},{others[0]},…]"'
         )
     return sides.splits({side: kind for side, kind in inner.items() if listing(raw / side).folders})

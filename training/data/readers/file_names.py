@@ -31,7 +31,7 @@ def rule(value: object) -> Label:
     try:
         pattern = re.compile(value) if isinstance(value, str) else None
     except re.error as error:
-        raise DatasetError(f"reader_options.labels is {value!r}, no regular expression: {error}") from error
+        raise DatasetError(f"reader_options.labels is {value!r}, which is not a regular expression: {error}") from error
     if pattern is None or pattern.groups != 1:
         raise DatasetError(
             f"reader_options.labels is {value!r}: set it to folders, to names (as in cat.0.jpg), or to a regular "

@@ -61,7 +61,7 @@ def listing(folder: Path) -> Listing:
         elif entry.is_file():
             files.append(entry.name)
         elif entry.is_symlink():
-            raise DatasetError(f"{folder / entry.name} is a link that leads nowhere. Mend or delete it")
+            raise DatasetError(f"{folder / entry.name} is a broken link. Fix or delete it")
     return Listing(sorted(files), sorted(folders))
 
 
@@ -97,7 +97,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise DatasetError(
-            f"folder {folder} cannot be read: {error.strerror}. Give a folder that is there with RAW=<folder>"
+            f"folder {folder} cannot be read: {error.strerror}. Give an existing folder with RAW=<folder>"
         ) from error
 
 
@@ -106,7 +106,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         what = "is a link to itself" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
-        raise DatasetError(f"{entry.path} {what}. Mend or delete it") from error
+        raise DatasetError(f"{entry.path} {what}. Fix or delete it") from error
 
 
 def _refuse_loop(top: Path, folder: str, link: os.DirEntry[str]) -> None:
@@ -114,7 +114,7 @@ def _refuse_loop(top: Path, folder: str, link: os.DirEntry[str]) -> None:
     target = Path(link.path).resolve()
     way = [top, *(top / parent for parent in itertools.accumulate(folder.split("/"), posixpath.join))]
     if any(parent.resolve().is_relative_to(target) for parent in way):
-        raise DatasetError(f"{link.path} is a link to {target}, a folder that it is in. Delete the link")
+        raise DatasetError(f"{link.path} is a link to {target}, a folder that contains it. Delete the link")
 
 
 def _check_name(folder: Path, name: str) -> None:
@@ -139,7 +139,7 @@ def text_lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not UTF-8 text. Save it as UTF-8, or get it again") from error
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}. Get it again, or mend its permissions") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}. Get it again, or fix its permissions") from error
 
 
 def wrong_layout(raw: Path, dataset: str, expected: str, hint: str = "") -> DatasetError:
@@ -192,7 +192,7 @@ def check_class_folders(folder: Path, folders: Sequence[str]) -> None:
         if not holds_images(folder / name):
             raise DatasetError(
                 f"class folder {folder / name} holds no image, {contents(folder / name)}. "
-                "Put images into it, or take it away"
+                "Put images into it, or remove it"
             )
 
 
@@ -226,7 +226,7 @@ def files_below(folder: Path) -> list[str]:
             if entry.is_file():
                 paths.append(posixpath.join(below, entry.name))
             elif entry.is_symlink():
-                raise DatasetError(f"{entry.path} is a link that leads nowhere. Mend or delete it")
+                raise DatasetError(f"{entry.path} is a broken link. Fix or delete it")
     return sorted(paths)
 
 
@@ -281,7 +281,7 @@ def check_files(raw: Path, paths: Iterable[str], source: str) -> None:
     if total:
         raise DatasetError(
             f"{source} names {total} files that are not in {raw}, first {', '.join(missing)}. "
-            "Unpack the images that belong to the list, or take their lines out of it"
+            "Unpack the images that belong to the list, or remove their lines from it"
         )
 
 

@@ -73,7 +73,7 @@ def _folder(raw: Path, size: int | None) -> str:
     for name in files:
         if name.endswith(_SUFFIXES):
             _peek(raw / name)
-            raise DatasetError(f"{raw / name} stands beside train/ and test/, not in one of them. Move it to {_LAYOUT}")
+            raise DatasetError(f"{raw / name} is beside train/ and test/, not in one of them. Move it to {_LAYOUT}")
     raise wrong_layout(raw, "Petals to the Metal", _LAYOUT)
 
 
@@ -97,7 +97,7 @@ def _names(raw: Path) -> tuple[str, ...]:
                 "name that no other has"
             )
     if len(named) < 2:
-        raise DatasetError(f"{path} names {len(named)} classes. Write at least two, or take the file away")
+        raise DatasetError(f"{path} names {len(named)} classes. Write at least two, or remove the file")
     return tuple(named.values())
 
 
@@ -158,7 +158,7 @@ def _records(
             image, name, index = _parse(raw / path, number, payload)
             where = f"{path}: record {number}"
             if name in seen:
-                raise DatasetError(f"{raw / where} has the id {name}, as {seen[name]} has. Take one of them away")
+                raise DatasetError(f"{raw / where} has the id {name}, as {seen[name]} has. Remove one of them")
             seen[name] = where
             if split == "train" and index is None:
                 raise DatasetError(f"{raw / where} has no class, so it cannot be trained on. Move its file to test/")
@@ -174,8 +174,8 @@ def _records(
     if labels:
         first = ", ".join(list(labels)[:3])
         raise DatasetError(
-            f"{raw / 'test_labels.csv'} names {len(labels)} ids that no test record has, first {first}. Add the test "
-            "files that it belongs to, take the lines out, or set reader_options.test_labels=false"
+            f"{raw / 'test_labels.csv'} names {len(labels)} ids that no test record has, first {first}. Add the "
+            "matching test files, remove the lines, or set reader_options.test_labels=false"
         )
 
 

@@ -107,7 +107,7 @@ def _categories(path: Path) -> dict[int, str]:
             or int(index) in found
             or parts[2] in found.values()
         ):
-            raise DatasetError(f"{path}: line {number} is {line!r}. Each line is /letter/name and an index of its own")
+            raise DatasetError(f"{path}: line {number} is {line!r}. Each line is /letter/name and a unique index")
         found[int(index)] = parts[2]
     return dict(sorted(found.items()))
 
@@ -125,7 +125,7 @@ def _lines(path: Path, categories: Mapping[int, str]) -> Iterator[tuple[str, int
         if index not in categories:
             raise DatasetError(f"{path}: line {number} has index {index}, which {_CATEGORIES} does not have. {_MEND}")
         if ".." in name.split("/"):
-            raise DatasetError(f"{path}: line {number} leads out of the image folder. {_MEND}")
+            raise DatasetError(f"{path}: line {number} points outside the image folder. {_MEND}")
         yield name, index
 
 
