@@ -37,8 +37,8 @@ def _figures(document: Mapping[str, Any] | None, section: str) -> Any:
 
 
 def _swaps(row: Mapping[str, Any]) -> Iterator[Row]:
-    lost = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
-    yield f"{row['deployments']} deployments, {row['rate']:g} requests/s", lost, "0, 0"
+    failures = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
+    yield f"{row['deployments']} deployments, {row['rate']:g} requests/s", failures, "0, 0"
     yield "the switch itself, longest", f"{row['switch_seconds'] * 1e3:.0f} ms", "1 s"
     p99 = f"{row['during']['p99']:.0f} / {row['between']['p99']:.0f} ms: {row['p99_ratio']:g} times"
     yield "99 % of requests, during / between swaps", p99, "2 times"
@@ -46,28 +46,28 @@ def _swaps(row: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _saturated(row: Mapping[str, Any]) -> Iterator[Row]:
-    lost = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
-    yield f"{row['deployments']} deployments at saturation, {row['connections']} connections", lost, "0, 0"
+    failures = f"{row['failed']} failed, {row['wrong_version']} of a wrong version, of {row['requests']:,} requests"
+    yield f"{row['deployments']} deployments at saturation, {row['connections']} connections", failures, "0, 0"
 
 
 def _workers(row: Mapping[str, Any]) -> Iterator[Row]:
-    seen = f"{row['failed']} failed of {row['requests']:,}; READY again after {row['ready_seconds']:.1f} s (median)"
-    yield f"{row['killed']} workers killed, through the client", seen, "0; 6 s"
+    outcome = f"{row['failed']} failed of {row['requests']:,}; READY again after {row['ready_seconds']:.1f} s (median)"
+    yield f"{row['killed']} workers killed, through the client", outcome, "0; 6 s"
 
 
 def _servers(row: Mapping[str, Any]) -> Iterator[Row]:
-    seen = f"live again after {row['back_seconds']:.1f} s at most, {row['failed']} of {row['requests']:,} failed"
-    yield f"{row['killed']} servers killed, with `make watch`", seen, "20 s"
+    outcome = f"live again after {row['back_seconds']:.1f} s at most, {row['failed']} of {row['requests']:,} failed"
+    yield f"{row['killed']} servers killed, with `make watch`", outcome, "20 s"
 
 
 def _steps(rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    whole = sum(each["whole"] for each in rows)
+    whole = sum(row["whole"] for row in rows)
     yield "server and deployment killed at each step of a deployment", f"recovered {whole} of {len(rows)} times", "all"
 
 
-def _requests(row: Mapping[str, Any], what: str = "", goal: str = "50 MB") -> Iterator[Row]:
-    seen = f"{row['failed']} failed; memory at most {row['above_mean_mb']:.0f} MB above its mean"
-    yield f"{row['requests']:,} requests{what}", seen, goal
+def _requests(row: Mapping[str, Any], kind: str = "", goal: str = "50 MB") -> Iterator[Row]:
+    outcome = f"{row['failed']} failed; memory at most {row['above_mean_mb']:.0f} MB above its mean"
+    yield f"{row['requests']:,} requests{kind}", outcome, goal
 
 
 def _leaking(row: Mapping[str, Any]) -> Iterator[Row]:
@@ -76,14 +76,14 @@ def _leaking(row: Mapping[str, Any]) -> Iterator[Row]:
 
 def _registrations(row: Mapping[str, Any]) -> Iterator[Row]:
     first = f"{row['growth_from_first_mb']:+.0f} MB from the very first"
-    seen = f"{row['growth_mb']:+.0f} MB after a tenth of them ({first}), {row['folder_growth']:+d} temporary files, "
-    seen += f"{row['failed']} failed"
-    yield f"{row['registrations']} registrations and removals", seen, "50 MB, 0"
+    outcome = f"{row['growth_mb']:+.0f} MB after a tenth of them ({first}), {row['folder_growth']:+d} temporary files, "
+    outcome += f"{row['failed']} failed"
+    yield f"{row['registrations']} registrations and removals", outcome, "50 MB, 0"
 
 
 def _load(document: Mapping[str, Any]) -> Iterator[Row]:
-    for each in document["runs"]:
-        yield each["what"], f"{each['failures']} failed of {each['requests']:,}, exit {each['exit']}", each["goal"]
+    for run in document["runs"]:
+        yield run["what"], f"{run['failures']} failed of {run['requests']:,}, exit {run['exit']}", run["goal"]
 
 
 # Result -> its sections in the order of the table; "" is a document without sections
