@@ -1,12 +1,12 @@
 """Build the archive that TorchServe loads from one trained run.
 
 python -m serving.archive fingers 1.0                             runs/fingers/ -> model_store/fingers-1.0.mar and .json
-python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   other settings than serving.store.model_config's
+python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   override defaults of serving.store.model_config
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
-python -m serving.archive fingers 1.3 --prune 3                   then remove all but the newest three, and what is live
+python -m serving.archive fingers 1.3 --prune 3                   then keep only the newest three and the live ones
 
-Needs runs/<name>/model.pt, or model.pt2. A version that exists is never overwritten, and nothing is written that a
-worker could not serve.
+Needs runs/<name>/model.pt, or model.pt2. An existing version is never overwritten, and an archive that a
+worker cannot serve is never written.
 """
 
 import argparse
@@ -44,13 +44,13 @@ def build(
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
 
-    The archive appears in one step: a server that lists the store sees a whole one or none. Before that it is rehearsed
-    (`serving.store.rehearsal`), unless `rehearse` is off. `overrides` are `model_config.configure`'s, `kind` is one of
-    `ARTIFACTS`.
+    The archive appears in one step: a server that lists the store never sees half of one. Before that it is rehearsed
+    (`serving.store.rehearsal`), unless `rehearse` is off. `overrides` are those of `model_config.configure`, `kind` is
+    one of `ARTIFACTS`.
 
     Raises:
-        ArchiveError: the name or version cannot be one, the run has no such artifact, the version exists, there is no
-            such setting, or a worker could not serve it.
+        ArchiveError: the name, version or a setting is invalid, the run has no such artifact, the version exists, or a
+            worker could not serve it.
     """
     model_store.check_name(name)
     model_store.check_version(version)
@@ -85,7 +85,7 @@ def build(
         file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
         sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
         try:
-            atomic.name_once(built, archive.path)  # fails where another build was faster, which a rename would not
+            atomic.name_once(built, archive.path)  # fails if another build was faster; a rename would overwrite it
         except FileExistsError as error:
             raise ArchiveError(_EXISTS.format(archive.path)) from error
         os.replace(sidecar, archive.sidecar)
@@ -93,7 +93,7 @@ def build(
 
 
 def _doubt_of_int8(run: Path) -> str | None:
-    """Return why a run's int8 network is not offered, with the interval of what it loses; None where it is."""
+    """Return why a run's int8 network is not offered, with the interval of its accuracy loss; None if it is."""
     about = (provenance.read_json(run / "export.json") or {}).get("int8") or {}
     return None if about.get("offered") else about.get("why", "its accuracy was not measured")
 
@@ -144,7 +144,7 @@ def _at_least_one(text: str) -> int:
 
 
 def main() -> int:
-    """Build one archive; print where it is, and which old ones went."""
+    """Build one archive; print its path and the removed archives."""
     parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the run: reads runs/<name>/")
     parser.add_argument("version", help="the version, such as 1.0")

@@ -1,4 +1,4 @@
-"""A request of the LitServe door, as TorchServe hands one to its worker."""
+"""A request to the LitServe server, in the form in which TorchServe passes one to its worker."""
 
 from fastapi import Request
 
@@ -26,5 +26,5 @@ async def read(request: Request) -> Asked:
 
 
 def _bytes(text: str) -> bytes:
-    """Return what a text field was sent as: an image comes decoded as Latin-1, which text with a NUL only ever is."""
+    """Return the bytes of a text field: an image arrives decoded as Latin-1, the only text that contains a NUL."""
     return text.encode("latin-1", "replace") if "\0" in text else text.encode()

@@ -1,8 +1,8 @@
 """The server as the only program of a container: it stays in the foreground and ends with it.
 
-python -m serving.container                  what live.json names, and the newest version of every other model
+python -m serving.container                  the models of live.json, and the newest version of every other model
 python -m serving.container fingers=1.0      these models
-python -m serving.container --healthy        whether every worker answers: what the image's health check runs
+python -m serving.container --healthy        whether every worker answers: the image's health check
 
 Inside a container the inference address is open to the container's network, behind the same token as everywhere; the
 management and metrics addresses stay on the loopback. The token is in key_file.json of the working directory.
@@ -39,7 +39,7 @@ def config_of(root: Path) -> Path:
     path = root / logs.FOLDER / "container.properties"
     path.parent.mkdir(exist_ok=True)
     opened = f"inference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}"
-    # Those who ask from outside reach no address that renews a token: it lasts for a year.
+    # Clients outside reach no address that renews a token, so it lasts for a year.
     path.write_text(f"{text}\n{opened}\ntoken_expiration_min=525600\n")
     return path
 
@@ -55,7 +55,7 @@ def serve(wanted: Sequence[str], root: Path) -> int:
     for stop in STOPS:
         signal.signal(stop, end)
     reaper.adopt_orphans()
-    # Where another server runs here it raises, and leaves that one alone.
+    # If another server runs here, this raises and leaves that server running.
     started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
     try:
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
@@ -77,7 +77,7 @@ def serve(wanted: Sequence[str], root: Path) -> int:
 
 
 def main() -> int:
-    """Serve, or tell whether that goes well."""
+    """Serve, or check a server's health."""
     root = Path.cwd()
     if sys.argv[1:] == ["--healthy"]:
         return 0 if healthy(root) else 1

@@ -1,22 +1,22 @@
-"""Make another version of a model the one that answers, with nothing lost, or leave everything as it was.
+"""Swap in another version of a model without losing a request, or change nothing.
 
-    python -m serving.deploy fingers 2.0             the version before stays READY, for a rollback, until the next one
-    python -m serving.deploy fingers 2.0 --no-keep   it goes as soon as its last request is answered
+    python -m serving.deploy fingers 2.0             the previous version stays READY, for a rollback, until the next
+    python -m serving.deploy fingers 2.0 --no-keep   it is removed as soon as its last request is answered
     python -m serving.deploy fingers                 the newest version of the store
 
-verify     the archive is whole and answers its golden images, in a process of its own
-changes    what is different from the version that is live
+verify     the archive is complete and answers its golden images, in a separate process
+changes    the differences from the live version
 register   without waiting inside the server, which would stall its other requests
-load       one worker, until it is READY; if it dies, that ends it
+load       one worker, until it is READY; if it dies, the deployment fails
 compare    golden images on /predictions/<name>/<version>: the answers, and the latency against the live version's
-scale      its other workers, one after the other: loading takes half of the cores from those that answer
+scale      its other workers, one after the other: loading takes half of the cores from the answering ones
 switch     the default version, in one step
 watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back
-drain      what is not needed any more, then its removal
+drain      versions no longer needed, then remove them
 
-A step that fails undoes those before it and says which it was and why. Until `commit`, a server that is killed comes
-back with the version before, afterwards with the new one.
+A failed step undoes the steps before it and prints its name and the cause. Until `commit`, a killed server restarts
+with the previous version, afterwards with the new one.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from serving.store import model_store
 from serving.store.live import Live, LiveModel
 
 LIMITS = Limits()
-STARTING = 1800.0  # seconds that others may take to start or stop the server: some models load for minutes
+STARTING = 1800.0  # seconds to wait for another start or stop of the server: some models load for minutes
 
 
 def deploy(
@@ -54,10 +54,10 @@ def deploy(
 ) -> Deployed:
     """Make `version` (the newest where None) of `name` the default of the server in `root`; `say` gets each step.
 
-    `verify=False` leaves out most of the first step, for who has just built the archive.
+    `verify=False` skips most of the first step, for an archive that was just built.
 
     Raises:
-        DeployError: a step failed, and what was done is undone; or there is nothing to do.
+        DeployError: a step failed and the steps before it were undone; or the version is live already.
         Held: another deployment runs.
         ArchiveError: there is no such archive.
         ClientError: the server does not answer.
@@ -69,10 +69,10 @@ def deploy(
 
 
 def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> Deployed:
-    """Make the version before the default one again, in one step; what was live stays READY in its place.
+    """Make the previous version the default again, in one step; the live one stays READY in its place.
 
     Raises:
-        ArchiveError: no model can have that name.
+        ArchiveError: the name is invalid.
         DeployError: no version is kept, or it is not READY.
         Held: a deployment runs.
         ClientError: the server does not answer.
@@ -85,7 +85,7 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
             default = client.describe(name).version
         except NotFound:
             raise DeployError(f"{name} is not served: deploy it (make deploy NAME={name})") from None
-        if known is not None and known.version != default:  # of a deployment that was cut short
+        if known is not None and known.version != default:  # after an interrupted deployment
             known = LiveModel(default, known.version)
         if known is None or known.before is None:
             raise DeployError(
@@ -98,13 +98,13 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
             ready = False
         if not ready:
             raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
-        with _uninterrupted():  # switched and not recorded, it would not last
+        with _uninterrupted():  # a switch without a record would not survive a restart
             client.set_default(name, known.before)
             back = LiveModel(known.before, known.version)
             try:
                 record(root, running, lambda live: live.of(name, back))
             except (ServingError, OSError) as error:
-                with contextlib.suppress(ClientError):  # the server has ended, and comes back as recorded
+                with contextlib.suppress(ClientError):  # the server has ended, and restarts as recorded
                     client.set_default(name, known.version)
                 why = f"the rollback cannot be recorded ({error})"
                 raise DeployError(f"{known.version} stays live: {why}") from error
@@ -113,7 +113,7 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let interrupts wait; what one has come for is done by then."""
+    """Delay interrupts until the block ends, and drop them: the rollback is finished by then."""
     signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
@@ -124,9 +124,9 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerState, Client]]:
-    """Give the server of `root`, once no other process starts or stops it, and a client of it.
+    """Yield the server of `root`, once no other process is starting or stopping it, and a client of it.
 
-    A start that was killed is finished before and after: what loads may be READY by then.
+    A killed start is recorded before and after: loading models may be READY by then.
     """
     known, waited, deadline = ServerState.read(root), False, time.monotonic() + STARTING
     while known is not None and known.in_hand:
@@ -142,7 +142,7 @@ def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerSt
     with Client.of_state(known) as client:
         _finish(known, client, root, say)
         yield known, client
-        with contextlib.suppress(ServingError):  # what was asked for is done
+        with contextlib.suppress(ServingError):  # the deployment itself has succeeded
             _finish(known, client, root, say)
 
 
@@ -152,7 +152,7 @@ def _finish(known: ServerState, client: Client, root: Path, say: Callable[[str],
 
 
 def main() -> int:
-    """Deploy or roll back; 0 is well, 1 an error, 130 an interrupt that was undone."""
+    """Deploy or roll back; return 0 on success, 1 on an error, 130 after an interrupt that was undone."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

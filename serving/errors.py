@@ -1,10 +1,10 @@
-"""What can go wrong while something is packed, served or asked; one class to catch for all of it.
+"""The errors of packing, serving and asking a model, with one base class to catch.
 
-ServingError                     anything; ArchiveError, DeployError, ServerError ... stand beside their work
+ServingError                     anything; ArchiveError, DeployError, ServerError ... are defined where they are raised
 └── ClientError                  between asking a server and having its answer
     ├── Unreachable              no server answers there
     │   └── DeadlinePassed       none did in the time that the call had
-    ├── NoKey                    there is no key file, or the server refuses its tokens
+    ├── NoKey                    no key file, or the server refuses its tokens
     ├── RequestRefused     4xx   the server says what is wrong with the request
     │   └── NotFound       404   no such model or version
     └── ServerFailed       5xx   the server could not answer a good request
@@ -12,7 +12,7 @@ ServingError                     anything; ArchiveError, DeployError, ServerErro
 
 
 class ServingError(Exception):
-    """Something cannot be done; the message says what, why, and what to do."""
+    """A command fails; the message names the cause and the cure."""
 
 
 class ClientError(ServingError):
@@ -24,7 +24,7 @@ class Unreachable(ClientError):
 
 
 class DeadlinePassed(Unreachable):
-    """The call's time is over. What was to be changed may have been changed, or be changed still."""
+    """The call's time is over. A requested change may have happened, or may still happen."""
 
 
 class NoKey(ClientError):
@@ -48,7 +48,7 @@ class NotFound(RequestRefused):
 class ServerFailed(ClientError):
     """The server could not answer a good request: `code` is the HTTP status, `kind` the type of error.
 
-    `retry_after` is in seconds, where the server says when it is to be asked again.
+    `retry_after` is in seconds, None unless the server names a time for the next attempt.
     """
 
     def __init__(self, code: int, message: str, kind: str = "", retry_after: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A server of several processes in the foreground: it says when it is ready, and ends whole when it is interrupted."""
+"""A server of several processes in the foreground: it prints when it is ready, and an interrupt ends them."""
 
 import contextlib
 import logging
@@ -21,11 +21,11 @@ INTERVAL, GRACE = 0.1, 5.0  # seconds: between two looks whether it is ready, an
 def run(serve: Callable[[], None], port: int, *, health: str) -> int:
     """Run `serve` until it ends, or a signal asks for its end; return the exit status.
 
-    Ctrl-C reaches every process of a terminal, and each would tell of it in its own way: so `serve` and all that it
-    starts is a session of its own, and this process alone hears signals.
+    Ctrl-C reaches every process of a terminal, and each would print its own traceback. So `serve` and its children run
+    in a separate session, and only this process receives signals.
 
     Args:
-        serve: listens on the loopback until a KeyboardInterrupt; an ArchiveError or RuntimeError is told in one line.
+        serve: listens on the loopback until a KeyboardInterrupt; an ArchiveError or RuntimeError prints one line.
         port: where it listens.
         health: a path there that is answered with 200 once it is ready.
     """
@@ -64,8 +64,8 @@ def _serve(serve: Callable[[], None]) -> None:
         raise SystemExit(f"error: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        left = multiprocessing.active_children()  # where it was interrupted before it was ready, or twice
-        for child in left:  # all at once: one that misses another would tell of it
+        left = multiprocessing.active_children()  # if interrupted before it was ready, or twice
+        for child in left:  # all at once: a process that misses another one logs it
             child.terminate()
         for child in left:
             child.join(GRACE)
@@ -73,6 +73,6 @@ def _serve(serve: Callable[[], None]) -> None:
 
 
 def _leave(*_: Any) -> None:
-    """End the first process of the session as Ctrl-C does, and those forked from it, which inherit this, in silence."""
-    logging.disable()  # whoever watches over the others would tell that they end
+    """End the first process of the session as Ctrl-C does, and the processes forked from it silently."""
+    logging.disable()  # the supervising process would log that the others end
     raise KeyboardInterrupt if os.getpid() == os.getsid(0) else SystemExit

@@ -12,7 +12,7 @@ VERBS = ("predictions", "explanations")
 
 
 def add(app: Any, predict: str, name: str, version: str) -> None:
-    """Answer at every address of a model as at `predict`, and tell at others whether it is ready.
+    """Answer at every address of a model as at `predict`, and report at others whether it is ready.
 
     Args:
         app: the server's, which has `/health` and the path `predict`.

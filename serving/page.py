@@ -1,4 +1,4 @@
-"""Where a verb prints its table."""
+"""The console on which a command prints its table."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Ask a model what is on one image, or on each image of a folder.
+"""Classify one image, or each image of a folder.
 
 python -m serving.predict fingers hand.png                 asks the server that runs here
 python -m serving.predict fingers folder/ --offline        answers from the archive, without a server: the same numbers
@@ -26,18 +26,18 @@ from serving.store import model_config, model_store
 from serving.store.live import Live
 from serving.store.model_store import ArchiveError
 
-NAMED = 5  # files of a folder that are no images
+NAMED = 5  # names of files that are not images, in the warning
 BATCH = 8  # images that are decoded and computed at once offline
 
-Answer = dict[str, float] | str  # probabilities best first, or why there are none
+Answer = dict[str, float] | str  # probabilities best first, or the error
 
 
 class InputError(ServingError):
-    """There is nothing to ask about."""
+    """There is no image, or no such model."""
 
 
 def images_in(path: Path) -> tuple[list[Path], list[Path]]:
-    """Return the file, or the images of a folder and of those below it, in order, and the files that are no images.
+    """Return the file, or the images of a folder and its sub-folders, in order, and the files that are not images.
 
     The first bytes of a file decide, not its name. Links are followed, each folder is read once. Hidden files and
     folders are passed over.
@@ -80,7 +80,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _name_others(files: Sequence[Path]) -> None:
-    """Name on standard error the files that are not sent."""
+    """Warn on standard error about the files that are not sent."""
     if files:
         more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
         names = ", ".join(ascii(str(file))[1:-1] for file in files[:NAMED])
@@ -110,7 +110,7 @@ def _versions(client: Client, name: str) -> str:
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
-    """Yield what a worker with these settings (`handler` of model-config.yaml) would answer for each file.
+    """Yield the answer of a worker with these settings (`handler` of model-config.yaml) for each file.
 
     Raises:
         ArchiveError: the artifact cannot be read.
@@ -131,7 +131,7 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
 
 
 def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: ExitStack) -> tuple[str, Iterator[Answer]]:
-    """Return who answers, and the answers; an archive stays unpacked until `unpacked` is closed."""
+    """Return the name of the answering model, and the answers; an archive stays unpacked until `unpacked` closes."""
     name, version = arguments.name, arguments.version
     if not arguments.offline:
         client = unpacked.enter_context(Client())
@@ -141,7 +141,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     weights = archive.RUNS / name / "model.pt"
     live = Live.read(Path.cwd()).models
     if version is None and name in live:
-        version = live[name].version  # as the server here would answer, which may not be with the newest
+        version = live[name].version  # the server's live version, which may not be the newest
     try:
         found = model_store.find(name, version)
     except ArchiveError:
@@ -154,7 +154,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
 
 @contextmanager
 def counted(paths: Sequence[Path], found: Iterator[Answer]) -> Iterator[Iterator[tuple[Path, Answer]]]:
-    """Give files and their answers, and show on a terminal's error stream how many there are so far."""
+    """Yield files and their answers, and show the progress on a terminal's error stream."""
     with Console(stderr=True, markup=False, emoji=False).status("") as status:
 
         def count() -> Iterator[tuple[Path, Answer]]:
@@ -188,7 +188,7 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
 
 
 def main() -> int:
-    """Print the answers; 1 where one image or all have none, 130 after an interrupt."""
+    """Print the answers; return 1 if an image has none, 130 after an interrupt."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,7 +207,7 @@ def main() -> int:
             if arguments.json:
                 with counted(paths, found) as answered:
                     by_file = {str(path): answer for path, answer in answered}
-                # A label may be "error" too: its value is a number, that of a refusal is text.
+                # A label may be "error" too: its value is a number, a refusal's value is text.
                 refused = {file: {"error": answer} for file, answer in by_file.items() if isinstance(answer, str)}
                 print(json.dumps({**by_file, **refused}, indent=2))
                 return int(bool(refused))

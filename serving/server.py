@@ -1,13 +1,13 @@
 """Start and stop TorchServe.
 
-python -m serving.server start                     what was live before, and the newest version of every other model
-python -m serving.server start fingers petals=1.0  these models, fingers in the version that is live, or the newest
+python -m serving.server start                     the previously live models, and the newest version of every other one
+python -m serving.server start fingers petals=1.0  these models, fingers in its live version, or else the newest
 python -m serving.server stop
 
 One server runs in one directory: its logs and logs/server.json, key_file.json and model_store/ are relative to it.
 SIGHTLINE_PORT_OFFSET=100 (or --port-offset 100) moves all ports of config.properties, so that a second directory can
-have a server of its own. What it serves is written to model_store/live.json, which `make deploy` and `make rollback`
-change, and comes back at the next start.
+have its own server. model_store/live.json records the served versions; `make deploy` and `make rollback` change it, and
+the next start restores it.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Started:
     state: ServerState
     models: list[ModelStatus]
     seconds: float
-    left_out: list[str]  # what was to be served besides and is not, each with the reason
+    left_out: list[str]  # versions that are not served, each with the reason
 
 
 def start(
@@ -71,20 +71,19 @@ def start(
 ) -> Started:
     """Start TorchServe in `root` with the archives that `wanted` asks for, and return once every worker is READY.
 
-    `wanted` holds `NAME` (the version that is live, or else the newest) or `NAME=VERSION`, and nothing else is served
-    (with `restore`: and what was live beside them). Nothing wanted means what was live before, with the versions kept
-    for a rollback, and the newest version of every other model in the store (with `restore`: without those). What was
-    not named and does not load is left out and said; the version before takes the place of one that was live, until the
-    next start.
+    `wanted` holds `NAME` (the live version, or else the newest) or `NAME=VERSION`, and only these are served (with
+    `restore`: and the other previously live models). An empty `wanted` means the previously live models, with the
+    versions kept for a rollback, and the newest version of every other model in the store (with `restore`: without
+    those). A version that was not named and does not load is left out and reported; the previous version replaces a
+    live one until the next start.
     `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
-    seconds, for those that wait less than the startupTimeout of the versions. `access_log` writes a line a request to
-    logs/access_log.log.
+    seconds, to wait less than the versions' startupTimeout. `access_log` logs each request in logs/access_log.log.
 
     Raises:
-        RunsAlready: one runs there already.
+        RunsAlready: a server runs in `root` already.
         ServerError: a worker does not load; the message ends with the log's last lines.
-        Held: one is being started there.
-        ArchiveError, PortError, JavaError: what is needed is not there.
+        Held: another process is starting one.
+        ArchiveError, PortError, JavaError: an archive, a free port or Java is missing.
     """
     root = root.resolve()
     began = time.monotonic()
@@ -93,7 +92,7 @@ def start(
     with lock.starting(root):
         if (running := state.running(root)) is not None:
             raise RunsAlready(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
-        # Under its lock, after that look: who records a deployment looks there that the server still runs.
+        # Under the lock of live.json, after that check: a deployment checks under it that the server still runs.
         known = Live.update(root, lambda live: live)
         plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
         config = config or root / CONFIG
@@ -119,11 +118,11 @@ def start(
 
 
 def free_ports(config: Path, offset: int) -> Ports:
-    """Return where a server with this config.properties would listen, once it is seen that nobody else does.
+    """Return the addresses of a server with this config.properties, after checking that they are free.
 
     Raises:
         ServerError: there is no such file.
-        PortError: a port is taken, or cannot be one.
+        PortError: a port is taken or invalid.
     """
     if not config.is_file():
         raise ServerError(f"{config.name} does not exist: start in the repository's root, or name one with --config")
@@ -133,7 +132,7 @@ def free_ports(config: Path, offset: int) -> Ports:
 
 
 def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tuple[list[ModelStatus], list[str]]:
-    """Have all of a plan loaded and written down; return what answers, and what does not, with the reasons."""
+    """Load and record all versions of a plan; return those that answer, and the reasons for the others."""
     mark = logs.Mark.now(root)
     with Client.of_state(started) as client:
         required = plan.required
@@ -175,7 +174,7 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
 def _answering(
     client: Client, started: ServerState, wanted: Sequence[Version], mark: logs.Mark, deadline: float
 ) -> tuple[list[ModelStatus], dict[Version, str]]:
-    """Wait for versions; return the states of those that answer, and why the others, which are removed, do not."""
+    """Wait for versions; return the states of those that answer, and the reasons for the others, which are removed."""
     models, failed = [], {}
     for each in wanted:
         try:
@@ -191,9 +190,9 @@ def _answering(
 
 
 def add(known: ServerState, root: Path, version: Version, *, ending: Callable[[], bool] = lambda: False) -> None:
-    """Load a version beside those that the server of `root` serves, unless `ending` says that nobody waits for it.
+    """Load a version beside those that the server of `root` serves, until `ending` returns True.
 
-    It loads for minutes, maybe: others may deploy as soon as it is registered.
+    Loading may take minutes: other processes may deploy as soon as it is registered.
 
     Raises:
         Held: a deployment runs.
@@ -224,9 +223,9 @@ def _register(client: Client, root: Path, version: Version) -> None:
 
 
 def finish(known: ServerState, client: Client, root: Path, *, alone: bool = False) -> list[Version]:
-    """Write down which models answer after a start that was killed before it wrote that, and return them.
+    """Record the models that answer after a start that was killed before it recorded them, and return them.
 
-    None while a deployment runs, which has not proven yet what it loads, unless the caller is `alone` (`lock.alone`).
+    Return none while a deployment runs, whose version is not checked yet, unless the caller holds `lock.alone`.
 
     Raises:
         ClientError: the server does not answer.
@@ -248,7 +247,7 @@ def finish(known: ServerState, client: Client, root: Path, *, alone: bool = Fals
 
 
 def _remember(root: Path, change: Callable[[Live], Live]) -> None:
-    """Change what is recorded as live, unless the store is mounted for reading alone."""
+    """Change live.json, unless the store is mounted read-only."""
     try:
         Live.update(root, change)
     except OSError as error:
@@ -257,7 +256,7 @@ def _remember(root: Path, change: Callable[[Live], Live]) -> None:
 
 
 def _link(started: ServerState, root: Path) -> None:
-    """Give the management socket a name that a person can type."""
+    """Link the management socket to a short path."""
     link = root / logs.FOLDER / LINK
     link.unlink(missing_ok=True)
     if started.management.startswith("unix:"):
@@ -266,7 +265,7 @@ def _link(started: ServerState, root: Path) -> None:
 
 
 def stop(*, root: Path) -> bool:
-    """End the server that was started in `root`, and nothing else; return whether one ran."""
+    """End the server that was started in `root`; return whether one ran."""
     root = root.resolve()
     known = ServerState.read(root)
     if known is None:
@@ -275,7 +274,7 @@ def stop(*, root: Path) -> bool:
     if process is not None:
         known.taken().write(root)  # so that a watcher leaves it alone
         state.end_tree(process)
-        Path(known.key_file).unlink(missing_ok=True)  # its tokens open nothing any more
+        Path(known.key_file).unlink(missing_ok=True)  # its tokens are no longer valid
     state.end_orphans(known)
     shutil.rmtree(known.temporary, ignore_errors=True)
     (root / logs.FOLDER / LINK).unlink(missing_ok=True)
@@ -309,7 +308,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def main() -> int:
-    """Run one verb; 0 is well, 1 an error, 2 wrong usage."""
+    """Run one command; return 0 on success, 1 on an error, 2 on wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Look at the server: its models, versions, workers, queues, memory.
+"""Print the server's models, versions, workers, queues and memory.
 
 python -m serving.status           a table
 python -m serving.status --json    one JSON document
@@ -27,7 +27,7 @@ from serving.store.live import Live
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a model that the server has: whether it is the default, and what its workers hold and how long."""
+    """One version of a model on the server, with its role and the memory and uptime of its workers."""
 
     model: ModelStatus
     default: bool
@@ -44,7 +44,7 @@ class Status:
     uptime: float  # seconds
     memory: int  # bytes resident, of the front end
     versions: list[Version]
-    missing: list[tuple[str, str]]  # name and version of what should be live and is not served
+    missing: list[tuple[str, str]]  # name and version of live models that are not served
 
     @property
     def healthy(self) -> bool:
@@ -52,7 +52,7 @@ class Status:
         return bool(self.versions) and all(each.model.ready for each in self.versions) and not self.missing
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the status as a JSON document."""
         server = dataclasses.asdict(self.server) | {"uptime": round(self.uptime, 1), "memory": self.memory}
         models = [
             dataclasses.asdict(each.model)
@@ -64,11 +64,11 @@ class Status:
 
 
 def read(root: Path) -> Status | None:
-    """Return what the server that runs in `root` serves now, or None where none runs.
+    """Return the status of the server that runs in `root`, or None.
 
     Raises:
         ClientError: it runs and does not answer.
-        ArchiveError: what is recorded of it is damaged.
+        ArchiveError: live.json is damaged.
     """
     root = root.resolve()
     running = state.running(root)
@@ -127,7 +127,7 @@ def show(status: Status, console: Console) -> None:
             _duration(each.uptime),
             ", ".join(str(worker.pid) for worker in model.workers),
         )
-    # As wide as it needs to be, also on a terminal: half a name finds nothing.
+    # As wide as needed, also on a terminal: a shortened name cannot be copied.
     table.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for name, version in status.missing:
@@ -148,7 +148,7 @@ def _duration(seconds: float) -> str:
 
 
 def main() -> int:
-    """Print the status; 0 is well, 1 an error, 3 that no server runs."""
+    """Print the status; return 0 on success, 1 on an error, 3 if no server runs."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Check an archive: is it the file that was built, is it whole, and does it answer as it did when it was exported?
+"""Verify an archive: its sha256, its content, and its answers to the golden images.
 
 python -m serving.verify fingers        the newest version
 python -m serving.verify fingers 1.0
@@ -30,7 +30,7 @@ OLDER = "{} was built by an older release, which wrote no provenance: build it a
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was seen, and the seconds that it took."""
+    """One check: its name, its result and its seconds."""
 
     name: str
     seen: str
@@ -39,7 +39,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verified:
-    """An archive that is what it says; `sidecar` is that document, `rehearsed` None where it was not rehearsed."""
+    """A verified archive with its sidecar; `rehearsed` is None if it was not rehearsed."""
 
     archive: Archive
     sidecar: Mapping[str, Any]
@@ -59,10 +59,10 @@ class _Checks:
 
 
 def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
-    """Look at an archive's hash, structure, sizes and provenance, and rehearse it unless that is not wanted.
+    """Check an archive's hash, structure, sizes and provenance, and rehearse it if `rehearse`.
 
     Raises:
-        ArchiveError: something is wrong with it; one line that says what, and what to do.
+        ArchiveError: a check failed; one line with the cause and the cure.
     """
     checks = _Checks()
     sidecar = _check_file(archive)
@@ -85,7 +85,7 @@ def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
 
 
 def _check_file(archive: Archive) -> dict[str, Any]:
-    """Return the sidecar, of the very file that stands beside it."""
+    """Return the sidecar, after checking that it describes this file."""
     again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
     if not archive.path.is_file():
         how = f"make archive NAME={archive.name} VERSION={archive.version}"
@@ -123,7 +123,7 @@ def _is_ours(archive: Archive) -> bool:
 
 
 def _check_members(archive: Archive, file: zipfile.ZipFile) -> int:
-    """Return the bytes of all members, of which none that a worker needs is missing."""
+    """Return the bytes of all members, after checking that none that a worker needs is missing."""
     names = set(file.namelist())
     if provenance.FILE not in names:
         raise ArchiveError(OLDER.format(archive.path))
@@ -135,7 +135,7 @@ def _check_members(archive: Archive, file: zipfile.ZipFile) -> int:
 
 
 def _check_provenance(archive: Archive, file: zipfile.ZipFile, sidecar: Mapping[str, Any]) -> None:
-    """See that every member is the one that was packed, and that archive and sidecar say the same of themselves."""
+    """Check that every member is the packed one, and that archive and sidecar have the same provenance."""
     inside = json.loads(file.read(provenance.FILE))
     if inside != {key: value for key, value in sidecar.items() if key in inside} or "members" not in inside:
         raise ArchiveError(
@@ -154,7 +154,7 @@ def _check_provenance(archive: Archive, file: zipfile.ZipFile, sidecar: Mapping[
 
 
 def show(verified: Verified, console: Console) -> None:
-    """Print a table of what was looked at."""
+    """Print a table of the checks."""
     table = Table(title=f"{verified.archive.path} can be served")
     table.add_column("check")
     table.add_column("seen", overflow="fold")
@@ -165,7 +165,7 @@ def show(verified: Verified, console: Console) -> None:
 
 
 def main() -> int:
-    """Check one archive; 0 where it can be served."""
+    """Verify one archive; return 0 if it can be served."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

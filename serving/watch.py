@@ -1,13 +1,13 @@
-"""Watch the server that was started here: repair what dies or hangs, and say so, until it is interrupted.
+"""Watch the server of this directory: repair dead or hanging parts, and log each repair, until interrupted.
 
     python -m serving.watch
 
-A front end that has ended, or does not answer, is started anew, with what model_store/live.json says is live, and that
-alone. A model whose workers TorchServe has given up gets new ones. Workers that leave their queue as it is are ended,
-which TorchServe answers with others: those that do not compute after 8 seconds, others 8 seconds after the model's own
-responseTimeout, at which TorchServe ends them itself. A default version that is not the one recorded, as a deployment
-that was killed leaves it, is set back. A server that was stopped stays stopped. What is done is printed and written to
-logs/watch.log, and so are workers that TorchServe itself has replaced, and a stop or a start by somebody else.
+A front end that has ended, or does not answer, is restarted with only the versions of model_store/live.json. A model
+whose workers TorchServe has given up gets new ones. Workers with a stalled queue are killed, and TorchServe replaces
+them: idle ones after 8 seconds, others 8 seconds after the model's responseTimeout, at which TorchServe ends them
+itself. A default version that differs from the recorded one, as after a killed deployment, is set back. A server that
+was stopped stays stopped. Repairs are printed and written to logs/watch.log, as are workers that TorchServe has
+replaced, and a stop or a start by another process.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from serving.lifecycle.stall import Stall
 from serving.store.live import FILE, Live
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
-EVERY = 0.5  # seconds between two looks
-LOOK = 2.0  # seconds that an answer to one may take,
-DESCRIBE = 10.0  # and the description of a version
-MUTE = 30.0  # seconds until one that answers, but not on its management address, is taken for dead
-SILENT = 6.0  # seconds until a front end that runs and does not answer is taken for dead
+EVERY = 0.5  # seconds between two checks
+LOOK = 2.0  # seconds for an answer to a ping,
+DESCRIBE = 10.0  # and for the description of a version
+MUTE = 30.0  # seconds until a front end without answers on its management address counts as dead
+SILENT = 6.0  # seconds until a front end without any answers counts as dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
-STUCK = 8.0  # seconds that workers may be idle while their queue does not move, or that they outlast their time-out
-LONGEST = 60.0  # seconds between two attempts to start a server that does not start
-FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and to load a version that does not load
-# What TorchServe has answered so far, of each version; it grows with every answer.
+STUCK = 8.0  # seconds that workers may be idle with a stalled queue, or compute beyond their time-out
+LONGEST = 60.0  # largest pause in seconds between attempts to start a server,
+FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and pauses between attempts to load a version
+# A metric of each version that grows with every answer.
 COUNTED = "ts_inference_latency_microseconds"
 ANSWERED = re.compile(rf'^{COUNTED}\{{.*model_name="(.+?)",model_version="(.+?)".*\}} (\S+)', re.M)
 
@@ -55,23 +55,23 @@ logger = logging.getLogger("serving.watch")
 
 
 class Watch:
-    """Looks at one server again and again; what it has seen so far decides what it does."""
+    """Checks one server repeatedly; its repairs depend on the earlier checks."""
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.root, self.clock = root.resolve(), clock
         self.answered = self.described = clock()
-        self.client: tuple[tuple[int, int], Client] | None = None  # and the process that it asks, with its start
-        self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that does not start
-        self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of versions that are live and are not served
+        self.client: tuple[tuple[int, int], Client] | None = None  # with the pid and start time of its server
+        self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that fails to start
+        self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of live versions that are not served
         self.loader = Loader(self.root)
         running = state.running(self.root)
-        self.server = (running.pid, running.created) if running else None  # that is watched
+        self.server = (running.pid, running.created) if running else None  # pid and start time
         self.processes: dict[tuple[str, str, str], int] = {}  # of each worker, by model, version and its id
-        self.without: dict[Version, float] = {}  # since when a version has a worker without a process
-        self.stalls: dict[Version, Stall] = {}  # of the versions whose queue does not move
+        self.without: dict[Version, float] = {}  # time at which a version's worker lost its process
+        self.stalls: dict[Version, Stall] = {}  # of the versions with a stalled queue
 
     def close(self) -> None:
-        """Close its connections, and give up what it loads."""
+        """Close the connections, and cancel the loads under way."""
         self.loader.close()
         self._forget()
 
@@ -81,10 +81,10 @@ class Watch:
             self.client = None
 
     def look(self) -> None:
-        """Look once, and repair what is wrong."""
+        """Check once, and repair."""
         known = ServerState.read(self.root)
         self._name_server(known)
-        if known is None or known.in_hand:  # stopped, never started, or somebody is at it
+        if known is None or known.in_hand:  # stopped, never started, or starting or stopping
             self.answered = self.described = self.clock()
             return
         front = known.process()
@@ -94,10 +94,10 @@ class Watch:
         client = self._client(known)
         try:
             self._answers(client)
-            loading = self.loader.versions  # before the look: what is loaded meanwhile counts next time
+            loading = self.loader.versions  # before the check: versions loaded during it count next time
             found = [each for name in client.models() for each in client.versions(name)]
         except Unreachable as error:
-            # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which takes its time.
+            # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which is slow.
             since, patience = (self.described, MUTE) if self.answered > self.described else (self.answered, SILENT)
             if self.clock() - since > patience:
                 self._end(front)
@@ -115,7 +115,7 @@ class Watch:
         self._missing(known, found, loading)
 
     def _name_server(self, known: ServerState | None) -> None:
-        """Say that the server was stopped, or that another one was started, by somebody else than this watcher."""
+        """Log that another process than this watcher stopped the server or started one."""
         if known is None and self.server is not None:
             logger.info("the server was stopped: waiting until one is started here (make serve)")
             self.server = None
@@ -125,7 +125,7 @@ class Watch:
             self.server = known.pid, known.created
 
     def _name_replaced(self, found: list[ModelStatus]) -> None:
-        """Say which workers TorchServe has started again."""
+        """Log the workers that TorchServe has replaced."""
         processes = {(model.name, model.version, each.id): each.pid for model in found for each in model.workers}
         for key, pid in processes.items():
             before = self.processes.get(key, 0)
@@ -143,7 +143,7 @@ class Watch:
         return self.client[1]
 
     def _answers(self, client: Client) -> None:
-        """See that the front end answers, if only that it is not well.
+        """Check that the front end answers, with any status.
 
         Raises:
             Unreachable: it does not.
@@ -158,7 +158,7 @@ class Watch:
 
     @staticmethod
     def _end(front: psutil.Process) -> None:
-        """End a front end that would not heed a request to."""
+        """Kill a front end that does not react to signals."""
         with contextlib.suppress(psutil.Error):
             front.kill()
             psutil.wait_procs([front], timeout=5)
@@ -185,7 +185,7 @@ class Watch:
         except (ServingError, OSError, psutil.Error) as error:
             self.starts.fail()
             logger.error("the server does not start: %s", str(error).splitlines()[0])
-        finally:  # also after an interrupt: who watches next tries it again, unless somebody stopped it meanwhile
+        finally:  # also after an interrupt: the next watcher retries, unless the server was stopped on purpose
             if ServerState.read(self.root) is None and not ServerState.is_to_stay_stopped(self.root):
                 known.write(self.root)
         self.answered = self.described = self.clock()
@@ -194,7 +194,7 @@ class Watch:
         self.processes.clear()
 
     def _defaults(self, client: Client, found: list[ModelStatus]) -> None:
-        """Set back a default that is not the one recorded, unless somebody deploys just now."""
+        """Set back a default that differs from the recorded one, unless a deployment runs."""
         ready = {(each.name, each.version) for each in found if each.ready}
         for name, each in Live.read(self.root).models.items():
             if (name, each.version) not in ready or client.describe(name).version == each.version:
@@ -205,7 +205,7 @@ class Watch:
                     logger.warning("%s %s is the default again, as recorded in %s", name, each.version, FILE)
 
     def _missing(self, known: ServerState, found: list[ModelStatus], loading: frozenset[Version]) -> None:
-        """Load what should be live and did not load when the server started: the reason may have gone since."""
+        """Load live versions that did not load when the server started: the cause may be gone by now."""
         there = {(each.name, each.version) for each in found} - loading
         live = {(name, each.version) for name, each in Live.read(self.root).models.items()}
         if not live - there:
@@ -219,25 +219,25 @@ class Watch:
             self.loader.load(known, sorted(live - there), ended=self.loads.fail)
 
     def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
-        """Give a version new workers where TorchServe does not start them again."""
+        """Give a version new workers if TorchServe does not restart them."""
         key, wanted = (model.name, model.version), model.min_workers or known.workers
         alive = [each for each in model.workers if each.status == "READY" or _runs(each.pid)]
         if len(alive) >= wanted:
             self.without.pop(key, None)
             if len(model.workers) > wanted and all(each.status == "READY" for each in model.workers[:wanted]):
-                client.scale(*key, wanted)  # TorchServe got one to work after all; the last ones go
+                client.scale(*key, wanted)  # TorchServe's restart worked after all: drop the last ones
             return
         since = self.without.setdefault(key, self.clock())
         if self.clock() - since < GIVEN_UP:
             return
-        # Workers that do not start are not tried again at once: they take the cores from those that answer.
+        # No immediate retry of workers that do not start: they take cores from those that answer.
         self.without[key] = self.clock() + (LONGEST if alive else 0.0)
         new = wanted - len(alive)
         if alive and len(model.workers) + new > 2 * wanted:
             return
         logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
         try:
-            if alive:  # to scale down would end these; the one that was given up goes on being listed
+            if alive:  # scaling down would end these; TorchServe still lists the one that it gave up
                 client.scale(*key, len(model.workers) + new)
                 client.scale(*key, wanted, most=len(model.workers) + new)
             else:
@@ -247,7 +247,7 @@ class Watch:
             logger.error("%s %s: no new workers: %s", *key, error)
 
     def _queues(self, known: ServerState, found: list[ModelStatus]) -> None:
-        """End the workers of a version that leave its requests waiting, neither answering nor computing."""
+        """Kill the workers of a version with a stalled queue: they neither answer nor compute."""
         waiting = {(each.name, each.version): each for each in found if each.pending}
         self.stalls = {key: each for key, each in self.stalls.items() if key in waiting}
         answered = _answered(known) if waiting else None
@@ -261,7 +261,7 @@ class Watch:
                 self._end_workers(model)
 
     def _stalls(self, model: ModelStatus, answered: float) -> bool:
-        """Return whether a version's workers have had their time; TorchServe keeps the time of those that load."""
+        """Return whether a version's workers are past their time limit; TorchServe limits those that load."""
         now, key = self.clock(), (model.name, model.version)
         workers = frozenset(each.pid for each in model.workers if each.status == "READY" and _runs(each.pid))
         computed = sum(processor.seconds(pid) for pid in workers)
@@ -282,12 +282,12 @@ class Watch:
 
 
 def _answered(known: ServerState) -> dict[Version, float] | None:
-    """Return a number for each version that grows with every answer, None where the metrics are not to be had."""
+    """Return a number for each version that grows with every answer, None without metrics."""
     try:
         text = httpx.get(f"{known.metrics}/metrics", timeout=LOOK, trust_env=False).text
     except httpx.HTTPError:
         return None
-    if COUNTED not in text:  # the name stands there before the first answer, unless metrics go elsewhere
+    if COUNTED not in text:  # the name is listed before the first answer, unless metrics are sent elsewhere
         return None
     return {(name, version): float(value) for name, version, value in ANSWERED.findall(text)}
 
@@ -327,7 +327,7 @@ def main() -> int:
         while True:
             try:
                 watch.look()
-            except (ServingError, OSError, psutil.Error) as error:  # a watcher goes on watching
+            except (ServingError, OSError, psutil.Error) as error:  # keep watching
                 logger.error("%s", error)
             time.sleep(EVERY)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A client of the server: it finds the addresses and the tokens by itself.
+"""A client of the server: it finds the addresses and the tokens in the folder of the server.
 
     from serving.client import Client, ClientError
 
@@ -6,8 +6,8 @@
         answer = client.predict(Path("photo.jpg").read_bytes(), "fingers", deadline=5)
         print(answer.label, answer.probabilities)
 
-Every call ends within its deadline, and raises a `ClientError` (see `serving.errors`) where it has no answer by then.
-What only asks is repeated where the server loses it; what changes something never is.
+Every call ends within its deadline, and raises a `ClientError` (see `serving.errors`) if it has no answer by then.
+Requests that only read are repeated if the server loses them; requests that change something never are.
 """
 
 import base64
@@ -66,10 +66,10 @@ class Prediction:
 class Client:
     """Asks a server that was started in `root` (the current directory).
 
-    Addresses and the key file are those that `serving.server start` wrote down, also after that started it again; where
-    it did not, TorchServe's default ports, moved by SIGHTLINE_PORT_OFFSET, and `key_file.json` in `root`. Each can be
-    given; `management` may be `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which each call can be
-    given too. Threads may share a client.
+    Addresses and key file come from the record of `serving.server start`, also after a restart; without a record they
+    are TorchServe's default ports, moved by SIGHTLINE_PORT_OFFSET, and `key_file.json` in `root`. Arguments override
+    them; `management` may be `unix:/path/of/a.socket`. A call takes at most `deadline` seconds, which a call can
+    override. Threads may share a client.
 
     Raises:
         NoKey: the keys in `root` are copies of those of another directory's server.
@@ -102,7 +102,7 @@ class Client:
 
     @classmethod
     def of_state(cls, known: ServerState, *, deadline: float = DEADLINE) -> Self:
-        """Return a client of a server that is known already."""
+        """Return a client of the server that this state describes."""
         key_file = Path(known.key_file)
         return cls(inference=known.inference, management=known.management, key_file=key_file, deadline=deadline)
 
@@ -125,7 +125,7 @@ class Client:
 
     @property
     def management(self) -> str:
-        """Return the address that changes what is served."""
+        """Return the address of the management API."""
         return self._connection.address("management")
 
     @property
@@ -135,7 +135,7 @@ class Client:
 
     @property
     def key_file(self) -> Path:
-        """Return where the tokens are."""
+        """Return the path of the file with the tokens."""
         return self.keys.path
 
     def predict(
@@ -162,8 +162,8 @@ class Client:
     ) -> Iterator[Prediction | RequestRefused]:
         """Yield one answer an image, in their order, with up to `concurrency` requests under way.
 
-        An image that the server refuses yields the refusal. `images` is read only as far ahead as is needed. The
-        deadline is that of each image.
+        An image that the server refuses yields the refusal. `images` is read only as far ahead as needed. The deadline
+        applies to each image.
 
         Raises:
             ClientError: anything else than a refusal.
@@ -186,7 +186,7 @@ class Client:
                 pending += [pool.submit(one, image) for image in islice(waiting, 1)]
                 yield answer
         finally:
-            pool.shutdown(cancel_futures=True)  # what was not asked yet is not asked any more
+            pool.shutdown(cancel_futures=True)  # requests not sent yet are dropped
 
     def predict_instances(
         self, images: Sequence[bytes], model: str, *, deadline: float | None = None
@@ -202,7 +202,7 @@ class Client:
         return predictions
 
     def ping(self, *, deadline: float | None = None) -> None:
-        """Return where the front end answers; that says nothing of its models."""
+        """Return if the front end answers; its models may not be ready."""
         self._connection.request("inference", "GET", "/ping", deadline=self._within(deadline), repeat=Repeat.READING)
 
     def models(self, *, deadline: float | None = None) -> list[str]:
@@ -227,7 +227,7 @@ class Client:
         return ModelStatus.of_entry(self._look(path, self._within(deadline))[0])
 
     def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
-        """Return what a model says of itself: its spec, version, top_k and precision. A worker answers this."""
+        """Return a model's own description: its spec, version, top_k and precision. A worker answers this."""
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
         try:
             found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
@@ -239,12 +239,12 @@ class Client:
     def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:
         """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
 
-        `workers` is how many it gets, unless its own model-config.yaml says that: as many as each model where None.
+        `workers` is its number of workers unless its model-config.yaml sets one; None: the server's default.
 
         Waiting is `describe` until `ready`: a registration that waits stalls every other request (TorchServe 0.12).
         The first version of a model becomes its default.
         """
-        # Parameters, not a JSON body: that sets a batch delay of -10,000 ms where none is named.
+        # Parameters, not a JSON body: that sets a batch delay of -10,000 ms unless one is named.
         asked = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
         self._change("POST", f"/models?{urlencode(asked)}", deadline)
 
@@ -259,7 +259,7 @@ class Client:
     def scale(
         self, model: str, version: str, workers: int, *, most: int | None = None, deadline: float | None = None
     ) -> None:
-        """Ask for so many workers of a version, or from so many to `most`; do not wait for them."""
+        """Ask for this number of workers of a version, or for a number up to `most`; do not wait for them."""
         asked = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
         self._change("PUT", f"/models/{model}/{version}?{asked}", deadline)
 
@@ -285,7 +285,7 @@ def _refuse_copied_keys(root: Path) -> None:
 
 
 def _usual(api: str) -> str:
-    """Return the address of an API where nobody says another: TorchServe's, moved by SIGHTLINE_PORT_OFFSET."""
+    """Return the default address of an API: TorchServe's, moved by SIGHTLINE_PORT_OFFSET."""
     try:
         address: Address = getattr(Ports.of_config("").moved(offset_of_environment()), api)
     except PortError as error:

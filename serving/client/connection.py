@@ -1,10 +1,10 @@
 """HTTP to a server's two addresses: tokens, a deadline for each call, and repeats where they are safe.
 
-What TorchServe loses is asked for again: a request in a batch that is being gathered when its worker dies is never
-answered, so the first attempts have a quarter of the time each, or four times what some took lately where that is more:
-a server that is slow is not asked twice. Requests that a dying worker had begun come back with a 5xx at once; those
-that no worker has seen (the queue is full, the server is starting again) are repeated after a pause, and those that a
-worker puts off (503 with Retry-After) after the pause that it asks for, until the deadline.
+Requests that TorchServe loses are sent again. A request in a batch that is being gathered when its worker dies is never
+answered, so each of the first attempts has a quarter of the time, or four times the recent latency if that is longer: a
+slow server does not get a request twice. Requests that a dying worker had begun get a 5xx at once. Requests that no
+worker has seen (the queue is full, the server is restarting) are repeated after a pause, and requests that a worker
+puts off (503 with Retry-After) after the pause that it asks for, until the deadline.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from serving.client.endpoint import Answer, Door, InvalidKey, NobodyListens
 from serving.client.keys import Api, Key, Keys
 from serving.errors import DeadlinePassed, NoKey, ServerFailed, Unreachable
 
-# An image that kills its worker shall not kill all of them: no request reaches more workers than that.
+# An image that kills its worker must not kill all of them: no request reaches more workers than this.
 ATTEMPTS = 3
 FULL = 12  # repeats while the queue is full, or there is no worker
-LATEST = 16  # attempts whose time is known
-AWAY = 3  # repeats while no server answers, where none has answered this client before
+LATEST = 16  # attempts whose latency is kept
+AWAY = 3  # repeats while no server answers, if none has answered this client before
 SHORTEST, LONGEST = 0.1, 0.5  # seconds of a pause
 
 
 class Repeat(enum.Enum):
-    """What may be done again when it fails; what the server refused for its token always is."""
+    """Which failed requests may be repeated; a request refused for its token always is."""
 
     NEVER = enum.auto()  # it changes something
     READING = enum.auto()  # it changes nothing
@@ -44,8 +44,8 @@ class Repeat(enum.Enum):
 class Connection:
     """The addresses of one server; threads may share them.
 
-    `find` returns the addresses again, inference and management, where nobody listens at those any more: a server that
-    was started again has another management socket.
+    `find` returns the current addresses, inference and management, once nothing listens at the old ones: a restarted
+    server has another management socket.
 
     Raises:
         ClientError: an address cannot be one.
@@ -72,7 +72,7 @@ class Connection:
         self._took: dict[Api, deque[float]] = {"inference": deque(maxlen=LATEST), "management": deque(maxlen=LATEST)}
 
     def address(self, api: Api) -> str:
-        """Return where an API is reached now."""
+        """Return the current address of an API."""
         return self._doors[api].address
 
     def close(self) -> None:
@@ -146,13 +146,13 @@ class Connection:
     def _usual(self, api: Api) -> float:
         """Return the seconds in which a quarter of the latest attempts were answered, 0 before there are some.
 
-        A server that is slow answers all of them late; of a few that are lost with a worker it tells nothing.
+        A slow server answers all of them late; a few that are lost with a worker do not change this.
         """
         took = sorted(self._took[api])
         return took[LATEST // 4] if len(took) == LATEST else 0.0
 
     def _patience(self, failure: Unreachable | ServerFailed) -> float | None:
-        """Return how many repeats a failure is worth that no worker has seen; None for one that may have reached it."""
+        """Return how many repeats are allowed if no worker saw the request; None if one may have."""
         if isinstance(failure, NobodyListens):
             return math.inf if self._answered else AWAY
         if isinstance(failure, ServerFailed) and failure.retry_after is not None:
@@ -162,12 +162,12 @@ class Connection:
         return None
 
     def _moved(self, api: Api, before: Door) -> bool:
-        """Go to the address that the server has now; return whether it is another than that of the door `before`."""
+        """Switch to the server's current address; return whether it differs from that of `before`."""
         found = self._find()
         address = found[0 if api == "inference" else 1] if found is not None else None
         if address is None or address == before.address:
             return False
-        with self._moving:  # where several threads find the server gone, one goes first
+        with self._moving:  # several threads may see that the server is gone; one switches
             if self._doors[api].address != address:
                 self._left.append(self._doors[api])  # another thread may be using it
                 self._doors[api] = Door(address, self._transport)

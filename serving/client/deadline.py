@@ -1,4 +1,4 @@
-"""The time that one call may take, whatever it has to do for its answer."""
+"""The time limit of one call, over all its attempts."""
 
 import math
 import time
@@ -8,7 +8,7 @@ class Deadline:
     """`seconds` from now.
 
     Raises:
-        ValueError: that is no time, or for ever.
+        ValueError: `seconds` is not a finite number above 0.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -18,10 +18,10 @@ class Deadline:
         self._ends = time.monotonic() + seconds
 
     def at_most(self, seconds: float) -> "Deadline":
-        """Return one that ends in so many seconds, or with this one."""
+        """Return a deadline in `seconds`, or this one's end if that is sooner."""
         return Deadline(max(min(seconds, self.left), 0.001))
 
     @property
     def left(self) -> float:
-        """Return the seconds that are left, 0 where none are."""
+        """Return the remaining seconds, at least 0."""
         return max(0.0, self._ends - time.monotonic())

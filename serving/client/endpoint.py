@@ -1,4 +1,4 @@
-"""One address of a server: a request goes there, its answer or an error of `serving.errors` comes back."""
+"""One address of a server: sends a request, returns its answer or raises an error of `serving.errors`."""
 
 import dataclasses
 import email.utils
@@ -21,14 +21,14 @@ CONNECT = 5.0  # seconds
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """An HTTP answer."""
 
     code: int
     headers: httpx.Headers
     body: bytes
 
     def json(self) -> Any:
-        """Return the document; ServerFailed where it is none."""
+        """Return the document; ServerFailed if the body is not JSON."""
         try:
             return json.loads(self.body)
         except ValueError:
@@ -88,7 +88,7 @@ class Door:
         self._http = httpx.Client(base_url=base, transport=transport or Transport(self._socket), trust_env=False)
 
     def send(self, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]) -> Answer:
-        """Return the answer to one request, whatever it says.
+        """Return the answer to one request, with any status.
 
         Raises:
             Unreachable: there is none.
@@ -107,7 +107,7 @@ class Door:
             raise Unreachable(f"{self.address} did not answer: {error or type(error).__name__}") from None
 
     def _knock(self, timeout: float | None) -> None:
-        """See that somebody listens at a socket: httpcore leaves one that nobody does to the garbage collector."""
+        """Check that a server listens on the socket: httpcore leaves a failed one to the garbage collector."""
         if self._socket is None:
             return
         try:

@@ -2,11 +2,11 @@
 
     {"inference": {"key": "...", "expiration time": "2026-01-31T12:00:00Z"}, "management": {...}, "API": {"key": "..."}}
 
-Each address has a token of its own. `API` opens `GET /token?type=inference` on the management address, which replaces
+Each address has its own token. `API` opens `GET /token?type=inference` on the management address, which replaces
 one token at once and rewrites the file; `API` itself never expires, so an expired token can be renewed too.
 
-All clients on a machine share the file. Whoever first finds little time left renews, under a lock beside the file, and
-the others read it again. A request that left with the old token is refused unread, and may be sent again.
+All clients on a machine share the file. The first client that sees a token near its end renews it, under a lock beside
+the file, and the others read the file again. A request with the old token is refused unread, and may be sent again.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ Api = Literal["inference", "management"]
 APIS: tuple[Api, ...] = ("inference", "management")
 RENEWING = "API"
 
-MARGIN = 20.0  # seconds before its end that a token is renewed, or a quarter of its life where that is less
-RENEWAL = 2.0  # seconds that a renewal which can wait may take, and that one client waits for another's
+MARGIN = 20.0  # seconds before its end that a token is renewed, or a quarter of its life if that is shorter
+RENEWAL = 2.0  # seconds that a renewal may take if it can wait, and that one client waits for another's
 PAUSE = 1.0  # seconds between renewals that fail
 WRITING = 0.25  # seconds that the server may take to write the file
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Key(httpx.Auth):
-    """One token, shown nowhere. Times are seconds since 1970; `expires` is None for a token that does not."""
+    """One token, never shown. Times are seconds since 1970; `expires` is None for a token that never expires."""
 
     secret: str = dataclasses.field(repr=False)
     expires: float | None
@@ -67,7 +67,7 @@ class Key(httpx.Auth):
 
     @classmethod
     def of_entry(cls, entry: dict[str, str], known: Self | None) -> Self:
-        """Return the key of an entry of the file; `known` where that is the same."""
+        """Return the key of an entry of the file; `known` if it is the same."""
         secret = entry["key"]
         if known is not None and known.secret == secret:
             return known
@@ -104,15 +104,15 @@ class Keys:
             if key is not None and key.is_due and time.monotonic() > self._failed + PAUSE:
                 try:
                     self._replace(each, key, deadline.at_most(RENEWAL), wait=key.has_expired)
-                except (ClientError, OSError):  # the server may take the token still, and says so where it does not
+                except (ClientError, OSError):  # the server may still accept the token, and says so if not
                     self._failed = time.monotonic()
         return self._of(api, self._read())
 
     def replace(self, api: Api, refused: Key, deadline: Deadline) -> Key:
-        """Return the token that came after one that the server refused; renew it where none has.
+        """Return the successor of a token that the server refused; renew it if the file has none.
 
         Raises:
-            NoKey: none can be had; the message says why.
+            NoKey: there is no valid token; the message says why.
         """
         found = self._of(api, self._read(again=True))
         if found.secret != refused.secret:
@@ -125,7 +125,7 @@ class Keys:
         return self._of(api, self._read())
 
     def _replace(self, api: Api, old: Key, deadline: Deadline, *, wait: bool) -> None:
-        """Renew a token that no other client has renewed yet; leave it to one that does just now, unless told to wait.
+        """Renew a token that no other client has renewed yet; leave it to a client that is renewing it, unless `wait`.
 
         Raises:
             ClientError: the server does not renew it, or writes it to another file.
@@ -142,10 +142,9 @@ class Keys:
 
     @contextlib.contextmanager
     def _alone(self, wait: Deadline | None) -> Generator[bool]:
-        """Hold the lock of all clients, and say whether that could be had: it spares renewals, nothing breaks without.
+        """Take the lock shared by all clients; yield whether it was free. It saves renewals; nothing breaks without it.
 
-        Threads of this process wait for each other first, which costs no asking. Without a deadline nobody is waited
-        for.
+        Threads of this process wait for each other first, without polling. Without a deadline there is no waiting.
         """
         if not self._renewing.acquire(timeout=wait.left if wait else 0):
             yield False
@@ -165,7 +164,7 @@ class Keys:
         return keys[api]
 
     def _read(self, *, again: bool = False) -> dict[str, Key]:
-        """Return what the file holds; while it is away or being written, what it held before."""
+        """Return the keys of the file; while it is missing or being written, the previous ones."""
         try:
             stat = self.path.stat()
             signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -175,7 +174,7 @@ class Keys:
                 self._signature = signature
         except (OSError, ValueError):
             self._signature = None
-        except (KeyError, TypeError, AttributeError):  # no key file of TorchServe's
+        except (KeyError, TypeError, AttributeError):  # not a key file of TorchServe
             self._keys, self._signature = {}, None
         return self._keys
 

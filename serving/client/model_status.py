@@ -1,4 +1,4 @@
-"""One version of a model, and its workers, as the management API tells of them."""
+"""One version of a model, and its workers, as the management API reports them."""
 
 import dataclasses
 import datetime as dt

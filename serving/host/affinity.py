@@ -1,6 +1,6 @@
-"""Keep workers that load on half of the cores, so that those that answer meanwhile have the others to themselves.
+"""Keep loading workers on half of the cores, so that answering workers have the other half.
 
-Its priority could not be raised again by an ordinary user; where it may run can.
+Affinity rather than niceness: an unprivileged process cannot lower its nice value again.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from serving.host.state import ServerState
 
 @contextlib.contextmanager
 def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
-    """Give a function that keeps what the server has started since on its last cores; all are theirs afterwards.
+    """Yield a function that moves newly started workers to the last half of the cores; at the end they get all cores.
 
-    Call it again and again while workers load: a process is seen when it is there.
+    Call it repeatedly while workers load: it sees only processes that exist.
     """
     front = known.process() if known is not None else None
     cores = sorted(os.sched_getaffinity(0))

@@ -51,7 +51,7 @@ def find() -> Java:
 
 
 def version_of(executable: Path) -> int | None:
-    """Return the major version that an executable gives of itself (1.8 is 8), or None where it does not run."""
+    """Return the major version that an executable prints (1.8 is 8), or None if it does not run."""
     try:
         answer = subprocess.run([executable, "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

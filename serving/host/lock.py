@@ -1,4 +1,4 @@
-"""Locks that keep two from doing the same at once in one directory."""
+"""Locks against two processes doing the same work in one directory."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,33 +9,33 @@ import filelock
 from serving.errors import ServingError
 from serving.host import logs
 
-RECORDING = 30.0  # seconds that a change of live.json may take others
+RECORDING = 30.0  # seconds to wait for another process to change live.json
 
 
 class Held(ServingError):
-    """Somebody else is at it."""
+    """Another process holds the lock."""
 
 
 def alone(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the right to change what is live while the block runs, without waiting for it.
+    """Hold the deployment lock while the block runs, without waiting for it.
 
     Raises:
-        Held: somebody else does.
+        Held: another process does.
     """
     return _held(root, "deploy.lock", "another deployment runs here: wait for it")
 
 
 def starting(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the right to start a server while the block runs, without waiting for it.
+    """Hold the lock for starting a server while the block runs, without waiting for it.
 
     Raises:
-        Held: somebody else does.
+        Held: another process does.
     """
     return _held(root, "start.lock", "a server is being started here already: wait for it (make status)")
 
 
 def recording(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold the right to change model_store/live.json while the block runs; others need it for milliseconds.
+    """Hold the lock for changing model_store/live.json while the block runs; holders need it for milliseconds.
 
     Raises:
         Held: another process has had it for `RECORDING` seconds.
@@ -46,7 +46,7 @@ def recording(root: Path) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def training(root: Path, name: str, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold the right to train, archive and serve the model `name` while the block runs, and wait for it before."""
+    """Wait for the lock for training, archiving and serving the model `name`, and hold it while the block runs."""
     file, why = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
     with contextlib.ExitStack() as held:
         try:

@@ -1,4 +1,4 @@
-"""What the server and its workers write down, and the end of it, for whom something went wrong."""
+"""The log files of the server and its workers, and their last lines after a failure."""
 
 import dataclasses
 import re
@@ -13,13 +13,13 @@ FILES = (CONSOLE, "ts_log.log", "model_log.log")
 _LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 _INSTALL = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
-# What TorchServe's worker ends with, whatever the handler raised.
+# The last exception of TorchServe's worker after any failure of the handler.
 _OWN = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """A moment in the logs: what is written later is what belongs to the work that began then."""
+    """A position in the logs: later lines belong to the work that began then."""
 
     folder: Path
     sizes: Mapping[str, int]
@@ -31,7 +31,7 @@ class Mark:
         return cls(folder, {name: _size(folder / name) for name in FILES})
 
     def lines(self, name: str) -> list[str]:
-        """Return what was written to one log since."""
+        """Return the lines written to one log since."""
         path = self.folder / name
         if not path.exists():
             return []
@@ -41,16 +41,16 @@ class Mark:
             return file.read().decode(errors="replace").splitlines()
 
     def last(self, count: int = 25) -> str:
-        """Return the end of what was logged since: by workers, or by the front end where those were silent."""
+        """Return the last lines logged since: by workers, or by the front end if workers logged none."""
         for name in reversed(FILES):
             if lines := self.lines(name):
                 return "\n".join([f"--- last lines of {FOLDER}/{name}", *lines[-count:]])
         return ""
 
     def raised(self, name: str, version: str) -> str:
-        """Return the last exception that a worker of a version wrote down since, as one line, or nothing.
+        """Return the last exception that a worker of a version logged since, as one line, or "".
 
-        With what to do about a package that the handler imports and nobody installed.
+        For a package that the handler imports and that is not installed, it says how to install it.
         """
         found = ""
         for line in self.lines("model_log.log"):

@@ -1,7 +1,7 @@
 """The five addresses that TorchServe listens on, and whether they are free.
 
-The management address is a unix socket where `serving.server` starts TorchServe: whoever reaches it runs code, and a
-folder of its own keeps everybody but its owner from it, which a port cannot.
+The management address is a unix socket if `serving.server` starts TorchServe: access to it means running code, and its
+private folder keeps other users out, which a port cannot.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class PortError(ServingError):
-    """A port is taken, or cannot be one."""
+    """A port is taken or invalid."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Address:
 
     @property
     def url(self) -> str:
-        """Return what a client on this machine connects to."""
+        """Return the URL for a client on this machine."""
         return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"
 
     @property
     def listening(self) -> str:
-        """Return what the server is told."""
+        """Return the value for config.properties."""
         return f"http://{self.host}:{self.port}"
 
 
@@ -49,18 +49,18 @@ class Socket:
 
     @property
     def url(self) -> str:
-        """Return what a client on this machine connects to."""
+        """Return the address for a client on this machine."""
         return f"unix:{self.path}"
 
     @property
     def listening(self) -> str:
-        """Return what the server is told."""
+        """Return the value for config.properties."""
         return self.url
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a server listens."""
+    """The five addresses of a server."""
 
     inference: Address
     management: Address | Socket
@@ -70,7 +70,7 @@ class Ports:
 
     @classmethod
     def of_config(cls, text: str) -> Self:
-        """Read them from the text of a config.properties; TorchServe's defaults stand for what it does not name.
+        """Read them from the text of a config.properties; TorchServe's defaults fill in missing ones.
 
         Raises:
             PortError: one is not an address.
@@ -96,7 +96,7 @@ class Ports:
             raise PortError(f"config.properties has an invalid address ({error}): correct it") from error
 
     def all(self) -> tuple[Address, ...]:
-        """Return those that are ports."""
+        """Return the addresses that are ports."""
         five = self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
         return tuple(each for each in five if isinstance(each, Address))
 
@@ -120,7 +120,7 @@ class Ports:
         return dataclasses.replace(self, **moved)
 
     def properties(self) -> str:
-        """Return the lines of a config.properties that set them; the last line of a key is what counts."""
+        """Return the lines of a config.properties that set them; Java uses the last line of a key."""
         lines = [f"{name}_address={getattr(self, name).listening}" for name in ("inference", "management", "metrics")]
         lines += [
             f"grpc_inference_port={self.grpc_inference.port}",
@@ -129,10 +129,10 @@ class Ports:
         return "\n".join(lines) + "\n"
 
     def check_free(self) -> None:
-        """Refuse to start where somebody else listens already.
+        """Refuse to start if another process listens on a port.
 
         Raises:
-            PortError: the message names the port and, where it can be known, the process.
+            PortError: the message names the port and, if known, the process.
         """
         for address in self.all():
             if not is_free(address):
@@ -143,7 +143,7 @@ class Ports:
 
 
 def offset_of_environment() -> int:
-    """Return what SIGHTLINE_PORT_OFFSET says, 0 where it is not set."""
+    """Return the value of SIGHTLINE_PORT_OFFSET, 0 if it is not set."""
     text = os.environ.get(OFFSET_VARIABLE, "0")
     try:
         return int(text)
@@ -152,7 +152,7 @@ def offset_of_environment() -> int:
 
 
 def other_offset() -> str:
-    """Return what to write before a command for other ports than those that the environment says."""
+    """Return the variable to write before a command for other ports than the environment's."""
     return f"{OFFSET_VARIABLE}={offset_of_environment() + 100}"
 
 
@@ -172,7 +172,7 @@ def free_offset(base: Ports, start: int) -> int:
 
 
 def is_free(address: Address) -> bool:
-    """Return whether a server could listen there."""
+    """Return whether a server could listen on this address."""
     with socket.socket() as probe:
         # As Java's listeners do: a port in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,7 +6,7 @@ import psutil
 
 
 def seconds(pid: int) -> float:
-    """Return the seconds that a process and all that it started have computed, 0 where it has ended."""
+    """Return the seconds of processor time of a process and its children, 0 if it has ended."""
     try:
         process = psutil.Process(pid)
         tree = [process, *process.children(recursive=True)]

@@ -1,11 +1,10 @@
-"""How a machine is shared out among the workers that it serves with, and TorchServe's front end.
+"""Share a machine's cores and memory between the workers and TorchServe's front end.
 
-The rule: a core computes for one worker alone, so that it never waits for another core. Every model gets as many
-workers as its part of the cores, and of a third of the memory, since a version that is kept for a rollback and one that
-is being deployed have workers besides; cores that are left go to the workers' threads. A GPU gets one worker of each
-model. It counts the models that a server is started with; a version that is deployed later gets its part of all that
-are served by then, and the others keep theirs until the next start. `python -m benchmarks.sweep` measures the rule
-against others.
+The rule: a core computes for only one worker, so that a worker never waits for another core. Every model gets as many
+workers as its share of the cores, and of a third of the memory, since a version kept for a rollback and one that is
+being deployed need workers too; the remaining cores go to the workers' threads. A GPU gets one worker of each model.
+The shares count the models that a server starts with; a version deployed later gets its share of all models served by
+then, and the other models keep theirs until the next start. `python -m benchmarks.sweep` compares the rule with others.
 """
 
 import dataclasses
@@ -20,25 +19,25 @@ from serving.errors import ServingError
 from serving.host import properties
 
 WORKERS = "default_workers_per_model"  # of config.properties
-WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, and room for large images
-JAVA_SHARE, JAVA_MOST = 8, 2048  # a part of the memory, and megabytes that hold full queues of large requests
+WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, plus room for large images
+JAVA_SHARE, JAVA_MOST = 8, 2048  # 1/8 of the memory, and megabytes that hold full queues of large requests
 JAVA_LEAST = 256
 HEAP = r"-Xmx|-XX:Max(HeapSize|RAMPercentage)="
-# Which of Java's collectors somebody chose, or may have chosen in a file. G1, Java's own choice on most machines, makes
-# an object of its own of every body of a megabyte (`python -m benchmarks.sweep` holds the two against each other).
+# Options that choose one of Java's collectors, or may do so in a file. G1, Java's default on most machines, allocates
+# every body of a megabyte as a separate object (`python -m benchmarks.sweep` compares the two).
 COLLECTOR = r"-XX:\+Use\w+GC\b|-XX:(VMOptionsFile|Flags)=|(^|\s)@"
 JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
-# For a GPU's own metrics it imports nvgpu, which brings a web server along; without it there would be none at all.
+# For a GPU's own metrics it imports nvgpu, which depends on a web server; else there are no system metrics.
 SYSTEM_METRICS = "system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"
-HUGE_PAGES = "glibc.malloc.hugetlb=1"  # what passes between two layers takes megabytes: 5 to 8 % faster (measured)
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # activations between layers take megabytes: 5 to 8 % faster (measured)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shares:
     """Workers of each model, torch's threads in each, the front end's heap in megabytes, its compiler and collector.
 
-    `thorough`: Java's second compiler takes the cores from the workers for half a minute, and is worth it where a GPU
-    lets the front end answer thousands of requests a second; its own choice of a collector stands there too.
+    `thorough`: Java's second compiler takes the workers' cores for half a minute, and pays off only if a GPU lets the
+    front end answer thousands of requests a second; with a GPU, Java also chooses its own collector.
     """
 
     workers: int
@@ -52,7 +51,7 @@ class Shares:
         return 1 if self.thorough else self.workers
 
     def java(self, told: str = "") -> str:
-        """Return the options that are added to TorchServe's `vmargs`: of those that `told` has already, none."""
+        """Return the options to add to TorchServe's `vmargs`, without those that `told` already has."""
         wanted = {HEAP: f"-Xmx{self.heap}m"}
         if not self.thorough:
             wanted |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
@@ -60,7 +59,7 @@ class Shares:
 
     @classmethod
     def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
-        """Return the shares on a machine with so many cores, bytes of memory, and GPUs."""
+        """Return the shares on a machine with these cores, bytes of memory and GPUs."""
         fitting = int(memory / 3 / WORKER_MEMORY)
         workers = gpus or max(1, min(cores, fitting) // models)
         heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
@@ -77,10 +76,10 @@ class Shares:
         )
 
     def workers_of(self, config: str) -> int:
-        """Return the workers of each model: what config.properties says, where somebody wrote that himself.
+        """Return the workers of each model: the value of config.properties if it sets one.
 
         Raises:
-            ServingError: that is no number.
+            ServingError: the value is not a number.
         """
         text = properties.read(config).get(WORKERS, str(self.workers))
         if not text.isdecimal():
@@ -88,7 +87,7 @@ class Shares:
         return int(text)
 
     def properties(self, config: str) -> str:
-        """Return the lines of config.properties that they mean; a line that somebody wrote himself stays."""
+        """Return the lines to add to config.properties; settings that it already has stay."""
         known = properties.read(config)
         lines = []
         if WORKERS not in known:
@@ -102,13 +101,13 @@ class Shares:
         return "\n".join(lines) + "\n"
 
     def environment(self) -> dict[str, str]:
-        """Return what workers are told, where the environment does not say it already."""
+        """Return the variables for the workers that the environment does not set already."""
         wanted = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
         return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def gpus() -> int:
-    """Return how many GPUs torch will find, without importing it: none with a build for CPUs alone."""
+    """Return how many GPUs torch will find, without importing it: none with a CPU build."""
     try:
         cpu_build = importlib.metadata.version("torch").endswith("+cpu")
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""What is known of the server that was started in a directory: logs/server.json, and the processes behind it.
+"""The recorded server of a directory: logs/server.json, and its processes.
 
-The file names the directory that it was written in: a copy of that directory has no server.
+The file names its directory: a copy of the directory has no server.
 """
 
 import contextlib
@@ -15,37 +15,37 @@ from typing import Self
 import psutil
 
 from handlers import atomic
-from handlers.process import created as created  # for all who ask whose a pid is
+from handlers.process import created as created  # re-exported: a pid with its start time identifies a process
 from handlers.process import runs
 
 LOGS = Path("logs")
 FILE = "server.json"
-STOPPED = "stopped"  # there from a `make stop` until the next start
+STOPPED = "stopped"  # exists from a `make stop` until the next start
 FRONT_END, WORKER = "org.pytorch.serve.ModelServer", "model_service_worker.py"
 KEY_FILE = "key_file.json"  # TorchServe writes it to the directory it runs in
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServerState:
-    """One started server: its front end's process, where it listens, and what it was started with."""
+    """One started server: its front end's process, its addresses and its options."""
 
-    pid: int  # 0 while there is none yet
+    pid: int  # 0 before the process exists
     created: int  # when that process was started, see `created`: a reused pid has another
     inference: str
     management: str
     metrics: str
     key_file: str
     temporary: str  # the folder it unpacks archives in; removed when it is stopped
-    busy: int = 0  # the process that starts or stops it at present, 0 where none does,
-    workers: int = 1  # of each model that does not say how many itself
-    config: str | None = None  # what it was started with: another config.properties than that of its directory,
-    offset: int = 0  # by how much its ports were moved,
-    access_log: bool = False  # and whether it writes a line a request
-    busy_created: int = 0  # when the process of `busy` was started, 0 where that is not known
+    busy: int = 0  # the process that is starting or stopping it, or 0
+    workers: int = 1  # of each model whose archive sets no number
+    config: str | None = None  # its config.properties, if not that of its directory
+    offset: int = 0  # added to its ports
+    access_log: bool = False  # whether it logs each request
+    busy_created: int = 0  # when the process of `busy` was started, 0 if unknown
 
     @classmethod
     def read(cls, root: Path) -> Self | None:
-        """Return the state written in `root`, or None where there is none that can be read, or another directory's."""
+        """Return the state written in `root`, or None if it is missing, unreadable or another directory's."""
         try:
             root = root.resolve()
             document = json.loads((root / LOGS / FILE).read_text())
@@ -68,33 +68,33 @@ class ServerState:
 
     @staticmethod
     def stay_stopped(root: Path) -> None:
-        """Tell whoever starts it again just now that somebody has stopped it."""
+        """Mark the server as stopped on purpose, for a watcher that would restart it."""
         (root / LOGS).mkdir(exist_ok=True)
         (root / LOGS / STOPPED).touch()
 
     @staticmethod
     def is_to_stay_stopped(root: Path) -> bool:
-        """Return whether somebody has stopped it, or is about to."""
+        """Return whether it was or is being stopped on purpose."""
         return (root / LOGS / STOPPED).exists()
 
     @staticmethod
     def take_up(root: Path) -> None:
-        """Forget that somebody stopped it."""
+        """Remove the mark of `stay_stopped`."""
         (root / LOGS / STOPPED).unlink(missing_ok=True)
 
     @property
     def in_hand(self) -> bool:
-        """Return whether another process starts or stops it just now."""
+        """Return whether another process is starting or stopping it."""
         if self.busy in (0, os.getpid()):
             return False
         return runs(self.busy, self.busy_created) if self.busy_created else psutil.pid_exists(self.busy)
 
     def taken(self) -> Self:
-        """Return the same in the hands of this process."""
+        """Return this state with this process as the one that starts or stops the server."""
         return dataclasses.replace(self, busy=os.getpid(), busy_created=created(os.getpid()))
 
     def process(self) -> psutil.Process | None:
-        """Return the front end's process, or None where it has ended, even if another one has its pid now."""
+        """Return the front end's process, or None if it has ended, even if another process has its pid now."""
         try:
             process = psutil.Process(self.pid)
             return process if runs(self.pid, self.created) else None
@@ -112,13 +112,13 @@ def _is_of(root: Path, directory: dict[str, int] | None, key_file: str) -> bool:
 
 
 def running(root: Path) -> ServerState | None:
-    """Return the state of the server that runs in `root`, or None where none does."""
+    """Return the state of the server that runs in `root`, or None."""
     state = ServerState.read(root)
     return state if state is not None and state.process() is not None else None
 
 
 def owner_of_keys(root: Path) -> Path | None:
-    """Return the directory of the running server whose keys were copied to `root`, None where the keys are its own."""
+    """Return the directory of the running server whose keys were copied to `root`, None if the keys are its own."""
     try:
         document = json.loads((root / LOGS / FILE).read_text())
         recorded = Path(document["key_file"])
@@ -132,7 +132,7 @@ def owner_of_keys(root: Path) -> Path | None:
 
 
 def _folder_of(pid: int) -> Path | None:
-    """Return where a process runs, also after that folder was renamed."""
+    """Return a process's working directory, also after it was renamed."""
     with contextlib.suppress(psutil.Error):
         return Path(psutil.Process(pid).cwd())
     return None
@@ -146,9 +146,9 @@ def _renewing_key(key_file: Path) -> str | None:
 
 
 def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
-    """End a process and all it started, each by its own id: first by asking the parent, which takes its children along.
+    """End a process and its descendants, each by its own id: first by a signal to the parent, which ends its children.
 
-    `timeout` is in seconds; what still runs after it is killed.
+    Processes that still run after `timeout` seconds are killed.
     """
     try:
         tree = [process, *process.children(recursive=True)]
@@ -163,7 +163,7 @@ def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
 
 
 def end_orphans(known: ServerState) -> None:
-    """Kill what a front end that was killed left behind: TorchServe's processes that have its temporary folder."""
+    """Kill the orphans of a killed front end: TorchServe's processes that use its temporary folder."""
     for process in psutil.process_iter():
         try:
             if is_part(known, process.cmdline()):
@@ -175,7 +175,7 @@ def end_orphans(known: ServerState) -> None:
 def is_part(known: ServerState, command: Sequence[str]) -> bool:
     """Return whether a command line is that of this server's front end or of one of its workers.
 
-    Somebody's `curl --unix-socket` of the same folder is not.
+    A user's `curl --unix-socket` of the same folder is not.
     """
     ours = any(word.endswith(WORKER) or word == FRONT_END for word in command)
     return ours and bool(known.temporary) and any(known.temporary in word for word in command)
@@ -187,7 +187,7 @@ def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Proces
     while alive := [each for each in processes if not _ended(each)]:
         if time.monotonic() > deadline:
             break
-        psutil.wait_procs(alive, timeout=0.1)  # alone it would wait for zombies, which some containers never reap
+        psutil.wait_procs(alive, timeout=0.1)  # on its own it waits for zombies, which some containers never reap
     return alive
 
 

@@ -1,4 +1,4 @@
-"""When to try again what failed."""
+"""The time of the next retry."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all failures: it is due at once."""
+        """Forget all failures: the next attempt is due at once."""
         self._pause, self._due = self.first, -math.inf
 
     def is_failing(self) -> bool:

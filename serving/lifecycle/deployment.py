@@ -1,4 +1,4 @@
-"""One deployment: the steps that `serving.deploy` tells of, and what undoes them."""
+"""One deployment: the steps that `serving.deploy` documents, and their undo."""
 
 import contextlib
 import dataclasses
@@ -30,23 +30,23 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DeployError(ServingError):
-    """A deployment failed and left everything as it was; the message says at which step, and why."""
+    """A deployment failed and was undone; the message names the step and the cause."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """What a new version is held to; all times in seconds."""
+    """The limits that a new version must keep; all times in seconds."""
 
     load: float = math.inf  # from the registration until every worker is READY, or less: its own startupTimeout
-    slower: float = 3.0  # its median by the live version's,
-    grace: float = 0.05  # and what it may take besides
-    rounds: int = 16  # golden images asked of each
-    watch: float = 5.0  # after the switch
+    slower: float = 3.0  # allowed median latency, in times the live version's,
+    grace: float = 0.05  # plus this
+    rounds: int = 16  # golden images sent to each
+    watch: float = 5.0  # time after the switch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Deployed:
-    """A deployment that went through: the version that was live before, and the seconds of each step."""
+    """A finished deployment: the version that was live before, and the seconds of each step."""
 
     name: str
     version: str
@@ -55,10 +55,10 @@ class Deployed:
 
 
 def record(root: Path, server: ServerState, change: Callable[[Live], Live]) -> None:
-    """Change what is recorded as live, as long as the server runs in which that was proven.
+    """Change live.json, as long as the server runs in which the change was checked.
 
     Raises:
-        DeployError: it has ended; the next one was started with what was recorded before.
+        DeployError: it has ended; the next server started with the previous live.json.
     """
 
     def checked(live: Live) -> Live:
@@ -75,7 +75,7 @@ def _says_workers(config: Path) -> bool:
 
 
 class Deployment:
-    """One deployment: its steps, in the order in which they stand here."""
+    """One deployment: its steps, in order."""
 
     def __init__(
         self,
@@ -108,9 +108,9 @@ class Deployment:
             with self._loading() as ready:
                 if not self._stands():
                     with self._step("register"):
-                        # Before the call: also one that is cut short may have registered it.
+                        # Before the call: an interrupted call may have registered it.
                         undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
-                        # One worker to be judged: those that answer meanwhile keep the other cores.
+                        # One worker for the check: the answering workers keep the other cores.
                         self.client.register(self.archive.path.name, workers=1)
                 with self._step("load"):
                     ready()
@@ -139,7 +139,7 @@ class Deployment:
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
 
     def _record(self) -> Deployed:
-        """Write down the version that answers already, in the place of one that does not load any more."""
+        """Record the version that already answers, in place of one that no longer loads."""
         recorded = self.recorded
         if recorded is not None and recorded.version == self.version:
             raise DeployError(f"{self.name} {self.version} is live already")
@@ -147,7 +147,7 @@ class Deployment:
         return Deployed(self.name, self.version, recorded.version if recorded else None, {"switch": 0.0})
 
     def _record_before(self) -> None:
-        """Record again of this model what was recorded before, and of no other."""
+        """Restore the previous record of this model only."""
 
         def change(live: Live) -> Live:
             others = {name: each for name, each in live.models.items() if name != self.name}
@@ -168,18 +168,18 @@ class Deployment:
         self.steps[name] = time.perf_counter() - began
 
     def _undo(self, says: str, work: Callable[..., object], *arguments: Any) -> None:
-        # An impatient interrupt waits until this is done: half undone, it would be neither version's.
+        # A second interrupt waits until this is done: half undone, neither version would be live.
         signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
             work(*arguments)
             self.say(f"undone: {says}")
-        except (ServingError, OSError) as error:  # the server is gone, and comes back as live.json says
+        except (ServingError, OSError) as error:  # the server has ended, and restarts as live.json says
             self.say(f"not undone ({error}): {says} after the next start")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
     def _tidy(self) -> None:
-        """Finish what a deployment that was killed left behind: the default is what is recorded, nothing else stays."""
+        """Clean up after a killed deployment: restore the recorded default, remove all other versions."""
         try:
             default = self.client.describe(self.name).version
             there = [each.version for each in self.client.versions(self.name)]
@@ -197,9 +197,9 @@ class Deployment:
                 self._remove(version)
 
     def _answers(self, live: str, default: str) -> bool:
-        """Return whether the version that is recorded as live is there, and READY unless it is the default anyway.
+        """Return whether the version recorded as live is registered, and READY unless it is the default anyway.
 
-        Another one answers in its place while it loads, and where somebody changed the server by hand.
+        Another version answers in its place while it loads, or after a change of the server by hand.
         """
         try:
             return self.client.describe(self.name, live).ready or live == default
@@ -224,13 +224,13 @@ class Deployment:
             return
         try:
             found = changes(old, self.archive)
-        except (ArchiveError, KeyError) as error:  # what is live keeps nobody from replacing it
+        except (ArchiveError, KeyError) as error:  # an unreadable live version can still be replaced
             found = [f"unknown: {old.path.name} cannot be read ({error})"]
         for line in found or ["none in classes, preprocessing, network or metrics"]:
             self.say(f"  {line}")
 
     def _stands(self) -> bool:
-        """Return whether the version is there and READY; one that is not, such as a kept one that died, goes first."""
+        """Return whether the version is registered and READY; remove it if it is not READY, as a kept one that died."""
         try:
             ready = self.client.describe(self.name, self.version).ready
         except NotFound:
@@ -242,7 +242,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[Callable[[], ModelStatus]]:
-        """Give a function that waits for the workers which the block starts, on half of the cores until then."""
+        """Yield a function that waits for the workers that the block starts, on half of the cores until then."""
         with affinity.loading(state.running(self.root)) as keep:
 
             def alive() -> bool:
@@ -252,7 +252,7 @@ class Deployment:
             yield lambda: wait_ready(self.client, [(self.name, self.version)], alive=alive, timeout=self.limits.load)[0]
 
     def _scale(self) -> None:
-        """Give it the workers that it is to have, one after the other."""
+        """Start its other workers, one after the other."""
         there = self.client.describe(self.name, self.version).min_workers
         for count in range(there + 1, self._workers() + 1):
             with self._loading() as ready:
@@ -260,10 +260,10 @@ class Deployment:
                 ready()
 
     def _workers(self) -> int:
-        """Return how many it is to have: as its archive says, or its part of the machine.
+        """Return its number of workers: the archive's setting, or its share of the machine.
 
-        That is no more than each model got when the server started: fewer models may have shared the machine then. The
-        number that config.properties says stays that of a model which is replaced.
+        At most as many as each model got when the server started: fewer models may have shared the machine then. If
+        config.properties sets the number, a replaced model keeps it.
         """
         if own := self.archive.model_config().get("minWorkers"):
             return int(own)
@@ -274,7 +274,7 @@ class Deployment:
         return min(each, Shares.of_this_machine(len(self.client.models())).workers)
 
     def _ask_each(self, exam: Exam) -> None:
-        """Have every worker answer before a caller asks it: what a process does for the first time takes it longer.
+        """Warm up every worker before callers reach it: the first request in a process takes longer.
 
         Workers that wait take requests in turns.
         """
@@ -287,13 +287,13 @@ class Deployment:
         return Exam(archive.golden(), archive.spec()["classes"], precision)
 
     def _compare(self) -> Exam:
-        """Hold the new version's answers and latency to what they should be; return its exam.
+        """Check the new version's answers and latency; return its golden check.
 
-        An archive without golden images has nothing to be held to.
+        The answers of an archive without golden images are not checked.
         """
         exams = {self.version: self._exam(self.archive)}
         if self.before is not None and self.client.describe(self.name, self.before.version).ready:
-            # The same images for both, whose answers are the new version's alone to get right.
+            # The same images for both, but only the new version's answers are checked.
             exams[self.before.version] = dataclasses.replace(exams[self.version], judged=False)
         if not exams[self.version].golden:
             self.say("  no golden images in this archive: its answers are not checked")
@@ -328,7 +328,7 @@ class Deployment:
             time.sleep(0.25)
 
     def _drain(self, kept: str | None) -> None:
-        """Remove what is neither live nor kept; the deployment stands whatever comes of that."""
+        """Remove versions neither live nor kept; the deployment counts even if that fails."""
         gone = {self.before.version, self.before.before} - {kept, self.version, None} if self.before else set()
         for version in sorted(filter(None, gone)):
             try:

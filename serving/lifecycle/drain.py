@@ -1,8 +1,8 @@
-"""Remove a version without losing a request that it was given.
+"""Remove a version without losing a request sent to it.
 
-TorchServe removes a version at once and drops what waits for it; it does not say what is being computed. What can be
-known: how many requests wait; from an image sent to that version after them, how long a batch takes; and from its
-workers' processes, whether they compute.
+TorchServe removes a version at once and drops its queue; it does not report requests under way. Observable are the
+number of waiting requests; the time of a batch, from an image sent to that version after them; and whether its
+workers' processes compute.
 """
 
 import time
@@ -10,15 +10,15 @@ import time
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.host import processor
 
-LEAST = 0.5  # seconds that an answer is given to reach whoever asked
-MOST = 30.0  # seconds until a version that moves no more is given up, or its responseTimeout where that is longer
+LEAST = 0.5  # seconds for an answer to reach its client
+MOST = 30.0  # seconds until a stalled version is given up, or its responseTimeout if that is longer
 
 
 def remove(client: Client, name: str, version: str, image: bytes, *, timeout: float | None = None) -> None:
     """Drain a version that is not the default any more (or never was), and unregister it.
 
-    `image` is one that it can answer; without one, or where it does not answer, only its queue is waited for. After
-    `timeout` seconds (None: 30, or the version's own responseTimeout where that is longer) it goes with all it holds.
+    `image` is one that it can answer; without one, or if it does not answer, only its queue is waited for. After
+    `timeout` seconds (None: 30, or the version's responseTimeout if that is longer) it is removed with its queue.
 
     Raises:
         NotFound: the server has no such version.
@@ -29,7 +29,7 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
     deadline = began + (max(MOST, status.response_timeout) if timeout is None else timeout)
     slowest = 0.0
     if image and _answers(status):
-        # One for each worker: while the first is held by its batch, the others take what waits.
+        # One for each worker: while the first computes its batch, the others take the queue.
         for _ in status.workers:
             began = time.monotonic()
             try:
@@ -48,7 +48,7 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
 
 
 def _wait_still(status: ModelStatus, seconds: float, deadline: float) -> None:
-    """Wait until no worker has computed for so long: one may be busy while another answers whatever is asked."""
+    """Wait until no worker has computed for `seconds`: one may be busy while another answers every request."""
     since, before = time.monotonic(), _computed(status)
     while (now := time.monotonic()) - since < seconds and now < deadline:
         time.sleep(0.05)
@@ -62,5 +62,5 @@ def _computed(status: ModelStatus) -> list[float]:
 
 
 def _answers(status: ModelStatus) -> bool:
-    """Return whether it has a worker left that may be answering."""
+    """Return whether it still has a worker that may answer."""
     return any(each.status == "READY" for each in status.workers)

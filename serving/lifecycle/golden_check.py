@@ -12,7 +12,7 @@ from serving.errors import ServingError
 
 
 class WrongAnswer(ServingError):
-    """A golden image is answered otherwise than when the network was exported, or not at all; says which and why."""
+    """A golden image's answer differs from the exported one, or is missing; the message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Exam:
     judged: bool = True  # otherwise any answer will do
 
     def check(self, each: Golden, answer: Mapping[str, float]) -> None:
-        """Hold the best labels of one answer to what they should be.
+        """Compare the best labels of one answer with the exported ones.
 
         Raises:
             WrongAnswer: a probability is off by more than `handlers.tolerances` allows.
@@ -54,7 +54,7 @@ class Exam:
 def seconds(client: Client, exams: Mapping[str, Exam], name: str, rounds: int) -> dict[str, float]:
     """Return the median time of an answer of each version in seconds, asked in turns.
 
-    One that is not judged and does not answer is left out: what is live may be what is to be replaced.
+    A version that is not judged and does not answer is left out: the live one may be broken, and about to be replaced.
 
     Raises:
         WrongAnswer: one is wrong, or there is none.

@@ -1,4 +1,4 @@
-"""Run TorchServe's launcher, which leaves the front end behind, and write down whose process that is."""
+"""Run TorchServe's launcher, which leaves the front end running, and record the front end's process."""
 
 import dataclasses
 import os
@@ -40,19 +40,19 @@ def launch(
     """Start TorchServe in `root` with these archives; return at once, when its front end's process is known.
 
     `listening` has been moved by `offset` already; management goes behind a unix socket. Workers, threads and heap that
-    `config` does not name follow from the machine and from how many `models` it is to serve (`serving.host.resources`).
+    `config` does not set follow from the machine and the number of `models` (`serving.host.resources`).
 
     Raises:
         LaunchError: there is no such process.
         JavaError: there is no Java.
-        ServingError: `config` says something that cannot be.
+        ServingError: `config` has an invalid value.
     """
     found = java.find()
     shares = Shares.of_this_machine(models)
     text = config.read_text()
     workers = shares.workers_of(text)
-    # Sockets, unpacked archives and the launcher's pid file go where no other server's are, where nobody else may look
-    # (mkdtemp), and not inside `root`: the path of a socket may have about 100 characters.
+    # Sockets, unpacked archives and the launcher's pid file need a private folder for this server (mkdtemp), outside
+    # `root`: the path of a socket may have about 100 characters.
     temporary = tempfile.mkdtemp(prefix="sightline-")
     listening = listening.behind(f"{temporary}/{SOCKET}")
     effective = root / logs.FOLDER / CONFIG.name
@@ -80,7 +80,7 @@ def launch(
         offset=offset,
         access_log=access_log,
     ).taken()
-    # Before there is a process: whoever comes after a launch that was killed finds what it left by its folder.
+    # Before the process exists: after a killed launch, the next start finds its leftovers by this folder.
     starting.write(root)
     try:
         process = _front_end(archives, root, effective, environment, Path(temporary))
@@ -102,7 +102,7 @@ def _front_end(
     command += ["--model-store", os.path.relpath(archives[0].path.parent, root)]
     command += ["--models", *(f"{archive.name}={archive.path.name}" for archive in archives)]
     with open(root / logs.FOLDER / logs.CONSOLE, "ab") as log:
-        # A session of its own: what ends this terminal does not end the server.
+        # A new session: closing this terminal does not end the server.
         subprocess.run(
             command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True, check=True,

@@ -1,4 +1,4 @@
-"""A thread that loads versions beside a watcher, which goes on looking meanwhile."""
+"""A thread that loads versions while the watcher keeps watching."""
 
 import contextlib
 import logging
@@ -33,7 +33,7 @@ class Loader:
         self._pool.submit(self._load, known, versions, ended)
 
     def close(self) -> None:
-        """Give up what is under way, and remove it from the server."""
+        """Cancel the load under way, and remove its version from the server."""
         self._ending.set()
         self._pool.shutdown()
 

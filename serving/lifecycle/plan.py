@@ -1,4 +1,4 @@
-"""What a start serves: what was asked for, or what was live and is new in the store."""
+"""The models that a start serves: the requested ones, or the previously live ones and new ones of the store."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -16,8 +16,8 @@ from serving.store.model_store import Archive, ArchiveError
 class Plan:
     """The archives that come `first`, as `live` says, and the `others` beside them.
 
-    `strict`: somebody named them, or nothing was ever live, so that each must load. Otherwise only the models `named`
-    must, `known` is what was live, and `damaged` what of it cannot be, with the reasons.
+    `strict`: the user named them, or nothing was ever live, so each must load. Otherwise only the models `named` must.
+    `known` are the previously live models, and `damaged` those of them that cannot be served, with the reasons.
     """
 
     known: Live
@@ -30,10 +30,10 @@ class Plan:
 
     @classmethod
     def of(cls, known: Live, wanted: Sequence[str], store: Path, *, restore: bool = False) -> Self:
-        """Plan a start, `known` being what was live; see `serving.server.start`.
+        """Plan a start after `known` was live; see `serving.server.start`.
 
         Raises:
-            ArchiveError: what is wanted is not there or damaged; or all that was live is.
+            ArchiveError: a requested archive is missing or damaged; or all previously live ones are.
         """
         if not known.models or (wanted and not restore):
             live, first = known.select(wanted, store)
@@ -60,19 +60,19 @@ class Plan:
 
     @property
     def models(self) -> int:
-        """Return how many models the machine is shared out to."""
+        """Return the number of models that share the machine."""
         return len({each.name for each in self.first} | {name for name, _ in self.others})
 
     @property
     def forgotten(self) -> list[Version]:
-        """Return what was live, of models that this start does not serve since only others were named."""
+        """Return the live versions of models that this start does not serve, since the user named only others."""
         named = {each.name for each in self.first}
         return [(name, each.version) for name, each in self.known.models.items() if self.strict and name not in named]
 
     def recorded(self, left_out: Collection[Version], more: Sequence[ModelStatus] = ()) -> Live:
-        """Return what to write down as live where some versions did not load, and `more` did beside the first ones.
+        """Return the new live.json after some versions did not load, and `more` loaded beside the first ones.
 
-        What was live and does not load stays written down: the next start tries it again.
+        A live version that does not load stays recorded: the next start retries it.
         """
         lost = {each[0]: self.known.models[each[0]] for each in (*self.damaged, *left_out) if self._was_live(each)}
         new = {each.name: LiveModel(each.version) for each in more if each.name not in self.live.models}

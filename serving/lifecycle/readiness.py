@@ -1,4 +1,4 @@
-"""Waiting until versions of models answer, and seeing as early as can be that they never will."""
+"""Wait until versions of models answer, and detect early that they never will."""
 
 import math
 import time
@@ -15,7 +15,7 @@ GRACE = 10.0  # seconds beyond a version's startupTimeout, at which TorchServe e
 
 
 class NotReady(ServingError):
-    """A version does not come to answer requests; the message says why, as far as that can be seen from outside."""
+    """A version does not become READY; the message says why, as far as visible from outside."""
 
 
 def wait_ready(
@@ -26,9 +26,8 @@ def wait_ready(
     Once a second on a machine with GPUs: there TorchServe runs nvidia-smi for each worker that it describes, in a
     thread that answers predictions too.
 
-    `alive` says whether the front end runs. TorchServe starts a worker that died again and again; the first death ends
-    the wait. It ends a worker that takes longer to load than its startupTimeout, so `timeout` is needed only to wait
-    less than that.
+    `alive` says whether the front end runs. TorchServe restarts a dead worker repeatedly; the first death ends the
+    wait. It ends a worker that takes longer to load than its startupTimeout, so `timeout` is needed only for less.
 
     Raises:
         NotReady: the front end ended, does not have a version, a worker died, or `timeout` seconds are over.

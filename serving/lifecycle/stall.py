@@ -1,8 +1,8 @@
-"""A queue of which nothing is answered: for how long, and for how long no worker has computed either."""
+"""A stalled queue: how long nothing was answered, and how long no worker has computed."""
 
 import dataclasses
 
-COMPUTES = 0.05  # of a core: a worker that uses less waits for something
+COMPUTES = 0.05  # of a core: a worker that uses less is waiting
 
 
 @dataclasses.dataclass(slots=True)
@@ -25,7 +25,7 @@ class Stall:
         return (answered, workers) == (self.answered, self.workers)
 
     def see(self, now: float, computed: float, patience: float) -> None:
-        """Take in the workers' processor time: one that computes, within `patience` seconds, is not idle."""
+        """Record the workers' processor time: a worker that computes within `patience` seconds is not idle."""
         if computed - self.computed >= COMPUTES * patience:
             self.idle, self.computed = now, computed
 

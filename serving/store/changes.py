@@ -1,10 +1,10 @@
-"""What is different between two archives of one model, for a person who is about to swap them."""
+"""The differences between two archives of one model, shown before a swap."""
 
 from serving.store.model_store import Archive
 
 
 def changes(before: Archive, after: Archive) -> list[str]:
-    """Return a line for each difference in classes, preprocessing, network and metrics; nothing where there is none."""
+    """Return a line for each difference in classes, preprocessing, network and metrics."""
     old, new = before.spec(), after.spec()
     lines = [
         f"classes {word}: {', '.join(names)}"
@@ -31,7 +31,7 @@ def changes(before: Archive, after: Archive) -> list[str]:
 
 
 def top_1(archive: Archive) -> float | None:
-    """Return the part of the test images that an archive's network had right; None where it was not evaluated."""
+    """Return the top-1 accuracy of an archive's network on the test images; None if it was not evaluated."""
     metrics = archive.provenance().get("metrics") or {}
     score = metrics.get("top_1") or {}  # with its interval
     return score.get("value")

@@ -1,10 +1,10 @@
-"""What should be live: model_store/live.json, which a deployment changes in one step and a start brings back.
+"""The versions that should be live: model_store/live.json, which a deployment changes and a start restores.
 
 {"fingers": {"version": "2.0", "before": "1.0"}}
 
-A server that is killed, together with everything around it, comes back as this file says. It is written after what it
-says has been proven, so that a deployment that was cut short leaves the version that was live before. Several processes
-change it: each reads, changes and writes it under one lock (`Live.update`), and changes only its own models.
+A server that is killed, with all processes around it, restarts as this file says. It is written only after the check of
+a new version, so that an interrupted deployment leaves the previous one live. Several processes change it: each reads,
+changes and writes it under one lock (`Live.update`), and changes only its own models.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Live:
 
     @classmethod
     def read(cls, root: Path) -> Self:
-        """Return what should be live in `root`; nothing where that was never written.
+        """Return the versions that should be live in `root`; none without a file.
 
         Raises:
             ArchiveError: the file is damaged, or may not be read.
@@ -62,11 +62,11 @@ class Live:
 
     @classmethod
     def update(cls, root: Path, change: Callable[[Self], Self]) -> Self:
-        """Read what should be live, write what `change` makes of it, and return that; others wait meanwhile.
+        """Read the file, apply `change`, write and return the result, under a lock.
 
         Raises:
             ArchiveError: the file is damaged, or may not be read.
-            Held: another process does not let go of it.
+            Held: another process holds the lock for too long.
             OSError: it cannot be written.
         """
         with lock.recording(root):
@@ -77,7 +77,7 @@ class Live:
         return after
 
     def merged(self, base: Self, wanted: Self) -> Self:
-        """Return `wanted`, where this is what became of `base` meanwhile: a model that others changed stays as here."""
+        """Return `wanted`, but keep the models that differ between `base` and this: other processes changed them."""
         names = {*self.models, *base.models}
         changed = {name for name in names if self.models.get(name) != base.models.get(name)}
         return type(self)(
@@ -86,15 +86,15 @@ class Live:
         )
 
     def of(self, name: str, model: LiveModel) -> Self:
-        """Return the same with another state of one model."""
+        """Return a copy with another state of one model."""
         return type(self)({**self.models, name: model})
 
     def kept(self) -> list[tuple[str, str]]:
-        """Return name and version of those that are kept for a rollback."""
+        """Return name and version of the versions kept for a rollback."""
         return [(name, each.before) for name, each in self.models.items() if each.before is not None]
 
     def without(self, gone: Collection[tuple[str, str]]) -> Self:
-        """Return the same without some versions, kept ones or whole models."""
+        """Return a copy without some versions, kept ones or live ones with their models."""
         return type(self)(
             {
                 name: dataclasses.replace(each, before=None) if (name, each.before) in gone else each
@@ -104,9 +104,9 @@ class Live:
         )
 
     def whole(self, store: Path) -> tuple[Self, dict[tuple[str, str], str]]:
-        """Return this without the versions whose archives are gone or damaged, and why each of those is.
+        """Return a copy without the versions whose archives are missing or damaged, and the reason for each.
 
-        The version kept for a rollback takes the place of one that is live.
+        The version kept for a rollback replaces a damaged live one.
         """
         models, damaged = {}, {}
         for name, each in self.models.items():
@@ -121,13 +121,13 @@ class Live:
         return type(self)(models), damaged
 
     def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
-        """Return what a server that is asked for `wanted` (`NAME` or `NAME=VERSION`) serves, and the default archives.
+        """Return the live versions for the requests `wanted` (`NAME` or `NAME=VERSION`), and the default archives.
 
-        `NAME` means the version that is live, the newest one of a model that is not. Nothing wanted means the newest
-        version of every model. A version kept for a rollback whose archive is gone is forgotten.
+        `NAME` means the live version, or the newest one of a model that is not live. An empty `wanted` means the newest
+        version of every model. A version kept for a rollback whose archive is missing is dropped.
 
         Raises:
-            ArchiveError: an archive that should be live is not there, or there is none at all.
+            ArchiveError: a requested archive is missing, or the store is empty.
         """
         live = {name: f"{name}={each.version}" for name, each in self.models.items()}
         chosen = model_store.select([live.get(each.removesuffix("="), each) for each in wanted], store)
@@ -136,7 +136,7 @@ class Live:
         return type(self)(models), chosen
 
     def _before(self, archive: Archive, store: Path) -> str | None:
-        """Return the version to keep beside this one: the one that was live, or the one before it where it is that."""
+        """Return the version to keep beside this one: the live one, or its predecessor if this one is live."""
         known = self.models.get(archive.name)
         if known is None:
             return None

@@ -1,4 +1,4 @@
-"""The members of an archive's zip: what there may be, looked at before anything is unpacked."""
+"""Check the members of an archive's zip before it is unpacked."""
 
 import stat
 import struct
@@ -11,15 +11,15 @@ METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED, UTF8 = 0x1, 0x800  # flags
 HEADER = struct.Struct("<4s5H3L2H")  # of one member (APPNOTE.TXT, 4.3.7)
 SIGNATURE = b"PK\3\4"
-IN_ZIP64 = 2**32 - 1  # a size that stands elsewhere
+IN_ZIP64 = 2**32 - 1  # a size stored in the ZIP64 extra field
 
 
 class MembersError(ValueError):
-    """A zip holds what no archive does; the message completes "because ..."."""
+    """A zip has content that no archive has; the message completes "because ..."."""
 
 
 def check(file: zipfile.ZipFile, path: Path) -> None:
-    """See that all members are plain files inside the archive, each once, and not larger than their file explains.
+    """Check that all members are regular files inside the archive, unique, and not larger than the file explains.
 
     Only the directory and the members' headers are read, and they must agree: TorchServe goes by the headers.
 
@@ -51,7 +51,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
 
 
 def _check_headers(file: zipfile.ZipFile, path: Path) -> None:
-    """See that the file is, up to its directory, one member after the other as the directory lists them."""
+    """Check that the file is, up to its directory, one member after the other as the directory lists them."""
     end = 0
     with open(path, "rb") as source:
         for member in sorted(file.infolist(), key=lambda member: member.header_offset):

@@ -1,4 +1,4 @@
-"""The settings of one archive: what its model-config.yaml says, and which of them can be asked for otherwise."""
+"""The settings of one archive: the content of its model-config.yaml, and their overrides."""
 
 import copy
 import dataclasses
@@ -8,13 +8,12 @@ from typing import Any
 from handlers.settings import Settings
 from serving.store.model_store import ArchiveError
 
-# What model-config.yaml says where nothing else is asked for. An archive that has the file ignores TorchServe's own
-# time-outs, so all of them stand here.
+# The default model-config.yaml. An archive with this file ignores TorchServe's own time-outs, so all of them are here.
 DEFAULTS: dict[str, Any] = {
     "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
     "maxWorkers": None,
     "batchSize": 8,  # of 16, one worker takes what two could share at 16 connections: a fifth slower there
-    "maxBatchDelay": 1,  # milliseconds that a lone request waits for company
+    "maxBatchDelay": 1,  # milliseconds that a request waits for others
     "responseTimeout": 60,  # seconds
     "startupTimeout": 120,
     "maxRetryTimeoutInSec": 300,

@@ -51,7 +51,7 @@ class Archive:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[zipfile.ZipFile]:
-        """Give the zip, once its members have been looked at, and say of the archive what is wrong with its content.
+        """Yield the zip after checking its members; errors in the content become ArchiveErrors.
 
         Raises:
             ArchiveError: the file is not an archive of ours.
@@ -67,7 +67,7 @@ class Archive:
 
     @staticmethod
     def manifest(file: zipfile.ZipFile) -> dict[str, Any]:
-        """Return what an opened archive says of its model."""
+        """Return the model's entry in an opened archive's manifest."""
         model: dict[str, Any] = json.loads(file.read("MAR-INF/MANIFEST.json"))["model"]
         return model
 
@@ -97,7 +97,7 @@ class Archive:
             return spec_inside(artifact)
 
     def provenance(self) -> dict[str, Any]:
-        """Return its sidecar; nothing where that is gone or damaged."""
+        """Return its sidecar; an empty document if it is missing or damaged."""
         try:
             document = json.loads(self.sidecar.read_text())
         except (OSError, ValueError):
@@ -105,7 +105,7 @@ class Archive:
         return document if isinstance(document, dict) else {}
 
     def golden(self) -> list[Golden]:
-        """Return the golden images that travel in it and are within its own limits; none in an archive without them.
+        """Return its golden images that are within its own limits; none in an archive without them.
 
         Raises:
             ArchiveError: the file is not an archive of ours.
@@ -119,7 +119,7 @@ class Archive:
 
     @contextlib.contextmanager
     def unpacked(self) -> Iterator[Path]:
-        """Give the artifact in a temporary folder, beside everything else that the archive holds.
+        """Yield the artifact in a temporary folder, beside all other files of the archive.
 
         Raises:
             ArchiveError: the file is not an archive of ours.
@@ -132,12 +132,12 @@ class Archive:
             yield Path(folder) / name
 
     def check(self) -> None:
-        """See that the archive is whole and says of itself what its file name says.
+        """Check that the archive is complete and its manifest agrees with its file name.
 
-        TorchServe skips what it cannot read and reports itself healthy, so this is looked at before it starts.
+        TorchServe skips archives that it cannot read and reports itself healthy, so check before it starts.
 
         Raises:
-            ArchiveError: it is not.
+            ArchiveError: the archive is damaged or renamed.
         """
         with self.opened() as file:
             model = self.manifest(file)
@@ -152,7 +152,7 @@ class Archive:
 
 
 def limits_of(config: Mapping[str, Any]) -> Limits:
-    """Return what one image may cost by a model-config.yaml; the defaults where a worker refuses that file."""
+    """Return a model-config.yaml's limits for one image; the defaults if a worker refuses that file."""
     with contextlib.suppress(ValueError):
         return Settings.read(config.get("handler")).limits
     return DEFAULT_LIMITS
@@ -178,18 +178,18 @@ def check_name(name: str) -> None:
 
 
 def check_version(version: str) -> None:
-    """Refuse a version that cannot be told from a name, or sorted."""
+    """Refuse a version that cannot be separated from a name, or sorted."""
     if not VERSION.fullmatch(version):
         raise ArchiveError(f"{version!r} cannot be a version: use numbers and points, such as 1.0 or 2.3.1")
 
 
 def path_of(name: str, version: str, store: Path = FOLDER) -> Path:
-    """Return where an archive of that name and version stands or would stand."""
+    """Return the path of the archive of that name and version."""
     return store / f"{name}-{version}.mar"
 
 
 def order(version: str) -> list[tuple[int, int, str]]:
-    """Return what versions are sorted by: 2.0 before 10.0, 1.0rc1 after 1.0."""
+    """Return the sort key of a version: 2.0 before 10.0, 1.0rc1 after 1.0."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|[A-Za-z]+", version)]
 
 
@@ -204,7 +204,7 @@ def archives(store: Path = FOLDER) -> list[Archive]:
 
 
 def misnamed(store: Path = FOLDER) -> list[str]:
-    """Return a line for each archive that is not served because of its name, with what mends that."""
+    """Return a line for each archive that is not served because of its name, with the cure."""
     lines = []
     for path in sorted(store.glob("*.mar")):
         name, _, version = path.stem.rpartition("-")
@@ -254,10 +254,10 @@ def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive
 
 
 def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
-    """Return the archives that `NAME` or `NAME=VERSION` ask for; the newest of every name where nothing is asked for.
+    """Return the archives that `NAME` or `NAME=VERSION` ask for; the newest of every name without any request.
 
     Raises:
-        ArchiveError: one is not there, or is asked for twice, or there is none at all.
+        ArchiveError: one is missing or named twice, or the store is empty.
     """
     chosen = []
     for text in wanted:

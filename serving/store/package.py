@@ -1,7 +1,7 @@
-"""What goes into an archive, and the file that it becomes: the same bytes for the same inputs, wherever and whenever.
+"""Pack an archive: the same bytes for the same inputs, on every machine and at every time.
 
-torch-model-archiver lays the files out and writes the manifest. The zip is written here: the archiver's own holds the
-time of the day, the times of files, and the order of folders.
+torch-model-archiver lays the files out and writes the manifest. The zip is written here: the archiver's own zip holds
+the current time, the times of files, and the order of folders.
 """
 
 import datetime as dt
@@ -35,9 +35,9 @@ ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as
 
 
 def sources(weights: Path) -> dict[str, Path]:
-    """Return the files that an archive of these weights holds, by their names in it, all but those of `MADE`.
+    """Return the files of an archive of these weights, by their names in it, without those of `MADE`.
 
-    Beside the weights lie images and answers that a worker is held to, and the network in int8.
+    The golden images and the int8 network are beside the weights.
     """
     found = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
     found |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
@@ -48,7 +48,7 @@ def sources(weights: Path) -> dict[str, Path]:
 
 
 def stage(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any], date: dt.datetime) -> Path:
-    """Lay out, inside an empty `folder`, the files of an archive; return where.
+    """Lay out, inside an empty `folder`, the files of an archive; return their folder.
 
     Raises:
         ArchiveError: torch-model-archiver failed.
@@ -56,7 +56,7 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
     temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
     for each in (temporary, extra, exported):
         each.mkdir()
-    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as it is here.
+    # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as well.
     for inside, path in sources(weights).items():
         if inside not in (weights.name, HANDLER_FILE):
             (extra / inside).parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
     command = [sys.executable, "-c", ARCHIVER, "--archive-format", "no-archive", "--model-name", name]
     command += ["--version", version, "--serialized-file", str(weights), "--handler", str(HANDLERS / HANDLER_FILE)]
     command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(exported)]
-    # A process of its own: it empties and fills <temporary folder>/<name>, which two builds would take from each other.
+    # A separate process: it empties and fills <temporary folder>/<name>, in which two builds would collide.
     done = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
     if done.returncode:
         raise ArchiveError(f"torch-model-archiver failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
@@ -78,12 +78,12 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
 
 
 def write(staged: Path, path: Path) -> None:
-    """Write the files below `staged` as a zip: in the order of their names, all of one time and one permission."""
+    """Write the files below `staged` as a zip, sorted by name, with one time and one permission."""
     files = {each.relative_to(staged).as_posix(): each for each in staged.rglob("*") if each.is_file()}
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as target:  # weights do not compress
         for name in sorted(files):
             member = zipfile.ZipInfo(name, ZIP_TIME)
             member.create_system, member.external_attr = 3, ZIP_MODE << 16  # as on Unix
-            member.file_size = files[name].stat().st_size  # what needs more than 32 bits is told by it
+            member.file_size = files[name].stat().st_size  # zipfile needs it to write ZIP64 above 32 bits
             with open(files[name], "rb") as source, target.open(member, "w") as sink:
                 shutil.copyfileobj(source, sink, 2**20)

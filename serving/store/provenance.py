@@ -1,13 +1,13 @@
-"""Where an archive comes from and how good it is: provenance.json inside it, and most of its sidecar.
+"""The provenance and metrics of an archive: provenance.json inside it, and most of its sidecar.
 
 commit, date           of the code that built it; "+" where files differed from the commit
 trained                commit and package versions of the training
 config                 of the training
 dataset_fingerprint    of the prepared images
 network, classes       as in the artifact
-metrics                of the evaluation; null where there was none
-model_config           what model-config.yaml says, and `overrides`, what was asked for
-versions               of Python and packages where it was built
+metrics                of the evaluation; null without one
+model_config           the content of model-config.yaml, and `overrides`, the requested changes
+versions               of Python and packages of the build
 members                sha256 of every other file of the archive
 """
 
@@ -29,7 +29,7 @@ from serving.store.model_store import ArchiveError
 FILE = "provenance.json"
 PACKAGES = ("torch", "kornia", "numpy", "pillow", "simplejpeg", "torchserve", "torch-model-archiver")
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"  # seconds since 1970: reproducible-builds.org
-OLDEST = dt.datetime(1980, 1, 1, tzinfo=dt.UTC)  # that a zip can say
+OLDEST = dt.datetime(1980, 1, 1, tzinfo=dt.UTC)  # oldest date in a zip
 
 
 def document(
@@ -40,7 +40,7 @@ def document(
     created: dt.datetime,
     staged: Path,
 ) -> dict[str, Any]:
-    """Return what is known of the archive whose files lie below `staged`; reads what training left in `run`."""
+    """Return the provenance of the archive whose files are below `staged`; reads the files of training in `run`."""
     trained = read_json(run / "train.json") or {}
     artifact = spec["provenance"]
     config = run / "config.yaml"
@@ -61,7 +61,7 @@ def document(
 
 
 def text(document: Mapping[str, Any]) -> str:
-    """Return a document as it is written: the same text for the same content."""
+    """Return a document as text: the same text for the same content."""
     return json.dumps(document, indent=2, sort_keys=True, default=str) + "\n"
 
 
@@ -72,7 +72,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the document in a file, None where there is no such file."""
+    """Return the document in a file, None without such a file."""
     if not path.is_file():
         return None
     document: dict[str, Any] = json.loads(path.read_text())
@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def date() -> dt.datetime:
-    """Return the date of what is built, whenever that is: SOURCE_DATE_EPOCH, else this code's commit, else `OLDEST`.
+    """Return a reproducible build date: SOURCE_DATE_EPOCH, else this code's commit, else `OLDEST`.
 
     Raises:
         ArchiveError: SOURCE_DATE_EPOCH is not a number of seconds.
@@ -98,13 +98,13 @@ def date() -> dt.datetime:
 
 
 def commit() -> str | None:
-    """Return the commit of this code, with "+" where files differ from it; None outside a git checkout."""
+    """Return the commit of this code, with "+" if files differ from it; None outside a git checkout."""
     head = _git("rev-parse", "HEAD")
     return head and head + ("+" if _git("status", "--porcelain", "-uno") else "")
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of this code's checkout, None where there is no git or no checkout."""
+    """Return git's output for this code's checkout, None without git or a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Remove old archives of a model, but never one that is live, nor the one before it."""
+"""Remove old archives of a model, but never the live one or its predecessor."""
 
 import contextlib
 import shutil
@@ -16,12 +16,12 @@ LONGEST_BUILD = 86_400.0  # seconds
 
 
 def prune(name: str, keep: int, *, root: Path, also: str | None = None) -> list[Archive]:
-    """Remove all but the newest `keep` archives of a name from the store of `root`, and return those that went.
+    """Remove all but the newest `keep` archives of a name from the store of `root`, and return the removed ones.
 
-    What is live stays, and the version before it, a rollback's aim, and the version `also`, in addition to those.
+    In addition, keep the live version, the previous one for a rollback, and the version `also`.
 
     Raises:
-        ArchiveError: model_store/live.json is damaged, so that nobody knows what is live.
+        ArchiveError: model_store/live.json is damaged, so the live version is unknown.
         Held: a deployment runs, which may need any of them.
         ValueError: `keep` is below 1.
     """
@@ -31,7 +31,7 @@ def prune(name: str, keep: int, *, root: Path, also: str | None = None) -> list[
 
 
 def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> list[Archive]:
-    """Remove all but the newest `keep` archives of a name and the `protected` versions; return those that went.
+    """Remove all but the newest `keep` archives of a name and the `protected` versions; return the removed ones.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -41,10 +41,10 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
     found = _of(name, store)
     old = [archive for archive in found[:-keep] if archive.version not in protected]
     for archive in old:
-        # In this order: an archive without its sidecar counts as one whose build was cut short.
+        # In this order: an archive without its sidecar counts as an interrupted build.
         archive.path.unlink(missing_ok=True)
         archive.sidecar.unlink(missing_ok=True)
-    for sidecar in store.glob(f"{name}-*.json"):  # of a removal that was cut short
+    for sidecar in store.glob(f"{name}-*.json"):  # of an interrupted removal
         if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
             sidecar.unlink(missing_ok=True)
     return old
@@ -59,9 +59,9 @@ def unfinished(store: Path) -> None:
 
 
 def protected(name: str, root: Path) -> set[str]:
-    """Return the versions of a name that must stay: the one that is live, and the one before it.
+    """Return the versions of a name that must stay: the live one and its predecessor.
 
-    Where none is kept for a rollback, that is the next older one of the store.
+    If none is kept for a rollback, the predecessor is the next older one of the store.
 
     Raises:
         ArchiveError: model_store/live.json is damaged.

@@ -1,8 +1,8 @@
-"""The rehearsal of an archive: what would be served is unpacked, loaded and asked, as TorchServe's worker does it.
+"""The rehearsal of an archive: unpack, load and ask it, as TorchServe's worker does.
 
-The archived handler runs in a process of its own (serving/store/stand_in_worker.py), in the unpacked archive and with
-TorchServe's loader, where nothing of this repository can be imported. It is asked for its description, for the golden
-images, and about a body that is no image, in batches of the size that the server would send.
+The archived handler runs in a separate process (serving/store/stand_in_worker.py), in the unpacked archive and with
+TorchServe's loader, without access to this repository. It gets a request for its description, the golden images, and a
+body that is not an image, in batches of the server's size.
 """
 
 import base64
@@ -32,15 +32,15 @@ from serving.store.model_store import Archive, ArchiveError
 WORKER = Path(__file__).with_name("stand_in_worker.py")
 NO_IMAGE = b"This is not an image."
 NOT_AN_IMAGE = 400
-ALONE = 0.04  # seconds: less than what any worker puts off beside others (handlers.budget)
+ALONE = 0.04  # seconds: below the cost at which a worker puts an image off (handlers.budget)
 HIDDEN = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")  # of our environment, from the worker
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """How it went: the precision that it answered in, by how much its golden answers differ, and seconds in all.
+    """The result: the precision, the largest difference of the golden answers, and the total seconds.
 
-    `pixels` is False where an older release exported it: the network's input is not compared then.
+    `pixels` is False for an archive of an older release: the network's input is not compared then.
     """
 
     precision: str
@@ -57,7 +57,7 @@ class _Reply:
     body: bytes
 
     def document(self) -> dict[str, Any]:
-        """Return the answer; ValueError where it is no JSON object."""
+        """Return the answer; ValueError if it is not a JSON object."""
         document = json.loads(self.body)
         if not isinstance(document, dict):
             raise ValueError("its answer is not a JSON object")
@@ -65,17 +65,17 @@ class _Reply:
 
 
 class _Failed(Exception):
-    """What a worker would fail with."""
+    """The failure that a worker would have."""
 
 
 def rehearse(archive: Archive) -> Rehearsed:
-    """Load an archive as a worker would, and hold its answers to its golden images.
+    """Load an archive as a worker would, and compare its answers with its golden images.
 
     It may take as long as `startupTimeout` of its model-config.yaml says. On a machine with a GPU it runs there, as the
     server would; CUDA_VISIBLE_DEVICES= rehearses for a server without one.
 
     Raises:
-        ArchiveError: it cannot be unpacked, does not load, or answers otherwise; says why.
+        ArchiveError: it cannot be unpacked, does not load, or its answers differ; the message says why.
     """
     began = time.monotonic()
     config = archive.model_config()
@@ -115,7 +115,7 @@ def _difference(kept: Golden, reply: _Reply, classes: Sequence[str], precision: 
 
 
 def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Sequence[bytes]) -> list[_Reply]:
-    """Return what the worker would answer: its description, and to each image."""
+    """Return the worker's answers: its description, and one for each image."""
     size = max(1, int(config.get("batchSize", 1)))
     batches = [
         [{"headers": {}, "body": base64.b64encode(image).decode()} for image in batch]
@@ -145,7 +145,7 @@ def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Seq
 
 
 def _batches(images: Sequence[bytes], size: int) -> list[list[bytes]]:
-    """Return images in batches, in their order; one that takes long by itself: a worker puts it off beside others."""
+    """Return images in batches, in order; a slow image gets its own batch: a worker puts it off beside others."""
     batches: list[list[bytes]] = []
     fits = False
     for image in images:
@@ -167,7 +167,7 @@ def _takes_long(image: bytes) -> bool:
 
 
 def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) -> tuple[dict[str, Any], str]:
-    """Run the worker in `folder`, for at most `limit` seconds; return what it wrote, and the last line of its log."""
+    """Run the worker in `folder`, for at most `limit` seconds; return its output, and the last line of its log."""
     source, target, log = scratch / "asked.json", scratch / "answered.json", scratch / "worker.log"
     source.write_text(json.dumps(asked))
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
@@ -196,7 +196,7 @@ def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) ->
 
 
 def _replies(message: bytes) -> list[_Reply]:
-    """Return the answers in what a worker sends for a batch (ts.protocol.otf_message_handler)."""
+    """Return the answers in a worker's message for a batch (ts.protocol.otf_message_handler)."""
     stream = io.BytesIO(message)
 
     def number() -> int:

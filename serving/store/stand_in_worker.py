@@ -1,8 +1,8 @@
-"""In the place of TorchServe's worker where an archive is rehearsed: loads it, and answers batches of requests.
+"""A stand-in for TorchServe's worker in the rehearsal of an archive: loads it, and answers batches of requests.
 
-python -P worker.py ASKED.json ANSWERED.json    in the unpacked archive, with that folder as PYTHONPATH
+python -P stand_in_worker.py ASKED.json ANSWERED.json    in the unpacked archive, with that folder as PYTHONPATH
 
-Nothing of this repository can be imported there: it is a script of the standard library and TorchServe.
+This repository cannot be imported there: the script needs only the standard library and TorchServe.
 """
 
 import base64
@@ -46,16 +46,16 @@ def batch(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong in one line."""
-    # What the handler fails to import, the loader takes for the name of a handler of TorchServe's own.
+    """Return the cause of an error in one line."""
+    # If the handler fails to import a module, the loader tries its name as one of TorchServe's built-in handlers.
     if isinstance(error, ImportError) and (error.name or "").startswith("ts.torch_handler") and error.__context__:
         error = error.__context__
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def main() -> None:
-    """Write {"messages": [...]}, each what the worker would send for a batch, or {"error": "..."}."""
-    os.nice(10)  # what is being served comes first
+    """Write {"messages": [...]}, one worker's message for each batch, or {"error": "..."}."""
+    os.nice(10)  # serving has priority
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     source, target = map(Path, sys.argv[1:])
     asked = json.loads(source.read_text())

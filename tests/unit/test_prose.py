@@ -46,7 +46,7 @@ CEILINGS = {
     "benchmarks": (0.8, 0.9),
     "handlers": (17.3, 4.0),
     "pipeline": (16.1, 6.3),
-    "serving": (22.1, 11.1),
+    "serving": (1.2, 11.1),
     "synthetic": (15.6, 1.8),
     "training": (10.7, 3.3),
 }
