@@ -3,7 +3,7 @@
     python -m synthetic fingers data/raw/fingers
     python -m synthetic moths data/raw/moths --classes 10 --images-per-class 40 --seed 1
 
-A folder that holds the same parameters is left as it is; one that was not generated is never written to.
+A folder generated with the same parameters is not changed; a folder that was not generated is never written to.
 """
 
 import argparse
@@ -20,7 +20,7 @@ DATASETS = {"asl_alphabet": 29, "fingers": 12, "moths": 50, "petals": 104, "plac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Generate what the command line asks for; return the exit status."""
+    """Generate a data set as the command line says; return the exit status."""
     options = _parser().parse_args(arguments)
     generate: Callable[..., bool] = importlib.import_module(f"synthetic.{options.dataset}").generate
     scale = {

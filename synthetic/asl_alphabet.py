@@ -5,7 +5,7 @@
 
 Within a class, neighbouring frames resemble each other as a film's do: place, size, turn and light drift through key
 frames. As in the public set, five of the test files are byte for byte a training file. The configurations follow the
-manual alphabet as far as a drawing of limbs can; what matters is that each class has one of its own.
+manual alphabet as far as a drawing of limbs can; it matters only that no two classes share one.
 """
 
 import math
@@ -77,7 +77,7 @@ def generate(
     size: int = 200,
     workers: int | None = None,
 ) -> bool:
-    """Write signs to `raw`: `images_per_class` training frames, one test frame each; False if they stand there."""
+    """Write signs to `raw`: `images_per_class` training frames, one test frame each; False if it has them."""
     train, test = ("/".join([f"asl_alphabet_{side}"] * 2) for side in ("train", "test"))
     tasks = []
     for number, label in enumerate(CLASSES[:classes]):

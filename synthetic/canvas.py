@@ -1,4 +1,4 @@
-"""Random streams, noise and blending: what every drawing here is made of."""
+"""Random streams, noise and blending, the base of every drawing here."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ from PIL import Image
 Plane = npt.NDArray[np.float32]  # (H, W), or (3, H, W) for RGB, 0 to 1 unless said otherwise
 Pixels = npt.NDArray[np.uint8]  # (H, W) or (H, W, 3)
 
-DESIGN = 0x516A  # seeds what a class looks like, never what one image looks like
+DESIGN = 0x516A  # seeds the look of a class, never that of one image
 
 
 def stream(*key: int) -> np.random.Generator:

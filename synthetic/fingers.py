@@ -1,4 +1,4 @@
-"""Hands that hold up 0 to 5 fingers, left and right: the layout of the fingers data set.
+"""Hands with 0 to 5 raised fingers, left and right: the layout of the fingers data set.
 
     train/<uuid>_3L.png, test/<uuid>_3L.png        grey, 128 x 128; the last two characters are count and hand
 
@@ -40,7 +40,7 @@ def generate(
     size: int = 128,
     workers: int | None = None,
 ) -> bool:
-    """Write hands to `raw`: `images_per_class` for training and a fifth as many for test; False if they stand there."""
+    """Write hands to `raw`: `images_per_class` for training and a fifth as many for test; False if it has them."""
     tasks = [
         Task(f"{split}/{name(seed, number, side, index)}_{label}.png", image, (seed, number, side, index, size))
         for side, (split, count) in enumerate((("train", images_per_class), ("test", math.ceil(images_per_class / 5))))
@@ -51,7 +51,7 @@ def generate(
 
 
 def name(seed: int, label: int, side: int, index: int) -> str:
-    """Return the UUID that stands in an image's file name."""
+    """Return the UUID in an image's file name."""
     return str(uuid.UUID(bytes=stream(seed, TAG, label, side, index, 1).bytes(16), version=4))
 
 

@@ -1,4 +1,4 @@
-"""One flower before leaves, drawn in polar coordinates from what its kind fixes and what chance leaves open."""
+"""One flower before leaves, drawn in polar coordinates: its class fixes some parameters, the others are random."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ HUES = (0.0, 0.06, 0.13, 0.16, 0.62, 0.75, 0.83, 0.93)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
-    """What all flowers of one class share. Lengths are shares of the flower's radius."""
+    """Parameters that all flowers of one class share. Lengths are shares of the flower's radius."""
 
     petals: int
     pointed: float  # exponent of the outline: below 1 round, above 1 pointed
@@ -106,7 +106,7 @@ def _flower(
     picture: Plane, kind: Kind, paint: Paint, place: tuple[float, float], radius: float, rng: np.random.Generator
 ) -> None:
     size = picture.shape[-1]
-    # All that a flower touches lies within a square around it: leave the rest of the picture alone.
+    # A flower lies within a square around it: do not touch the pixels outside.
     rows, columns = (
         slice(max(0, int((middle - 1.15 * radius + 1) * size / 2)), int((middle + 1.15 * radius + 1) * size / 2) + 1)
         for middle in (place[1], place[0])
@@ -172,7 +172,7 @@ def _petals(
         blend(tint, dark, 0.75 * ramp(np.sin(far * np.float32(2 * math.pi * kind.rings)), 0.1, 0.6))
     if kind.spots:
         blend(tint, dark, 0.85 * ramp(grain, 1.6 - kind.spots * 0.8, 1.9 - kind.spots * 0.8))
-    # Petals arch: bright along the middle, dark where they meet and under the next layer.
+    # Petals arch: bright along the middle, dark at the seams and under the next layer.
     shade = (0.62 + 0.38 * bow) * shades[which] * (0.75 + 0.25 * ramp(outline - far, 0.0, 0.12))
     shade *= 1 + 0.05 * grain
     blend(picture, tint * shade, mask)
@@ -186,7 +186,7 @@ def _centre(
     tint = np.empty_like(picture)
     tint[:] = colour(paint.centre, 0.85, 0.85 if not kind.seeds else 0.5)[:, None, None]
     if kind.seeds:
-        # Seeds stand in two families of spirals, as in a sunflower.
+        # Seeds lie in two families of spirals, as in a sunflower.
         swirl = np.log(np.maximum(distance, 0.01)) * np.float32(3.0)
         dots = np.cos((turns * 21 + swirl) * np.float32(2 * math.pi)) * np.cos(
             (turns * 13 - swirl) * np.float32(2 * math.pi)

@@ -1,4 +1,4 @@
-"""A folder of generated files: made in parallel, whole or not at all, and never over somebody else's."""
+"""A folder of generated files: written in parallel, complete or not at all, and never over a user's files."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from handlers.machine import cores
 from training.data.progress import plain_console, progress
 from training.data.records import DatasetError
 
-VERSION = 1  # raise it when a drawing changes, so that older folders are made anew
+VERSION = 1  # raise it when a drawing changes, so that older folders are generated again
 MARK = "generated.json"
 CHUNK = 64  # images that a worker makes between two steps of the progress bar
 
@@ -44,7 +44,7 @@ class Task:
 
 
 def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int | None = None) -> bool:
-    """Make all files of `tasks` under `raw`, or return False where the same files stand there already.
+    """Make all files of `tasks` under `raw`, or return False if `raw` has the same files already.
 
     The folder appears whole, by a rename. `workers` processes share the work (None: one a core, none for small sets).
     Raises `DatasetError` where `raw` holds anything that was not generated.
@@ -103,7 +103,7 @@ def _write(folder: str, tasks: list[Task]) -> int:
 
 
 def _made(folder: Path) -> dict[str, Any] | None:
-    """Return what the folder's mark says, or None where there is no readable one."""
+    """Return the content of the folder's mark, or None without a readable mark."""
     try:
         document = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def _count(folder: Path) -> int:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise unless the folder is missing, empty, or holds nothing beyond what a generator made."""
+    """Raise unless the folder is missing, empty, or holds only generated files."""
     if folder.exists() and not folder.is_dir():
         raise DatasetError(f"{folder} is a file. Name a folder to generate into.")
     if not folder.exists() or not any(folder.iterdir()):

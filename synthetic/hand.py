@@ -32,7 +32,7 @@ class Finger:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pose:
-    """Five fingers, thumb first, and what the thumb does when it is not out: lie `across`, or hide `behind`."""
+    """Five fingers, thumb first, and the place of a folded thumb: `across` the palm or hidden `behind` it."""
 
     fingers: tuple[Finger, Finger, Finger, Finger, Finger]
     spread: float = 1.0
@@ -41,7 +41,7 @@ class Pose:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placing:
-    """Where the hand stands: centre and unit in pixels, turn in degrees clockwise, mirrored, with how long an arm."""
+    """Position of the hand: centre and unit in pixels, turn in degrees clockwise, mirrored, length of the arm."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class Placing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Light:
-    """Light from the direction (x, y, z), z towards the viewer, over what the shade always keeps."""
+    """Light from the direction (x, y, z), z towards the viewer, on top of the ambient light."""
 
     x: float
     y: float
@@ -77,7 +77,7 @@ class Layer:
         self._light = light
 
     def limb(self, points: list[Point], radii: list[float], flat: float = 0.0) -> None:
-        """Draw a chain of tapered capsules (pixels) over what is there; `flat` 0 to 1 takes their roundness away."""
+        """Draw a chain of tapered capsules (pixels) on top; `flat` 0 to 1 removes their roundness."""
         height, width = self.shade.shape
         reach = max(radii) + 1.5
         left = max(0, int(min(x for x, _ in points) - reach))

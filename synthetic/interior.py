@@ -1,4 +1,4 @@
-"""A room and what stands in it: each function draws one kind of thing at random places of a sketch."""
+"""A room and its furniture: each function draws one kind of thing at random places of a sketch."""
 
 from synthetic.sketch import Sketch
 

@@ -77,7 +77,7 @@ def generate(
     size: int = 224,
     workers: int | None = None,
 ) -> bool:
-    """Write moths to `raw`: `images_per_class` to train, a tenth each for valid and test; False if they stand there."""
+    """Write moths to `raw`: `images_per_class` to train, a tenth each for valid and test; False if it has them."""
     few = max(1, round(images_per_class / 10))
     tasks = [
         Task(f"{split}/{SPECIES[label]}/{index + 1:0{digits}d}.jpg", image, (seed, label, side, index, size))

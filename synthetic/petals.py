@@ -1,11 +1,11 @@
-"""Flowers: the layout of "Petals to the Metal", with what the present sample of it has beside.
+"""Flowers: the layout of "Petals to the Metal", with the extra files of its present sample.
 
     tfrecords-jpeg-224x224/{train,val,test}/NN-224x224-<count>.tfrec    keys image, class, id; no class in test
     classes.txt            index, tab, name of all 104 classes (two end in a blank)
     test_labels.csv        id,class,source for the test file
 
 A class has its number, shape and layers of petals, its markings and its centre. Hues are drawn from ranges that many
-classes share, so colour alone does not tell them apart.
+classes share, so colour does not identify a class.
 """
 
 import functools
@@ -49,7 +49,7 @@ def generate(
     size: int = 224,
     workers: int | None = None,
 ) -> bool:
-    """Write flowers to `raw`: `images_per_class` to train, a sixth for val and test each; False if they stand there."""
+    """Write flowers to `raw`: `images_per_class` to train, a sixth for val and test each; False if it has them."""
     present = chosen(classes)
     few = max(1, round(images_per_class / 6))
     tasks = [
@@ -58,7 +58,7 @@ def generate(
     ]
     for side, count in enumerate((images_per_class, few, few)):
         items = list(_items(seed, present, side, count))
-        # Even shards, so that the workers end together.
+        # Even shards, so that the workers end at the same time.
         shards = -(-len(items) // SHARD)
         for shard in range(shards):
             part = tuple(items[shard::shards])

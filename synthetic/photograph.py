@@ -45,8 +45,8 @@ def _thing(x: Plane, y: Plane, edges: Plane, longest: int, rng: np.random.Genera
 def jpeg_body(width: int, height: int, kilobytes: float, seed: int = 0) -> bytes:
     """Return a baseline 4:2:0 JPEG of `kilobytes` (1,000 bytes) within 10 %, the same for the same arguments.
 
-    The quality is sought first; where none from 50 to 97 will do, the picture gets more or less detail.
-    Raises `ValueError` where no picture of that size has so many or so few bytes.
+    The quality is searched first; if none from 50 to 97 fits, the picture gets more or less detail.
+    Raises `ValueError` if no picture of that size can have that number of bytes.
     """
     wanted = kilobytes * 1000
     for detail in (1.0, 0.5, 2.0, 0.2, 4.0, 0.05, 8.0):

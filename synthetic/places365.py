@@ -4,7 +4,7 @@
     places365_train_standard.txt      /b/beach/00000001.jpg 48    under data_256_standard/
     places365_val.txt                 Places365_val_00000001.jpg 48    under val_256/
 
-A class is a composition: what stands on which ground before which sky. Light, colours and places vary.
+A class is a composition: its things, its ground and its sky. Light, colours and places vary.
 """
 
 import functools
@@ -41,7 +41,7 @@ def generate(
     size: int = 256,
     workers: int | None = None,
 ) -> bool:
-    """Write scenes to `raw`: `images_per_class` to train and a seventh as many for val; False if they stand there."""
+    """Write scenes to `raw`: `images_per_class` to train and a seventh as many for val; False if it has them."""
     present = chosen(classes)
     few = max(1, round(images_per_class / 7))
     train = [

@@ -59,14 +59,14 @@ INDOORS: dict[str, Callable[[Sketch], None]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """What all scenes of one class share: their ground, their things from back to front, and about where it begins."""
+    """Parameters that all scenes of one class share: ground, things from back to front, approximate horizon."""
 
     ground: str  # a key of GROUNDS, or "room"
     items: tuple[str, ...]
     horizon: float = 0.55
 
 
-# Layouts that suit their names; a class without one gets a layout of its own by chance.
+# Layouts that suit their names; any other class gets a random layout.
 LAYOUTS = {
     "/a/airport_terminal": Layout("room", ("windows", "pillars")),
     "/b/beach": Layout("sand", ("palms",), 0.45),

@@ -1,6 +1,6 @@
 """Flat shapes in unit coordinates, drawn at twice the size and reduced, which smooths their edges.
 
-Only a window of the sketch is seen, so that the same things stand elsewhere and appear larger or smaller each time.
+Only a window of the sketch is visible, so that place and size of the same things differ from image to image.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ class Sketch:
         self.rng = rng
         self._side = 2 * size
         self._view = rng.uniform(0.62, 1.0)
-        # What lies above the horizon is more often looked at than the ground at one's feet.
+        # People look above the horizon more often than at the ground in front of them.
         self._left, self._top = rng.uniform(0, 1 - self._view), (1 - self._view) * rng.beta(1.3, 1.8)
         self._image = Image.new("RGB", (self._side, self._side))
         self._draw = ImageDraw.Draw(self._image)
@@ -59,11 +59,11 @@ class Sketch:
 
     @property
     def seen_horizon(self) -> float:
-        """The y of the horizon within the window, 0 to 1 where it is seen."""
+        """The y of the horizon within the window, 0 to 1 if it is visible."""
         return (self.horizon - self._top) / self._view
 
     def picture(self) -> Plane:
-        """Return what the window shows as (3, size, size), 0 to 1."""
+        """Return the picture in the window as (3, size, size), 0 to 1."""
         left, top, view = (value * self._side for value in (self._left, self._top, self._view))
         shape = (self.size, self.size)
         reduced = self._image.resize(shape, Image.Resampling.HAMMING, (left, top, left + view, top + view))

@@ -33,7 +33,7 @@ class Wing:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kind:
-    """What all moths of one species share."""
+    """Parameters that all moths of one species share."""
 
     fore: Wing
     hind: Wing
@@ -133,7 +133,7 @@ def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
 
 
 def _ground(size: int, rng: np.random.Generator) -> Plane:
-    """Return what the moth rests on: bark, a leaf, or a plain wall."""
+    """Return the background, on which the moth rests: bark, a leaf, or a plain wall."""
     hue, saturation, value = (
         (0.08, 0.35, rng.uniform(0.25, 0.6)),
         (0.28, 0.55, rng.uniform(0.3, 0.6)),

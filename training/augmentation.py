@@ -43,7 +43,7 @@ class Augmentation(nn.Module):
         self, recipe: Sequence[Mapping[str, Any]], classes: Sequence[str], channels: int, image_size: int
     ) -> None:
         super().__init__()
-        self.enabled = True  # benchmarks look at what it costs
+        self.enabled = True  # benchmarks measure its cost
         self.operations = nn.ModuleList()
         self.crops = any(entry.get("op") == "RandomResizedCrop" for entry in recipe)
         for index, entry in enumerate(recipe):
@@ -75,7 +75,7 @@ class Augmentation(nn.Module):
 
 
 class Operation(nn.Module):
-    """One operation of Kornia, which leaves the labels alone."""
+    """One Kornia operation; it does not change the labels."""
 
     change: nn.Module
     exact: bool
@@ -90,7 +90,7 @@ class Operation(nn.Module):
 
 
 class Flip(Operation):
-    """A horizontal flip, and what it makes of the labels: `mapping` from class name to class name, or None."""
+    """A horizontal flip that also maps the labels: `mapping` from class name to class name, or None."""
 
     mapping: torch.Tensor
 

@@ -1,7 +1,7 @@
 """Test cards: drawn images on which every fault of decoding and resizing shows, for an input of any size.
 
-No two of a card's sides, corners and colours are alike, and its stripes are finer than what it is shrunk to. Whole
-numbers only: the same pixels on any machine.
+No two of a card's sides, corners and colours are alike, and its stripes are finer than the pixels of the resized image.
+Whole numbers only: the same pixels on any machine.
 """
 
 import io

@@ -1,11 +1,11 @@
-"""Judge a recipe on all labelled images of a small data set, each by a model that has not seen it.
+"""Evaluate a recipe on all labelled images of a small data set, each by a model that has not seen it.
 
     python -m training.crossvalidate dataset=petals name=petals-cv split.folds=5 [any setting of training.train]
 
-For each fold: train, export and evaluate into `runs/<name>/fold-<k>`. A command that was stopped goes on where it was.
-Then `runs/<name>/crossvalidation.json` holds the scores of the pooled predictions with their intervals, and each
-fold's own, and what int8 loses on the pooled images. The confusion matrix and the reliability diagram of all are
-beside it. The prepared data set is `data/processed/<dataset>`, or what `store=` names.
+For each fold: train, export and evaluate into `runs/<name>/fold-<k>`. An interrupted command resumes when it is given
+again. Then `runs/<name>/crossvalidation.json` holds the scores of the pooled predictions with their intervals, and each
+fold's own, and what int8 loses on the pooled images. The confusion matrix and the reliability diagram of all are beside
+it. The prepared data set is `data/processed/<dataset>`, or the one that `store=` names.
 
 The pooled interval is Wilson's, as of one model on that many images; how much models differ from fold to fold is what
 the folds' own values show (Bengio and Grandvalet 2004, "No unbiased estimator of the variance of k-fold
@@ -61,7 +61,7 @@ def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dic
 
     Raises:
         ConfigurationError: a setting is impossible.
-        DatasetError: the data set is not prepared, or two folds were asked about the same image.
+        DatasetError: the data set is not prepared, or an image is in the test part of two folds.
     """
     console = console or plain_console()
 
@@ -90,10 +90,10 @@ def compare_int8(run: Path, console: Console) -> dict[str, int] | None:
 
 
 def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Score the predictions of all folds together, and write the document and the pictures.
+    """Score the pooled predictions of all folds, and write the document and the pictures.
 
     Raises:
-        DatasetError: two folds were asked about the same image.
+        DatasetError: an image is in the test part of two folds.
     """
     runs = [configuration.run_folder(config) for config in configs]
     folder = runs[0].parent
@@ -138,7 +138,7 @@ def judge_int8(folds: Sequence[Mapping[str, int] | None]) -> dict[str, Any]:
 
 
 def _fold(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return what the report says of one fold; times in seconds."""
+    """Return the report's entry of one fold; times in seconds."""
     trained = json.loads((run / "train.json").read_text())
     return {
         "run": run.name,

@@ -1,4 +1,4 @@
-"""Judge a trained model on its test images, from their encoded bytes, by the very code that serves them.
+"""Evaluate a trained model on its test images, from their encoded bytes, with the same code that serves them.
 
     python -m training.evaluate name=<run> [batch=64]
 
@@ -6,12 +6,12 @@ Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it 
 `runs/<run>/evaluation/`:
 
     metrics.json           top-1, top-5, macro-F1, each class, calibration error, each with a 95 % interval
-    predictions.npz        probabilities (N, K) float32, labels, ids, and where each image's bytes stand
+    predictions.npz        probabilities (N, K) float32, labels, ids, and the location of each image's bytes
     confusion.png, reliability.png, mistakes.png
 
-A data set whose class names say several things (`3L`: a count and a hand) has each judged apart, by the patterns of
-`dataset.label_parts` in its configuration. Test images without a label are not judged. Nothing is done, and torch is
-not imported, where all this is up to date.
+A data set whose class names say several things (`3L`: a count and a hand) has each scored separately, by the patterns
+of `dataset.label_parts` in its configuration. Test images without a label are not scored. If all this is up to date,
+nothing runs and torch is not imported.
 """
 
 import hashlib
@@ -80,7 +80,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     predictions = Predictions.of(probabilities, dataset.labels[rows], records, dataset.raw)
     metrics = {"name": config["name"], "key": key, "fingerprint": dataset.fingerprint, "seconds": seconds}
     metrics |= judge(predictions, dataset.classes, config["dataset"].get("label_parts") or {})
-    # The metrics come last: where they stand, everything beside them is of the same evaluation.
+    # The metrics are written last: if they exist, all files beside them are of the same evaluation.
     written.parent.mkdir(exist_ok=True)
     written.unlink(missing_ok=True)
     predictions.save(written.parent / "predictions.npz")
@@ -159,7 +159,7 @@ def _key(folder: Path, fingerprint: str) -> str:
 
 
 def table(metrics: Mapping[str, Any]) -> Table:
-    """Return the main scores for people."""
+    """Return a printable table of the main scores."""
     shown = Table("score", "value", "95 % interval", title=f"{metrics['name']}: {metrics['images']:,} test images")
     rows = [(name.replace("_", " "), metrics[name]) for name in ("top_1", "top_5", "macro_f1", "calibration_error")]
     rows += [(f"top 1 of the {name}", part["top_1"]) for name, part in metrics.get("parts", {}).items()]

@@ -35,8 +35,8 @@ def choose(weights: Path, data: PreparedDataset, split: Split) -> list[Golden]:
 
     Raises:
         GoldenError: an image cannot be read.
-        DatasetError: an image of a data set that is kept encoded is in no shard any more.
-        TrainingError: an image is decoded otherwise than when the data set was prepared.
+        DatasetError: an image of a data set in shards is no longer in any shard.
+        TrainingError: an image is decoded differently than when the data set was prepared.
     """
     classifier = Classifier(weights)
     int8 = Classifier(weights, precision="int8") if torchscript.quantized(weights).is_file() else None
@@ -66,7 +66,7 @@ def candidates(labels: Rows, rows: Rows) -> list[Rows]:
 
 
 def _pair(classifier: Classifier, data: PreparedDataset, row: int) -> tuple[bytes, torch.Tensor]:
-    """Return an image as it is encoded, empty where it is gone or has changed since, and as training sees it.
+    """Return the encoded bytes of an image, empty if it is gone or has changed since, and its training pixels.
 
     Raises:
         DatasetError: it is gone or has changed, and is in no shard either.
@@ -83,10 +83,10 @@ def _pair(classifier: Classifier, data: PreparedDataset, row: int) -> tuple[byte
 
 
 def _checked(classifier: Classifier, data: PreparedDataset, row: int, encoded: bytes, prepared: torch.Tensor) -> bytes:
-    """Return an image as it is encoded, or its prepared pixels as PNG where that is not there, or large.
+    """Return the encoded bytes of an image, or its prepared pixels as PNG if those are missing or large.
 
     Raises:
-        TrainingError: it is decoded otherwise than when it was prepared.
+        TrainingError: it is decoded differently than when it was prepared.
     """
     decoded = classifier.decode([encoded])[0] if 0 < len(encoded) <= LARGEST else None
     if decoded is None or isinstance(decoded, TooLarge):

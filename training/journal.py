@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: lines of progress, metrics.csv, checkpoints, and an end when time is up."""
+"""Progress lines, metrics.csv and checkpoints of a run, and its end when time is up."""
 
 import csv
 import io
@@ -21,8 +21,8 @@ class Journal(Checkpoint):
 
     The best checkpoint has the lowest validation loss: on the few dozen validation images of a small data set, accuracy
     moves in steps so large that the luckiest epoch would win, not the best. Every file is replaced at once, so that a
-    killed process leaves the one before it. `images` is the number of training images of an epoch; `max_minutes` counts
-    the training time of all starts together.
+    killed process leaves the one before it. `images` is the number of training images of an epoch; `max_minutes` limits
+    the total training time of all starts.
     """
 
     def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:
@@ -61,7 +61,7 @@ class Journal(Checkpoint):
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:
             return True
-        # NaN where there are no validation images: then the last epoch counts.
+        # NaN without validation images: then the last epoch counts.
         return math.isnan(self.best["validation_loss"]) or row["validation_loss"] < self.best["validation_loss"]
 
     def _save(self, trainer: L.Trainer, name: str, *, weights_only: bool) -> None:

@@ -23,8 +23,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Classification(L.LightningModule):
     """Trains one network on uint8 batches (B, C, S, S) with int64 labels (B,).
 
-    `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries. What is validated and
-    exported is `best_network`: the averaged weights where `trainer.ema` asks for them.
+    `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries. `best_network` is
+    validated and exported: the averaged weights if `trainer.ema` is set.
     """
 
     def __init__(self, config: Mapping[str, Any], classes: Sequence[str], preprocess: PreprocessSpec) -> None:
@@ -44,7 +44,7 @@ class Classification(L.LightningModule):
         self.mix = Mix(**self.settings["mix"], classes=len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=self.settings["label_smoothing"])
         self.train_loss, self.train_accuracy, self.validation_loss, self.validation_accuracy = (
-            # To look for NaN is to wait for a GPU, twice a step; `_check` does so now and then.
+            # NaN checks synchronise with the GPU, twice a step; `_check` does it now and then.
             torchmetrics.MeanMetric(nan_strategy="disable")
             for _ in range(4)
         )
@@ -82,7 +82,7 @@ class Classification(L.LightningModule):
         augmentation: Augmentation = self.augmentations[str(size)]  # type: ignore[assignment]
         floats = images.float().div_(255.0)
         # A random crop takes its part of the stored image, shrunk only so far that the crop skips no pixels: it has no
-        # antialiasing of its own.
+        # its own antialiasing.
         before = min(images.shape[-1], size * 3 // 2) if augmentation.crops else size
         if before != images.shape[-1]:
             floats = nn.functional.interpolate(floats, size=(before, before), mode="bilinear", antialias=True)
@@ -117,7 +117,7 @@ class Classification(L.LightningModule):
             self.average.update_parameters(self.network)
 
     def on_train_epoch_start(self) -> None:
-        # Seeded by epoch, so that a run that was killed and resumed goes on as if it had not been.
+        # Seeded by epoch, so that a resumed run gives the same result as one that was never interrupted.
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
         self._freeze()
 

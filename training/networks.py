@@ -44,7 +44,7 @@ class Network(nn.Module):
         return self._map(self._tokens(x))
 
     def embedding(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (B, D), what the last layer sees."""
+        """Return (B, D), the input of the last layer."""
         return self._pooled(self._tokens(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -133,7 +133,7 @@ class DroppedNorm(nn.BatchNorm2d):
 
 
 def build(network: Mapping[str, Any], classes: int, channels: int, image_size: int) -> Network:
-    """Return the network of the configuration node `network`, with weights where it names any.
+    """Return the network of the configuration node `network`, with weights if it names any.
 
     Raises:
         ConfigurationError: an unknown kind, option or model, or weights that cannot be had.
@@ -227,7 +227,7 @@ def _vit(network: Mapping[str, Any], classes: int, channels: int, image_size: in
     body = VisionTransformer(
         image_size, patch, channels, network["embed_dim"], network["depth"], network["num_heads"], dropout, dropout
     )
-    # Kornia draws these from N(0, 1), which drowns the patches; 0.02 is what the paper's own code starts from.
+    # Kornia draws these from N(0, 1), which drowns the patches; the paper's own code starts from 0.02.
     nn.init.trunc_normal_(body.patch_embedding.cls_token, std=0.02)
     nn.init.trunc_normal_(body.patch_embedding.positions, std=0.02)
     return _KorniaViT(body, network["embed_dim"], classes, dropout)
@@ -257,7 +257,7 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
 
 
 def _create(name: str, image_size: int, **options: Any) -> Any:
-    """Make a timm model, for images of this size where it must know."""
+    """Make a timm model, for images of this size if its architecture depends on it."""
     import timm
 
     options = {key: value for key, value in options.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What changes the weights: optimizer and learning-rate schedule, by the names that the configuration uses."""
+"""Optimizers and learning-rate schedules, by configuration name."""
 
 import math
 from collections.abc import Mapping

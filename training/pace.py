@@ -1,4 +1,4 @@
-"""The training step alone, and how many epochs of it fit into a given time."""
+"""The bare training step, and how many epochs of it fit into a given time."""
 
 import statistics
 import time

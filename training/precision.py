@@ -10,7 +10,7 @@ from training.configuration import ConfigurationError
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device of `trainer.device`: auto takes the GPU where there is one.
+    """Return the device of `trainer.device`: auto takes the GPU if the machine has one.
 
     Raises:
         ConfigurationError: an unknown device, or one that this machine lacks.

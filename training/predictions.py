@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Predictions:
-    """Answers to N images: `probabilities` float32 (N, K), `labels` int64 (N,) with -1 where there is none.
+    """Answers to N images: `probabilities` float32 (N, K), `labels` int64 (N,) with -1 for no label.
 
     The bytes of image n are those of `paths[n]` below the folder `raw`, `lengths[n]` of them from `offsets[n]` on; a
     length of -1 is the whole file.

@@ -1,7 +1,7 @@
-"""An int8 network made of a trained one: post-training static quantization, calibrated on training images.
+"""An int8 network from a trained one: post-training static quantization, calibrated on training images.
 
-The only file that names `torch.ao.quantization`, which torch deprecates in favour of torchao. What torchao makes today
-is a `torch.export` program, which is fast behind a compiler alone: `benchmarks/int8.py` measures both.
+The only file that names `torch.ao.quantization`, which torch deprecates in favour of torchao. torchao today makes a
+`torch.export` program, which is fast only behind a compiler: `benchmarks/int8.py` measures both.
 """
 
 import contextlib

@@ -46,7 +46,7 @@ def proportion(successes: int, trials: int) -> Estimate | None:
 
 
 def ranks(probabilities: Floats, labels: Integers) -> Integers:
-    """Return for each image how many classes stand before the true one, as int64 (N,); of equal ones the first wins.
+    """Return for each image how many classes rank before the true one, as int64 (N,); of equal ones the first wins.
 
     `probabilities` are (N, K), `labels` int (N,) in [0, K).
     """
@@ -90,7 +90,7 @@ def bootstrap_f1(
     Drawing a class's images with replacement and counting their answers is a multinomial draw from that class's row
     of the confusion matrix, so the cost is R times the matrix's filled cells, however many images there are. A
     class whose images all get one answer has no spread to draw from, and the interval of few images no width: `unseen`
-    images in all, spread evenly over the cells of the classes that occur, smooth what is drawn from (Efron and
+    images in all, spread evenly over the cells of the classes that occur, smooth the distribution (Efron and
     Tibshirani 1993, section 16.5).
     """
     generator = np.random.default_rng(seed)
@@ -182,7 +182,7 @@ def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, se
 
     `probabilities` are (N, K) in [0, 1], `labels` int (N,) in [0, K), `classes` K names. Each score is `{value, low,
     high}`; `per_class` holds a class's `images`, `precision`, `recall` (the accuracy on its own images) and `f1`, where
-    null stands for what has no images to be told from.
+    null is a score without images to compute it from.
 
     Raises:
         ValueError: there is no image, or the shapes do not agree.
@@ -229,7 +229,7 @@ def plain(estimate: Estimate | None) -> dict[str, float] | None:
 def part(
     probabilities: Floats, labels: Integers, classes: Sequence[str], pattern: str
 ) -> tuple[Floats, Integers, tuple[str, ...]]:
-    """Return probabilities, labels and classes of one part of what a class name says.
+    """Return probabilities, labels and classes of one part of the class names.
 
     `pattern` is a regular expression whose first group is the part: `^(\\d)` makes the counts 0 to 5 of the classes 0L
     to 5R. Probabilities of classes that share a part are added.

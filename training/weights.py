@@ -1,4 +1,4 @@
-"""Weights to start from: a library's own where they can be had, a local file otherwise."""
+"""Weights to start from: a library's own if they can be downloaded, else a local file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 from training.configuration import ConfigurationError
 
 T = TypeVar("T")
-# A Lightning checkpoint of ours holds the averaged weights first where there are any.
+# A Lightning checkpoint of ours holds the averaged weights first, if any.
 PREFIXES = ("average.module.", "network.", "module.", "model.", "")
 
 
@@ -33,10 +33,10 @@ def pretrained_weights(what: str, get: Callable[[], T]) -> T:
 def load_weights(network: nn.Module, source: str | Mapping[str, torch.Tensor]) -> None:
     """Copy weights into `network`, from a state dict or from a file (.pt, .pth, .ckpt, .safetensors, our own model.pt).
 
-    The last layer is left as it is where its classes differ, and the first one summed over colours for grey images.
+    The last layer is not loaded if its classes differ, and the first one summed over colours for grey images.
 
     Raises:
-        ConfigurationError: the file is not there, is not of such a kind, or holds weights of another network.
+        ConfigurationError: the file is missing, is not of such a kind, or holds weights of another network.
     """
     state = dict(_read(Path(source)) if isinstance(source, str) else source)
     name = source if isinstance(source, str) else "the pretrained weights"

@@ -47,8 +47,8 @@ CEILINGS = {
     "handlers": (17.3, 4.0),
     "pipeline": (16.1, 6.3),
     "serving": (1.2, 11.1),
-    "synthetic": (15.6, 1.8),
-    "training": (10.7, 3.3),
+    "synthetic": (0.0, 1.8),
+    "training": (0.5, 3.3),
 }
 
 

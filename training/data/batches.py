@@ -37,8 +37,7 @@ class Joined:
 class Batches:
     """Iterates over batches (uint8 (B, C, S, S), int64 (B,)) of `data`.
 
-    With `seed` the rows come in a new order each epoch, which depends on the seed and on what `epoch()` says when the
-    iteration begins, and on nothing else; the last batch is left out where it is not full, unless it is the only one.
+    With `seed` the rows come in a new order each epoch, which depends on the seed and on the value of `epoch()` when the iteration begins, and on nothing else; a last batch that is not full is dropped, unless it is the only one.
     Without `seed` all rows come in the order given.
     """
 
@@ -101,14 +100,14 @@ class Resident(Batches):
     def __iter__(self) -> Iterator[Batch]:
         order, size = self._order(), self.batch_size
         batches = [np.sort(order[number * size : (number + 1) * size]) for number in range(len(self))]
-        # All at once: to send anything between two steps is to wait for the first.
+        # Copy all indices up front: a copy between steps would synchronise with the GPU.
         rows = torch.from_numpy(np.concatenate(batches)).to(self._images.device)
         for chosen in torch.split(rows, [len(each) for each in batches]):
             yield self._images[chosen], self._labels[chosen]
 
     @staticmethod
     def fits(data: Joined, free: int) -> bool:
-        """Return whether the images take at most half of so many bytes: the rest is the network's."""
+        """Return whether the images take at most half of the free bytes; the network needs the other half."""
         first, _ = data.take(np.arange(min(1, len(data))))
         return 2 * len(data) * first.nbytes <= free
 
@@ -136,7 +135,7 @@ def ahead(make: Callable[[], Iterator[Batch]], depth: int) -> Iterator[Batch]:
                 if not put(item):
                     return
             put(None)
-        except BaseException as error:  # handed over to whoever iterates
+        except BaseException as error:  # raised again in the iterating thread
             put(error)
 
     thread = threading.Thread(target=work, name="batches", daemon=True)

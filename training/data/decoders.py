@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 class PoolBroken(RuntimeError):
-    """A process of the pool ended unasked."""
+    """A process of the pool was killed or crashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +151,14 @@ class Pool:
         self._executor = ProcessPoolExecutor(processes, start_method(), initializer=_start)
 
     def warm(self) -> None:
-        """Wait until the processes have started; only benchmarks need to."""
+        """Wait until the processes have started."""
         list(self.map(os.getpgid, [0] * self.processes))
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results in order; only a few tasks are taken ahead, so that a long list needs no memory.
 
         Raises:
-            PoolBroken: a process ended unasked; or whatever `function` raises.
+            PoolBroken: a process was killed or crashed. Errors of `function` are passed on.
         """
         waiting: deque[Future[Result]] = deque()
         try:

@@ -1,6 +1,6 @@
 """Download a raw data set: `python -m training.data.download DATASET [OUT]` (OUT defaults to data/raw/DATASET).
 
-Where from stands in the data set's config as `dataset.source`: `{kaggle: owner/name}`, `{kaggle_competition: name}` or
+The data set's config names the source as `dataset.source`: `{kaggle: owner/name}`, `{kaggle_competition: name}` or
 `{places365: small}`. Kaggle's sets come through kagglehub, which resumes by itself and keeps them in its own cache; OUT
 becomes a link to there. Places365 comes from its authors' server: an interrupted archive is resumed, its MD5 sum is
 verified, and it is unpacked beside its final place and moved there whole.
@@ -21,15 +21,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from training.configuration import CONFIGS, ConfigurationError, compose
 from training.data.records import DatasetError
 
-# What a config's `dataset.source` may have, and where Kaggle keeps such a thing.
+# Keys of a config's `dataset.source`, and their paths on Kaggle's site.
 _KAGGLE = {"kaggle": "datasets", "kaggle_competition": "competitions"}
-# Stands in a folder that this module fills; readers pass over hidden files.
+# Marks a folder that this module is filling; readers skip hidden files.
 _MARK = ".downloading"
 PLACES365_URL = "http://data.csail.mit.edu/places/places365/"
 
 
 class Archive(NamedTuple):
-    """One tar file: its name on the server, its MD5 sum, what is in it, and what that is called in the raw folder."""
+    """One tar file: its name on the server, MD5 sum, top folders, and those renamed in the raw folder."""
 
     name: str
     md5: str
@@ -55,12 +55,11 @@ PLACES365 = (
 
 
 def download(dataset: str, out: Path) -> Path:
-    """Download `dataset` to the folder `out`, or go on with a download that was interrupted.
+    """Download `dataset` to the folder `out`, or resume an interrupted download.
 
     Raises:
         DatasetError: no such data set, or none that has a source, credentials or network missing, a damaged archive,
-            too little disk, or an `out` that holds something else; the message says which, and the other ways to get
-            images.
+            too little disk, or an `out` with other contents; the message names the fault and the other ways to get images.
     """
     kind, name = source(dataset)
     if kind == "places365":
@@ -114,11 +113,11 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def fetch_kaggle(dataset: str, kind: str, handle: str) -> Path:
-    """Return the folder in kagglehub's cache that holds what Kaggle calls `handle`, downloaded if it is not there yet.
+    """Return the folder in kagglehub's cache that holds what Kaggle calls `handle`, downloaded if it is missing.
 
     `kind` is "kaggle" or "kaggle_competition".
     """
-    # Imported here: it costs a second, and half of what it brings is of use only to who has credentials.
+    # Imported here: it takes a second, and half of its functions need credentials.
     import kagglehub
     import kagglehub.config
     import requests
@@ -165,7 +164,7 @@ def _other_ways(dataset: str) -> str:
 
 
 def fetch_places365(out: Path, url: str = PLACES365_URL, archives: tuple[Archive, ...] = PLACES365) -> Path:
-    """Download and unpack what is not in `out` yet; an archive is deleted once it is unpacked."""
+    """Download and unpack the archives that are missing in `out`; an archive is deleted once it is unpacked."""
     if not (out / _MARK).exists():
         _refuse_foreign(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -212,7 +211,7 @@ def _fetch(url: str, file: Path, md5: str) -> None:
 def _store(answer: httpx.Response, part: Path, have: int) -> None:
     """Append the body of an answer to `part` from byte `have` on, with a progress bar."""
     rest = int(answer.headers.get("Content-Length", 0))
-    # The archive, and once more for what is unpacked from it.
+    # The archive, and its unpacked contents of the same size.
     _check_disk(part, have + 2 * rest)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress("{task.description}", *columns) as progress, open(part, "r+b" if have else "wb") as file:
@@ -249,7 +248,7 @@ def _unpack(file: Path, out: Path, archive: Archive) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 when the data set is there, 1 when something has to be mended first."""
+    """Run the command line; 0 if the data set is complete, 1 if the user has to fix something first."""
     parser = argparse.ArgumentParser(prog="python -m training.data.download", description="Download a raw data set.")
     parser.add_argument("dataset", help="a config of training/configs/dataset that has a source")
     parser.add_argument("out", nargs="?", type=Path, help="folder to write (default: data/raw/DATASET)")

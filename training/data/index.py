@@ -83,7 +83,7 @@ class Decoded(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A file that no record is made of, or a folder (its path ends in a slash) with so many of them."""
+    """A file without a record, or a folder (its path ends in a slash) with `files` of them."""
 
     path: str
     files: int
@@ -109,7 +109,7 @@ class Index:
         self.remember("key", key)
 
     def recall(self, name: str) -> str | None:
-        """Return what `remember` kept under `name`; None where there is nothing, or where this is no index."""
+        """Return the value that `remember` stored under `name`; None if it is missing or the file is not an index."""
         try:
             found = self._base.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         except sqlite3.DatabaseError:
@@ -117,7 +117,7 @@ class Index:
         return None if found is None else str(found[0])
 
     def remember(self, name: str, value: str) -> None:
-        """Keep a value, together with everything changed so far."""
+        """Store a value, and commit everything changed so far."""
         with self._base:
             self._base.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
 
@@ -155,7 +155,7 @@ class Index:
             raise DatasetError(f"{twice[1]}: a second record has the id {twice[0]!r}; each must be unique") from None
 
     def add_unread(self, files: Iterable[Unread]) -> None:
-        """Note what no record is made of."""
+        """Add files without a record."""
         with self._base:
             self._base.executemany("INSERT INTO unread (path, files, reason, detail) VALUES (?, ?, ?, ?)", files)
 
@@ -218,13 +218,13 @@ class Index:
             )
 
     def leave_out_duplicates(self) -> None:
-        """Leave out of train what stands in test too, and every content that train would hold twice."""
+        """Leave out of train every image that is also in test, and every duplicate within train."""
         self._base.execute("CREATE INDEX IF NOT EXISTS by_content ON records(sha256)")
         self._base.executescript(_DUPLICATES)
         self._base.commit()
 
     def plan_moves(self) -> None:
-        """Plan which of the last rows fill the rows of what was left out, so that no row stays empty."""
+        """Plan which of the last rows fill the rows of left-out images, so that no row stays empty."""
         self._base.execute("DROP TABLE IF EXISTS moves")
         self._base.execute("CREATE TABLE moves (source INTEGER PRIMARY KEY, target INTEGER NOT NULL)")
         self._base.execute("CREATE UNIQUE INDEX IF NOT EXISTS by_row ON records(row)")
@@ -273,7 +273,7 @@ class Index:
         return self.column('CASE WHEN "group" IS NULL THEN -1 ELSE DENSE_RANK() OVER (ORDER BY "group") END', rows)
 
     def twins(self, rows: int) -> npt.NDArray[np.int64]:
-        """Return, for each row whose content stands more than once, the least of the rows that share it; else -1."""
+        """Return, for each row with duplicated content, the lowest row that shares it; else -1."""
         return self.column(
             "CASE WHEN COUNT(*) OVER (PARTITION BY sha256) > 1 THEN MIN(row) OVER (PARTITION BY sha256) ELSE -1 END",
             rows,

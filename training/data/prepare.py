@@ -2,9 +2,7 @@
 
     python -m training.data.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [processes=4] [key=value ...]
 
-The result is data/processed/<store>/ (see `training.data.store`). What cannot be used is left out and reported by name: what
-does not decode, has an unknown label, stands twice, or is no part of the layout. An interrupted run goes on where it
-stopped; a data set that is up to date is left alone. `augment=n` adds n transformed copies of each training image.
+The result is data/processed/<store>/ (see `training.data.store`). Unusable files are left out and reported by name: those that do not decode, have an unknown label, are duplicates, or are not part of the layout. An interrupted run resumes; a data set that is up to date is not changed. `augment=n` adds n transformed copies of each training image.
 """
 
 import dataclasses
@@ -37,11 +35,11 @@ from training.data.records import DatasetError, RawDataset
 from training.data.unread import unread
 
 _CHUNK = 64
-_NAMED = 5  # of what is left out for one reason
+_NAMED = 5  # of the files left out for one reason
 
 
 def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Console | None = None) -> dict[str, float]:
-    """Make `folder` hold the data set that `recipe` describes; return the seconds of each stage ({}: up to date).
+    """Prepare the data set that `recipe` describes in `folder`; return the seconds of each stage ({}: up to date).
 
     Raises:
         DatasetError: the raw data cannot be read; nothing half-written is left behind.
@@ -121,7 +119,7 @@ def _is_encoded(recipe: Recipe, rows: int) -> bool:
 
 
 def _decode(index: Index, job: Job, processes: int, console: Console, lap: Callable[[str], None]) -> None:
-    """Decode what is still to be decoded; each chunk is noted once it is written."""
+    """Decode the remaining images; each chunk is recorded in the index once it is written."""
     images, moments = job.open_images(), job.open_moments()
     files = [file for file in (images, moments) if file is not None]
     require_space(
@@ -241,7 +239,7 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _report(folder: Path, seconds: float, console: Console) -> None:
-    """Say in a few lines what was prepared, and by name what was left out."""
+    """Report in a few lines the prepared images, and by name the files that were left out."""
     dataset = store.PreparedDataset.open(folder)
     sides = ", ".join(f"{sum(c.values()):,} {side}" for side, c in dataset.document["counts"].items() if c)
     console.print(
@@ -285,7 +283,7 @@ def recipe_from(config: DictConfig) -> Recipe:
 
 
 def run(overrides: Sequence[str], console: Console) -> None:
-    """Do what the command line asks for."""
+    """Prepare a data set as the command line says."""
     from training.configuration import compose, store_folder
     from training.data.splits import SplitSpec
 

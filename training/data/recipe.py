@@ -1,4 +1,4 @@
-"""Everything that decides what a prepared data set holds, and the key that says whether one is up to date.
+"""Everything that decides the contents of a prepared data set, and the key that says whether it is up to date.
 
 Nothing here imports torch: an unchanged data set is recognised before the slow imports begin.
 """
@@ -22,7 +22,7 @@ from training.data.records import DatasetError
 SCHEMA_VERSION = 1
 StoreKind = Literal["decoded", "encoded", "auto"]
 
-# What a change of turns the same bytes into other pixels or other records.
+# Modules whose change alters the prepared pixels or records.
 _CODE = (
     *(f"handlers.images.{name}" for name in ("decoding", "jpeg", "orientation", "colours", "limits", "pillow", "tiff", "avif")),
     "handlers.preprocessing",
@@ -33,7 +33,7 @@ _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What is read, how, and into what.
+    """Source, reader and format of a prepared data set.
 
     `raw` is the folder that the reader named `reader` (a module of `training.data.readers`) reads with `reader_options`.
     `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store` "decoded" keeps uint8
@@ -119,10 +119,10 @@ class Recipe:
         )
 
     def key(self) -> str:
-        """Return a hash of all that made, or would make, this store, the raw files by path, size and time among it.
+        """Return a hash of all inputs of this store, among them the raw files by path, size and time.
 
         Raises:
-            DatasetError: the raw folder is not there.
+            DatasetError: the raw folder is missing.
         """
         return digest(
             {

@@ -14,13 +14,13 @@ class DatasetError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """Where one encoded image stands, and what it shows.
+    """Location and label of one encoded image.
 
     `id` is unique within its data set. `split` is the side of the data set's own layout: validation images of a layout
-    count as "train", since validation is always split off anew. `label` is a class name, or None where the layout gives
-    none; a reader passes on a label that is not among the data set's classes as it stands, and `prepare` reports that
+    count as "train", since validation is always split off again. `label` is a class name, or None where the layout gives
+    none; a reader passes an unknown label on unchanged, and `prepare` reports that
     record by its path and leaves it out. `path` is relative to the raw folder; `offset` and `length` are in bytes
-    (`length` None: the whole file). Records of one `group` never stand on two sides of a split by group.
+    (`length` None: the whole file). Records of one `group` are never on two sides of a split by group.
     """
 
     id: str
@@ -40,7 +40,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RawDataset:
-    """What a reader returns: the class names in output order, and its records, read lazily.
+    """Result of a reader: the class names in output order, and its records, read lazily.
 
     `classes` are all outputs that the network gets. A class without a usable image is an error, unless `fixed` says
     that the data set's own numbering gives the outputs, whichever of them are present. Errors of single records raise

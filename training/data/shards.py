@@ -189,7 +189,7 @@ class EncodedBatches:
 
 
 class _Stream(IterableDataset[Batch]):
-    """What one worker reads: its share of the shards, in an order that `order` decides (None: as they stand)."""
+    """One worker's share of the shards, in an order that `order` decides (None: file order)."""
 
     def __init__(self, files: list[str], wanted: np.ndarray[Any, Any], spec: PreprocessSpec, order: int | None) -> None:
         self.files, self.wanted, self.spec, self.order = files, wanted, spec, order

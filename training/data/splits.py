@@ -20,13 +20,10 @@ By = Literal["image", "group"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSpec:
-    """How labelled records are dealt out.
+    """How labelled records are split.
 
     `test` "given" judges on the test side of the data set's own layout; "folds" on fold `fold` of `folds` stratified
-    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"); "auto" on
-    the layout's test side where that has a labelled image, else on a fold. `by` "group" keeps the records of one group
-    together. `validation` is the share, in [0, 0.5], of the rest that chooses the checkpoint. `images_per_class` keeps
-    at most so many training images of each class, drawn by `seed`: those of a smaller number are among those of a
+    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"); "auto" on the layout's test side if it has a labelled image, else on a fold. `by` "group" never divides a group. `validation` is the share, in [0, 0.5], of the rest that chooses the checkpoint. `images_per_class` limits the training images of each class, drawn by `seed`: those of a smaller number are among those of a
     larger one. A class with labelled images in the pool always has at least one to train on.
 
     Raises:
@@ -90,14 +87,14 @@ class Split:
 
 
 def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], twins: Rows, groups: Rows) -> Split:
-    """Deal out the rows 0 to N - 1.
+    """Split the rows 0 to N - 1.
 
-    All arrays have length N. `labels` is -1 where there is none. `twins` is a number that rows of equal content share,
-    or -1 for content that stands once: of pooled twins only the first is used, so that none stands on two sides.
-    `groups` is a number that rows of one group share, or -1 for a row that is its own group.
+    All arrays have length N. `labels` is -1 for a row without a label. `twins` has one number for rows of equal content
+    share, or -1 for unique content: of pooled twins only the first is used, so that no content is on two sides.
+    `groups` has one number for the rows of a group, or -1 for a row that is its own group.
 
     Raises:
-        ValueError: too few images or groups for what is asked; the message says for which.
+        ValueError: too few images or groups for what is asked; the message says which.
     """
     labelled = np.flatnonzero(labels >= 0)
     if spec.test == "given" or (spec.test == "auto" and on_test_side[labelled].any()):
@@ -130,7 +127,7 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
 
 
 def _at_most(limit: int, labels: Rows, seed: int) -> npt.NDArray[np.bool_]:
-    """Mark up to `limit` rows of each class, the first of an order that depends on the seed and the class alone."""
+    """Mark up to `limit` rows of each class, the first of an order that depends only on the seed and the class."""
     chosen = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         order = np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(labels == label))
@@ -147,7 +144,7 @@ def _without_twins(rows: Rows, twins: Rows) -> Rows:
 
 
 def _whole_groups(rows: Rows, groups: Rows) -> Rows:
-    """Number the groups of `rows`; each row without one gets a number of its own."""
+    """Number the groups of `rows`; each row without a group gets a unique number."""
     members = groups[rows].copy()
     if (members < 0).all():
         raise ValueError("split.by=group, but this data set's records name no groups: set split.by=image")

@@ -1,14 +1,14 @@
 """A prepared data set on disk, as training, evaluation and export read it.
 
     data/processed/<name>/
-        dataset.json      classes, counts, mean and std, fingerprint, and the key that says what made it
-        index.sqlite      every record: where its encoded bytes stand, its row, or why it was left out
+        dataset.json      classes, counts, mean and std, fingerprint, and the key of its inputs
+        index.sqlite      every record: location of its encoded bytes, its row, or why it was left out
         labels.npy        int64 (N,), -1 where a test image has no label
         moments.npy       int64 (N, 2, C): sums of the pixel values and of their squares
         images.npy        uint8 (N, C, S, S), read by memory map; or, for sets too large to keep decoded,
         shards/           the original bytes in tar files of webdataset
-        transformed/      n transformed copies of each training image, where they were asked for
-        left_out.csv      what was left out, and why
+        transformed/      n transformed copies of each training image, if augment=n
+        left_out.csv      the files left out, and why
 
 torch is not imported here.
 """
@@ -99,16 +99,16 @@ class PreparedDataset:
 
     @functools.cached_property
     def labels(self) -> Rows:
-        """Return int64 (N,): the class of each row, -1 where there is none."""
+        """Return int64 (N,): the class of each row, -1 for no label."""
         return self._map(LABELS)
 
     @functools.cached_property
     def on_test_side(self) -> npt.NDArray[np.bool_]:
-        """Return bool (N,): whether a row stands on the test side of the data set's own layout."""
+        """Return bool (N,): whether a row is on the test side of the data set's own layout."""
         return self._index.column("split = 'test'", len(self)).astype(bool)
 
     def preprocess(self, mean: tuple[float, ...], std: tuple[float, ...]) -> PreprocessSpec:
-        """Return the preprocessing that made these pixels, completed by what is to be normalised with."""
+        """Return the preprocessing that made these pixels, completed with mean and standard deviation."""
         return PreprocessSpec(
             image_size=self.image_size,
             resize=self.resize,
@@ -126,7 +126,7 @@ class PreparedDataset:
         return digest({"fingerprint": self.fingerprint, "made": made, "encoded": self.encoded})
 
     def record(self, row: int) -> Record:
-        """Return where the encoded bytes of a row stand: `dataset.record(row).read(dataset.raw)`.
+        """Return the location of the encoded bytes of a row: `dataset.record(row).read(dataset.raw)`.
 
         Raises:
             IndexError: there is no such row.
@@ -143,10 +143,10 @@ class PreparedDataset:
         return self._index.total("size")
 
     def split(self, spec: SplitSpec) -> Split:
-        """Deal out the rows; transformed copies of training rows come along where they were made.
+        """Split the rows; transformed copies of training rows, if any, are included.
 
         Raises:
-            ValueError: too few images for what is asked.
+            ValueError: too few images for this split.
         """
         groups = self._index.groups(len(self)) if spec.by == "group" else np.full(len(self), -1, np.int64)
         twins = self._index.twins(len(self)) if spec.test != "given" else np.full(len(self), -1, np.int64)
@@ -164,13 +164,13 @@ class PreparedDataset:
 
     @property
     def transformed_images(self) -> Pixels:
-        """Return uint8 (M, C, S, S): transformed copies of training images; M is 0 where none were made."""
+        """Return uint8 (M, C, S, S): transformed copies of training images; M is 0 without copies."""
         shape = (0, 1 if self.colour == "grey" else 3, self.image_size, self.image_size)
         return self._map(f"{TRANSFORMED}/{IMAGES}") if self._has_copies else np.empty(shape, np.uint8)
 
     @property
     def transformed_key(self) -> str | None:
-        """Return what says how the transformed copies were made, or None where there are none."""
+        """Return the document of the transformed copies, or None without copies."""
         path = self.folder / TRANSFORMED / "transformed.json"
         return str(json.loads(path.read_text(encoding="utf-8"))["key"]) if self._has_copies else None
 
@@ -198,7 +198,7 @@ class PreparedDataset:
 
 
 def key_of(document: Path) -> str | None:
-    """Return the key that a JSON document beside what it describes was written with; None where there is none."""
+    """Return the key in a JSON document; None without a readable document or key."""
     try:
         return str(json.loads(document.read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, KeyError):

@@ -31,7 +31,7 @@ def masked_crc(data: bytes) -> int:
 
 
 def frame(payload: bytes) -> bytes:
-    """Return one record as it stands in a TFRecord file."""
+    """Return one record in the format of a TFRecord file."""
     length = struct.pack("<Q", len(payload))
     return length + _FOOTER.pack(masked_crc(length)) + payload + _FOOTER.pack(masked_crc(payload))
 
@@ -106,7 +106,7 @@ def features(payload: bytes) -> dict[str, Feature]:
 
 
 def example(values: Mapping[str, bytes | int | float | Feature]) -> bytes:
-    """Return an encoded `tf.train.Example` whose features stand in the order of `values`."""
+    """Return an encoded `tf.train.Example` whose features are in the order of `values`."""
     message = _example()()
     for key, value in values.items():
         entry = message.features.feature.add(key=key)
@@ -121,7 +121,7 @@ def example(values: Mapping[str, bytes | int | float | Feature]) -> bytes:
 
 @functools.cache
 def _example() -> Any:
-    """Build the message classes at run time, in a pool of our own, so that they never clash with TensorFlow's.
+    """Build the message classes at run time, in a private pool, so that they never clash with TensorFlow's.
 
     `map<string, Feature>` is spelled as the repeated key-value entry that it is on the wire, which also keeps order.
     """

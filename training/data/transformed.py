@@ -60,7 +60,7 @@ PARAMETERS = ("angle", "translate_x", "translate_y", "scale", *_RANGES)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """What all chunks share: where the images stand, where their copies go, and the random seed."""
+    """Values that all chunks share: paths of the images and of their copies, and the random seed."""
 
     images: Path
     copies: Path
@@ -147,7 +147,7 @@ def _chunks(sources: Rows, number: int) -> Iterator[Chunk]:
 
 
 def _transform_chunk(job: Job, chunk: Chunk) -> tuple[int, list[list[float]]]:
-    """Write the copies of these sources; return where they begin, and the parameters of each."""
+    """Write the copies of these sources; return their first row, and the parameters of each."""
     import torch
 
     images = np.load(job.images, mmap_mode="r")[list(chunk.sources)]
@@ -166,11 +166,11 @@ def transform(batch: "torch.Tensor", seed: int) -> "tuple[torch.Tensor, torch.Te
 
     Args:
         batch: uint8 of shape (B, C, S, S), C 3 or 1.
-        seed: decides all parameters, together with B.
+        seed: decides all parameters, in combination with B.
 
     Returns:
         uint8 (B, C, S, S), and float64 (B, len(PARAMETERS)): angle in degrees, translation in pixels, hue in turns, the
-        others factors; hue and saturation are NaN where the images are grey.
+        others factors; hue and saturation are NaN for grey images.
     """
     import kornia
     import torch

@@ -1,4 +1,4 @@
-"""Files of a raw folder that no record is made of, so that every file there is used or named."""
+"""Files of a raw folder without a record, so that every file in it is either used or named."""
 
 import os
 import posixpath
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from training.data.index import Index, Unread
 from training.data.readers.folder import is_clutter, walk
 
-# Of one folder; more are named together.
+# Of one folder; more are summarised in one line.
 _NAMED_EACH = 100
 
 SYSTEM, NOT_READ, NO_FILE = "hidden or a system's own", "not read", "not a file"
 
 
 class _Whole(NamedTuple):
-    """A folder of which nothing is read, with what was counted in it so far."""
+    """An unread folder, with the number of files counted in it so far."""
 
     path: str
     reason: str

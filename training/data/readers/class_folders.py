@@ -24,11 +24,11 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     """Read class folders, and the folders in them; classes are the folder names of the train side, sorted.
 
     A folder named as a train side is, `train/` for one, makes a layout with sides (see `sides.find`): images of `val/`
-    count as train where there is a `test/` with classes, and as test where there is none. Otherwise every folder is a
+    count as train if `test/` has classes, and as test if not. Otherwise every folder is a
     class, and every image "train". A class that only the test side has is left to `prepare` to report.
 
     Options: `classes`, a list of folder names or the number of them to take; `images_per_class`, the most train images
-    of each; `labels`: "folders" (the default), or where in the names of files the classes stand: "names" (before the
+    of each; `labels`: "folders" (the default), or the place of the class in file names: "names" (before the
     number at the end, as in cat.0.jpg) or a regular expression with one group.
 
     Raises:

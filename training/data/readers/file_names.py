@@ -1,4 +1,4 @@
-"""Classes that stand in the names of files, as in `cat.0.jpg`, and not in those of folders."""
+"""Classes from the names of files, as in `cat.0.jpg`, and not from those of folders."""
 
 import posixpath
 import re
@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[\s._()-]*\d+[\s)]*")
 
 
 def numbered(name: str) -> str | None:
-    """Return what stands before the number at the end of a file's name, or None: `cat.0.jpg` is a `cat`."""
+    """Return the part before the number at the end of a file's name, or None: `cat.0.jpg` is a `cat`."""
     match = _NUMBERED.fullmatch(posixpath.splitext(posixpath.basename(name))[0])
     return match[1].strip() if match else None
 

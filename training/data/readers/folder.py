@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from training.data.records import DatasetError, Record, Split
 
-# To tell a folder without any image from one with images, and what to read by its name; "" is for files without a
+# Suffixes that mark a file as an image, to find folders without images and the files to read; "" is for files without a
 # suffix. Images of kinds that are not decoded are among them: `prepare` names each with the reason.
 IMAGE_SUFFIXES = frozenset(
     [
@@ -45,7 +45,7 @@ def is_clutter(name: str) -> bool:
 
 
 def listing(folder: Path) -> Listing:
-    """Return what stands in `folder`; only this one folder is held in memory.
+    """Return the files and folders in `folder`; only this one folder is kept in memory.
 
     Raises:
         DatasetError: the folder is missing or cannot be read, a link leads nowhere, or a name is not UTF-8.
@@ -143,7 +143,7 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def wrong_layout(raw: Path, dataset: str, expected: str, hint: str = "") -> DatasetError:
-    """Return the error for a folder that is not laid out as `expected`; it names what stands there instead."""
+    """Return the error for a folder that is not laid out as `expected`; it names the present entries instead."""
     found = listing(raw)
     names = [*found.files, *(f"{name}/" for name in found.folders)]
     if not names:
@@ -202,7 +202,7 @@ def holds_images(folder: Path) -> bool:
 
 
 def contents(folder: Path) -> str:
-    """Return in a few words what is in `folder`."""
+    """Describe the contents of `folder` in a few words."""
     files, folders = listing(folder)
     return f"only {files[0]} and the like" if files else f"only the folder {folders[0]}" if folders else "nothing"
 
@@ -241,7 +241,7 @@ def class_records(
 ) -> Iterator[Record]:
     """Yield the images of `raw/side/<folder>/`, and of the folders below it, for each class folder.
 
-    `per_class` takes so many images of each folder, evenly spread over the sorted paths. `group` maps a class and a
+    `per_class` is the number of images to take of each folder, evenly spread over the sorted paths. `group` maps a class and a
     path in its folder to the record's group.
     """
     for folder in folders:
@@ -252,14 +252,14 @@ def class_records(
 
 
 def spread(names: Sequence[str], number: int | None) -> Sequence[str]:
-    """Return `number` of the names, evenly spread, or all of them where there are no more."""
+    """Return `number` of the names, evenly spread, or all of them if there are fewer."""
     if number is None or number >= len(names):
         return names
     return [names[index * len(names) // number] for index in range(number)]
 
 
 def check_files(raw: Path, paths: Iterable[str], source: str) -> None:
-    """Refuse a list that names files which are not there; memory stays flat however long it is.
+    """Refuse a list that names missing files; memory stays flat however long it is.
 
     A list sorted by folder, as the public ones are, costs one listing of each folder and no look at single files.
 

@@ -1,4 +1,4 @@
-"""Checked access to a reader's options, as they stand under `dataset.reader_options` in a config."""
+"""Checked access to a reader's options: `dataset.reader_options` in a config."""
 
 import difflib
 import unicodedata
@@ -12,7 +12,7 @@ def check(options: Mapping[str, Any], *known: str) -> None:
     """Refuse an option that the reader does not have.
 
     Raises:
-        DatasetError: names the option and the nearest one that there is.
+        DatasetError: names the option and the nearest known one.
     """
     for name in options:
         if name not in known:
@@ -32,7 +32,7 @@ def count(options: Mapping[str, Any], name: str, default: int | None = None) -> 
 def choose(options: Mapping[str, Any], name: str, names: Sequence[str], where: str) -> tuple[str, ...]:
     """Return the chosen ones of `names`, in their order there.
 
-    The option is absent, null or "all" for all of them, a number for the first so many, or a list of names.
+    The option is absent, null or "all" for all of them, a number to take from the start, or a list of names.
 
     Raises:
         DatasetError: a name that is not among `names` (the message names the nearest ones), or fewer than two chosen.

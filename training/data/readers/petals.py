@@ -25,8 +25,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     """Read the flowers; all 104 names stay outputs, whichever of them are present.
 
     Names come from `classes.txt` (a number, a tab, a name on each line; blanks at the end of a name are part of it), or
-    from the list built in here. `val/` counts as train. Test records have no class; where `test_labels.csv` (with
-    columns id and class) stands beside them, it gives their labels. A class number without a name is left to `prepare`
+    from the list built in here. `val/` counts as train. Test records have no class; `test_labels.csv` (with columns id and class) gives their labels, if it exists. A class number without a name is left to `prepare`
     to report.
     Checksums are verified as records are read, and a file named in Kaggle's way must hold as many as its name says.
 
@@ -58,7 +57,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
 
 
 def _folder(raw: Path, size: int | None) -> str:
-    """Return the folder that holds the sides, relative to `raw`: the one named after the size, or the only one."""
+    """Return the folder of the sides, relative to `raw`: the one named after the size, or the only one."""
     files, folders = listing(raw)
     if {"train", "test"} <= set(folders):
         return ""
@@ -168,7 +167,7 @@ def _records(
                 taken[label] = taken.get(label, 0) + 1
                 if per_class is not None and taken[label] > per_class:
                     continue
-            # The bytes of the image stand in the payload as they are; where they stand twice, either place will do.
+            # The payload contains the bytes of the image unchanged; if it has them twice, either offset is right.
             yield Record(name, split, label, path, start + payload.index(image), len(image))
         _check_count(raw / path, number)
     if labels:

@@ -1,6 +1,6 @@
 """Places365: `categories_places365.txt`, a train and a val file list, and the images that they name.
 
-Train images stand under `data_256_standard/` (`data_256/` in the public archive) as `/a/airport_terminal/00000001.jpg`,
+Train images are under `data_256_standard/` (`data_256/` in the public archive) as `/a/airport_terminal/00000001.jpg`,
 val images flat in `val_256/`; the large ones in `data_large_standard/` and `val_large/` are read as well.
 """
 
@@ -38,15 +38,15 @@ class _Source(NamedTuple):
 def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     """Read the file lists; `/c/church/outdoor` is the class `church/outdoor`: its path without the leading letter.
 
-    Classes stand in the order of their indices. The public val images are the test side, for the public test images
+    Classes are in the order of their indices. The public val images are the test side, for the public test images
     have no labels. The lists are gone through line by line, so memory does not grow with them.
 
-    Options: `classes`: "present" (the default: every class with a train image), "all" (365 outputs, whatever is there),
+    Options: `classes`: "present" (the default: every class with a train image), "all" (365 outputs, whichever are present),
     a list of names, or the number of present ones to take; `images_per_class`, the most train images of each class, the
-    first in the list. Only files of the chosen classes need be there.
+    first in the list. Only files of the chosen classes have to exist.
 
     Raises:
-        DatasetError: a list or folder is missing, a line is not complete, or a list names files that are not there.
+        DatasetError: a list or folder is missing, a line is not complete, or a list names missing files.
     """
     option.check(options, "classes", "images_per_class")
     sources = [_source(raw, split) for split in _LISTS]

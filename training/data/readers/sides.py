@@ -63,7 +63,7 @@ def _chosen(named: list[_Named]) -> dict[str, Kind]:
 
 
 def splits(sides: dict[str, Kind]) -> dict[str, Split]:
-    """Return the split of each side: validation images judge where there is no test side, and train where there is."""
+    """Return the split of each side: validation images count as test without a test side, and as train with one."""
     judging = "test" if "test" in sides.values() else "validation"
     return {folder: "test" if kind == judging else "train" for folder, kind in sides.items()}
 
