@@ -115,7 +115,7 @@ def servers(root: Path, count: int, progress: Console) -> dict[str, Any]:
     small_server.prepare(root, VERSIONS)
     restart, notice = [], []
     with small_server.serving(root, [f"{MODEL}=1.0"]), watcher(root), progress.status("killing the server ..."):
-        deploy.deploy(MODEL, "2.0", root=root, limits=Limits(watch=0.5), verify=False, say=lambda _: None)
+        deploy.deploy(MODEL, "2.0", root=root, limits=Limits(watch=0.5), verify=False, log=lambda _: None)
         log = root / "logs" / "watch.log"
         until(log.exists)
         before = _served(root)

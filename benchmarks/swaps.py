@@ -61,7 +61,7 @@ def swap(root: Path, version: str, watch: float) -> Swap:
     """Deploy one version and remove the one before."""
     swap = Swap(version)
     try:
-        deploy.deploy(MODEL, version, root=root, keep=False, verify=False, limits=Limits(watch=watch), say=swap.log)
+        deploy.deploy(MODEL, version, root=root, keep=False, verify=False, limits=Limits(watch=watch), log=swap.log)
     except DeployError as error:
         swap.error = str(error)
     swap.ended = time.perf_counter()

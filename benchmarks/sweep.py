@@ -28,7 +28,7 @@ from benchmarks.result import Origin
 from benchmarks.serving import DRAWN
 from benchmarks.traffic import bodies, closed_loop
 from serving.host import ports
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.store import model_config
 
 RESULT, WORK = Path("benchmarks/results/sweep.json"), Path("runs/bench-sweep")
@@ -89,7 +89,7 @@ class Sweep:
         """Run the server of a setting, in one of two places, and warm it up with small images."""
         overrides = [*setting.archive, f"handler.precision={self.precision}"]
         options: dict[str, Any] = {"config": config_of((servers.ROOT / "config.properties").read_text(), setting)}
-        options |= {"offset": self.offset + place * APART, "environment": Shares.of_this_machine(1).environment()}
+        options |= {"offset": self.offset + place * APART, "environment": Resources.of_this_machine(1).environment()}
         with servers.sightline(Path.cwd() / WORK / str(place), self.run, overrides, **options) as running:
             self.rate(running, "16")
             yield running
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
         "precision": options.precision,
         "seconds": options.seconds,
         "number_of_rounds": options.rounds,
-        "shares": dataclasses.asdict(Shares.of_this_machine(1)),
+        "shares": dataclasses.asdict(Resources.of_this_machine(1)),
         "archive": model_config.configure(()),
         "rows": rows,
     }

@@ -215,7 +215,7 @@ def _serve(found: Archive, root: Path, say: Callable[[str], None]) -> tuple[Serv
                 _wait(client, default, known.workers, root, say)
             return served, not default.ready
     # It has been rehearsed when it was built.
-    deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, say=lambda _: None)
+    deploy.deploy(found.name, found.version, root=root, limits=WATCHED, verify=False, log=lambda _: None)
     return served, True
 
 
@@ -227,7 +227,7 @@ def _wait(client: Client, model: ModelStatus, workers: int, root: Path, say: Cal
         return
     model = client.describe(*key)
     if not _loads(model) and not any(each.status == "READY" for each in model.workers):
-        with lock.alone(root):
+        with lock.deploying(root):
             client.scale(*key, 0)
             client.scale(*key, model.min_workers or workers)
             if _gets_ready(client, key):

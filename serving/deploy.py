@@ -50,9 +50,9 @@ def deploy(
     keep: bool = True,
     limits: Limits = LIMITS,
     verify: bool = True,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Deployed:
-    """Make `version` (the newest where None) of `name` the default of the server in `root`; `say` gets each step.
+    """Make `version` (the newest where None) of `name` the default of the server in `root`; `log` gets each step.
 
     `verify=False` skips most of the first step, for an archive that was just built.
 
@@ -64,11 +64,11 @@ def deploy(
     """
     root = root.resolve()
     archive = model_store.find(name, version, root / model_store.FOLDER)
-    with lock.alone(root), _operated(root, say) as (running, client):
-        return Deployment(root, running, client, archive, limits, say).run(keep=keep, rehearse=verify)
+    with lock.deploying(root), _operated(root, log) as (running, client):
+        return Deployment(root, running, client, archive, limits, log).run(keep=keep, rehearse=verify)
 
 
-def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> Deployed:
+def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> Deployed:
     """Make the previous version the default again, in one step; the live one stays READY in its place.
 
     Raises:
@@ -79,7 +79,7 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
     """
     model_store.check_name(name)
     root = root.resolve()
-    with lock.alone(root), _operated(root, say) as (running, client):
+    with lock.deploying(root), _operated(root, log) as (running, client):
         known = Live.read(root).models.get(name)
         try:
             default = client.describe(name).version
@@ -102,7 +102,7 @@ def rollback(name: str, *, root: Path, say: Callable[[str], None] = print) -> De
             client.set_default(name, known.before)
             back = LiveModel(known.before, known.version)
             try:
-                record(root, running, lambda live: live.of(name, back))
+                record(root, running, lambda live: live.with_model(name, back))
             except (ServingError, OSError) as error:
                 with contextlib.suppress(ClientError):  # the server has ended, and restarts as recorded
                     client.set_default(name, known.version)
@@ -123,7 +123,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerState, Client]]:
+def _operated(root: Path, log: Callable[[str], None]) -> Iterator[tuple[ServerState, Client]]:
     """Yield the server of `root`, once no other process is starting or stopping it, and a client of it.
 
     A killed start is recorded before and after: loading models may be READY by then.
@@ -133,22 +133,22 @@ def _operated(root: Path, say: Callable[[str], None]) -> Iterator[tuple[ServerSt
         if time.monotonic() > deadline:
             raise lock.Held("a server is being started or stopped here: wait for it (make status)")
         if not waited:
-            say("another process is starting or stopping the server: waiting for it ...")
+            log("another process is starting or stopping the server: waiting for it ...")
         waited = True
         time.sleep(0.1)
         known = ServerState.read(root)
     if known is None or known.process() is None:
         raise DeployError("no server runs here: start one (make serve)")
     with Client.of_state(known) as client:
-        _finish(known, client, root, say)
+        _finish(known, client, root, log)
         yield known, client
         with contextlib.suppress(ServingError):  # the deployment itself has succeeded
-            _finish(known, client, root, say)
+            _finish(known, client, root, log)
 
 
-def _finish(known: ServerState, client: Client, root: Path, say: Callable[[str], None]) -> None:
+def _finish(known: ServerState, client: Client, root: Path, log: Callable[[str], None]) -> None:
     for name, version in server.finish(known, client, root, alone=True):
-        say(f"{name} {version} was loaded by a start that was killed: recorded as live")
+        log(f"{name} {version} was loaded by a start that was killed: recorded as live")
 
 
 def main() -> int:
@@ -177,7 +177,7 @@ def main() -> int:
             limits = Limits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
             done = deploy(
                 arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
-                say=console.print,
+                log=console.print,
             )  # fmt: skip
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from handlers.requests.request import Asked
 from handlers.service import Reply, Service
 from serving import foreground, litserve_addresses
 from serving.asgi_request import read
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.store import model_store
 
 
@@ -24,7 +24,7 @@ async def refuse(_: Request, error: Any) -> Response:
     return Response(Reply(document).body, error.status_code, media_type="application/json")
 
 
-class Door(LitAPI):  # type: ignore[misc]
+class SightlineAPI(LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.service: Service = self.load(device=device)
 
@@ -39,14 +39,14 @@ def serve(model: str, port: int) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of a broken form; the client gets 400
     (archive,) = model_store.select([model])
     with archive.unpacked() as weights:
-        config = {"minWorkers": Shares.of_this_machine(1).per_device} | archive.model_config()
+        config = {"minWorkers": Resources.of_this_machine(1).per_device} | archive.model_config()
         size, delay = max(2, config["batchSize"]), max(1, config["maxBatchDelay"]) / 1000  # 1 and 0 work otherwise
-        door = Door(size, delay, f"/predictions/{archive.name}")
-        door.load = partial(Service, weights, config, version=archive.version)
+        api = SightlineAPI(size, delay, f"/predictions/{archive.name}")
+        api.load = partial(Service, weights, config, version=archive.version)
         limits = {"timeout": config["responseTimeout"], "max_payload_size": 25 << 20}
-        lit = LitServer(door, "auto", 1, config["minWorkers"], **limits, disable_openapi_url=True)
+        lit = LitServer(api, "auto", 1, config["minWorkers"], **limits, disable_openapi_url=True)
         lit.app.add_exception_handler(HTTPException, refuse)
-        litserve_addresses.add(lit.app, door.api_path, archive.name, archive.version)
+        litserve_addresses.add(lit.app, api.api_path, archive.name, archive.version)
         lit.run("127.0.0.1", port, 1, "warning", generate_client_file=False)
 
 

@@ -201,7 +201,7 @@ def add(known: ServerState, root: Path, version: Version, *, ending: Callable[[]
     """
     mark = logs.Mark.now(root)
     with Client.of_state(known) as client, affinity.loading(known) as keep:
-        with lock.alone(root):
+        with lock.deploying(root):
             _register(client, root, version)
 
         def alive() -> bool:
@@ -225,7 +225,7 @@ def _register(client: Client, root: Path, version: Version) -> None:
 def finish(known: ServerState, client: Client, root: Path, *, alone: bool = False) -> list[Version]:
     """Record the models that answer after a start that was killed before it recorded them, and return them.
 
-    Return none while a deployment runs, whose version is not checked yet, unless the caller holds `lock.alone`.
+    Return none while a deployment runs, whose version is not checked yet, unless the caller holds `lock.deploying`.
 
     Raises:
         ClientError: the server does not answer.
@@ -236,7 +236,7 @@ def finish(known: ServerState, client: Client, root: Path, *, alone: bool = Fals
     defaults = [client.describe(name) for name in client.models()]
     new = {each.name: each.version for each in defaults if each.ready and each.name not in recorded}
     if new and not alone:
-        with contextlib.suppress(lock.Held), lock.alone(root):
+        with contextlib.suppress(lock.Held), lock.deploying(root):
             return finish(known, client, root, alone=True)
         return []
     if new:

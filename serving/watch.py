@@ -199,7 +199,7 @@ class Watch:
         for name, each in Live.read(self.root).models.items():
             if (name, each.version) not in ready or client.describe(name).version == each.version:
                 continue
-            with contextlib.suppress(lock.Held), lock.alone(self.root):
+            with contextlib.suppress(lock.Held), lock.deploying(self.root):
                 if Live.read(self.root).models.get(name) == each:
                     client.set_default(name, each.version)
                     logger.warning("%s %s is the default again, as recorded in %s", name, each.version, FILE)

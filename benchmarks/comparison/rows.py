@@ -16,7 +16,7 @@ from benchmarks.harness.servers import MODEL, NotMeasured, Running
 from benchmarks.peers import environment, stock
 from benchmarks.traffic.bodies import Encoding
 from handlers.service import threads
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.store import model_config
 from serving.store.model_store import ArchiveError
 
@@ -49,7 +49,7 @@ class Bench:
     @property
     def options(self) -> list[str]:
         """Return the options of a peer for workers, threads and batches: those of our server."""
-        config, shares = self.model_config, Shares.of_this_machine(1)
+        config, shares = self.model_config, Resources.of_this_machine(1)
         workers = config.get("minWorkers")
         options = {"workers": workers or shares.workers, "threads": threads(workers) if workers else shares.threads}
         options |= {"batch": config["batchSize"], "delay": config["maxBatchDelay"]}

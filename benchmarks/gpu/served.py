@@ -93,7 +93,7 @@ def swap(folder: Path, running: Running, bodies: Sequence[bytes], rate: float) -
     with gpu_usage.watched() as usage:
         load = background_load.beside(running.url, bodies, running.headers, rate=rate, connections=64)
         with load as answers:
-            deployed = deploy.deploy(MODEL, "2.0", root=folder, keep=False, verify=False, say=lambda _: None)
+            deployed = deploy.deploy(MODEL, "2.0", root=folder, keep=False, verify=False, log=lambda _: None)
     failed = sum(answer.status != 200 for answer in answers)
     return {
         "requests": len(answers),

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from serving.client.deadline import Deadline
-from serving.client.endpoint import Answer, Door, InvalidKey, NobodyListens
+from serving.client.endpoint import Answer, Endpoint, InvalidKey, NobodyListens
 from serving.client.keys import Api, Key, Keys
 from serving.errors import DeadlinePassed, NoKey, ServerFailed, Unreachable
 
@@ -62,23 +62,23 @@ class Connection:
         self.keys = Keys(key_file, self._renew)
         self._find = find
         self._transport = transport
-        self._doors: dict[Api, Door] = {
-            "inference": Door(addresses[0], transport),
-            "management": Door(addresses[1], transport),
+        self._endpoints: dict[Api, Endpoint] = {
+            "inference": Endpoint(addresses[0], transport),
+            "management": Endpoint(addresses[1], transport),
         }
         self._moving = threading.Lock()
-        self._left: list[Door] = []  # those that the server has moved from
+        self._left: list[Endpoint] = []  # those that the server has moved from
         self._answered = False
         self._took: dict[Api, deque[float]] = {"inference": deque(maxlen=LATEST), "management": deque(maxlen=LATEST)}
 
     def address(self, api: Api) -> str:
         """Return the current address of an API."""
-        return self._doors[api].address
+        return self._endpoints[api].address
 
     def close(self) -> None:
         """Close all connections."""
-        for door in [*self._doors.values(), *self._left]:
-            door.close()
+        for endpoint in [*self._endpoints.values(), *self._left]:
+            endpoint.close()
 
     def request(
         self, api: Api, method: str, path: str, *, deadline: Deadline, repeat: Repeat = Repeat.NEVER, **options: Any
@@ -127,13 +127,13 @@ class Connection:
         self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]
     ) -> Answer:
         began = time.monotonic()
-        door = self._doors[api]
+        endpoint = self._endpoints[api]
         try:
-            answer = door.send(method, path, key, deadline, options)
+            answer = endpoint.send(method, path, key, deadline, options)
         except NobodyListens:
-            if not self._moved(api, door):
+            if not self._moved(api, endpoint):
                 raise
-            answer = self._doors[api].send(method, path, key, deadline, options)
+            answer = self._endpoints[api].send(method, path, key, deadline, options)
         except DeadlinePassed:
             self._took[api].append(time.monotonic() - began)  # at least
             raise
@@ -161,16 +161,16 @@ class Connection:
             return FULL
         return None
 
-    def _moved(self, api: Api, before: Door) -> bool:
+    def _moved(self, api: Api, before: Endpoint) -> bool:
         """Switch to the server's current address; return whether it differs from that of `before`."""
         found = self._find()
         address = found[0 if api == "inference" else 1] if found is not None else None
         if address is None or address == before.address:
             return False
         with self._moving:  # several threads may see that the server is gone; one switches
-            if self._doors[api].address != address:
-                self._left.append(self._doors[api])  # another thread may be using it
-                self._doors[api] = Door(address, self._transport)
+            if self._endpoints[api].address != address:
+                self._left.append(self._endpoints[api])  # another thread may be using it
+                self._endpoints[api] = Endpoint(address, self._transport)
         return True
 
     def _renew(self, api: Api, key: Key, deadline: Deadline) -> None:

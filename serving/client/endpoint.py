@@ -68,7 +68,7 @@ class InvalidKey(ClientError):
     """The server has not looked at the request."""
 
 
-class Door:
+class Endpoint:
     """One address, and the connections to it: an URL, or `unix:` and the path of a socket.
 
     Raises:

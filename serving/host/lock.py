@@ -16,7 +16,7 @@ class Held(ServingError):
     """Another process holds the lock."""
 
 
-def alone(root: Path) -> contextlib.AbstractContextManager[None]:
+def deploying(root: Path) -> contextlib.AbstractContextManager[None]:
     """Hold the deployment lock while the block runs, without waiting for it.
 
     Raises:
@@ -45,14 +45,14 @@ def recording(root: Path) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def training(root: Path, name: str, say: Callable[[str], object]) -> Iterator[None]:
+def training(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     """Wait for the lock for training, archiving and serving the model `name`, and hold it while the block runs."""
     file, why = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(_held(root, file, why))
         except Held:
-            say(why)
+            log(why)
             held.enter_context(_held(root, file, why, -1))
         yield
 

@@ -33,40 +33,40 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"  # activations between layers take megabyt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shares:
+class Resources:
     """Workers of each model, torch's threads in each, the front end's heap in megabytes, its compiler and collector.
 
-    `thorough`: Java's second compiler takes the workers' cores for half a minute, and pays off only if a GPU lets the
+    `has_gpu`: Java's second compiler takes the workers' cores for half a minute, and pays off only if a GPU lets the
     front end answer thousands of requests a second; with a GPU, Java also chooses its own collector.
     """
 
     workers: int
     threads: int
     heap: int
-    thorough: bool = False
+    has_gpu: bool = False
 
     @property
     def per_device(self) -> int:
         """Return the workers of a model on one device: the CPU, or one of the GPUs."""
-        return 1 if self.thorough else self.workers
+        return 1 if self.has_gpu else self.workers
 
     def java(self, told: str = "") -> str:
         """Return the options to add to TorchServe's `vmargs`, without those that `told` already has."""
         wanted = {HEAP: f"-Xmx{self.heap}m"}
-        if not self.thorough:
+        if not self.has_gpu:
             wanted |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
         return " ".join(option for pattern, option in wanted.items() if not re.search(pattern, told))
 
     @classmethod
-    def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Shares":
+    def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Resources":
         """Return the shares on a machine with these cores, bytes of memory and GPUs."""
         fitting = int(memory / 3 / WORKER_MEMORY)
         workers = gpus or max(1, min(cores, fitting) // models)
         heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
-        return cls(workers, max(1, cores // (workers * models)), heap, thorough=gpus > 0)
+        return cls(workers, max(1, cores // (workers * models)), heap, has_gpu=gpus > 0)
 
     @classmethod
-    def of_this_machine(cls, models: int) -> "Shares":
+    def of_this_machine(cls, models: int) -> "Resources":
         """Return the shares here."""
         return cls.of(
             models,
@@ -96,7 +96,7 @@ class Shares:
         # Two collectors stop Java, wherever they are named.
         if more := self.java(" ".join([told, *(os.environ.get(name, "") for name in JAVA_VARIABLES)])):
             lines.append(f"vmargs={told} {more}")
-        if self.thorough and "system_metrics_cmd" not in known:
+        if self.has_gpu and "system_metrics_cmd" not in known:
             lines.append(SYSTEM_METRICS)
         return "\n".join(lines) + "\n"
 

@@ -14,11 +14,11 @@ from serving import verify
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.errors import ServingError
 from serving.host import affinity, logs, properties, state
-from serving.host.resources import WORKERS, Shares
+from serving.host.resources import WORKERS, Resources
 from serving.host.state import ServerState
 from serving.lifecycle import golden_check
 from serving.lifecycle.drain import remove
-from serving.lifecycle.golden_check import Exam
+from serving.lifecycle.golden_check import GoldenCheck
 from serving.lifecycle.launch import CONFIG
 from serving.lifecycle.readiness import NotReady, wait_ready
 from serving.store import model_store
@@ -84,17 +84,17 @@ class Deployment:
         client: Client,
         archive: Archive,
         limits: Limits,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.root, self.server, self.client, self.archive = root, server, client, archive
-        self.limits, self.say = limits, say
+        self.limits, self.log = limits, log
         self.name, self.version = archive.name, archive.version
         self.recorded = self.before = Live.read(root).models.get(self.name)
         self.mark = logs.Mark.now(root)
         self.steps: dict[str, float] = {}
 
     def run(self, *, keep: bool, rehearse: bool) -> Deployed:
-        self._tidy()
+        self._recover()
         if self.before is not None and self.before.version == self.version:
             return self._record()
         with ExitStack() as undo:
@@ -106,7 +106,7 @@ class Deployment:
             with self._step("changes"):
                 self._changes()
             with self._loading() as ready:
-                if not self._stands():
+                if not self._is_ready():
                     with self._step("register"):
                         # Before the call: an interrupted call may have registered it.
                         undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
@@ -115,27 +115,27 @@ class Deployment:
                 with self._step("load"):
                     ready()
             with self._step("compare"):
-                exam = self._compare()
+                check = self._compare()
             with self._step("scale"):
                 self._scale()
-                self._ask_each(exam)
+                self._ask_each(check)
             with self._step("switch"):
                 if self.before is not None:
                     back = self.before.version
                     undo.callback(self._undo, f"{back} is live", self.client.set_default, self.name, back)
                 self.client.set_default(self.name, self.version)
             with self._step("watch"):
-                self._watch(exam)
+                self._watch(check)
             with self._step("commit"):
                 kept = self.before.version if self.before is not None and keep else None
                 undo.callback(self._undo, "live.json is as before", self._record_before)
-                record(self.root, self.server, lambda live: live.of(self.name, LiveModel(self.version, kept)))
+                record(self.root, self.server, lambda live: live.with_model(self.name, LiveModel(self.version, kept)))
                 undo.pop_all()
         try:
             with self._step("drain"):
                 self._drain(kept)
         except KeyboardInterrupt:
-            self.say(f"interrupted: {self.version} is live, and the next deployment removes the old version")
+            self.log(f"interrupted: {self.version} is live, and the next deployment removes the old version")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
 
     def _record(self) -> Deployed:
@@ -143,7 +143,7 @@ class Deployment:
         recorded = self.recorded
         if recorded is not None and recorded.version == self.version:
             raise DeployError(f"{self.name} {self.version} is live already")
-        record(self.root, self.server, lambda live: live.of(self.name, LiveModel(self.version)))
+        record(self.root, self.server, lambda live: live.with_model(self.name, LiveModel(self.version)))
         return Deployed(self.name, self.version, recorded.version if recorded else None, {"switch": 0.0})
 
     def _record_before(self) -> None:
@@ -157,7 +157,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
-        self.say(f"{name} ...")
+        self.log(f"{name} ...")
         began = time.perf_counter()
         try:
             yield
@@ -172,13 +172,13 @@ class Deployment:
         signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
             work(*arguments)
-            self.say(f"undone: {says}")
+            self.log(f"undone: {says}")
         except (ServingError, OSError) as error:  # the server has ended, and restarts as live.json says
-            self.say(f"not undone ({error}): {says} after the next start")
+            self.log(f"not undone ({error}): {says} after the next start")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
-    def _tidy(self) -> None:
+    def _recover(self) -> None:
         """Clean up after a killed deployment: restore the recorded default, remove all other versions."""
         try:
             default = self.client.describe(self.name).version
@@ -189,11 +189,11 @@ class Deployment:
         if self.before is None or not self._answers(self.before.version, default):
             self.before = LiveModel(default)
         if default != self.before.version:
-            self.say(f"an earlier deployment was interrupted: {self.before.version} is live again")
+            self.log(f"an earlier deployment was interrupted: {self.before.version} is live again")
             self.client.set_default(self.name, self.before.version)
         for version in there:
             if version not in (self.before.version, self.before.before):
-                self.say(f"{version} is removed: it is neither live nor kept")
+                self.log(f"{version} is removed: it is neither live nor kept")
                 self._remove(version)
 
     def _answers(self, live: str, default: str) -> bool:
@@ -208,11 +208,11 @@ class Deployment:
 
     def _verify(self) -> None:
         for each in verify.verify(self.archive).checks:
-            self.say(f"  {each.name}: {each.seen}")
+            self.log(f"  {each.name}: {each.seen}")
 
     def _changes(self) -> None:
         if self.before is None:
-            self.say(f"  {self.name} is new")
+            self.log(f"  {self.name} is new")
             return
         old = model_store.Archive(
             self.name,
@@ -220,23 +220,23 @@ class Deployment:
             model_store.path_of(self.name, self.before.version, self.archive.path.parent),
         )
         if not old.path.is_file():
-            self.say(f"  unknown: {old.path.name} does not exist")
+            self.log(f"  unknown: {old.path.name} does not exist")
             return
         try:
             found = changes(old, self.archive)
         except (ArchiveError, KeyError) as error:  # an unreadable live version can still be replaced
             found = [f"unknown: {old.path.name} cannot be read ({error})"]
         for line in found or ["none in classes, preprocessing, network or metrics"]:
-            self.say(f"  {line}")
+            self.log(f"  {line}")
 
-    def _stands(self) -> bool:
+    def _is_ready(self) -> bool:
         """Return whether the version is registered and READY; remove it if it is not READY, as a kept one that died."""
         try:
             ready = self.client.describe(self.name, self.version).ready
         except NotFound:
             return False
         if not ready:
-            self.say(f"  {self.version} is registered and not READY: registering it again")
+            self.log(f"  {self.version} is registered and not READY: registering it again")
             self._remove(self.version)
         return ready
 
@@ -271,46 +271,46 @@ class Deployment:
         each = running.workers if running else 1
         if running and self.before and _says_workers(Path(running.config or self.root / CONFIG)):
             return each
-        return min(each, Shares.of_this_machine(len(self.client.models())).workers)
+        return min(each, Resources.of_this_machine(len(self.client.models())).workers)
 
-    def _ask_each(self, exam: Exam) -> None:
+    def _ask_each(self, check: GoldenCheck) -> None:
         """Warm up every worker before callers reach it: the first request in a process takes longer.
 
         Workers that wait take requests in turns.
         """
-        if exam.golden:
+        if check.golden:
             for number in range(2 * len(self.client.describe(self.name, self.version).workers)):
-                exam.ask(self.client, self.name, self.version, number=number)
+                check.ask(self.client, self.name, self.version, number=number)
 
-    def _exam(self, archive: Archive) -> Exam:
+    def _golden_check(self, archive: Archive) -> GoldenCheck:
         precision = self.client.description(self.name, archive.version)["precision"]
-        return Exam(archive.golden(), archive.spec()["classes"], precision)
+        return GoldenCheck(archive.golden(), archive.spec()["classes"], precision)
 
-    def _compare(self) -> Exam:
+    def _compare(self) -> GoldenCheck:
         """Check the new version's answers and latency; return its golden check.
 
         The answers of an archive without golden images are not checked.
         """
-        exams = {self.version: self._exam(self.archive)}
+        checks = {self.version: self._golden_check(self.archive)}
         if self.before is not None and self.client.describe(self.name, self.before.version).ready:
             # The same images for both, but only the new version's answers are checked.
-            exams[self.before.version] = dataclasses.replace(exams[self.version], judged=False)
-        if not exams[self.version].golden:
-            self.say("  no golden images in this archive: its answers are not checked")
-            return exams[self.version]
-        found = golden_check.seconds(self.client, exams, self.name, self.limits.rounds)
+            checks[self.before.version] = dataclasses.replace(checks[self.version], judged=False)
+        if not checks[self.version].golden:
+            self.log("  no golden images in this archive: its answers are not checked")
+            return checks[self.version]
+        found = golden_check.latencies(self.client, checks, self.name, self.limits.rounds)
         new, old = found[self.version], found.get(self.before.version) if self.before else None
-        if len(found) < len(exams):
-            self.say("  the live version does not answer these images: latency is not compared")
-        self.say(f"  {new * 1e3:.1f} ms per answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
+        if len(found) < len(checks):
+            self.log("  the live version does not answer these images: latency is not compared")
+        self.log(f"  {new * 1e3:.1f} ms per answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
         if old is not None and new > self.limits.slower * old + self.limits.grace:
             raise DeployError(
                 f"it is too slow: {new * 1e3:.0f} ms per answer, the live version {old * 1e3:.0f} ms "
                 f"(allowed: {self.limits.slower:g} times and {self.limits.grace * 1e3:.0f} ms)"
             )
-        return exams[self.version]
+        return checks[self.version]
 
-    def _watch(self, exam: Exam) -> None:
+    def _watch(self, check: GoldenCheck) -> None:
         deadline = time.monotonic() + self.limits.watch
         first = [each.pid for each in self.client.describe(self.name, self.version).workers]
         number = 0
@@ -318,8 +318,8 @@ class Deployment:
             status = self.client.describe(self.name, self.version)
             if not status.ready or [each.pid for each in status.workers] != first:
                 raise DeployError("a worker died")
-            if exam.golden:
-                answer = exam.ask(self.client, self.name, number=number)
+            if check.golden:
+                answer = check.ask(self.client, self.name, number=number)
                 if answer.version not in (self.version, None):
                     raise DeployError(f"version {answer.version} answers")
             number += 1
@@ -334,7 +334,7 @@ class Deployment:
             try:
                 self._remove(version)
             except (ClientError, OSError) as error:
-                self.say(f"  {version} is not removed ({error}): the next deployment tries again")
+                self.log(f"  {version} is not removed ({error}): the next deployment tries again")
 
     def _remove(self, version: str) -> None:
         archive = Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))

@@ -16,7 +16,7 @@ class WrongAnswer(ServingError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Exam:
+class GoldenCheck:
     """Golden images, the classes that their probabilities belong to, and the precision that answers."""
 
     golden: Sequence[Golden]
@@ -51,7 +51,7 @@ class Exam:
         return answer
 
 
-def seconds(client: Client, exams: Mapping[str, Exam], name: str, rounds: int) -> dict[str, float]:
+def latencies(client: Client, checks: Mapping[str, GoldenCheck], name: str, rounds: int) -> dict[str, float]:
     """Return the median time of an answer of each version in seconds, asked in turns.
 
     A version that is not judged and does not answer is left out: the live one may be broken, and about to be replaced.
@@ -59,14 +59,14 @@ def seconds(client: Client, exams: Mapping[str, Exam], name: str, rounds: int) -
     Raises:
         WrongAnswer: one is wrong, or there is none.
     """
-    taken: dict[str, list[float]] = {version: [] for version in exams}
+    taken: dict[str, list[float]] = {version: [] for version in checks}
     for number in range(rounds):
         for version in list(taken):
             began = time.perf_counter()
             try:
-                exams[version].ask(client, name, version, number=number)
+                checks[version].ask(client, name, version, number=number)
             except WrongAnswer:
-                if exams[version].judged:
+                if checks[version].judged:
                     raise
                 del taken[version]
             else:

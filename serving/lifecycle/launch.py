@@ -14,7 +14,7 @@ import psutil
 from serving.errors import ServingError
 from serving.host import java, logs, state
 from serving.host.ports import Ports
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.host.state import ServerState
 from serving.store.model_store import Archive
 
@@ -48,7 +48,7 @@ def launch(
         ServingError: `config` has an invalid value.
     """
     found = java.find()
-    shares = Shares.of_this_machine(models)
+    shares = Resources.of_this_machine(models)
     text = config.read_text()
     workers = shares.workers_of(text)
     # Sockets, unpacked archives and the launcher's pid file need a private folder for this server (mkdtemp), outside

@@ -41,7 +41,8 @@ class Plan:
                 each.check()
             return cls(known, live, first, live.kept(), strict=True)
         named = {text.partition("=")[0] for text in wanted}
-        whole, damaged = Live({name: each for name, each in known.models.items() if name not in named}).whole(store)
+        unnamed = Live({name: model for name, model in known.models.items() if name not in named})
+        whole, damaged = unnamed.without_damaged(store)
         if not whole.models and not wanted:
             raise ArchiveError("nothing of what was live can be served: " + "; ".join(damaged.values()))
         back = [f"{name}={each.version}" for name, each in whole.models.items()]

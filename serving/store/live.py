@@ -85,7 +85,7 @@ class Live:
             | {name: each for name, each in self.models.items() if name in changed}
         )
 
-    def of(self, name: str, model: LiveModel) -> Self:
+    def with_model(self, name: str, model: LiveModel) -> Self:
         """Return a copy with another state of one model."""
         return type(self)({**self.models, name: model})
 
@@ -103,7 +103,7 @@ class Live:
             }
         )
 
-    def whole(self, store: Path) -> tuple[Self, dict[tuple[str, str], str]]:
+    def without_damaged(self, store: Path) -> tuple[Self, dict[tuple[str, str], str]]:
         """Return a copy without the versions whose archives are missing or damaged, and the reason for each.
 
         The version kept for a rollback replaces a damaged live one.

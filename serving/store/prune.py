@@ -25,7 +25,7 @@ def prune(name: str, keep: int, *, root: Path, also: str | None = None) -> list[
         Held: a deployment runs, which may need any of them.
         ValueError: `keep` is below 1.
     """
-    with lock.alone(root):
+    with lock.deploying(root):
         stays = protected(name, root) | ({also} if also else set())
         return remove(name, keep, store=root / model_store.FOLDER, protected=stays)
 

@@ -185,7 +185,7 @@ def _gates(model: str, case: Case, handlers: Path, root: Path) -> dict[str, str 
     """Return the refusal of each gate of one archive with these handlers, None where it passes."""
     build = partial(archive.build, model, "1.0", run=case.run, store=root / "model_store", overrides=case.settings)
     # Without `verify` a deployment gets as far as the worker.
-    swap = partial(deploy.deploy, model, "1.0", root=root, limits=Limits(watch=0.5), say=lambda _: None)
+    swap = partial(deploy.deploy, model, "1.0", root=root, limits=Limits(watch=0.5), log=lambda _: None)
     with mock.patch.object(package, "HANDLERS", handlers):
         refused = refusal(build, ServingError)
         packed = build(rehearse=False)

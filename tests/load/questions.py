@@ -13,7 +13,7 @@ from typing import Any
 
 from handlers.golden import Golden
 from serving.client import Client
-from serving.lifecycle.golden_check import Exam, WrongAnswer
+from serving.lifecycle.golden_check import GoldenCheck, WrongAnswer
 from serving.store import model_store
 from serving.store.model_store import ArchiveError
 
@@ -55,7 +55,7 @@ class Exams:
     def __init__(self, client: Client, root: Path, models: Sequence[str] = ()) -> None:
         self._client = client
         self._store = root / model_store.FOLDER
-        self._exams: dict[tuple[str, str], Exam] = {}
+        self._exams: dict[tuple[str, str], GoldenCheck] = {}
         self._lock = threading.Lock()
         self.models = list(models) or client.models()
         if not self.models:
@@ -65,13 +65,13 @@ class Exams:
             for each in client.versions(model):
                 self.of(model, each.version)
 
-    def of(self, model: str, version: str) -> Exam:
+    def of(self, model: str, version: str) -> GoldenCheck:
         """Return what a version is asked, and held to."""
         with self._lock:
             if (model, version) not in self._exams:
                 archive = model_store.find(model, version, self._store)
                 precision = self._client.description(model, version)["precision"]
-                exam = Exam(archive.golden(), archive.spec()["classes"], precision)
+                exam = GoldenCheck(archive.golden(), archive.spec()["classes"], precision)
                 if not exam.golden:
                     raise ArchiveError(f"{archive.path.name} has no golden images: export and archive it again")
                 self._exams[model, version] = exam

@@ -23,7 +23,7 @@ from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client
 from serving.host import lock, state
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.lifecycle import drain
 from serving.lifecycle.deployment import DeployError, Limits
 from serving.store.live import Live, LiveModel
@@ -64,7 +64,7 @@ def one(home: Path) -> Iterator[Path]:
     yield home
     with Client(root=home) as client:
         if client.describe(NAME).version != "1.0":
-            deploy.deploy(NAME, "1.0", root=home, keep=False, limits=QUICK, verify=False, say=lambda _: None)
+            deploy.deploy(NAME, "1.0", root=home, keep=False, limits=QUICK, verify=False, log=lambda _: None)
         elif (kept := Live.read(home).models[NAME].before) is not None:
             client.unregister(NAME, kept)
             Live({NAME: LiveModel("1.0")}).write(home)
@@ -74,7 +74,7 @@ def one(home: Path) -> Iterator[Path]:
 def go(root: Path, version: str | None = None, *, keep: bool = True, verify: bool = False) -> list[str]:
     """Deploy quickly; return what was said."""
     said: list[str] = []
-    deploy.deploy(NAME, version, root=root, keep=keep, limits=QUICK, verify=verify, say=said.append)
+    deploy.deploy(NAME, version, root=root, keep=keep, limits=QUICK, verify=verify, log=said.append)
     return said
 
 
@@ -291,12 +291,12 @@ def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: P
 
     limits = Limits(watch=10.0)
     with pytest.raises(DeployError, match=r"watch failed: (a worker died|golden image)"):
-        deploy.deploy(NAME, "2.0", root=one, limits=limits, verify=False, say=kill)
+        deploy.deploy(NAME, "2.0", root=one, limits=limits, verify=False, log=kill)
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
 
 
 def test_two_deployments_at_once_are_refused(one: Path) -> None:
-    with lock.alone(one), pytest.raises(lock.Held, match="another deployment runs here"):
+    with lock.deploying(one), pytest.raises(lock.Held, match="another deployment runs here"):
         go(one, "2.0")
 
 
@@ -418,9 +418,9 @@ def test_a_new_model_gets_no_more_than_its_part_of_the_machine(one: Path) -> Non
     export(one / "runs" / "other", CLASSES[NAME])
     archive.build("other", "1.0", runs=one / "runs", store=one / "model_store", rehearse=False)
     try:
-        deploy.deploy("other", root=one, limits=QUICK, verify=False, say=lambda _: None)
+        deploy.deploy("other", root=one, limits=QUICK, verify=False, log=lambda _: None)
         with Client(root=one) as client:
-            assert len(client.describe("other").workers) == min(2, Shares.of_this_machine(2).workers)
+            assert len(client.describe("other").workers) == min(2, Resources.of_this_machine(2).workers)
             client.unregister("other", "1.0")
     finally:
         Live({NAME: Live.read(one).models[NAME]}).write(one)

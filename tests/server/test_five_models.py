@@ -11,7 +11,7 @@ from pipeline.agreement import Evaluated
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from tests.server.conftest import CONFIG, free_offset
 from tests.unit.test_generate import SCALES
 from training import configuration, evaluate
@@ -48,7 +48,7 @@ def test_five_models_share_one_server_and_each_answers_as_it_was_evaluated(home:
         assert {(each.name, each.version, each.ready) for each in started.models} == {
             (name, "1.0", True) for name in SCALES
         }
-        workers = Shares.of_this_machine(len(SCALES)).workers
+        workers = Resources.of_this_machine(len(SCALES)).workers
         assert {len(each.workers) for each in started.models} == {workers}
         with Client(root=home) as client:
             for name in SCALES:

@@ -132,7 +132,7 @@ def test_make_up_of_a_model_that_is_not_ready_leaves_the_server_and_its_other_mo
 
 
 def test_make_up_of_two_models_at_once_deploys_both(home: Path, offset: int) -> None:
-    deploy.rollback("bees", root=home, say=lambda _: None)
+    deploy.rollback("bees", root=home, log=lambda _: None)
     with Client(root=home) as client:
         client.unregister("cats", "1.0")
     Live.update(home, lambda live: live.without([("cats", "1.0")]))

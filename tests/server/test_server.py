@@ -23,7 +23,7 @@ from serving import archive
 from serving import server as server_module
 from serving.client import Client
 from serving.host.ports import Ports
-from serving.host.resources import Shares
+from serving.host.resources import Resources
 from serving.host.state import LOGS, ServerState, created
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import ArchiveError
@@ -58,7 +58,7 @@ def test_start_status_and_stop(server: RunningServer, home: Path) -> None:
     assert shown.returncode == 0 and document["running"] and document["server"]["pid"] == known.pid
     (model,) = document["models"]
     assert (model["name"], model["version"]) == ("shapes", "1.0")
-    shares = Shares.of_this_machine(1)
+    shares = Resources.of_this_machine(1)
     assert [worker["status"] for worker in model["workers"]] == ["READY"] * shares.workers
     for worker in model["workers"]:
         assert psutil.Process(worker["pid"]).environ()[THREADS_VARIABLE] == str(shares.threads)

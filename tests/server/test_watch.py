@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     code += faulty.waits_while(root / "slow")
     faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))
-    deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
+    deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, log=lambda _: None)
     yield root
     server_module.stop(root=root)
 
@@ -334,7 +334,7 @@ def test_what_should_be_live_and_is_not_served_is_loaded_again(home: Path, monke
 def can_deploy(root: Path) -> bool:
     """Return whether a deployment could begin."""
     try:
-        with lock.alone(root):
+        with lock.deploying(root):
             return True
     except lock.Held:
         return False
@@ -354,8 +354,8 @@ def loading(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
             yield watch
         (home / "slow").unlink()
         if Live.read(home).models[NAME].version != "1.0":
-            deploy.deploy(NAME, "1.0", root=home, verify=False, say=lambda _: None)
-        deploy.deploy(NAME, "2.0", root=home, limits=Limits(watch=0.1), verify=False, say=lambda _: None)
+            deploy.deploy(NAME, "1.0", root=home, verify=False, log=lambda _: None)
+        deploy.deploy(NAME, "2.0", root=home, limits=Limits(watch=0.1), verify=False, log=lambda _: None)
 
 
 def test_a_watcher_that_ends_does_not_wait_for_what_it_loads(home: Path, loading: Watch) -> None:
@@ -368,7 +368,7 @@ def test_a_watcher_that_ends_does_not_wait_for_what_it_loads(home: Path, loading
 
 def test_a_deployment_beside_a_version_that_loads_leaves_the_one_that_answers(home: Path, loading: Watch) -> None:
     until(lambda: can_deploy(home), 30)
-    deploy.deploy(NAME, "1.0", root=home, verify=False, say=lambda _: None)
+    deploy.deploy(NAME, "1.0", root=home, verify=False, log=lambda _: None)
     with Client(root=home) as client:
         assert [each.version for each in client.versions(NAME)] == ["1.0"] and answers(home, "1.0")
 

@@ -33,20 +33,20 @@ Writer = Callable[[Path], None]
 def deploys(root: Path) -> None:
     known = ServerState.read(root)
     assert known is not None
-    deployment.record(root, known, lambda live: live.of("b", LiveModel("2.0", "1.0")))
+    deployment.record(root, known, lambda live: live.with_model("b", LiveModel("2.0", "1.0")))
 
 
 def rolls_back(root: Path) -> None:
     known = ServerState.read(root)
     assert known is not None
-    deployment.record(root, known, lambda live: live.of("a", LiveModel("1.0", "2.0")))
+    deployment.record(root, known, lambda live: live.with_model("a", LiveModel("1.0", "2.0")))
 
 
 def starts(root: Path) -> None:
     """Write what `server.start` does: what was live at once, a new model once that is READY too."""
     known = Live.update(root, lambda live: live)
     server._remember(root, lambda now: now.merged(known, known))
-    server._remember(root, lambda now: now.merged(known, known.of("c", LiveModel("1.0"))))
+    server._remember(root, lambda now: now.merged(known, known.with_model("c", LiveModel("1.0"))))
 
 
 def finishes(root: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_is_recorded_of_a_server_that_has_ended_is_refused(root: Path) -> N
     BEFORE.write(root)
     ServerState.remove(root)
     with pytest.raises(deployment.DeployError, match="the server has ended meanwhile"):
-        deployment.record(root, known, lambda live: live.of("b", LiveModel("2.0")))
+        deployment.record(root, known, lambda live: live.with_model("b", LiveModel("2.0")))
     assert Live.read(root) == BEFORE
 
 
@@ -160,7 +160,7 @@ def test_a_version_that_a_deployment_has_not_proven_is_not_recorded_after_a_star
     known = dataclasses.replace(state, busy=ended.pid, busy_created=1)
     known.write(root)
     client = cast(Client, Answering())
-    with lock.alone(root):
+    with lock.deploying(root):
         assert server.finish(known, client, root) == [] and Live.read(root) == BEFORE
     assert server.finish(known, client, root) == [("new", "2.0")]
-    assert Live.read(root) == BEFORE.of("new", LiveModel("2.0"))
+    assert Live.read(root) == BEFORE.with_model("new", LiveModel("2.0"))

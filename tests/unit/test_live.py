@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Path:
 def test_it_comes_back_as_it_was_written(store: Path) -> None:
     root = store.parent
     assert Live.read(root).models == {}
-    live = Live({"a": LiveModel("2.0", "1.0")}).of("b", LiveModel("9.0"))
+    live = Live({"a": LiveModel("2.0", "1.0")}).with_model("b", LiveModel("9.0"))
     live.write(root)
     assert Live.read(root) == live
     assert {path.suffix for path in store.iterdir()} == {".mar", ".json"}, "nothing temporary is left"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.host.lock import Held, alone
+from serving.host.lock import Held, deploying
 from serving.store import model_store, prune
 from serving.store.live import FILE, Live, LiveModel
 from serving.store.model_store import ArchiveError
@@ -73,7 +73,7 @@ def test_where_nobody_knows_what_is_live_nothing_is_removed(root: Path) -> None:
 
 
 def test_while_a_deployment_runs_nothing_is_removed(root: Path) -> None:
-    with alone(root), pytest.raises(Held, match="another deployment runs here"):
+    with deploying(root), pytest.raises(Held, match="another deployment runs here"):
         prune.prune("a", 1, root=root)
     assert kept(root) == list(VERSIONS)
 

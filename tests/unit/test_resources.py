@@ -6,7 +6,7 @@ from handlers import machine
 from handlers.machine import THREADS_VARIABLE
 from serving.errors import ServingError
 from serving.host import resources as shares_module
-from serving.host.resources import JAVA_VARIABLES, Shares
+from serving.host.resources import JAVA_VARIABLES, Resources
 
 GB = 10**9
 
@@ -29,7 +29,7 @@ GB = 10**9
 def test_cores_and_memory_are_shared_out(
     models: int, cores: int, memory: int, gpus: int, expected: tuple[int, int]
 ) -> None:
-    shares = Shares.of(models, cores=cores, memory=memory, gpus=gpus)
+    shares = Resources.of(models, cores=cores, memory=memory, gpus=gpus)
     assert (shares.workers, shares.threads) == expected
     assert 256 <= shares.heap <= 2048 and f"-Xmx{shares.heap}m" in shares.java()
     assert ("TieredStopAtLevel" in shares.java()) is ("ParallelGC" in shares.java()) is (gpus == 0)
@@ -38,7 +38,7 @@ def test_cores_and_memory_are_shared_out(
 def test_what_somebody_wrote_himself_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in JAVA_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    shares = Shares(workers=3, threads=2, heap=700)
+    shares = Resources(workers=3, threads=2, heap=700)
     ours = "-Xmx700m -XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
     written = "vmargs=-XX:+A -Db=c\n"
     assert shares.properties(written) == f"default_workers_per_model=3\nvmargs=-XX:+A -Db=c {ours}\n"
@@ -63,17 +63,17 @@ def test_what_somebody_wrote_himself_stays(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_options_of_java_are_added_beside_those_that_somebody_chose(told: str, expected: str) -> None:
-    assert Shares(workers=3, threads=2, heap=700).java(told) == expected
+    assert Resources(workers=3, threads=2, heap=700).java(told) == expected
 
 
 def test_beside_a_gpu_the_metrics_of_the_machine_are_collected_without_those_of_the_gpu() -> None:
-    shares = Shares(workers=1, threads=2, heap=700, thorough=True)
+    shares = Resources(workers=1, threads=2, heap=700, has_gpu=True)
     assert shares.properties("").splitlines()[2:] == ["system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"]
     assert "system_metrics_cmd" not in shares.properties("system_metrics_cmd=mine\n")
 
 
 def test_threads_that_the_environment_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = Shares(workers=3, threads=2, heap=700)
+    shares = Resources(workers=3, threads=2, heap=700)
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     assert shares.environment() == {THREADS_VARIABLE: "2", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -83,7 +83,7 @@ def test_threads_that_the_environment_names_stay(monkeypatch: pytest.MonkeyPatch
 
 
 def test_this_machine_has_shares() -> None:
-    shares = Shares.of_this_machine(1)
+    shares = Resources.of_this_machine(1)
     assert 1 <= shares.workers * shares.threads <= machine.cores()
 
 
@@ -104,7 +104,7 @@ def test_gpus_are_those_that_torch_will_find(
 
 
 def test_a_number_of_workers_that_is_none_is_named() -> None:
-    shares = Shares(workers=3, threads=2, heap=700)
+    shares = Resources(workers=3, threads=2, heap=700)
     assert (shares.workers_of(""), shares.workers_of("default_workers_per_model=5\n")) == (3, 5)
     with pytest.raises(ServingError, match="default_workers_per_model is 'two', write a whole number"):
         shares.workers_of("default_workers_per_model=two\n")

@@ -28,7 +28,7 @@ def test_what_a_start_found_different_is_written_down(root: Path) -> None:
 
 def test_what_was_deployed_meanwhile_stays(root: Path) -> None:
     deployed = LiveModel("3.0", "2.0")
-    BEFORE.of("a", deployed).of("c", LiveModel("1.0")).write(root)
+    BEFORE.with_model("a", deployed).with_model("c", LiveModel("1.0")).write(root)
     loaded = Live({"a": LiveModel("2.0"), "b": LiveModel("1.0")})
     server._remember(root, lambda now: now.merged(BEFORE, loaded))
     assert Live.read(root).models == {"a": deployed, "b": LiveModel("1.0"), "c": LiveModel("1.0")}

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import sweep
 from benchmarks.harness.servers import Running
 from benchmarks.sweep import Setting
-from serving.host.resources import JAVA_VARIABLES, Shares
+from serving.host.resources import JAVA_VARIABLES, Resources
 from serving.store import model_config
 
 CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
@@ -33,7 +33,7 @@ def test_an_option_of_java_stands_in_the_place_of_the_one_that_is_served_with(
     for name in JAVA_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     text = sweep.config_of(CONFIG, Setting("x", java=option))
-    shares = Shares(workers=2, threads=1, heap=700)
+    shares = Resources(workers=2, threads=1, heap=700)
     whole = last(text + shares.properties(text), "vmargs").split()
     assert " ".join(whole).startswith(f"{last(CONFIG, 'vmargs')} {option} -Xmx700m")
     assert len([each for each in whole if each.endswith("GC")]) == 1
