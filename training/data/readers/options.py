@@ -41,24 +41,29 @@ def choose(options: Mapping[str, Any], name: str, names: Sequence[str], where: s
     if value is None or value == "all":
         return tuple(names)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        # A Mac writes names of files in another Unicode form than people type.
-        forms = {unicodedata.normalize("NFC", item): item for item in names}
-        wanted = set()
-        for item in value:
-            if (form := unicodedata.normalize("NFC", str(item))) not in forms:
-                raise DatasetError(f"reader_options.{name}: {item!r} is not in {where}: {nearest(str(item), names)}")
-            wanted.add(forms[form])
-        chosen = tuple(item for item in names if item in wanted)
+        selection = _by_name(value, name, names, where)
     else:
         number = count(options, name) or 0
         if number > len(names):
             raise DatasetError(
                 f"reader_options.{name} is {number}, but {where} has {len(names)}: give a smaller number"
             )
-        chosen = tuple(names[:number])
-    if len(chosen) < 2:
-        raise DatasetError(f"reader_options.{name} leaves {len(chosen)} of {len(names)}: choose at least two")
-    return chosen
+        selection = tuple(names[:number])
+    if len(selection) < 2:
+        raise DatasetError(f"reader_options.{name} leaves {len(selection)} of {len(names)}: choose at least two")
+    return selection
+
+
+def _by_name(items: Sequence[Any], name: str, names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return those of `names` that `items` lists, in the order of `names`."""
+    # A Mac writes names of files in another Unicode form than people type.
+    forms = {unicodedata.normalize("NFC", item): item for item in names}
+    selection = set()
+    for item in items:
+        if (form := unicodedata.normalize("NFC", str(item))) not in forms:
+            raise DatasetError(f"reader_options.{name}: {item!r} is not in {where}: {nearest(str(item), names)}")
+        selection.add(forms[form])
+    return tuple(item for item in names if item in selection)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -5,8 +5,10 @@ Records point into the TFRecord files: `offset` and `length` are those of the JP
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,27 +151,44 @@ def _parse(path: Path, number: int, payload: bytes) -> tuple[bytes, str, int | N
 def _records(
     raw: Path, files: list[tuple[str, Split]], names: tuple[str, ...], labels: dict[str, int], per_class: int | None
 ) -> Iterator[Record]:
-    seen: dict[str, str] = {}
-    taken: dict[str, int] = {}
+    limit = math.inf if per_class is None else per_class
+    counts: dict[str, int] = {}
+    for record, index in _unique(raw, files):
+        number = labels.pop(record.id, None) if index is None else index
+        label = None if number is None else _class_name(names, number)
+        if record.split == "train" and label is not None:
+            counts[label] = counts.get(label, 0) + 1
+            if counts[label] > limit:
+                continue
+        yield replace(record, label=label)
+    _check_all_used(raw, labels)
+
+
+def _class_name(names: tuple[str, ...], number: int) -> str:
+    """Return the name of a class, or its number as text if it has no name: `prepare` reports it."""
+    return names[number] if 0 <= number < len(names) else str(number)
+
+
+def _unique(raw: Path, files: list[tuple[str, Split]]) -> Iterator[tuple[Record, int | None]]:
+    """Yield each record, still without a label, and its class number; ids are unique, train records have a class."""
+    places: dict[str, str] = {}
     for path, split in files:
         number = 0
         for number, (start, payload) in enumerate(tfrecord.read(raw / path), start=1):
             image, name, index = _parse(raw / path, number, payload)
             where = f"{path}: record {number}"
-            if name in seen:
-                raise DatasetError(f"{raw / where} has the id {name}, as {seen[name]} has. Remove one of them")
-            seen[name] = where
+            if name in places:
+                raise DatasetError(f"{raw / where} has the id {name}, as {places[name]} has. Remove one of them")
+            places[name] = where
             if split == "train" and index is None:
                 raise DatasetError(f"{raw / where} has no class, so it cannot be trained on. Move its file to test/")
-            index = labels.pop(name, None) if index is None else index
-            label = None if index is None else names[index] if 0 <= index < len(names) else str(index)
-            if split == "train" and label is not None:
-                taken[label] = taken.get(label, 0) + 1
-                if per_class is not None and taken[label] > per_class:
-                    continue
             # The payload contains the bytes of the image unchanged; if it has them twice, either offset is right.
-            yield Record(name, split, label, path, start + payload.index(image), len(image))
+            yield Record(name, split, None, path, start + payload.index(image), len(image)), index
         _check_count(raw / path, number)
+
+
+def _check_all_used(raw: Path, labels: Mapping[str, int]) -> None:
+    """Refuse labels that are left over when every record has been read."""
     if labels:
         first = ", ".join(list(labels)[:3])
         raise DatasetError(

@@ -51,32 +51,38 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     option.check(options, "classes", "images_per_class")
     sources = [_source(raw, split) for split in _LISTS]
     categories = _categories(raw / _CATEGORIES)
-    wanted = options.get("classes") or "present"
-    present = {index for _, index in _lines(raw / sources[0].names, categories)}
-    names = [name for index, name in categories.items() if index in present]
-    if wanted == "all":
-        classes: Sequence[str] = tuple(categories.values())
-    elif wanted == "present":
-        classes = tuple(names)
-    else:
-        by_name = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-        pool = tuple(categories.values()) if by_name else names
-        classes = option.choose(options, "classes", pool, _CATEGORIES if by_name else sources[0].names)
-    if len(classes) < 2:
-        raise DatasetError(f"{raw / sources[0].names} has {len(classes)} classes. Add lines of at least two")
-    # With a choice, other classes are passed over; without one, a val image of a class without train images is kept,
-    # for `prepare` to report.
-    chosen = set(classes) if wanted not in ("all", "present") else set(categories.values())
+    mode = options.get("classes") or "present"
+    classes = _classes(raw / sources[0].names, categories, mode, options)
+    # With a choice, other classes are skipped; without one, a val image of a class without train images is kept, for
+    # `prepare` to report.
+    used = set(categories.values()) if mode in ("all", "present") else set(classes)
     per_class = option.count(options, "images_per_class")
     for source in sources:
-        paths = (record.path for record in _records(raw, source, categories, chosen, per_class))
+        paths = (record.path for record in _records(raw, source, categories, used, per_class))
         check_files(raw, paths, str(raw / source.names))
     return RawDataset(
-        tuple(classes),
-        _all_records(raw, sources, categories, chosen, per_class),
-        fixed=wanted == "all",
+        classes,
+        _all_records(raw, sources, categories, used, per_class),
+        fixed=mode == "all",
         lists=(_CATEGORIES, *(source.names for source in sources)),
     )
+
+
+def _classes(path: Path, categories: Mapping[int, str], mode: object, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names in output order; `path` is the train list, which says which classes are present."""
+    present = {index for _, index in _lines(path, categories)}
+    names = tuple(name for index, name in categories.items() if index in present)
+    if mode == "all":
+        classes = tuple(categories.values())
+    elif mode == "present":
+        classes = names
+    elif isinstance(mode, Sequence) and not isinstance(mode, str):
+        classes = option.choose(options, "classes", tuple(categories.values()), _CATEGORIES)
+    else:
+        classes = option.choose(options, "classes", names, path.name)
+    if len(classes) < 2:
+        raise DatasetError(f"{path} has {len(classes)} classes. Add lines of at least two")
+    return classes
 
 
 def _source(raw: Path, split: Split) -> _Source:
