@@ -30,7 +30,7 @@ def choose(wanted: str, given: str, *, able: bool = True) -> torch.device:
     if wanted == "cuda":
         raise DeviceError(f"handler.device is cuda, and there is no GPU ({why}): set it to auto, or mend the GPU")
     if device.type == "cuda":
-        logging.getLogger(__name__).warning("serving on the CPU, since there is no GPU: %s", why)
+        logging.getLogger(__name__).warning("no usable GPU, serving on the CPU: %s", why)
     return cpu
 
 

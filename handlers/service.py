@@ -100,7 +100,7 @@ class Service:
         chosen = choose(self.settings.device, device, able=able)
         settings = self.settings
         if settings.precision == "fp16" and settings.device == "auto" and chosen.type == "cpu":
-            logging.getLogger(__name__).warning("serving in what the CPU gains from, since fp16 is a GPU's")
+            logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
             settings = dataclasses.replace(settings, precision="auto")
         made = partial(load, weights, settings, largest=largest, threads=workers)
         try:
@@ -109,10 +109,8 @@ class Service:
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
             if self.settings.device == "cuda":
-                raise DeviceError(
-                    f"the GPU has no memory for this model ({reason}): serve fewer workers of it"
-                ) from error
-        logging.getLogger(__name__).warning("serving on the CPU, since the GPU has no memory: %s", reason)
+                raise DeviceError(f"GPU out of memory for this model ({reason}): serve fewer workers of it") from error
+        logging.getLogger(__name__).warning("GPU out of memory, serving on the CPU: %s", reason)
         torch.cuda.empty_cache()
         if settings.precision == "fp16":
             settings = dataclasses.replace(settings, precision="auto")
@@ -174,7 +172,7 @@ def load(
         try:
             return _proven(made(precision=precision), largest, images)
         except GoldenError as error:  # nobody asked for this precision by name
-            logging.getLogger(__name__).warning("not serving in %s: %s", precision, error)
+            logging.getLogger(__name__).warning("cannot serve in %s: %s", precision, error)
     return _proven(made(precision=last), largest, images)
 
 

@@ -54,7 +54,9 @@ class ImageHandler:
         """End this process where its GPU does not compute any more: TorchServe answers its batch and starts another."""
         fault = fault_of(self.service.classifier.device)
         if fault is not None:
-            logging.getLogger(__name__).critical("this worker ends, since its GPU is lost: %s", fault)
+            logging.getLogger(__name__).critical(
+                "GPU lost (%s): exiting so that TorchServe restarts this worker", fault
+            )
             logging.shutdown()
             os._exit(1)
 

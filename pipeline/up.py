@@ -140,8 +140,8 @@ def _minutes(text: str) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.up", description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path, help="folder that holds a folder of images for each class")
-    parser.add_argument("name", help="of the model (empty: the folder's)")
-    parser.add_argument("--minutes", default=str(MINUTES), help=f"of training at most (default {MINUTES:g})")
+    parser.add_argument("name", help="name of the model (default: the folder's)")
+    parser.add_argument("--minutes", default=str(MINUTES), help=f"limit of the training time (default {MINUTES:g})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
 

@@ -103,7 +103,7 @@ def _whiten_outside(pixels: Pixels, frame: tuple[int, int, int, int]) -> None:
 @functools.cache
 def _tell(kind: str) -> None:
     """Write an error into the log that may be a fault of ours, once each kind."""
-    logging.getLogger(__name__).exception("an image is refused for a %s: if that is ours, this is where", kind)
+    logging.getLogger(__name__).exception("unexpected %s while decoding an image (possible bug)", kind)
 
 
 def _format(start: bytes) -> str:

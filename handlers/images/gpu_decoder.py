@@ -35,7 +35,7 @@ class DeviceDecoder:
         fault = nvjpeg.fault_of(preprocess.mean.device)
         self._decodes = not fault
         if fault:
-            logging.getLogger(__name__).warning("JPEG files are decoded on the CPU, since the GPU cannot: %s", fault)
+            logging.getLogger(__name__).warning("falling back to CPU decoding of JPEG files: %s", fault)
 
     def cost(self, image: Buffer) -> Cost:
         """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
@@ -74,7 +74,7 @@ class DeviceDecoder:
                 decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
                 return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
         except torch.OutOfMemoryError:
-            _say("it has not the memory")
+            _say("GPU out of memory")
             torch.cuda.empty_cache()
         except nvjpeg.Unreadable as error:
             _say(str(error))
@@ -105,7 +105,7 @@ class DeviceDecoder:
 @functools.cache
 def _say(reason: str) -> None:
     """Write a reason into the log, once."""
-    logging.getLogger(__name__).warning("decoded on the CPU, since the GPU does not: %s", reason)
+    logging.getLogger(__name__).warning("falling back to CPU decoding: %s", reason)
 
 
 def _parts(pixels: Sequence[int | None]) -> Iterator[list[int]]:

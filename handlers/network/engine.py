@@ -55,12 +55,12 @@ class Engine:
             with torch.inference_mode(), memory.told():
                 self._graphs[size] = graphs.Graph(self.module, inputs, self._room)
         except RuntimeError as error:
-            others = ""
-            if not isinstance(error, torch.OutOfMemoryError):  # a smaller one may have the memory
-                self._room, others = None, ", nor are smaller ones"
+            outcome = "running it without a graph"
+            if not isinstance(error, torch.OutOfMemoryError):  # a smaller size may fit in memory
+                self._room, outcome = None, "running without graphs"
             reason = str(error).partition("\n")[0]
             logging.getLogger(__name__).warning(
-                "batches of %d are not recorded as a CUDA graph%s: %s", size, others, reason
+                "CUDA graph capture failed for batch size %d, %s: %s", size, outcome, reason
             )
 
     def inputs(self, count: int) -> torch.Tensor:

@@ -39,5 +39,5 @@ def choose(wanted: str, device: torch.device) -> str:
     elsewhere = {"int8": "cpu", "fp16": "cuda"}.get(wanted, device.type)
     if elsewhere != device.type:
         where = "a CPU" if elsewhere == "cpu" else "a GPU"
-        raise ValueError(f"precision is {wanted!r}, which runs on {where} alone: set handler.precision to auto")
+        raise ValueError(f"precision is {wanted!r}, which runs on {where} only: set handler.precision to auto")
     return by_speed(device)[0] if wanted == "auto" else wanted

@@ -95,7 +95,7 @@ def test_a_worker_whose_gpu_is_lost_ends(
     monkeypatch.setattr("os._exit", end)
     with caplog.at_level(logging.CRITICAL), pytest.raises(Ended if lost else RuntimeError):
         handler.handle([], None)
-    assert ("its GPU is lost: CUDA error: lost" in caplog.text) is lost
+    assert ("GPU lost (CUDA error: lost): exiting" in caplog.text) is lost
 
 
 def test_the_gpu_that_the_server_gave_is_the_one_that_is_wanted(

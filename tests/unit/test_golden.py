@@ -158,7 +158,7 @@ def test_what_bf16_is_too_coarse_for_is_served_in_float32(
     try:
         served = Service(path, {"handler": {"precision": "auto"}}, version="1")
         assert served.classifier.engine.precision == "fp32"
-        assert "not serving in bf16: golden image 0.png is answered otherwise" in caplog.text
+        assert "cannot serve in bf16: golden image 0.png is answered otherwise" in caplog.text
         with pytest.raises(GoldenError, match="allowed in bf16 are 1e-09"):
             Service(path, {"handler": {"precision": "bf16"}}, version="1")
         file = kept(path, probabilities=(0.9, 0.05, 0.05))

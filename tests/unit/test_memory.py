@@ -100,15 +100,15 @@ def test_a_full_gpu_leaves_a_worker_on_the_cpu(
         caplog.clear()
         served = Service(path, {"handler": {"precision": wanted}}, version="1.0", device="cuda:0")
         assert served.classifier.device.type == "cpu"
-        assert f"serving on the CPU, since the GPU has no memory: {FULL}" in caplog.text
+        assert f"GPU out of memory, serving on the CPU: {FULL}" in caplog.text
     settings = dataclasses.asdict(Settings(device="cuda"))
-    with pytest.raises(DeviceError, match=r"no memory for this model .*: serve fewer workers of it"):
+    with pytest.raises(DeviceError, match=r"GPU out of memory for this model .*: serve fewer workers of it"):
         Service(path, {"handler": settings}, version="1.0", device="cuda:0")
 
 
 def test_an_archive_in_fp16_is_served_without_a_gpu_too(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     served = Service(path, {"handler": {"precision": "fp16"}}, version="1.0")
     assert served.classifier.engine.precision in precision.by_speed(torch.device("cpu"))
-    assert "since fp16 is a GPU's" in caplog.text
-    with pytest.raises(ValueError, match="runs on a GPU alone"):
+    assert "fp16 needs a GPU: using precision=auto" in caplog.text
+    with pytest.raises(ValueError, match="runs on a GPU only"):
         Service(path, {"handler": {"precision": "fp16", "device": "cpu"}}, version="1.0")
