@@ -106,8 +106,8 @@ def read_spec(weights: Path) -> dict[str, Any]:
     """
     if not weights.is_file():
         name = weights.parent.name
-        how = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
-        raise ArchiveError(f"{weights} does not exist: {how} writes it")
+        cure = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
+        raise ArchiveError(f"{weights} does not exist: {cure} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
             return model_store.spec_inside(file)
@@ -133,8 +133,8 @@ def _refuse_older_golden(run: Path) -> None:
     except GoldenError as error:
         raise ArchiveError(f"{run} cannot be archived: {error}") from error
     if not all(image.pixels for image in images):
-        how = f"python -m training.export name={run.name}"
-        raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({how})")
+        cure = f"python -m training.export name={run.name}"
+        raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({cure})")
 
 
 def _at_least_one(text: str) -> int:

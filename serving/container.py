@@ -27,10 +27,10 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 def healthy(root: Path) -> bool:
     """Return whether the server of `root` runs with at least one model, every worker of each READY."""
     try:
-        found = status.read(root)
+        report = status.read(root)
     except ServingError:
         return False
-    return found is not None and found.healthy
+    return report is not None and report.healthy
 
 
 def config_of(root: Path) -> Path:
@@ -48,8 +48,8 @@ def serve(wanted: Sequence[str], root: Path) -> int:
     """Start the server and stay until it ends (1) or the container is to stop (0)."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        for each in STOPS:  # a second one does not interrupt the end
-            signal.signal(each, signal.SIG_IGN)
+        for number in STOPS:  # a second one does not interrupt the end
+            signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
 
     for stop in STOPS:
@@ -69,8 +69,8 @@ def serve(wanted: Sequence[str], root: Path) -> int:
                 code = reaper.wait(started.state.pid)
             finally:
                 tail.terminate()
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        print(f"error: TorchServe has ended ({how}): start the container again", file=sys.stderr, flush=True)
+        ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        print(f"error: TorchServe has ended ({ending}): start the container again", file=sys.stderr, flush=True)
         return 1
     finally:
         server.stop(root=root)

@@ -91,7 +91,7 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
             raise DeployError(
                 f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
             )
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         try:
             ready = client.describe(name, known.before).ready
         except NotFound:
@@ -106,9 +106,9 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
             except (ServingError, OSError) as error:
                 with contextlib.suppress(ClientError):  # the server has ended, and restarts as recorded
                     client.set_default(name, known.version)
-                why = f"the rollback cannot be recorded ({error})"
-                raise DeployError(f"{known.version} stays live: {why}") from error
-        return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - began})
+                reason = f"the rollback cannot be recorded ({error})"
+                raise DeployError(f"{known.version} stays live: {reason}") from error
+        return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - start_time})
 
 
 @contextlib.contextmanager
@@ -172,10 +172,10 @@ def main() -> int:
     root = Path.cwd()
     try:
         if arguments.rollback:
-            done = rollback(arguments.name, root=root)
+            deployed = rollback(arguments.name, root=root)
         else:
             limits = Limits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
-            done = deploy(
+            deployed = deploy(
                 arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
                 log=console.print,
             )  # fmt: skip
@@ -185,7 +185,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted; the deployment was undone", file=sys.stderr)
         return 130
-    console.print(f"{done.name} {done.version} is live; the switch took {done.steps['switch'] * 1e3:.0f} ms.")
+    console.print(
+        f"{deployed.name} {deployed.version} is live; the switch took {deployed.steps['switch'] * 1e3:.0f} ms."
+    )
     return 0
 
 

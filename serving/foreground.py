@@ -35,9 +35,9 @@ def run(serve: Callable[[], None], port: int, *, health: str) -> int:
         return 1
     server = multiprocessing.get_context("fork").Process(target=_serve, args=(serve,))
     server.start()
-    for each in SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
-            signal.signal(each, lambda *_: server.terminate())
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
+            signal.signal(number, lambda *_: server.terminate())
     while server.is_alive() and not _is_healthy(address.url + health):
         server.join(INTERVAL)
     if server.is_alive():

@@ -105,8 +105,8 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
 
 
 def _versions(client: Client, name: str) -> str:
-    found = sorted((each.version for each in client.versions(name)), key=model_store.order)
-    return ", ".join(f"{name} {version}" for version in found)
+    results = sorted((status.version for status in client.versions(name)), key=model_store.order)
+    return ", ".join(f"{name} {version}" for version in results)
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
@@ -143,22 +143,22 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     if version is None and name in live:
         version = live[name].version  # the server's live version, which may not be the newest
     try:
-        found = model_store.find(name, version)
+        results = model_store.find(name, version)
     except ArchiveError:
         if version is not None or not weights.is_file():
             raise
         return f"{weights}, offline", offline(weights, paths, model_config.DEFAULTS["handler"])
-    settings = found.model_config().get("handler")
-    return f"{found.path}, offline", offline(unpacked.enter_context(found.unpacked()), paths, settings)
+    settings = results.model_config().get("handler")
+    return f"{results.path}, offline", offline(unpacked.enter_context(results.unpacked()), paths, settings)
 
 
 @contextmanager
-def counted(paths: Sequence[Path], found: Iterator[Answer]) -> Iterator[Iterator[tuple[Path, Answer]]]:
+def counted(paths: Sequence[Path], results: Iterator[Answer]) -> Iterator[Iterator[tuple[Path, Answer]]]:
     """Yield files and their answers, and show the progress on a terminal's error stream."""
     with Console(stderr=True, markup=False, emoji=False).status("") as status:
 
         def count() -> Iterator[tuple[Path, Answer]]:
-            for number, pair in enumerate(zip(paths, found, strict=True)):
+            for number, pair in enumerate(zip(paths, results, strict=True)):
                 yield pair
                 status.update(f"{number + 1:,} of {len(paths):,} images answered")
 
@@ -166,7 +166,7 @@ def counted(paths: Sequence[Path], found: Iterator[Answer]) -> Iterator[Iterator
         yield count()
 
 
-def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Console) -> int:
+def show(who: str, paths: Sequence[Path], results: Iterator[Answer], console: Console) -> int:
     """Print a table; return how many files had no answer."""
     table = Table(title=who)
     table.add_column("image", overflow="fold")
@@ -174,14 +174,14 @@ def show(who: str, paths: Sequence[Path], found: Iterator[Answer], console: Cons
     table.add_column("probability", justify="right")
     table.add_column("next labels, or the error")
     refused = 0
-    with counted(paths, found) as answered:
+    with counted(paths, results) as answered:
         for path, answer in answered:
             if isinstance(answer, str):
                 refused += 1
                 table.add_row(str(path), "-", "-", answer, style="red")
                 continue
             (label, probability), *others = answer.items()
-            rest = ", ".join(f"{each} {value:.2%}" for each, value in others[:2])
+            rest = ", ".join(f"{other} {value:.2%}" for other, value in others[:2])
             table.add_row(str(path), label, f"{probability:.2%}", rest)
     console.print(table)
     return refused
@@ -203,15 +203,15 @@ def main() -> int:
         paths, others = images_in(arguments.path)
         _name_others(others)
         with ExitStack() as unpacked:
-            who, found = answers(arguments, paths, unpacked)
+            who, results = answers(arguments, paths, unpacked)
             if arguments.json:
-                with counted(paths, found) as answered:
+                with counted(paths, results) as answered:
                     by_file = {str(path): answer for path, answer in answered}
                 # A label may be "error" too: its value is a number, a refusal's value is text.
                 refused = {file: {"error": answer} for file, answer in by_file.items() if isinstance(answer, str)}
                 print(json.dumps({**by_file, **refused}, indent=2))
                 return int(bool(refused))
-            return int(show(who, paths, found, page()) > 0)
+            return int(show(who, paths, results, page()) > 0)
     except (ServingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -86,7 +86,7 @@ def start(
         ArchiveError, PortError, JavaError: an archive, a free port or Java is missing.
     """
     root = root.resolve()
-    began = time.monotonic()
+    start_time = time.monotonic()
     if wanted or not restore:
         ServerState.take_up(root)
     with lock.starting(root):
@@ -105,7 +105,7 @@ def start(
                 access_log=access_log,
             )  # fmt: skip
             _link(started, root)
-            models, left_out = _load(plan, started, root, began + timeout)
+            models, left_out = _load(plan, started, root, start_time + timeout)
             started = dataclasses.replace(started, busy=0, busy_created=0)
             started.write(root)
         except BaseException as error:  # an interrupt too leaves no server behind
@@ -114,7 +114,7 @@ def start(
                 raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
             raise
     misnamed = [] if wanted else model_store.misnamed(root / model_store.FOLDER)
-    return Started(started, models, time.monotonic() - began, [*left_out, *misnamed])
+    return Started(started, models, time.monotonic() - start_time, [*left_out, *misnamed])
 
 
 def free_ports(config: Path, offset: int) -> Ports:
@@ -138,7 +138,11 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
         required = plan.required
         remaining = deadline - time.monotonic()
         models = wait_ready(client, required, alive=lambda: started.process() is not None, timeout=remaining)
-        rest = [each for each in ((each.name, each.version) for each in plan.first) if each not in required]
+        rest = [
+            archive
+            for archive in ((archive.name, archive.version) for archive in plan.first)
+            if archive not in required
+        ]
         back, lost = _answering(client, started, rest, mark, deadline)
         models += back
         first = plan.recorded(lost)
@@ -149,25 +153,27 @@ def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tupl
                 _register(client, root, (name, version))
             except (ArchiveError, ClientError) as error:
                 refused[name, version] = str(error)
-        others = [each for each in plan.others if each not in refused]
+        others = [version for version in plan.others if version not in refused]
         more, failed = _answering(client, started, others, mark, deadline)
-        for each in more:
-            if each.name in {name for name, _ in lost}:  # in its place
-                client.set_default(each.name, each.version)
+        for status in more:
+            if status.name in {name for name, _ in lost}:  # in its place
+                client.set_default(status.name, status.version)
     models += more
     left_out = {**plan.damaged, **lost, **refused, **failed}
     if not models:
-        raise NotReady("; ".join(f"{name} {version} does not load: {why}" for (name, version), why in left_out.items()))
+        raise NotReady(
+            "; ".join(f"{name} {version} does not load: {reason}" for (name, version), reason in left_out.items())
+        )
     _remember(root, lambda now: now.merged(first, plan.recorded(left_out, more)))
-    serving = {each.name: each.version for each in models}
+    serving = {status.name: status.version for status in models}
     told = [
         f"{name} {version} was live and is no longer served: make deploy NAME={name} VERSION={version}"
         for name, version in plan.forgotten
     ]
-    for (name, version), why in left_out.items():
+    for (name, version), reason in left_out.items():
         was_live = (name, version) in plan.damaged or (name, version) in lost
         instead = f" ({serving[name]} is served instead)" if was_live and name in serving else ""
-        told.append(f"{name} {version} is not served{instead}: {why}")
+        told.append(f"{name} {version} is not served{instead}: {reason}")
     return models, told
 
 
@@ -176,16 +182,16 @@ def _answering(
 ) -> tuple[list[ModelStatus], dict[Version, str]]:
     """Wait for versions; return the states of those that answer, and the reasons for the others, which are removed."""
     models, failed = [], {}
-    for each in wanted:
+    for version in wanted:
         try:
             remaining = deadline - time.monotonic()
-            models += wait_ready(client, [each], alive=lambda: started.process() is not None, timeout=remaining)
+            models += wait_ready(client, [version], alive=lambda: started.process() is not None, timeout=remaining)
         except NotReady as error:
             if started.process() is None:
                 raise
-            failed[each] = mark.raised(*each) or str(error)
+            failed[version] = mark.raised(*version) or str(error)
             with contextlib.suppress(ClientError):
-                client.unregister(*each)
+                client.unregister(*version)
     return models, failed
 
 
@@ -234,14 +240,14 @@ def finish(known: ServerState, client: Client, root: Path, *, alone: bool = Fals
         return []
     recorded = Live.read(root).models
     defaults = [client.describe(name) for name in client.models()]
-    new = {each.name: each.version for each in defaults if each.ready and each.name not in recorded}
+    new = {status.name: status.version for status in defaults if status.ready and status.name not in recorded}
     if new and not alone:
         with contextlib.suppress(lock.Held), lock.deploying(root):
             return finish(known, client, root, alone=True)
         return []
     if new:
-        _remember(root, lambda now: Live({**{each: LiveModel(new[each]) for each in new}, **now.models}))
-    if all(each.ready for each in defaults) and ServerState.read(root) == known:
+        _remember(root, lambda now: Live({**{name: LiveModel(new[name]) for name in new}, **now.models}))
+    if all(status.ready for status in defaults) and ServerState.read(root) == known:
         dataclasses.replace(known, busy=0, busy_created=0).write(root)
     return list(new.items())
 
@@ -298,11 +304,11 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             timeout=arguments.timeout,
             access_log=arguments.access_log,
         )
-    found = status.read(root)
-    if found is not None:
-        status.show(found, console)
-    for each in started.left_out:
-        print(f"warning: {each}", file=sys.stderr)
+    report = status.read(root)
+    if report is not None:
+        status.show(report, console)
+    for warning in started.left_out:
+        print(f"warning: {warning}", file=sys.stderr)
     console.print(f"Ready after {started.seconds:.1f} s. Stop it with: make stop")
     return 0
 

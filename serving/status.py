@@ -49,15 +49,20 @@ class Status:
     @property
     def healthy(self) -> bool:
         """Return whether it has a model, every worker of each is READY, and nothing is missing."""
-        return bool(self.versions) and all(each.model.ready for each in self.versions) and not self.missing
+        return bool(self.versions) and all(version.model.ready for version in self.versions) and not self.missing
 
     def document(self) -> dict[str, Any]:
         """Return the status as a JSON document."""
         server = dataclasses.asdict(self.server) | {"uptime": round(self.uptime, 1), "memory": self.memory}
         models = [
-            dataclasses.asdict(each.model)
-            | {"default": each.default, "kept": each.kept, "memory": each.memory, "uptime": round(each.uptime, 1)}
-            for each in self.versions
+            dataclasses.asdict(version.model)
+            | {
+                "default": version.default,
+                "kept": version.kept,
+                "memory": version.memory,
+                "uptime": round(version.uptime, 1),
+            }
+            for version in self.versions
         ]
         missing = [{"name": name, "version": version} for name, version in self.missing]
         return {"running": True, "server": server, "models": models, "missing": missing}
@@ -82,18 +87,18 @@ def read(root: Path) -> Status | None:
             default = client.describe(name).version
             kept = live[name].before if name in live else None
             versions += [
-                _version(each, each.version == default, each.version == kept) for each in client.versions(name)
+                _version(status, status.version == default, status.version == kept) for status in client.versions(name)
             ]
-    there = {(each.model.name, each.model.version) for each in versions}
-    missing = sorted({(name, each.version) for name, each in live.items()} - there)
+    there = {(version.model.name, version.model.version) for version in versions}
+    missing = sorted({(name, model.version) for name, model in live.items()} - there)
     return Status(running, time.time() - process.create_time(), _resident(process.pid), versions, missing)
 
 
 def _version(model: ModelStatus, default: bool, kept: bool) -> Version:
-    started = max((each.started.timestamp() for each in model.workers), default=time.time())
+    started = max((worker.started.timestamp() for worker in model.workers), default=time.time())
     # TorchServe measures memory once a minute, and says 0 before that.
-    workers = tuple(dataclasses.replace(each, memory=_resident(each.pid)) for each in model.workers)
-    memory = sum(each.memory for each in workers)
+    workers = tuple(dataclasses.replace(worker, memory=_resident(worker.pid)) for worker in model.workers)
+    memory = sum(worker.memory for worker in workers)
     return Version(dataclasses.replace(model, workers=workers), default, kept, memory, max(0.0, time.time() - started))
 
 
@@ -113,25 +118,25 @@ def show(status: Status, console: Console) -> None:
     table = Table(title=title)
     for heading in ("model", "version", "", "workers", "state", "queue", "memory", "up", "processes"):
         table.add_column(heading, justify="right" if heading in ("workers", "queue", "memory", "up") else "left")
-    for each in status.versions:
-        model = each.model
+    for version in status.versions:
+        model = version.model
         states = sorted({worker.status for worker in model.workers}) or ["no worker"]
         table.add_row(
             model.name,
             model.version,
-            "default" if each.default else "kept" if each.kept else "",
+            "default" if version.default else "kept" if version.kept else "",
             str(len(model.workers)),
             ", ".join(states),
             str(model.pending),
-            f"{each.memory / 1e6:.0f} MB",
-            _duration(each.uptime),
+            f"{version.memory / 1e6:.0f} MB",
+            _duration(version.uptime),
             ", ".join(str(worker.pid) for worker in model.workers),
         )
     # As wide as needed, also on a terminal: a shortened name cannot be copied.
     table.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
-    for name, version in status.missing:
-        console.print(f"{name} {version} should be live and is not served (make watch retries it)", style="red")
+    for name, missing in status.missing:
+        console.print(f"{name} {missing} should be live and is not served (make watch retries it)", style="red")
 
 
 def _duration(seconds: float) -> str:
@@ -155,18 +160,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     try:
-        found = read(Path.cwd())
+        report = read(Path.cwd())
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if arguments.json:
         empty: dict[str, Any] = {"running": False, "server": None, "models": [], "missing": []}
-        print(json.dumps(found.document() if found is not None else empty, indent=2, default=str))
-    elif found is None:
+        print(json.dumps(report.document() if report is not None else empty, indent=2, default=str))
+    elif report is None:
         print("No server runs here: make serve")
     else:
-        show(found, page())
-    return 0 if found is not None else 3
+        show(report, page())
+    return 0 if report is not None else 3
 
 
 if __name__ == "__main__":

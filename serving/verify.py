@@ -88,8 +88,8 @@ def _check_file(archive: Archive) -> dict[str, Any]:
     """Return the sidecar, after checking that it describes this file."""
     again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
     if not archive.path.is_file():
-        how = f"make archive NAME={archive.name} VERSION={archive.version}"
-        raise ArchiveError(f"{archive.path} does not exist: {how} builds it")
+        cure = f"make archive NAME={archive.name} VERSION={archive.version}"
+        raise ArchiveError(f"{archive.path} does not exist: {cure} builds it")
     if not archive.sidecar.is_file() and not _is_ours(archive):
         raise ArchiveError(
             f"{archive.path} was not built by make archive and has no sidecar to check it by. make serve serves it"

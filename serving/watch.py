@@ -95,7 +95,7 @@ class Watch:
         try:
             self._answers(client)
             loading = self.loader.versions  # before the check: versions loaded during it count next time
-            found = [each for name in client.models() for each in client.versions(name)]
+            statuses = [status for name in client.models() for status in client.versions(name)]
         except Unreachable as error:
             # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which is slow.
             since, patience = (self.described, MUTE) if self.answered > self.described else (self.answered, SILENT)
@@ -106,13 +106,13 @@ class Watch:
         self.described = self.clock()
         for name, version in server.finish(known, client, self.root):
             logger.warning("%s %s was loaded by a start that was killed: recorded as live", name, version)
-        self._name_replaced(found)
-        for each in found:
-            if (each.name, each.version) not in loading:
-                self._workers(client, known, each)
-        self._queues(known, found)
-        self._defaults(client, found)
-        self._missing(known, found, loading)
+        self._name_replaced(statuses)
+        for status in statuses:
+            if (status.name, status.version) not in loading:
+                self._workers(client, known, status)
+        self._queues(known, statuses)
+        self._defaults(client, statuses)
+        self._missing(known, statuses, loading)
 
     def _name_server(self, known: ServerState | None) -> None:
         """Log that another process than this watcher stopped the server or started one."""
@@ -124,9 +124,11 @@ class Watch:
                 logger.info("a server was started here: watching %s", known.inference)
             self.server = known.pid, known.created
 
-    def _name_replaced(self, found: list[ModelStatus]) -> None:
+    def _name_replaced(self, statuses: list[ModelStatus]) -> None:
         """Log the workers that TorchServe has replaced."""
-        processes = {(model.name, model.version, each.id): each.pid for model in found for each in model.workers}
+        processes = {
+            (model.name, model.version, worker.id): worker.pid for model in statuses for worker in model.workers
+        }
         for key, pid in processes.items():
             before = self.processes.get(key, 0)
             if pid > 0 and before > 0 and pid != before:
@@ -163,23 +165,23 @@ class Watch:
             front.kill()
             psutil.wait_procs([front], timeout=5)
 
-    def _start(self, known: ServerState, why: str) -> None:
+    def _start(self, known: ServerState, reason: str) -> None:
         now = ServerState.read(self.root)
         same = now is not None and (now.pid, now.created) == (known.pid, known.created)
         if not self.starts.is_due() or now is None or now.in_hand or not same:
             return
         if ServerState.is_to_stay_stopped(self.root):
             return
-        logger.warning("%s: starting the server again", why)
-        began = self.clock()
+        logger.warning("%s: starting the server again", reason)
+        start_time = self.clock()
         try:
             config = Path(known.config) if known.config else None
             started = server.start(
                 root=self.root, config=config, offset=known.offset, access_log=known.access_log, restore=True
             )
-            logger.warning("the server runs again after %.1f s", self.clock() - began)
-            for each in started.left_out:
-                logger.error("%s", each)
+            logger.warning("the server runs again after %.1f s", self.clock() - start_time)
+            for warning in started.left_out:
+                logger.error("%s", warning)
             self.starts.reset()
             self.server = started.state.pid, started.state.created
         except (ServingError, OSError, psutil.Error) as error:
@@ -193,26 +195,26 @@ class Watch:
         self.stalls.clear()
         self.processes.clear()
 
-    def _defaults(self, client: Client, found: list[ModelStatus]) -> None:
+    def _defaults(self, client: Client, statuses: list[ModelStatus]) -> None:
         """Set back a default that differs from the recorded one, unless a deployment runs."""
-        ready = {(each.name, each.version) for each in found if each.ready}
-        for name, each in Live.read(self.root).models.items():
-            if (name, each.version) not in ready or client.describe(name).version == each.version:
+        ready = {(status.name, status.version) for status in statuses if status.ready}
+        for name, model in Live.read(self.root).models.items():
+            if (name, model.version) not in ready or client.describe(name).version == model.version:
                 continue
             with contextlib.suppress(lock.Held), lock.deploying(self.root):
-                if Live.read(self.root).models.get(name) == each:
-                    client.set_default(name, each.version)
-                    logger.warning("%s %s is the default again, as recorded in %s", name, each.version, FILE)
+                if Live.read(self.root).models.get(name) == model:
+                    client.set_default(name, model.version)
+                    logger.warning("%s %s is the default again, as recorded in %s", name, model.version, FILE)
 
-    def _missing(self, known: ServerState, found: list[ModelStatus], loading: frozenset[Version]) -> None:
+    def _missing(self, known: ServerState, statuses: list[ModelStatus], loading: frozenset[Version]) -> None:
         """Load live versions that did not load when the server started: the cause may be gone by now."""
-        there = {(each.name, each.version) for each in found} - loading
-        live = {(name, each.version) for name, each in Live.read(self.root).models.items()}
+        there = {(status.name, status.version) for status in statuses} - loading
+        live = {(name, model.version) for name, model in Live.read(self.root).models.items()}
         if not live - there:
             self.loads.reset()
             return
         if not self.loads.is_failing():
-            names = ", ".join(" ".join(each) for each in sorted(live - there))
+            names = ", ".join(" ".join(version) for version in sorted(live - there))
             logger.warning("%s should be live and is not served: retrying with growing pauses", names)
             self.loads.fail()
         if not loading and self.loads.is_due():
@@ -221,10 +223,10 @@ class Watch:
     def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
         """Give a version new workers if TorchServe does not restart them."""
         key, wanted = (model.name, model.version), model.min_workers or known.workers
-        alive = [each for each in model.workers if each.status == "READY" or _runs(each.pid)]
+        alive = [worker for worker in model.workers if worker.status == "READY" or _runs(worker.pid)]
         if len(alive) >= wanted:
             self.without.pop(key, None)
-            if len(model.workers) > wanted and all(each.status == "READY" for each in model.workers[:wanted]):
+            if len(model.workers) > wanted and all(worker.status == "READY" for worker in model.workers[:wanted]):
                 client.scale(*key, wanted)  # TorchServe's restart worked after all: drop the last ones
             return
         since = self.without.setdefault(key, self.clock())
@@ -246,10 +248,10 @@ class Watch:
         except ClientError as error:
             logger.error("%s %s: no new workers: %s", *key, error)
 
-    def _queues(self, known: ServerState, found: list[ModelStatus]) -> None:
+    def _queues(self, known: ServerState, statuses: list[ModelStatus]) -> None:
         """Kill the workers of a version with a stalled queue: they neither answer nor compute."""
-        waiting = {(each.name, each.version): each for each in found if each.pending}
-        self.stalls = {key: each for key, each in self.stalls.items() if key in waiting}
+        waiting = {(status.name, status.version): status for status in statuses if status.pending}
+        self.stalls = {key: stall for key, stall in self.stalls.items() if key in waiting}
         answered = _answered(known) if waiting else None
         if answered is None:
             return
@@ -263,7 +265,7 @@ class Watch:
     def _stalls(self, model: ModelStatus, answered: float) -> bool:
         """Return whether a version's workers are past their time limit; TorchServe limits those that load."""
         now, key = self.clock(), (model.name, model.version)
-        workers = frozenset(each.pid for each in model.workers if each.status == "READY" and _runs(each.pid))
+        workers = frozenset(worker.pid for worker in model.workers if worker.status == "READY" and _runs(worker.pid))
         computed = sum(processor.seconds(pid) for pid in workers)
         stall = self.stalls.get(key)
         if stall is None or not stall.goes_on(answered, workers):
@@ -273,7 +275,7 @@ class Watch:
 
     @staticmethod
     def _end_workers(model: ModelStatus) -> None:
-        pids = [each.pid for each in model.workers if each.status == "READY" and _runs(each.pid)]
+        pids = [worker.pid for worker in model.workers if worker.status == "READY" and _runs(worker.pid)]
         what = f"{model.name} {model.version}"
         logger.warning("the queue of %s is stalled: killing its workers (%s)", what, pids)
         for pid in pids:

@@ -245,8 +245,8 @@ class Client:
         The first version of a model becomes its default.
         """
         # Parameters, not a JSON body: that sets a batch delay of -10,000 ms unless one is named.
-        asked = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
-        self._change("POST", f"/models?{urlencode(asked)}", deadline)
+        query = {"url": file, "synchronous": "false"} | ({} if workers is None else {"initial_workers": str(workers)})
+        self._change("POST", f"/models?{urlencode(query)}", deadline)
 
     def unregister(self, model: str, version: str, *, deadline: float | None = None) -> None:
         """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""
@@ -260,8 +260,8 @@ class Client:
         self, model: str, version: str, workers: int, *, most: int | None = None, deadline: float | None = None
     ) -> None:
         """Ask for this number of workers of a version, or for a number up to `most`; do not wait for them."""
-        asked = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
-        self._change("PUT", f"/models/{model}/{version}?{asked}", deadline)
+        query = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
+        self._change("PUT", f"/models/{model}/{version}?{query}", deadline)
 
     def _within(self, deadline: float | None) -> Deadline:
         return Deadline(self.deadline if deadline is None else deadline)

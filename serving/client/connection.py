@@ -126,7 +126,7 @@ class Connection:
     def _attempt(
         self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]
     ) -> Answer:
-        began = time.monotonic()
+        start_time = time.monotonic()
         endpoint = self._endpoints[api]
         try:
             answer = endpoint.send(method, path, key, deadline, options)
@@ -135,9 +135,9 @@ class Connection:
                 raise
             answer = self._endpoints[api].send(method, path, key, deadline, options)
         except DeadlinePassed:
-            self._took[api].append(time.monotonic() - began)  # at least
+            self._took[api].append(time.monotonic() - start_time)  # at least
             raise
-        self._took[api].append(time.monotonic() - began)
+        self._took[api].append(time.monotonic() - start_time)
         self._answered = True
         if answer.code < 400:
             return answer

@@ -99,11 +99,11 @@ class Keys:
             NoKey: there is no key file, or no such token in it.
         """
         keys = self._read()
-        for each in APIS:
-            key = keys.get(each)
+        for each_api in APIS:
+            key = keys.get(each_api)
             if key is not None and key.is_due and time.monotonic() > self._failed + PAUSE:
                 try:
-                    self._replace(each, key, deadline.at_most(RENEWAL), wait=key.has_expired)
+                    self._replace(each_api, key, deadline.at_most(RENEWAL), wait=key.has_expired)
                 except (ClientError, OSError):  # the server may still accept the token, and says so if not
                     self._failed = time.monotonic()
         return self._of(api, self._read())
@@ -120,8 +120,8 @@ class Keys:
         try:
             self._replace(api, refused, deadline, wait=True)
         except (ClientError, OSError) as error:
-            why = f"it belongs to another server, or has expired and cannot be renewed: {error}"
-            raise NoKey(f"the server refuses the token in {self.path.name}: {why}") from None
+            reason = f"it belongs to another server, or has expired and cannot be renewed: {error}"
+            raise NoKey(f"the server refuses the token in {self.path.name}: {reason}") from None
         return self._of(api, self._read())
 
     def _replace(self, api: Api, old: Key, deadline: Deadline, *, wait: bool) -> None:
@@ -180,11 +180,11 @@ class Keys:
 
     def _entries(self) -> Any:
         """Return the document in the file; TorchServe empties it and then writes it, which a first reader waits for."""
-        began = time.monotonic()
+        start_time = time.monotonic()
         while True:
             try:
                 return json.loads(self.path.read_text())
             except ValueError:
-                if self._keys or time.monotonic() > began + WRITING:
+                if self._keys or time.monotonic() > start_time + WRITING:
                     raise
             time.sleep(0.005)

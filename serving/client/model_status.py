@@ -33,7 +33,7 @@ class ModelStatus:
     @property
     def ready(self) -> bool:
         """Return whether as many workers as it should have answer requests; TorchServe lists also those it gave up."""
-        return sum(each.status == "READY" for each in self.workers) >= max(1, self.min_workers)
+        return sum(worker.status == "READY" for worker in self.workers) >= max(1, self.min_workers)
 
     @classmethod
     def of_entry(cls, entry: dict[str, Any]) -> Self:
@@ -46,7 +46,7 @@ class ModelStatus:
             batch_delay=entry["maxBatchDelay"] / 1e3,
             response_timeout=entry["responseTimeout"],
             pending=entry["jobQueueStatus"]["pendingRequests"],
-            workers=tuple(_worker(each) for each in entry["workers"]),
+            workers=tuple(_worker(worker) for worker in entry["workers"]),
             startup_timeout=entry["startupTimeout"],
         )
 

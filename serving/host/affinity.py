@@ -40,7 +40,7 @@ def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
 
 def _children(front: psutil.Process) -> set[int]:
     try:
-        return {each.pid for each in front.children()}
+        return {child.pid for child in front.children()}
     except psutil.Error:
         return set()
 

@@ -40,29 +40,29 @@ def recording(root: Path) -> contextlib.AbstractContextManager[None]:
     Raises:
         Held: another process has had it for `RECORDING` seconds.
     """
-    why = f"another process has held logs/live.lock for {RECORDING:.0f} s: end it if it hangs, and try again"
-    return _held(root, "live.lock", why, RECORDING)
+    reason = f"another process has held logs/live.lock for {RECORDING:.0f} s: end it if it hangs, and try again"
+    return _held(root, "live.lock", reason, RECORDING)
 
 
 @contextlib.contextmanager
 def training(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     """Wait for the lock for training, archiving and serving the model `name`, and hold it while the block runs."""
-    file, why = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
+    file, reason = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(_held(root, file, why))
+            held.enter_context(_held(root, file, reason))
         except Held:
-            log(why)
-            held.enter_context(_held(root, file, why, -1))
+            log(reason)
+            held.enter_context(_held(root, file, reason, -1))
         yield
 
 
 @contextlib.contextmanager
-def _held(root: Path, name: str, why: str, timeout: float = 0) -> Iterator[None]:
+def _held(root: Path, name: str, reason: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock, waiting `timeout` seconds for it: -1 for as long as it takes."""
     (root / logs.FOLDER).mkdir(exist_ok=True)
     try:
         with filelock.FileLock(root / logs.FOLDER / name, timeout=timeout):
             yield
     except filelock.Timeout as error:
-        raise Held(why) from error
+        raise Held(reason) from error

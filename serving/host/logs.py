@@ -52,14 +52,14 @@ class Mark:
 
         For a package that the handler imports and that is not installed, it says how to install it.
         """
-        found = ""
+        exception = ""
         for line in self.lines("model_log.log"):
             parts = _LINE.fullmatch(line)
             if parts is None or parts["model"] != f"{name}_{version}":
                 continue
             if _RAISED.fullmatch(parts["text"]) and not _OWN.match(parts["text"]):
-                found = parts["text"]
-        return f"{found} ({_INSTALL})" if found.startswith("ModuleNotFoundError: ") else found
+                exception = parts["text"]
+        return f"{exception} ({_INSTALL})" if exception.startswith("ModuleNotFoundError: ") else exception
 
 
 def _size(path: Path) -> int:

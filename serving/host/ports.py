@@ -98,7 +98,7 @@ class Ports:
     def all(self) -> tuple[Address, ...]:
         """Return the addresses that are ports."""
         five = self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
-        return tuple(each for each in five if isinstance(each, Address))
+        return tuple(address for address in five if isinstance(address, Address))
 
     def behind(self, path: str) -> Self:
         """Return the same with management behind a unix socket, unless it was opened to other machines on purpose."""
@@ -113,7 +113,9 @@ class Ports:
         """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved = {
-            name: Address(each.host, each.port + offset) for name, each in fields.items() if isinstance(each, Address)
+            name: Address(address.host, address.port + offset)
+            for name, address in fields.items()
+            if isinstance(address, Address)
         }
         if not all(0 < address.port < 65536 for address in moved.values()):
             raise PortError(f"ports moved by {offset} are outside 1 to 65535: choose another offset")

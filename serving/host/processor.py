@@ -13,7 +13,7 @@ def seconds(pid: int) -> float:
     except (psutil.Error, ValueError):  # TorchServe says -1 for a worker without a process
         return 0.0
     total = 0.0
-    for each in tree:
+    for process in tree:
         with contextlib.suppress(psutil.Error):
-            total += sum(each.cpu_times()[:4])  # its own, and that of the children that it has reaped
+            total += sum(process.cpu_times()[:4])  # its own, and that of the children that it has reaped
     return total

@@ -116,5 +116,5 @@ def gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return there
-    named = [each for each in visible.split(",") if each.strip() and each.strip() != "-1"]
+    named = [device for device in visible.split(",") if device.strip() and device.strip() != "-1"]
     return min(there, len(named))

@@ -156,9 +156,9 @@ def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
-    for each in _wait(tree, timeout):
+    for process in _wait(tree, timeout):
         with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
+            process.kill()
     _wait(tree, timeout)
 
 
@@ -184,7 +184,7 @@ def is_part(known: ServerState, command: Sequence[str]) -> bool:
 def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait until they have ended; return those that have not."""
     deadline = time.monotonic() + timeout
-    while alive := [each for each in processes if not _ended(each)]:
+    while alive := [process for process in processes if not _ended(process)]:
         if time.monotonic() > deadline:
             break
         psutil.wait_procs(alive, timeout=0.1)  # on its own it waits for zombies, which some containers never reap

@@ -150,7 +150,7 @@ class Deployment:
         """Restore the previous record of this model only."""
 
         def change(live: Live) -> Live:
-            others = {name: each for name, each in live.models.items() if name != self.name}
+            others = {name: model for name, model in live.models.items() if name != self.name}
             return Live(others | ({self.name: self.recorded} if self.recorded is not None else {}))
 
         Live.update(self.root, change)
@@ -158,14 +158,14 @@ class Deployment:
     @contextlib.contextmanager
     def _step(self, name: str) -> Iterator[None]:
         self.log(f"{name} ...")
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         try:
             yield
         except (ServingError, OSError) as error:
             raised = self.mark.raised(self.name, self.version) if isinstance(error, NotReady) else ""
-            why = f"{error}: {raised}" if raised else str(error)
-            raise DeployError(f"{self.name} {self.version} is not deployed: {name} failed: {why}") from error
-        self.steps[name] = time.perf_counter() - began
+            reason = f"{error}: {raised}" if raised else str(error)
+            raise DeployError(f"{self.name} {self.version} is not deployed: {name} failed: {reason}") from error
+        self.steps[name] = time.perf_counter() - start_time
 
     def _undo(self, says: str, work: Callable[..., object], *arguments: Any) -> None:
         # A second interrupt waits until this is done: half undone, neither version would be live.
@@ -182,7 +182,7 @@ class Deployment:
         """Clean up after a killed deployment: restore the recorded default, remove all other versions."""
         try:
             default = self.client.describe(self.name).version
-            there = [each.version for each in self.client.versions(self.name)]
+            there = [status.version for status in self.client.versions(self.name)]
         except NotFound:
             self.before = None
             return
@@ -207,8 +207,8 @@ class Deployment:
             return False
 
     def _verify(self) -> None:
-        for each in verify.verify(self.archive).checks:
-            self.log(f"  {each.name}: {each.seen}")
+        for check in verify.verify(self.archive).checks:
+            self.log(f"  {check.name}: {check.seen}")
 
     def _changes(self) -> None:
         if self.before is None:
@@ -312,11 +312,11 @@ class Deployment:
 
     def _watch(self, check: GoldenCheck) -> None:
         deadline = time.monotonic() + self.limits.watch
-        first = [each.pid for each in self.client.describe(self.name, self.version).workers]
+        first = [worker.pid for worker in self.client.describe(self.name, self.version).workers]
         number = 0
         while True:
             status = self.client.describe(self.name, self.version)
-            if not status.ready or [each.pid for each in status.workers] != first:
+            if not status.ready or [worker.pid for worker in status.workers] != first:
                 raise DeployError("a worker died")
             if check.golden:
                 answer = check.ask(self.client, self.name, number=number)
@@ -339,7 +339,7 @@ class Deployment:
     def _remove(self, version: str) -> None:
         archive = Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))
         try:
-            image = next((each.image for each in archive.golden()), b"")
+            image = next((image.image for image in archive.golden()), b"")
         except ArchiveError:  # it may be why this version goes
             image = b""
         with contextlib.suppress(NotFound):

@@ -24,21 +24,21 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
         NotFound: the server has no such version.
         ClientError: the server does not answer.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     status = client.describe(name, version)
-    deadline = began + (max(MOST, status.response_timeout) if timeout is None else timeout)
+    deadline = start_time + (max(MOST, status.response_timeout) if timeout is None else timeout)
     slowest = 0.0
     if image and _answers(status):
         # One for each worker: while the first computes its batch, the others take the queue.
         for _ in status.workers:
-            began = time.monotonic()
+            start_time = time.monotonic()
             try:
-                client.predict(image, name, version, deadline=max(0.1, deadline - began))
+                client.predict(image, name, version, deadline=max(0.1, deadline - start_time))
             except NotFound:
                 raise
             except ClientError:
                 break
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.monotonic() - start_time)
     while _answers(status) and status.pending and time.monotonic() < deadline:
         time.sleep(0.05)
         status = client.describe(name, version)
@@ -58,9 +58,9 @@ def _wait_still(status: ModelStatus, seconds: float, deadline: float) -> None:
 
 def _computed(status: ModelStatus) -> list[float]:
     """Return the seconds that each worker's process has computed, 0 for one that has ended."""
-    return [processor.seconds(each.pid) for each in status.workers]
+    return [processor.seconds(worker.pid) for worker in status.workers]
 
 
 def _answers(status: ModelStatus) -> bool:
     """Return whether it still has a worker that may answer."""
-    return any(each.status == "READY" for each in status.workers)
+    return any(worker.status == "READY" for worker in status.workers)

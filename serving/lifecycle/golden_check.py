@@ -62,7 +62,7 @@ def latencies(client: Client, checks: Mapping[str, GoldenCheck], name: str, roun
     taken: dict[str, list[float]] = {version: [] for version in checks}
     for number in range(rounds):
         for version in list(taken):
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             try:
                 checks[version].ask(client, name, version, number=number)
             except WrongAnswer:
@@ -70,5 +70,5 @@ def latencies(client: Client, checks: Mapping[str, GoldenCheck], name: str, roun
                     raise
                 del taken[version]
             else:
-                taken[version].append(time.perf_counter() - began)
-    return {version: statistics.median(each) for version, each in taken.items()}
+                taken[version].append(time.perf_counter() - start_time)
+    return {version: statistics.median(latencies) for version, latencies in taken.items()}

@@ -47,7 +47,7 @@ def launch(
         JavaError: there is no Java.
         ServingError: `config` has an invalid value.
     """
-    found = java.find()
+    runtime = java.find()
     shares = Resources.of_this_machine(models)
     text = config.read_text()
     workers = shares.workers_of(text)
@@ -65,8 +65,8 @@ def launch(
     # Relative to `root`, and in UTF-8: Java reads paths by the locale, and log4j expands a "%" in them.
     environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(logs.FOLDER), "LC_ALL": "C.UTF-8"}
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
-    if found.home is not None:
-        environment["JAVA_HOME"] = str(found.home)
+    if runtime.home is not None:
+        environment["JAVA_HOME"] = str(runtime.home)
     starting = ServerState(
         pid=0,
         created=0,

@@ -40,8 +40,8 @@ class Loader:
     def _load(self, known: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
         try:
             with contextlib.suppress(lock.Held):  # the next attempt comes after that deployment
-                for each in versions:
-                    self._try(known, each)
+                for version in versions:
+                    self._try(known, version)
         finally:
             ended()
             self.versions = frozenset()

@@ -37,47 +37,51 @@ class Plan:
         """
         if not known.models or (wanted and not restore):
             live, first = known.select(wanted, store)
-            for each in first:
-                each.check()
+            for archive in first:
+                archive.check()
             return cls(known, live, first, live.kept(), strict=True)
         named = {text.partition("=")[0] for text in wanted}
         unnamed = Live({name: model for name, model in known.models.items() if name not in named})
         whole, damaged = unnamed.without_damaged(store)
         if not whole.models and not wanted:
             raise ArchiveError("nothing of what was live can be served: " + "; ".join(damaged.values()))
-        back = [f"{name}={each.version}" for name, each in whole.models.items()]
+        back = [f"{name}={model.version}" for name, model in whole.models.items()]
         live, first = Live({**known.models, **whole.models}).select([*back, *wanted], store)
-        for each in first:
-            if each.name in named:
-                each.check()
-        new = [each for each in model_store.newest(store) if each.name not in known.models and not restore]
-        others = [*live.kept(), *((each.name, each.version) for each in new)]
+        for archive in first:
+            if archive.name in named:
+                archive.check()
+        new = [archive for archive in model_store.newest(store) if archive.name not in known.models and not restore]
+        others = [*live.kept(), *((archive.name, archive.version) for archive in new)]
         return cls(known, live, first, others, strict=False, damaged=damaged, named=named)
 
     @property
     def required(self) -> list[Version]:
         """Return which of the first ones must load."""
-        return [(each.name, each.version) for each in self.first if self.strict or each.name in self.named]
+        return [(archive.name, archive.version) for archive in self.first if self.strict or archive.name in self.named]
 
     @property
     def models(self) -> int:
         """Return the number of models that share the machine."""
-        return len({each.name for each in self.first} | {name for name, _ in self.others})
+        return len({archive.name for archive in self.first} | {name for name, _ in self.others})
 
     @property
     def forgotten(self) -> list[Version]:
         """Return the live versions of models that this start does not serve, since the user named only others."""
-        named = {each.name for each in self.first}
-        return [(name, each.version) for name, each in self.known.models.items() if self.strict and name not in named]
+        named = {archive.name for archive in self.first}
+        return [(name, model.version) for name, model in self.known.models.items() if self.strict and name not in named]
 
     def recorded(self, left_out: Collection[Version], more: Sequence[ModelStatus] = ()) -> Live:
         """Return the new live.json after some versions did not load, and `more` loaded beside the first ones.
 
         A live version that does not load stays recorded: the next start retries it.
         """
-        lost = {each[0]: self.known.models[each[0]] for each in (*self.damaged, *left_out) if self._was_live(each)}
-        new = {each.name: LiveModel(each.version) for each in more if each.name not in self.live.models}
-        gone = [each for each in left_out if each[0] not in lost]
+        lost = {
+            version[0]: self.known.models[version[0]]
+            for version in (*self.damaged, *left_out)
+            if self._was_live(version)
+        }
+        new = {status.name: LiveModel(status.version) for status in more if status.name not in self.live.models}
+        gone = [version for version in left_out if version[0] not in lost]
         return Live({**Live({**new, **self.live.models}).without(gone).models, **lost})
 
     def _was_live(self, version: Version) -> bool:

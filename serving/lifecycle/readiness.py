@@ -32,20 +32,20 @@ def wait_ready(
     Raises:
         NotReady: the front end ended, does not have a version, a worker died, or `timeout` seconds are over.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     pause = 1.0 if gpus() else 0.1
     first: dict[tuple[Version, str], tuple[int, int]] = {}  # the process that each worker had first, with its start
     while True:
         if not alive():
             raise NotReady("TorchServe ended while it started")
-        found = [_status(client, *version) for version in wanted]
-        models = [status for status in found if status is not None]
+        states = [_status(client, *version) for version in wanted]
+        models = [status for status in states if status is not None]
         if len(models) == len(wanted) and all(status.ready for status in models):
             return models
         for status in models:
             _see_deaths(status, first)
         limit = min(timeout, max((status.startup_timeout + GRACE for status in models), default=UNSEEN))
-        if time.monotonic() - began > limit:
+        if time.monotonic() - start_time > limit:
             raise NotReady(f"not every worker is READY within {limit:.0f} s")
         time.sleep(pause)
 

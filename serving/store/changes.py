@@ -9,8 +9,8 @@ def changes(before: Archive, after: Archive) -> list[str]:
     lines = [
         f"classes {word}: {', '.join(names)}"
         for word, names in (
-            ("added", [each for each in new["classes"] if each not in old["classes"]]),
-            ("removed", [each for each in old["classes"] if each not in new["classes"]]),
+            ("added", [name for name in new["classes"] if name not in old["classes"]]),
+            ("removed", [name for name in old["classes"] if name not in new["classes"]]),
         )
         if names
     ]
@@ -43,5 +43,5 @@ def _percent(value: float | None) -> str:
 
 def _short(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(_short(each) for each in value)
+        return ", ".join(_short(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -45,7 +45,7 @@ class Live:
         path = root / model_store.FOLDER / FILE
         try:
             document = json.loads(path.read_text())
-            return cls({name: LiveModel(**each) for name, each in document.items()})
+            return cls({name: LiveModel(**entry) for name, entry in document.items()})
         except FileNotFoundError:
             return cls({})
         except OSError as error:
@@ -57,7 +57,7 @@ class Live:
 
     def write(self, root: Path) -> None:
         """Write it in one step."""
-        document = {name: dataclasses.asdict(each) for name, each in sorted(self.models.items())}
+        document = {name: dataclasses.asdict(model) for name, model in sorted(self.models.items())}
         atomic.write_json(root / model_store.FOLDER / FILE, document)
 
     @classmethod
@@ -81,8 +81,8 @@ class Live:
         names = {*self.models, *base.models}
         changed = {name for name in names if self.models.get(name) != base.models.get(name)}
         return type(self)(
-            {name: each for name, each in wanted.models.items() if name not in changed}
-            | {name: each for name, each in self.models.items() if name in changed}
+            {name: model for name, model in wanted.models.items() if name not in changed}
+            | {name: model for name, model in self.models.items() if name in changed}
         )
 
     def with_model(self, name: str, model: LiveModel) -> Self:
@@ -91,15 +91,15 @@ class Live:
 
     def kept(self) -> list[tuple[str, str]]:
         """Return name and version of the versions kept for a rollback."""
-        return [(name, each.before) for name, each in self.models.items() if each.before is not None]
+        return [(name, model.before) for name, model in self.models.items() if model.before is not None]
 
     def without(self, gone: Collection[tuple[str, str]]) -> Self:
         """Return a copy without some versions, kept ones or live ones with their models."""
         return type(self)(
             {
-                name: dataclasses.replace(each, before=None) if (name, each.before) in gone else each
-                for name, each in self.models.items()
-                if (name, each.version) not in gone
+                name: dataclasses.replace(model, before=None) if (name, model.before) in gone else model
+                for name, model in self.models.items()
+                if (name, model.version) not in gone
             }
         )
 
@@ -109,14 +109,14 @@ class Live:
         The version kept for a rollback replaces a damaged live one.
         """
         models, damaged = {}, {}
-        for name, each in self.models.items():
-            for version in filter(None, (each.version, each.before)):
+        for name, model in self.models.items():
+            for version in filter(None, (model.version, model.before)):
                 try:
                     model_store.find(name, version, store).check()
                 except ArchiveError as error:
                     damaged[name, version] = str(error)
                 else:
-                    models[name] = each if version == each.version else LiveModel(version)
+                    models[name] = model if version == model.version else LiveModel(version)
                     break
         return type(self)(models), damaged
 
@@ -129,10 +129,10 @@ class Live:
         Raises:
             ArchiveError: a requested archive is missing, or the store is empty.
         """
-        live = {name: f"{name}={each.version}" for name, each in self.models.items()}
-        chosen = model_store.select([live.get(each.removesuffix("="), each) for each in wanted], store)
-        kept = {each.name: self._before(each, store) for each in chosen}
-        models = {each.name: LiveModel(each.version, kept[each.name]) for each in chosen}
+        live = {name: f"{name}={model.version}" for name, model in self.models.items()}
+        chosen = model_store.select([live.get(text.removesuffix("="), text) for text in wanted], store)
+        kept = {archive.name: self._before(archive, store) for archive in chosen}
+        models = {archive.name: LiveModel(archive.version, kept[archive.name]) for archive in chosen}
         return type(self)(models), chosen
 
     def _before(self, archive: Archive, store: Path) -> str | None:

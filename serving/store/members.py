@@ -60,7 +60,7 @@ def _check_headers(file: zipfile.ZipFile, path: Path) -> None:
             if member.header_offset != end or len(header) < HEADER.size:
                 raise MembersError("it holds bytes that its directory does not list")
             signature, _, _, method, _, _, crc, compressed, whole, name, extra = HEADER.unpack(header)
-            said = (signature, method, crc, *(each for each in (compressed, whole) if each != IN_ZIP64))
+            said = (signature, method, crc, *(size for size in (compressed, whole) if size != IN_ZIP64))
             listed = (SIGNATURE, member.compress_type, member.CRC, member.compress_size, member.file_size)
             encoding = "utf-8" if member.flag_bits & UTF8 else "cp437"
             if said != listed[: len(said)] or source.read(name) != member.orig_filename.encode(encoding):

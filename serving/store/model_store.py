@@ -141,13 +141,13 @@ class Archive:
         """
         with self.opened() as file:
             model = self.manifest(file)
-            found = (model["modelName"], model["modelVersion"])
+            matches = (model["modelName"], model["modelVersion"])
             weights = model.get("serializedFile")  # a handler may do without
             if weights is not None and weights not in file.namelist():
                 raise ArchiveError(f"{self.path} holds no {weights}: remove it and build it again")
-        if found != (self.name, self.version):
+        if matches != (self.name, self.version):
             raise ArchiveError(
-                f"{self.path} holds {found[0]} {found[1]}: a renamed archive cannot be served, build it again"
+                f"{self.path} holds {matches[0]} {matches[1]}: a renamed archive cannot be served, build it again"
             )
 
 
@@ -164,7 +164,7 @@ def spec_inside(artifact: zipfile.ZipFile) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or one of more than `LARGEST_SPEC` bytes.
     """
-    (entry,) = [each for each in artifact.infolist() if each.filename.endswith("extra/spec.json")]
+    (entry,) = [entry for entry in artifact.infolist() if entry.filename.endswith("extra/spec.json")]
     if entry.file_size > LARGEST_SPEC:
         raise ValueError(f"its spec.json has {entry.file_size} bytes, at most {LARGEST_SPEC} are read")
     document: dict[str, Any] = json.loads(artifact.read(entry))
@@ -195,12 +195,12 @@ def order(version: str) -> list[tuple[int, int, str]]:
 
 def archives(store: Path = FOLDER) -> list[Archive]:
     """Return all archives of the store, by name and then from the oldest version to the newest."""
-    found = []
+    matches = []
     for path in store.glob("*.mar"):
         name, _, version = path.stem.rpartition("-")
         if NAME.fullmatch(name) and VERSION.fullmatch(version):
-            found.append(Archive(name, version, path))
-    return sorted(found, key=lambda archive: (archive.name, order(archive.version)))
+            matches.append(Archive(name, version, path))
+    return sorted(matches, key=lambda archive: (archive.name, order(archive.version)))
 
 
 def misnamed(store: Path = FOLDER) -> list[str]:
@@ -241,16 +241,16 @@ def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive
         ArchiveError: there is none.
     """
     check_name(name)
-    found = [archive for archive in archives(store) if archive.name == name]
+    matches = [archive for archive in archives(store) if archive.name == name]
     if version is not None:
-        found = [archive for archive in found if archive.version == version]
-    if not found:
+        matches = [archive for archive in matches if archive.version == version]
+    if not matches:
         what = name if version is None else f"{name} {version}"
         raise ArchiveError(
             f"no archive of {what} in {store}/{_have(archives(store))}: "
             f"make archive NAME={name} VERSION={version or '1.0'}"
         )
-    return found[-1]
+    return matches[-1]
 
 
 def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
@@ -263,7 +263,7 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     for text in wanted:
         name, _, version = text.partition("=")
         chosen.append(find(name, version or None, store))
-    names = [each.name for each in chosen]
+    names = [archive.name for archive in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ArchiveError(f"{', '.join(twice)}: named twice. Name each model once")
     if not chosen:
@@ -273,5 +273,5 @@ def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     return chosen
 
 
-def _have(found: list[Archive]) -> str:
-    return f" (available: {', '.join(f'{archive.name} {archive.version}' for archive in found)})" if found else ""
+def _have(matches: list[Archive]) -> str:
+    return f" (available: {', '.join(f'{archive.name} {archive.version}' for archive in matches)})" if matches else ""

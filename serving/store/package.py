@@ -54,8 +54,8 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
         ArchiveError: torch-model-archiver failed.
     """
     temporary, extra, exported = folder / "temporary", folder / "extra", folder / "exported"
-    for each in (temporary, extra, exported):
-        each.mkdir()
+    for path in (temporary, extra, exported):
+        path.mkdir()
     # A folder given as an extra file keeps its sub-folders: `handlers` is a package in the worker as well.
     for inside, path in sources(weights).items():
         if inside not in (weights.name, HANDLER_FILE):
@@ -79,7 +79,7 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
 
 def write(staged: Path, path: Path) -> None:
     """Write the files below `staged` as a zip, sorted by name, with one time and one permission."""
-    files = {each.relative_to(staged).as_posix(): each for each in staged.rglob("*") if each.is_file()}
+    files = {path.relative_to(staged).as_posix(): path for path in staged.rglob("*") if path.is_file()}
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as target:  # weights do not compress
         for name in sorted(files):
             member = zipfile.ZipInfo(name, ZIP_TIME)

@@ -56,7 +56,7 @@ def document(
         "model_config": dict(settings),
         "overrides": list(overrides),
         "versions": {"python": platform.python_version(), **{e: importlib.metadata.version(e) for e in PACKAGES}},
-        "members": {each.relative_to(staged).as_posix(): sha256(each) for each in staged.rglob("*") if each.is_file()},
+        "members": {path.relative_to(staged).as_posix(): sha256(path) for path in staged.rglob("*") if path.is_file()},
     }
 
 

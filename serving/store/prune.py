@@ -38,8 +38,8 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
     """
     if keep < 1:
         raise ValueError(f"{keep} archives cannot be kept: keep 1 or more")
-    found = _of(name, store)
-    old = [archive for archive in found[:-keep] if archive.version not in protected]
+    matches = _of(name, store)
+    old = [archive for archive in matches[:-keep] if archive.version not in protected]
     for archive in old:
         # In this order: an archive without its sidecar counts as an interrupted build.
         archive.path.unlink(missing_ok=True)

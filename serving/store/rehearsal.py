@@ -77,24 +77,24 @@ def rehearse(archive: Archive) -> Rehearsed:
     Raises:
         ArchiveError: it cannot be unpacked, does not load, or its answers differ; the message says why.
     """
-    began = time.monotonic()
+    start_time = time.monotonic()
     config = archive.model_config()
     try:
         with archive.unpacked() as weights:
             kept = _golden(weights, model_store.limits_of(config))
-            images = [kept[0].image, NO_IMAGE, *(each.image for each in kept[1:])]
+            images = [kept[0].image, NO_IMAGE, *(image.image for image in kept[1:])]
             described, first, broken, *others = _play(archive, weights.parent, config, images)
         if broken.status != NOT_AN_IMAGE:
             raise _Failed(f"a body that is not an image is answered with {broken.status}, not {NOT_AN_IMAGE}")
         description = described.document()
         precision, classes = str(description["precision"]), list(description["classes"])
         replies = zip(kept, [first, *others], strict=True)
-        difference = max(_difference(each, reply, classes, precision) for each, reply in replies)
+        difference = max(_difference(image, reply, classes, precision) for image, reply in replies)
     except (_Failed, GoldenError, KeyError, TypeError, ValueError) as error:
         kind = "" if isinstance(error, _Failed | GoldenError) else f"{type(error).__name__}: "
         raise ArchiveError(f"{archive.name} {archive.version} cannot be served: {kind}{error}") from error
-    pixels = all(each.pixels for each in kept)
-    return Rehearsed(precision, len(kept), difference, time.monotonic() - began, pixels)
+    pixels = all(image.pixels for image in kept)
+    return Rehearsed(precision, len(kept), difference, time.monotonic() - start_time, pixels)
 
 
 def _golden(weights: Path, limits: Limits) -> list[Golden]:
@@ -123,7 +123,7 @@ def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Seq
     ]
     with archive.opened() as file:
         handler = archive.manifest(file)["handler"]
-    asked = {
+    job = {
         "name": archive.name,
         "handler": handler,
         "batch_size": size,
@@ -132,7 +132,7 @@ def _play(archive: Archive, folder: Path, config: Mapping[str, Any], images: Seq
     }
     limit = config.get("startupTimeout", model_config.DEFAULTS["startupTimeout"])
     with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
-        answered, log = _run(Path(scratch), folder, asked, limit)
+        answered, log = _run(Path(scratch), folder, job, limit)
     if "error" in answered:
         raise _Failed(answered["error"])
     replies = [reply for message in answered["messages"] for reply in _replies(base64.b64decode(message))]
@@ -166,10 +166,10 @@ def _takes_long(image: bytes) -> bool:
         return False
 
 
-def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) -> tuple[dict[str, Any], str]:
+def _run(scratch: Path, folder: Path, job: Mapping[str, Any], limit: float) -> tuple[dict[str, Any], str]:
     """Run the worker in `folder`, for at most `limit` seconds; return its output, and the last line of its log."""
     source, target, log = scratch / "asked.json", scratch / "answered.json", scratch / "worker.log"
-    source.write_text(json.dumps(asked))
+    source.write_text(json.dumps(job))
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
     environment["PYTHONPATH"] = str(folder)
     command = [sys.executable, "-P", str(WORKER), str(source), str(target)]
@@ -189,8 +189,8 @@ def _run(scratch: Path, folder: Path, asked: Mapping[str, Any], limit: float) ->
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
     if code or not target.is_file():
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        raise _Failed(f"its process {how}: {last}")
+        ending = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+        raise _Failed(f"its process {ending}: {last}")
     answered: dict[str, Any] = json.loads(target.read_text())
     return answered, last
 

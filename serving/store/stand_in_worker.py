@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-def load(asked: dict[str, Any]) -> Any:
+def load(job: dict[str, Any]) -> Any:
     """Return TorchServe's service of the archive in this directory, as its worker makes it."""
     import ts
     from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
@@ -22,10 +22,10 @@ def load(asked: dict[str, Any]) -> Any:
 
     metrics = MetricsCacheYamlImpl(config_file_path=str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
     metrics.initialize_cache()
-    metrics.model_name = asked["name"]
+    metrics.model_name = job["name"]
     loader = ModelLoaderFactory.get_model_loader()
     service = loader.load(
-        asked["name"], str(Path.cwd()), asked["handler"], asked["gpu"], asked["batch_size"], metrics_cache=metrics
+        job["name"], str(Path.cwd()), job["handler"], job["gpu"], job["batch_size"], metrics_cache=metrics
     )
     service.set_cl_socket(None)
     return service
@@ -36,12 +36,12 @@ def batch(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "requestId": str(number).encode(),
-            "headers": [{"name": name.encode(), "value": value.encode()} for name, value in each["headers"].items()],
+            "headers": [{"name": name.encode(), "value": value.encode()} for name, value in request["headers"].items()],
             "parameters": [
-                {"name": "body", "contentType": "", "value": bytearray(base64.b64decode(each["body"]))},
+                {"name": "body", "contentType": "", "value": bytearray(base64.b64decode(request["body"]))},
             ],
         }
-        for number, each in enumerate(requests)
+        for number, request in enumerate(requests)
     ]
 
 
@@ -58,14 +58,14 @@ def main() -> None:
     os.nice(10)  # serving has priority
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     source, target = map(Path, sys.argv[1:])
-    asked = json.loads(source.read_text())
+    job = json.loads(source.read_text())
     try:
-        service = load(asked)
+        service = load(job)
     except Exception as error:
         logging.exception("The archive cannot be loaded")
         document: dict[str, Any] = {"error": reason(error)}
     else:
-        messages = [service.predict(batch(requests)) for requests in asked["batches"]]
+        messages = [service.predict(batch(requests)) for requests in job["batches"]]
         document = {"messages": [base64.b64encode(message).decode() for message in messages]}
     target.write_text(json.dumps(document))
 
