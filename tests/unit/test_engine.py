@@ -99,7 +99,8 @@ def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
         (
             RuntimeError("CUDA out of memory. Tried to"),  # as TorchScript says it
             [
-                f"CUDA graph capture failed for batch size {size}, running it without a graph: CUDA out of"
+                f"CUDA graph capture failed for batch size {size}, running it without a graph: "
+                "CUDA out of memory. Tried to"
                 for size in (4, 2)
             ],
         ),
