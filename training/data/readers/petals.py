@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -152,20 +153,21 @@ def _records(
     raw: Path, files: list[tuple[str, Split]], names: tuple[str, ...], labels: dict[str, int], per_class: int | None
 ) -> Iterator[Record]:
     limit = math.inf if per_class is None else per_class
-    counts: dict[str, int] = {}
+    counts: Counter[str | None] = Counter()
     for record, index in _unique(raw, files):
-        number = labels.pop(record.id, None) if index is None else index
-        label = None if number is None else _class_name(names, number)
-        if record.split == "train" and label is not None:
-            counts[label] = counts.get(label, 0) + 1
+        label = _class_name(names, labels.pop(record.id, None) if index is None else index)
+        if record.split == "train":
+            counts[label] += 1
             if counts[label] > limit:
                 continue
         yield replace(record, label=label)
     _check_all_used(raw, labels)
 
 
-def _class_name(names: tuple[str, ...], number: int) -> str:
-    """Return the name of a class, or its number as text if it has no name: `prepare` reports it."""
+def _class_name(names: tuple[str, ...], number: int | None) -> str | None:
+    """Return the name of a class; a number without a name is returned as text, for `prepare` to report."""
+    if number is None:
+        return None
     return names[number] if 0 <= number < len(names) else str(number)
 
 
