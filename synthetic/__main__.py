@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for key in ("seed", "images_per_class", "classes", "size", "workers")
         if (value := getattr(options, key)) is not None
     }
-    defaults = {key: each.default for key, each in inspect.signature(generate).parameters.items()}
+    defaults = {key: parameter.default for key, parameter in inspect.signature(generate).parameters.items()}
     try:
         _check({**defaults, **scale}, DATASETS[options.dataset])
         made = generate(options.out, **scale)

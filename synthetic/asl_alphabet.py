@@ -151,7 +151,7 @@ def _sign(picture: Plane, label: int, drift: list[float], rng: np.random.Generat
 def _shaken(pose: Pose, rng: np.random.Generator) -> Pose:
     """Return the pose as a hand holds it, never twice quite alike."""
     thumb, index, middle, ring, little = (
-        Finger(each.extent * rng.normal(1, 0.02), each.angle + rng.normal(0, 2.5), each.bend + rng.normal(0, 4))
-        for each in pose.fingers
+        Finger(finger.extent * rng.normal(1, 0.02), finger.angle + rng.normal(0, 2.5), finger.bend + rng.normal(0, 4))
+        for finger in pose.fingers
     )
     return Pose((thumb, index, middle, ring, little), pose.spread * rng.normal(1, 0.08), pose.behind)

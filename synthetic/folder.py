@@ -77,11 +77,11 @@ def _make(partial: Path, title: str, tasks: Sequence[Task], workers: int | None)
             # Forking a process that has threads (the progress bar's, torch's) may hang: start clean ones.
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
-            done: Iterator[int] = pool.map(_write, paths, chunks)
+            sizes: Iterator[int] = pool.map(_write, paths, chunks)
         else:
-            done = map(_write, paths, chunks)
+            sizes = map(_write, paths, chunks)
         advance = stack.enter_context(progress(plain_console(), f"drawing {title}", total))
-        for images in done:
+        for images in sizes:
             advance(images)
 
 

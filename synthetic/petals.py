@@ -104,7 +104,7 @@ def _shard(seed: int, items: tuple[Item, ...], size: int) -> bytes:
 def _example(seed: int, item: Item, size: int) -> bytes:
     """Return a serialized tf.train.Example, its keys in alphabetical order; a test item has no class."""
     label, side, index = item
-    known: dict[str, bytes | int] = {} if SIDES[side] == "test" else {"class": label}
+    label_key: dict[str, bytes | int] = {} if SIDES[side] == "test" else {"class": label}
     return tfrecord.example(
-        {**known, "id": identity(seed, item).encode(), "image": image(seed, label, side, index, size)}
+        {**label_key, "id": identity(seed, item).encode(), "image": image(seed, label, side, index, size)}
     )

@@ -48,16 +48,16 @@ def jpeg_body(width: int, height: int, kilobytes: float, seed: int = 0) -> bytes
     The quality is searched first; if none from 50 to 97 fits, the picture gets more or less detail.
     Raises `ValueError` if no picture of that size can have that number of bytes.
     """
-    wanted = kilobytes * 1000
+    target = kilobytes * 1000
     for detail in (1.0, 0.5, 2.0, 0.2, 4.0, 0.05, 8.0):
         picture = photograph(width, height, stream(seed, 6, width, height), detail)
         low, high = QUALITIES
         while low <= high:
             quality = (low + high) // 2
             body = jpeg(picture, quality)
-            if abs(len(body) - wanted) <= TOLERANCE / 2 * wanted or (
-                low == high and abs(len(body) - wanted) <= TOLERANCE * wanted
+            if abs(len(body) - target) <= TOLERANCE / 2 * target or (
+                low == high and abs(len(body) - target) <= TOLERANCE * target
             ):
                 return body
-            low, high = (quality + 1, high) if len(body) < wanted else (low, quality - 1)
+            low, high = (quality + 1, high) if len(body) < target else (low, quality - 1)
     raise ValueError(f"no JPEG of {width}x{height} has about {kilobytes} kB. Ask for between 0.1 and 4 bits a pixel")

@@ -28,8 +28,8 @@ def chosen(classes: int) -> list[int]:
     """Return the indices of the `classes` classes that are present: first those whose scenes suit their names."""
     suiting = sorted(names().index(name) for name in scene.LAYOUTS)
     first = [suiting[number * len(suiting) // classes] for number in range(min(classes, len(suiting)))]
-    others = [number for number in range(len(names())) if number not in suiting]
-    return sorted((suiting if classes > len(suiting) else first) + others[: max(0, classes - len(suiting))])
+    remaining = [number for number in range(len(names())) if number not in suiting]
+    return sorted((suiting if classes > len(suiting) else first) + remaining[: max(0, classes - len(suiting))])
 
 
 def generate(

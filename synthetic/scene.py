@@ -104,9 +104,9 @@ def layout(label: int, name: str) -> Layout:
         pair = sorted(rng.choice(len(INDOORS), 2, replace=False))
         return Layout("room", tuple(list(INDOORS)[number] for number in pair))
     outdoors = list(OUTDOORS)
-    chosen = sorted(rng.choice(len(outdoors), int(rng.integers(2, 4)), replace=False))
+    indices = sorted(rng.choice(len(outdoors), int(rng.integers(2, 4)), replace=False))
     ground = list(GROUNDS)[rng.integers(len(GROUNDS))]
-    return Layout(ground, tuple(outdoors[number] for number in chosen), float(rng.uniform(0.35, 0.7)))
+    return Layout(ground, tuple(outdoors[number] for number in indices), float(rng.uniform(0.35, 0.7)))
 
 
 def draw(layout: Layout, size: int, rng: np.random.Generator) -> Plane:

@@ -85,8 +85,8 @@ class Operation(nn.Module):
 
     def changed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the images changed, of the same type."""
-        found: torch.Tensor = self.change(images.float() if self.exact else images)
-        return found.to(images.dtype)
+        output: torch.Tensor = self.change(images.float() if self.exact else images)
+        return output.to(images.dtype)
 
 
 class Flip(Operation):
@@ -100,8 +100,8 @@ class Flip(Operation):
         for source, target in (label_map or {}).items():
             for name in (source, target):
                 if str(name) not in classes:
-                    known = near(str(name), list(classes))
-                    raise ConfigurationError(f"{where}.label_map names {name!r}, which is not a class{known}")
+                    hint = near(str(name), list(classes))
+                    raise ConfigurationError(f"{where}.label_map names {name!r}, which is not a class{hint}")
             mapping[list(classes).index(str(source))] = list(classes).index(str(target))
         self.register_buffer("mapping", torch.tensor(mapping), persistent=False)
 
@@ -113,9 +113,9 @@ class Flip(Operation):
 
 
 def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn.Module:
-    known = operation_names()
-    if name not in known:
-        raise ConfigurationError(f"{where} names {name!r}, which is not a Kornia augmentation{near(name, known)}")
+    operations = operation_names()
+    if name not in operations:
+        raise ConfigurationError(f"{where} names {name!r}, which is not a Kornia augmentation{near(name, operations)}")
     make = getattr(auto, name) if name in POLICIES else getattr(K, name)
     parameters = [p for p in inspect.signature(make.__init__).parameters if p not in ("self", "args", "kwargs")]
     for key in options:

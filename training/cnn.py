@@ -42,8 +42,8 @@ class ConvNet(nn.Module):
             raise ConfigurationError("network.layers is empty: give at least one layer such as {channels: 32}")
         first_channels = channels
         blocks: list[nn.Module] = []
-        for index, given in enumerate(layers):
-            block, channels = _layer(index, given, channels)
+        for index, settings in enumerate(layers):
+            block, channels = _layer(index, settings, channels)
             blocks.append(block)
         self.layers = nn.Sequential(*blocks)
         widths = [channels, *hidden]
@@ -71,12 +71,12 @@ class ConvNet(nn.Module):
         return embedding
 
 
-def _layer(index: int, given: Mapping[str, Any], channels: int) -> tuple[nn.Sequential, int]:
+def _layer(index: int, settings: Mapping[str, Any], channels: int) -> tuple[nn.Sequential, int]:
     """Return one block for inputs of `channels`, and the channels that it gives."""
-    for key in given:
+    for key in settings:
         if key not in LAYER_DEFAULTS:
             raise ConfigurationError(f"network.layers[{index}] has no option {key!r}{near(key, list(LAYER_DEFAULTS))}")
-    layer = {**LAYER_DEFAULTS, **given}
+    layer = {**LAYER_DEFAULTS, **settings}
     out = layer["channels"]
     if not isinstance(out, int) or out < 1:
         raise ConfigurationError(f"network.layers[{index}].channels is {out!r}: give a number of at least 1")

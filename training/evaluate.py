@@ -60,9 +60,9 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     config, dataset = trained(folder)
     key = _key(folder, dataset.fingerprint)
     written = folder / "evaluation" / "metrics.json"
-    if written.is_file() and (done := json.loads(written.read_text())).get("key") == key:
+    if written.is_file() and (metrics_file := json.loads(written.read_text())).get("key") == key:
         console.print(f"{written} is up to date", highlight=False)
-        return dict(done)
+        return dict(metrics_file)
 
     rows = dataset.split(SplitSpec.from_config(config["split"])).test
     rows = rows[dataset.labels[rows] >= 0]
@@ -110,8 +110,8 @@ def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
     """
     config = configuration.load(folder)
     if not (folder / "model.pt").is_file():
-        how = f"make train NAME={config.name} DATASET={config.dataset.name}"
-        raise configuration.ConfigurationError(f"{folder}/model.pt does not exist: train and export it ({how})")
+        command = f"make train NAME={config.name} DATASET={config.dataset.name}"
+        raise configuration.ConfigurationError(f"{folder}/model.pt does not exist: train and export it ({command})")
     return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
 
 
@@ -176,7 +176,7 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
     Raises:
         ConfigurationError: a setting is not known or of another type, or `name` is missing.
     """
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals:
@@ -184,12 +184,12 @@ def settings(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str,
         if key not in defaults:
             raise configuration.ConfigurationError(f"{key!r} is not a setting; known: {', '.join(defaults)}")
         is_text = type(defaults[key]) is str
-        given[key] = configuration.unquoted(text) if is_text else _typed(key, text, defaults[key])
-    if not given.get("name"):
+        values[key] = configuration.unquoted(text) if is_text else _typed(key, text, defaults[key])
+    if not values.get("name"):
         raise configuration.ConfigurationError("name=<run> is missing: it names the folder below runs/")
-    if fault := naming.fault_of_run(given["name"]):
+    if fault := naming.fault_of_run(values["name"]):
         raise configuration.ConfigurationError(fault)
-    return {**defaults, **given}
+    return {**defaults, **values}
 
 
 def _typed(key: str, text: str, default: object) -> object:
@@ -199,8 +199,8 @@ def _typed(key: str, text: str, default: object) -> object:
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise wrong from error
     assert isinstance(value, dict)
-    wanted = (int, float) if type(default) is float else (type(default),)
-    if type(value["value"]) not in wanted:
+    kinds = (int, float) if type(default) is float else (type(default),)
+    if type(value["value"]) not in kinds:
         raise wrong
     return value["value"]
 
@@ -208,10 +208,10 @@ def _typed(key: str, text: str, default: object) -> object:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the run that the command line names."""
     try:
-        given = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
-        if given["batch"] < 1:
-            raise configuration.ConfigurationError(f"batch={given['batch']}: it must be at least 1")
-        metrics = run(Path("runs") / given["name"], batch=given["batch"])
+        options = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
+        if options["batch"] < 1:
+            raise configuration.ConfigurationError(f"batch={options['batch']}: it must be at least 1")
+        metrics = run(Path("runs") / options["name"], batch=options["batch"])
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -60,9 +60,9 @@ def _images(classifier: Classifier, data: PreparedDataset, split: Split) -> dict
 def candidates(labels: Rows, rows: Rows) -> list[Rows]:
     """Return rows of up to `IMAGES` classes, spread over those that there are: a few of each, in order."""
     classes = np.unique(labels)
-    chosen = classes[np.unique(np.linspace(0, len(classes) - 1, min(IMAGES, len(classes))).astype(int))]
-    most = CANDIDATES * max(1, IMAGES // len(chosen))
-    return [rows[labels == label][:most] for label in chosen]
+    selection = classes[np.unique(np.linspace(0, len(classes) - 1, min(IMAGES, len(classes))).astype(int))]
+    limit = CANDIDATES * max(1, IMAGES // len(selection))
+    return [rows[labels == label][:limit] for label in selection]
 
 
 def _pair(classifier: Classifier, data: PreparedDataset, row: int) -> tuple[bytes, torch.Tensor]:
@@ -94,8 +94,10 @@ def _checked(classifier: Classifier, data: PreparedDataset, row: int, encoded: b
         pixels = prepared.permute(1, 2, 0).numpy()
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
         return file.getvalue()
-    apart = float((decoded.float() - prepared.float()).abs().mean()) if isinstance(decoded, torch.Tensor) else math.inf
-    if not apart <= tolerances.PIXELS:
+    difference = (
+        float((decoded.float() - prepared.float()).abs().mean()) if isinstance(decoded, torch.Tensor) else math.inf
+    )
+    if not difference <= tolerances.PIXELS:
         record = data.record(row)
         raise TrainingError(
             f"{data.raw / record.path}: {record.id} is decoded differently than when it was prepared: the served "

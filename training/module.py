@@ -73,8 +73,8 @@ class Classification(L.LightningModule):
             raise ConfigurationError(
                 f"trainer.train_size is [{start}, {end}]: give 8 <= start <= end <= {self.image_size}"
             )
-        done = epoch / max(1, len(self._epochs) - 1)
-        return int(end) if done >= 1 else int(min(end, start + (end - start) * done // 16 * 16))
+        progress = epoch / max(1, len(self._epochs) - 1)
+        return int(end) if progress >= 1 else int(min(end, start + (end - start) * progress // 16 * 16))
 
     def augment(self, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype = torch.float32) -> Batch:
         """Return images in [0, 1] of this epoch's size and of `dtype`, changed at random, and their labels."""

@@ -128,8 +128,8 @@ class DroppedNorm(nn.BatchNorm2d):
         self.drop = drop
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kept: torch.Tensor = torchvision.ops.stochastic_depth(super().forward(x), self.drop, "row", self.training)
-        return kept
+        output: torch.Tensor = torchvision.ops.stochastic_depth(super().forward(x), self.drop, "row", self.training)
+        return output
 
 
 def build(network: Mapping[str, Any], classes: int, channels: int, image_size: int) -> Network:
@@ -172,11 +172,11 @@ def _resnet(network: Mapping[str, Any], classes: int, channels: int, image_size:
     elif stem != "imagenet":
         raise ConfigurationError(f"network.stem is {stem!r}: write imagenet or small")
     _drop_paths(body, network.get("drop_path", 0.0))
-    built = _ResNet(body, width, classes, network.get("dropout", 0.0))
+    model = _ResNet(body, width, classes, network.get("dropout", 0.0))
     if network.get("pretrained"):
-        load_weights(built, pretrained_weights(f"torchvision {network['kind']}", lambda: _hub(network["kind"])))
+        load_weights(model, pretrained_weights(f"torchvision {network['kind']}", lambda: _hub(network["kind"])))
     body.conv1 = _first_convolution(body.conv1, channels)
-    return built
+    return model
 
 
 def _drop_paths(body: ResNet, drop_path: float) -> None:
@@ -194,11 +194,11 @@ def _vgg16(network: Mapping[str, Any], classes: int, channels: int, image_size: 
     body = getattr(torchvision.models, name)(dropout=network.get("dropout", 0.5))
     width = body.classifier[-1].in_features
     body.classifier = body.classifier[:-1]  # its last dropout stays, so the head needs none
-    built = _Vgg(body, width, classes, 0.0)
+    model = _Vgg(body, width, classes, 0.0)
     if network.get("pretrained"):
-        load_weights(built, pretrained_weights(f"torchvision {name}", lambda: _hub(name)))
+        load_weights(model, pretrained_weights(f"torchvision {name}", lambda: _hub(name)))
     body.features[0] = _first_convolution(body.features[0], channels)
-    return built
+    return model
 
 
 def _hub(name: str) -> dict[str, torch.Tensor]:

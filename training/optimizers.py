@@ -52,7 +52,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, trainer: Mapping[str, Any], 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / (rising + 1)
-        done = min(1.0, (step - rising) / max(1.0, steps - rising))
-        return 1.0 if kind == "constant" else 0.5 * (1 + math.cos(math.pi * done))
+        progress = min(1.0, (step - rising) / max(1.0, steps - rising))
+        return 1.0 if kind == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)

@@ -65,16 +65,16 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
     seconds = []
     for _ in range(WARM_UP + TIMED):
         stepper.wait()
-        began = time.perf_counter()
+        start = time.perf_counter()
         stepper.step(batch)
         stepper.wait()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     # The median: of a machine that others use too, a step may take many times as long as the next.
     epoch = images / len(pixels) * statistics.median(seconds[WARM_UP:])
     return max(1, min(int(trainer["epochs"]), int(60 * trainer["max_minutes"] * PLANNED / epoch)))
 
 
-def planned(
+def fit_epochs(
     settings: dict[str, Any],
     data: PreparedDataset,
     split: Split,
@@ -86,8 +86,8 @@ def planned(
     trainer = settings["trainer"]
     if trainer["max_minutes"] is None:
         return settings
-    kept = run / EPOCHS
-    if not kept.is_file():
+    budget = run / EPOCHS
+    if not budget.is_file():
         say("timing the training step")
         use_all_cores()
         # A validation image goes through the network forward only: a third of the work.
@@ -95,5 +95,5 @@ def planned(
         epochs = fitting_epochs(settings, data.classes, preprocess, images)
         if epochs < trainer["epochs"]:
             say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
-        write_text(kept, str(epochs))
+        write_text(budget, str(epochs))
     return with_planned_epochs(settings, run)

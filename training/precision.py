@@ -31,8 +31,8 @@ def choose_bf16(wanted: str, device: torch.device) -> bool:
         ConfigurationError: an unknown precision, or one that nothing is trained in.
     """
     if wanted in ("int8", "fp16"):
-        why = "which is made of a trained network" if wanted == "int8" else "whose gradients would need to be scaled"
-        raise ConfigurationError(f"trainer.precision is {wanted!r}, {why}: write auto")
+        reason = "which is made of a trained network" if wanted == "int8" else "whose gradients would need to be scaled"
+        raise ConfigurationError(f"trainer.precision is {wanted!r}, {reason}: write auto")
     if wanted == "auto":
         return precision.gains_from_bf16(device)
     try:

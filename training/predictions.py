@@ -133,11 +133,11 @@ def decode(classifier: "Classifier", records: Sequence[Record], raw: Path) -> "l
         DatasetError: the bytes of an image have gone or changed since they were prepared.
     """
     try:
-        found = classifier.decode([record.read(raw) for record in records])
+        images_or_errors = classifier.decode([record.read(raw) for record in records])
     except OSError as error:
         raise DatasetError(f"{error.filename}: {error.strerror}. Put it back, or prepare the data set again") from error
     images = []
-    for record, image in zip(records, found, strict=True):
+    for record, image in zip(records, images_or_errors, strict=True):
         if isinstance(image, Exception):
             raise DatasetError(f"{raw / record.path}: {image}. It has changed: prepare the data set again")
         images.append(image)

@@ -140,8 +140,8 @@ def bootstrap_calibration(
     gaps, bin_of = right[order] - confidences, bins(confidences)
     drawn_errors, calibrated_errors = [], []
     step = max(1, DRAWS // len(labels))
-    for done in range(0, resamples, step):
-        rows = min(step, resamples - done)
+    for offset in range(0, resamples, step):
+        rows = min(step, resamples - offset)
         offsets = BINS * np.arange(rows)[:, None]
         drawn = starts + (generator.random((rows, len(labels))) * sizes).astype(np.int64)
         drawn_errors.append(_errors(bin_of[drawn] + offsets, gaps[drawn]))
@@ -237,14 +237,14 @@ def part(
     Raises:
         DatasetError: a class name has no such part.
     """
-    found = [re.search(pattern, name) for name in classes]
-    missing = [name for name, match in zip(classes, found, strict=True) if match is None or not match.groups()]
+    matches = [re.search(pattern, name) for name in classes]
+    missing = [name for name, match in zip(classes, matches, strict=True) if match is None or not match.groups()]
     if missing:
         raise DatasetError(
             f"dataset.label_parts: {pattern!r} finds no group in the class {missing[0]!r}. "
             "Fix the pattern in the data set's configuration"
         )
-    values = [match.group(1) for match in found if match]
+    values = [match.group(1) for match in matches if match]
     names = tuple(sorted(set(values)))
     column = np.array([names.index(value) for value in values])
     merged = np.zeros((len(labels), len(names)), dtype=np.float64)

@@ -58,8 +58,8 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the submission of the run that the command line names."""
     try:
-        given = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
-        path = run(Path("runs") / given["name"], batch=max(1, given["batch"]))
+        options = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
+        path = run(Path("runs") / options["name"], batch=max(1, options["batch"]))
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

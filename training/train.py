@@ -61,14 +61,14 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     # Imported here: importing torch takes seconds, which a run that is up to date does not need.
     from training.export import export
     from training.loop import fit
-    from training.pace import planned
+    from training.pace import fit_epochs
     from training.pictures import learning_curves
 
     start = time.perf_counter()
     mean, std = data.statistics(split.train)
     preprocess = data.preprocess(mean, std)
     requested_epochs = settings["trainer"]["epochs"]
-    settings = planned(settings, data, split, preprocess, run, say)
+    settings = fit_epochs(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     learning_curves(outcome.journal.rows, run / "curves.png")
     say(f"exporting {run}/model.pt, and its int8 form")

@@ -40,17 +40,17 @@ def load_weights(network: nn.Module, source: str | Mapping[str, torch.Tensor]) -
     """
     state = dict(_read(Path(source)) if isinstance(source, str) else source)
     name = source if isinstance(source, str) else "the pretrained weights"
-    wanted = network.state_dict()
-    found = _match(state, wanted)
-    fitting = {key: fitted for key, value in found.items() if (fitted := _fit(value, wanted[key])) is not None}
-    missing = [key for key in wanted if key not in fitting and not key.startswith("head.")]
+    current = network.state_dict()
+    matched = _match(state, current)
+    fitting = {key: fitted for key, value in matched.items() if (fitted := _fit(value, current[key])) is not None}
+    missing = [key for key in current if key not in fitting and not key.startswith("head.")]
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing:
         raise ConfigurationError(
-            f"{name} does not hold this network: {len(missing)} of {len(wanted)} weights are missing or of another "
+            f"{name} does not hold this network: {len(missing)} of {len(current)} weights are missing or of another "
             f"shape, {missing[0]} the first of them. Choose the network that the weights were trained with"
         )
-    network.load_state_dict({**wanted, **fitting})
+    network.load_state_dict({**current, **fitting})
 
 
 def load_checkpoint(network: nn.Module, path: Path) -> None:
@@ -92,22 +92,22 @@ def _state(path: Path) -> Mapping[str, torch.Tensor]:
     return {str(key): value for key, value in document.items() if isinstance(value, torch.Tensor)}
 
 
-def _match(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _match(state: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights under our names, whichever wrapper they were saved from."""
     best: dict[str, torch.Tensor] = {}
     for prefix in PREFIXES:
         stripped = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         for ours in ("", "body."):
-            found = {ours + key: value for key, value in stripped.items() if ours + key in wanted}
-            if len(found) > len(best):
-                best = found
+            candidates = {ours + key: value for key, value in stripped.items() if ours + key in current}
+            if len(candidates) > len(best):
+                best = candidates
     return best
 
 
-def _fit(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
-    if value.shape == wanted.shape:
+def _fit(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:
+    if value.shape == current.shape:
         return value
-    if value.ndim == 4 and wanted.ndim == 4 and wanted.shape[1] == 1 and value.shape[0] == wanted.shape[0]:
+    if value.ndim == 4 and current.ndim == 4 and current.shape[1] == 1 and value.shape[0] == current.shape[0]:
         summed = value.sum(dim=1, keepdim=True)
-        return summed if summed.shape == wanted.shape else None
+        return summed if summed.shape == current.shape else None
     return None

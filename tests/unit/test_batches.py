@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.data import batches as batches_module
-from training.data.batches import Batch, Batches, Joined, Resident, ahead
+from training.data.batches import Batch, Batches, DeviceBatches, Joined, ahead
 
 
 def data(rows: list[int], copies: int = 0) -> Joined:
@@ -55,7 +55,7 @@ def test_what_lies_on_the_device_comes_as_what_is_sent_there(
     epoch = 0
     chosen = data(list(rows), copies)
     sent = Batches(chosen, size, seed=2, epoch=lambda: epoch)
-    resident = Resident(chosen, size, device, seed=2, epoch=lambda: epoch)
+    resident = DeviceBatches(chosen, size, device, seed=2, epoch=lambda: epoch)
     while epoch < 2:
         for (ours, labels), (theirs, others) in zip(resident, sent, strict=True):
             assert ours.device.type == labels.device.type == device.type and ours.dtype == torch.uint8
@@ -66,7 +66,7 @@ def test_what_lies_on_the_device_comes_as_what_is_sent_there(
 
 def test_images_lie_on_the_device_where_they_leave_half_of_its_memory() -> None:
     chosen = data(list(range(10)))  # of 3 bytes each
-    assert Resident.fits(chosen, 60) and not Resident.fits(chosen, 59)
+    assert DeviceBatches.fits(chosen, 60) and not DeviceBatches.fits(chosen, 59)
 
 
 def test_a_last_batch_that_is_not_full_is_left_out_of_training() -> None:

@@ -46,9 +46,9 @@ CEILINGS = {
     "benchmarks": (0.8, 0.6),
     "handlers": (17.3, 4.0),
     "pipeline": (16.1, 6.3),
-    "serving": (1.2, 5.1),
-    "synthetic": (0.0, 1.8),
-    "training": (0.5, 3.3),
+    "serving": (1.1, 5.1),
+    "synthetic": (0.0, 1.3),
+    "training": (0.5, 1.3),
 }
 
 

@@ -44,8 +44,8 @@ class RowFile:
             len(self.header) + row * self.row_bytes,
         )
         while view:
-            done = os.pwrite(self._file, view, position)
-            view, position = view[done:], position + done
+            written = os.pwrite(self._file, view, position)
+            view, position = view[written:], position + written
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""

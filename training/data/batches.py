@@ -81,7 +81,7 @@ class Batches:
         return (images.pin_memory(), labels.pin_memory()) if self.pin else (images, labels)
 
 
-class Resident(Batches):
+class DeviceBatches(Batches):
     """The same batches in the same order, of images that all lie in a GPU's memory: nothing is sent while training."""
 
     def __init__(
@@ -102,8 +102,8 @@ class Resident(Batches):
         batches = [np.sort(order[number * size : (number + 1) * size]) for number in range(len(self))]
         # Copy all indices up front: a copy between steps would synchronise with the GPU.
         rows = torch.from_numpy(np.concatenate(batches)).to(self._images.device)
-        for chosen in torch.split(rows, [len(each) for each in batches]):
-            yield self._images[chosen], self._labels[chosen]
+        for rows_of_batch in torch.split(rows, [len(batch) for batch in batches]):
+            yield self._images[rows_of_batch], self._labels[rows_of_batch]
 
     @staticmethod
     def fits(data: Joined, free: int) -> bool:

@@ -20,5 +20,5 @@ def remarks(counts: Mapping[str, int]) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} class{'' if len(names) == 1 else 'es'}, {', '.join(names[:_SHOWN])}{more}"
+    suffix = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'}, {', '.join(names[:_SHOWN])}{suffix}"

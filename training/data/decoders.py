@@ -86,7 +86,7 @@ def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
     from handlers.errors import RequestError
 
     images, moments = _files(job)
-    done = []
+    results = []
     for record in chunk:
         data = read_bytes(job.raw, record)
         reason = None
@@ -99,8 +99,8 @@ def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
             moments.write(record.row, np.stack([flat.sum(1), np.square(flat).sum(1)]))
             if images is not None:
                 images.write(record.row, image)
-        done.append(Decoded(record.number, hashlib.sha256(data).digest(), len(data), reason))
-    return done
+        results.append(Decoded(record.number, hashlib.sha256(data).digest(), len(data), reason))
+    return results
 
 
 def require_space(folder: Path, needed: int) -> None:

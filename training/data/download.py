@@ -86,10 +86,10 @@ def source(dataset: str) -> tuple[str, str]:
     names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
     found = _source(dataset) if dataset in names else {}
     if not found:
-        known = ", ".join(name for name in names if _source(name))
-        why = "its config has no dataset.source" if dataset in names else "there is no such config"
+        downloadable = ", ".join(name for name in names if _source(name))
+        reason = "its config has no dataset.source" if dataset in names else "there is no such config"
         raise DatasetError(
-            f"there is nothing to download for {dataset!r}, {why}: choose one of {known}, or give RAW=<folder>"
+            f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give RAW=<folder>"
         )
     kind, name = next(iter(found.items()))
     if len(found) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):
@@ -201,21 +201,21 @@ def _fetch(url: str, file: Path, md5: str) -> None:
             f"{_other_ways('places365')}"
         ) from error
     with open(part, "rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
-    if found != md5:
+        digest = hashlib.file_digest(stream, "md5").hexdigest()
+    if digest != md5:
         part.unlink()
-        raise DatasetError(f"{file.name} arrived damaged (MD5 {found}, not {md5}) and was deleted. Run this again")
+        raise DatasetError(f"{file.name} arrived damaged (MD5 {digest}, not {md5}) and was deleted. Run this again")
     part.replace(file)
 
 
 def _store(answer: httpx.Response, part: Path, have: int) -> None:
     """Append the body of an answer to `part` from byte `have` on, with a progress bar."""
-    rest = int(answer.headers.get("Content-Length", 0))
+    remaining = int(answer.headers.get("Content-Length", 0))
     # The archive, and its unpacked contents of the same size.
-    _check_disk(part, have + 2 * rest)
+    _check_disk(part, have + 2 * remaining)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress("{task.description}", *columns) as progress, open(part, "r+b" if have else "wb") as file:
-        task = progress.add_task(part.stem, total=have + rest if rest else None, completed=have)
+        task = progress.add_task(part.stem, total=have + remaining if remaining else None, completed=have)
         file.seek(have)
         for block in answer.iter_raw():
             progress.advance(task, file.write(block))

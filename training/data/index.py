@@ -111,10 +111,10 @@ class Index:
     def recall(self, name: str) -> str | None:
         """Return the value that `remember` stored under `name`; None if it is missing or the file is not an index."""
         try:
-            found = self._base.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+            row = self._base.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         except sqlite3.DatabaseError:
             return None
-        return None if found is None else str(found[0])
+        return None if row is None else str(row[0])
 
     def remember(self, name: str, value: str) -> None:
         """Store a value, and commit everything changed so far."""
@@ -228,11 +228,11 @@ class Index:
         self._base.execute("DROP TABLE IF EXISTS moves")
         self._base.execute("CREATE TABLE moves (source INTEGER PRIMARY KEY, target INTEGER NOT NULL)")
         self._base.execute("CREATE UNIQUE INDEX IF NOT EXISTS by_row ON records(row)")
-        kept = self.count()
-        last = self._base.execute("SELECT row FROM records WHERE row >= ? ORDER BY row", (kept,))
-        taken = self._base.execute("SELECT row FROM records WHERE row < ? ORDER BY row", (kept,))
+        count = self.count()
+        last = self._base.execute("SELECT row FROM records WHERE row >= ? ORDER BY row", (count,))
+        taken = self._base.execute("SELECT row FROM records WHERE row < ? ORDER BY row", (count,))
         with self._base:
-            holes = _missing((line[0] for line in taken), kept)
+            holes = _missing((line[0] for line in taken), count)
             self._base.executemany("INSERT INTO moves VALUES (?, ?)", ((line[0], next(holes)) for line in last))
 
     def moves(self) -> Iterator[tuple[int, int]]:

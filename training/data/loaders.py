@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.data.batches import Batches, Joined, Resident
+from training.data.batches import Batches, Joined, DeviceBatches
 from training.data.shards import EncodedBatches
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
@@ -18,8 +18,8 @@ def training_batches(
     """Return the loader of training images: on a GPU they are kept in its memory if they fit."""
     size = trainer["batch_size"]
     pin = device.type == "cuda"
-    if pin and Resident.fits(data, torch.cuda.mem_get_info(device)[0]):
-        return Resident(data, size, device, seed=seed, epoch=epoch)
+    if pin and DeviceBatches.fits(data, torch.cuda.mem_get_info(device)[0]):
+        return DeviceBatches(data, size, device, seed=seed, epoch=epoch)
     return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch)
 
 

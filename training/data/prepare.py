@@ -182,9 +182,9 @@ def _refuse_empty_classes(raw: Path, classes: tuple[str, ...], index: Index) -> 
     empty = [name for number, name in enumerate(classes) if number not in present]
     if empty:
         reason = index.first_left_out(classes.index(empty[0]))
-        others = f" ({len(empty)} such classes: {', '.join(map(repr, empty[:5]))})" if len(empty) > 1 else ""
+        examples = f" ({len(empty)} such classes: {', '.join(map(repr, empty[:5]))})" if len(empty) > 1 else ""
         raise DatasetError(
-            f"{raw}: class {empty[0]!r} has no image to train on, {reason}{others}. "
+            f"{raw}: class {empty[0]!r} has no image to train on, {reason}{examples}. "
             "Give it images that can be used, or remove its folder"
         )
 

@@ -170,9 +170,9 @@ def listing(raw: Path) -> str:
 
 def _source(module: str) -> Path:
     # Found, not imported: the modules of `handlers` bring torch.
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None, module
-    return Path(found.origin)
+    module_spec = importlib.util.find_spec(module)
+    assert module_spec is not None and module_spec.origin is not None, module
+    return Path(module_spec.origin)
 
 
 def _file_hash(path: Path) -> str:

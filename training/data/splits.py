@@ -64,12 +64,12 @@ class SplitSpec:
         """Read the configuration's `split` node.
 
         Raises:
-            ValueError: it has a setting that is not known, or one with a wrong value.
+            ValueError: it has a setting that is not fields, or one with a wrong value.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(map(str, node)) - known)
+        fields = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(map(str, node)) - fields)
         if unknown:
-            raise ValueError(f"split.{unknown[0]} is not a setting; known: {', '.join(sorted(known))}")
+            raise ValueError(f"split.{unknown[0]} is not a setting; known: {', '.join(sorted(fields))}")
         return cls(**{str(name): value for name, value in node.items()})
 
 
@@ -113,26 +113,26 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
     if not len(pool):
         raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
     if spec.validation == 0:
-        chosen = np.zeros(len(pool), bool)
+        held_out = np.zeros(len(pool), bool)
     elif spec.by == "image":
-        chosen = _stratified_share(labels[pool], spec)
+        held_out = _stratified_share(labels[pool], spec)
     else:
         members = _whole_groups(pool, groups)
         parts = min(round(1 / spec.validation), len(np.unique(members)))
-        chosen = _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
-    train = pool[~chosen]
+        held_out = _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
+    train = pool[~held_out]
     if spec.images_per_class is not None:
         train = train[_at_most(spec.images_per_class, labels[train], spec.seed)]
-    return Split(train=train, validation=pool[chosen], test=test)
+    return Split(train=train, validation=pool[held_out], test=test)
 
 
 def _at_most(limit: int, labels: Rows, seed: int) -> npt.NDArray[np.bool_]:
     """Mark up to `limit` rows of each class, the first of an order that depends only on the seed and the class."""
-    chosen = np.zeros(len(labels), bool)
+    mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         order = np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(labels == label))
-        chosen[order[:limit]] = True
-    return chosen
+        mask[order[:limit]] = True
+    return mask
 
 
 def _without_twins(rows: Rows, twins: Rows) -> Rows:
@@ -177,16 +177,16 @@ def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> R
     """Return the fold, 0 to `parts` - 1, of each row."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    most = int(np.bincount(labels).max(initial=0)) if members is None else len(np.unique(members))
-    if most < 2:
+    limit = int(np.bincount(labels).max(initial=0)) if members is None else len(np.unique(members))
+    if limit < 2:
         raise ValueError(
             "every class has only one image: give at least one class a second one, since the test images are held out"
             if members is None
             else "there is only one group to divide: set split.by=image, or give records of more groups"
         )
-    if most < parts:
-        of = f"even the largest class has only {most} images" if members is None else f"there are only {most} groups"
-        raise ValueError(f"cannot make {parts} folds: {of}; set split.folds to {most}{' or fewer' if most > 2 else ''}")
+    if limit < parts:
+        of = f"even the largest class has only {limit} images" if members is None else f"there are only {limit} groups"
+        raise ValueError(f"cannot make {parts} folds: {of}; set split.folds to {limit}{' or fewer' if limit > 2 else ''}")
     dealer = StratifiedKFold if members is None else StratifiedGroupKFold
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():
@@ -206,20 +206,20 @@ def _stratified_share(labels: Rows, spec: SplitSpec) -> npt.NDArray[np.bool_]:
     random = np.random.default_rng(spec.seed)
     classes, counts = np.unique(labels, return_counts=True)
     room = counts - 1
-    wanted = min(max(1, round(spec.validation * len(labels))), int(room.sum()))
+    target = min(max(1, round(spec.validation * len(labels))), int(room.sum()))
     exact = spec.validation * counts
     share = np.minimum(np.floor(exact).astype(np.int64), room)
     order = np.lexsort((random.random(len(classes)), share - exact))  # largest remainder first, ties at random
-    while share.sum() < wanted:
+    while share.sum() < target:
         for index in order:
-            if share[index] < room[index] and share.sum() < wanted:
+            if share[index] < room[index] and share.sum() < target:
                 share[index] += 1
-    chosen = np.zeros(len(labels), bool)
+    mask = np.zeros(len(labels), bool)
     for label, size in zip(classes, share, strict=True):
-        chosen[random.permutation(np.flatnonzero(labels == label))[:size]] = True
-    return chosen
+        mask[random.permutation(np.flatnonzero(labels == label))[:size]] = True
+    return mask
 
 
 def _either(values: Sequence[str]) -> str:
-    *most, last = values
-    return f"{', '.join(most)} or {last}"
+    *first, last = values
+    return f"{', '.join(first)} or {last}"

@@ -150,9 +150,9 @@ class PreparedDataset:
         """
         groups = self._index.groups(len(self)) if spec.by == "group" else np.full(len(self), -1, np.int64)
         twins = self._index.twins(len(self)) if spec.test != "given" else np.full(len(self), -1, np.int64)
-        dealt = split(spec, np.asarray(self.labels), self.on_test_side, twins, groups)
-        copies = np.flatnonzero(np.isin(self.transformed_sources, dealt.train))
-        return Split(train=dealt.train, validation=dealt.validation, test=dealt.test, transformed=copies)
+        parts = split(spec, np.asarray(self.labels), self.on_test_side, twins, groups)
+        copies = np.flatnonzero(np.isin(self.transformed_sources, parts.train))
+        return Split(train=parts.train, validation=parts.validation, test=parts.test, transformed=copies)
 
     def statistics(self, rows: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and standard deviation per channel, of values in [0, 1], over all pixels of these rows.

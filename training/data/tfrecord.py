@@ -98,11 +98,11 @@ def features(payload: bytes) -> dict[str, Feature]:
         message = _example().FromString(payload)
     except DecodeError as error:
         raise ValueError("not an encoded tf.train.Example") from error
-    found: dict[str, Feature] = {}
+    features_by_name: dict[str, Feature] = {}
     for entry in message.features.feature:
         value = entry.value
-        found[entry.key] = list(value.bytes_list.value or value.int64_list.value or value.float_list.value)
-    return found
+        features_by_name[entry.key] = list(value.bytes_list.value or value.int64_list.value or value.float_list.value)
+    return features_by_name
 
 
 def example(values: Mapping[str, bytes | int | float | Feature]) -> bytes:

@@ -64,8 +64,8 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
 
 def _are_classes(options: Mapping[str, Any], folders: Sequence[str]) -> bool:
     """Return whether the option `classes` names folders of `raw` itself, a class called "train" among them perhaps."""
-    chosen = options.get("classes")
-    return isinstance(chosen, Sequence) and not isinstance(chosen, str) and {*map(str, chosen)} <= set(folders)
+    selection = options.get("classes")
+    return isinstance(selection, Sequence) and not isinstance(selection, str) and {*map(str, selection)} <= set(folders)
 
 
 def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
@@ -77,11 +77,11 @@ def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
     named = sides.find(folders)
     if not named:
         return {}
-    others = [folder for folder in folders if folder not in named and holds_images(raw / folder)]
+    unnamed = [folder for folder in folders if folder not in named and holds_images(raw / folder)]
     inner = {sides.innermost(raw, side): kind for side, kind in named.items()}
     train = next(iter(inner))
     files, classes = listing(raw / train)
-    if not classes and len(named) == 1 and others:
+    if not classes and len(named) == 1 and unnamed:
         return {}
     if not classes:
         first = f"{files[0]} and the like" if files else "nothing"
@@ -90,11 +90,11 @@ def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
             f"Give a folder that holds {train}/<class>/ and test/<class>/, or <class>/, with RAW=<folder>"
             + file_names.offer(files)
         )
-    if len(named) == 1 and others:
+    if len(named) == 1 and unnamed:
         raise DatasetError(
-            f"{raw} can be read in two ways: {train}/ holds folders as a train side does, and {others[0]}/ beside it "
+            f"{raw} can be read in two ways: {train}/ holds folders as a train side does, and {unnamed[0]}/ beside it "
             f"is not a side. Give RAW={raw / train} if its folders are the classes, or list all classes with "
-            f'ARGS="+dataset.reader_options.classes=[{train},{others[0]},…]"'
+            f'ARGS="+dataset.reader_options.classes=[{train},{unnamed[0]},…]"'
         )
     return sides.splits({side: kind for side, kind in inner.items() if listing(raw / side).folders})
 

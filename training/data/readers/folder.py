@@ -105,8 +105,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        what = "is a link to itself" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
-        raise DatasetError(f"{entry.path} {what}. Fix or delete it") from error
+        fault = "is a link to itself" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        raise DatasetError(f"{entry.path} {fault}. Fix or delete it") from error
 
 
 def _refuse_loop(top: Path, folder: str, link: os.DirEntry[str]) -> None:
@@ -148,9 +148,9 @@ def wrong_layout(raw: Path, dataset: str, expected: str, hint: str = "") -> Data
     names = [*found.files, *(f"{name}/" for name in found.folders)]
     if not names:
         return DatasetError(f"folder {raw} is empty. Put {expected} there, or give the right folder with RAW=<folder>")
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    suffix = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return DatasetError(
-        f"{raw} is not laid out as {dataset}: it holds {', '.join(names[:3])}{more}. "
+        f"{raw} is not laid out as {dataset}: it holds {', '.join(names[:3])}{suffix}. "
         f"Give a folder that holds {expected} with RAW=<folder>, or choose the DATASET that fits this one{hint}"
     )
 

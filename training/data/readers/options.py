@@ -72,5 +72,5 @@ def nearest(name: str, names: Sequence[str]) -> str:
     near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, n=3)]
     if near:
         return "did you mean " + " or ".join(repr(item) for item in near) + "?"
-    more = ", …" if len(names) > 5 else ""
-    return "choose from " + ", ".join(repr(item) for item in names[:5]) + more
+    suffix = ", …" if len(names) > 5 else ""
+    return "choose from " + ", ".join(repr(item) for item in names[:5]) + suffix

@@ -36,7 +36,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     whether to read `test_labels.csv`; `images_per_class`, the most train images of each class, the first in order.
 
     Raises:
-        DatasetError: no TFRecord files, another layout of records, or a truncated or damaged one (found while
+        DatasetError: no TFRecord files, another layout of records, or a truncated or damaged one (paths while
             records are read).
     """
     option.check(options, "size", "test_labels", "images_per_class")
@@ -44,10 +44,10 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     folder = _folder(raw, option.count(options, "size"))
     files: list[tuple[str, Split]] = []
     for side, split in _SIDES.items():
-        found = _tfrecords(raw / folder / side)
-        if not found and side != "val":
+        paths = _tfrecords(raw / folder / side)
+        if not paths and side != "val":
             raise DatasetError(f"{raw / folder / side} holds no TFRecord file. Give a folder that holds {_LAYOUT}")
-        files += [((Path(folder) / side / name).as_posix(), split) for name in found]
+        files += [((Path(folder) / side / name).as_posix(), split) for name in paths]
     for path, _ in files:
         _peek(raw / path)
     labels = _test_labels(raw) if options.get("test_labels", True) else {}

@@ -101,7 +101,7 @@ def _categories(path: Path) -> dict[int, str]:
     """Return class names by index, in the order of the indices."""
     if not path.is_file():
         raise DatasetError(f"{path} is missing. Give a folder that holds {_LAYOUT}")
-    found: dict[int, str] = {}
+    categories: dict[int, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
         if not line.strip():
             continue
@@ -110,12 +110,12 @@ def _categories(path: Path) -> dict[int, str]:
         parts = name.strip().split("/", 2)
         if (
             not (index.isdecimal() and len(parts) == 3 and parts[2])
-            or int(index) in found
-            or parts[2] in found.values()
+            or int(index) in categories
+            or parts[2] in categories.values()
         ):
             raise DatasetError(f"{path}: line {number} is {line!r}. Each line is /letter/name and a unique index")
-        found[int(index)] = parts[2]
-    return dict(sorted(found.items()))
+        categories[int(index)] = parts[2]
+    return dict(sorted(categories.items()))
 
 
 def _lines(path: Path, categories: Mapping[int, str]) -> Iterator[tuple[str, int]]:
@@ -139,22 +139,22 @@ _MEND = "Each line is a file name and the index of its class: get the list again
 
 
 def _records(
-    raw: Path, source: _Source, categories: Mapping[int, str], chosen: set[str], per_class: int | None
+    raw: Path, source: _Source, categories: Mapping[int, str], used: set[str], per_class: int | None
 ) -> Iterator[Record]:
-    taken = dict.fromkeys(categories, 0)
+    counts = dict.fromkeys(categories, 0)
     for name, index in _lines(raw / source.names, categories):
         label = categories[index]
-        if label not in chosen:
+        if label not in used:
             continue
-        taken[index] += 1
-        if source.split == "train" and per_class is not None and taken[index] > per_class:
+        counts[index] += 1
+        if source.split == "train" and per_class is not None and counts[index] > per_class:
             continue
         path = f"{source.folder}/{name}"
         yield Record(path, source.split, label, path)
 
 
 def _all_records(
-    raw: Path, sources: list[_Source], categories: Mapping[int, str], chosen: set[str], per_class: int | None
+    raw: Path, sources: list[_Source], categories: Mapping[int, str], used: set[str], per_class: int | None
 ) -> Iterator[Record]:
     for source in sources:
-        yield from _records(raw, source, categories, chosen, per_class)
+        yield from _records(raw, source, categories, used, per_class)
