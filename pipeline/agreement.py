@@ -1,10 +1,10 @@
-"""Send every image that a run was evaluated on to the server, and compare its answers with the evaluated ones.
+"""Send every image of a run's evaluation to the server, and compare its answers with the evaluated ones.
 
 python -m pipeline.agreement fingers         the default version that is served
 python -m pipeline.agreement fingers 1.0
 
-Reads runs/<name>/evaluation/predictions.npz and the images where they stood then; writes evaluation/served.json.
-Evaluation is in float32. What is allowed depends on the precision that the server answers in: float32 must give every
+Reads runs/<name>/evaluation/predictions.npz and the images from their old paths; writes evaluation/served.json.
+Evaluation is in float32. The tolerance depends on the precision of the server's answers: float32 must give every
 probability again, bf16 and fp16 the same best label for 99.8 % of the images, int8 a top-1 at most half a point lower.
 """
 
@@ -35,7 +35,7 @@ OLD_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 class EvaluationError(ServingError):
-    """There is no evaluation to compare with, or its images are not there any more."""
+    """There is no evaluation to compare with, or its images no longer exist."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Evaluated:
         """Read evaluation/predictions.npz of a run.
 
         Raises:
-            EvaluationError: it is not there.
+            EvaluationError: it does not exist.
             ArchiveError: the run has no model.pt.
         """
         path = run / "evaluation" / "predictions.npz"
@@ -66,7 +66,7 @@ class Evaluated:
                 classes=tuple(archive.read_spec(run / "model.pt")["classes"]),
                 probabilities=file["probabilities"],
                 labels=file["labels"],
-                ids=tuple(str(each) for each in file["ids"]),
+                ids=tuple(str(image) for image in file["ids"]),
                 places=tuple((raw / str(name), int(offset), int(length)) for name, offset, length in places),
             )
 
@@ -96,10 +96,10 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
     versions: set[str | None] = set()
     apart: list[str] = []
-    told = client.description(model, version).get("precision", "fp32")
-    precision = OLD_NAMES.get(told, told)
+    name = client.description(model, version).get("precision", "fp32")
+    precision = OLD_NAMES.get(name, name)
     if precision not in ("fp32", "bf16", "fp16", "int8"):
-        raise EvaluationError(f"{model} answers in {told}, a precision without a tolerance")
+        raise EvaluationError(f"{model} answers in {name}, a precision without a tolerance")
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()
@@ -126,7 +126,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
     return {
         "model": model,
         "precision": precision,
-        "versions": sorted(str(each) for each in versions),
+        "versions": sorted(map(str, versions)),
         "images": len(best),
         "agree": len(best) - len(apart),
         "same_top1": same,

@@ -18,7 +18,7 @@ class Comparison:
     name: str
     before: str
     after: str
-    top_1_before: float | None  # None where nobody evaluated it
+    top_1_before: float | None  # None if it was not evaluated
     top_1: float
     same_images: bool
 
@@ -40,14 +40,14 @@ class Comparison:
         return self.top_1_before is not None and self.top_1 < self.top_1_before
 
     def lines(self, root: Path) -> list[str]:
-        """Return what a person reads: both scores, and how to go back where the new one is lower."""
+        """Return lines for people: both scores, and how to go back if the new one is lower."""
         score = "not evaluated" if self.top_1_before is None else f"{self.top_1_before:.1%}"
         images = "" if self.same_images else " (the prepared images have changed between them)"
         lines = [f"test top-1: {self.name} {self.before} {score}, {self.name} {self.after} {self.top_1:.1%}{images}"]
         if self.worse:
-            kept = Live.read(root).models[self.name].before == self.before
-            how = "make rollback" if kept else f"make deploy VERSION={self.before}"
+            is_kept = Live.read(root).models[self.name].before == self.before
+            command = "make rollback" if is_kept else f"make deploy VERSION={self.before}"
             lines.append(
-                f"warning: {self.after} is live and scores lower than {self.before}. Back: {how} NAME={self.name}"
+                f"warning: {self.after} is live and scores lower than {self.before}. Back: {command} NAME={self.name}"
             )
         return lines

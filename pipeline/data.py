@@ -23,7 +23,7 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
     `raw` is a folder, a zip or a tar, "generated", or "" to download.
 
     Raises:
-        StepError: a step failed, or the folder is not there.
+        StepError: a step failed, or the folder does not exist.
     """
     if fault := naming.fault_of(name):
         raise StepError(fault)

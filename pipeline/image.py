@@ -46,13 +46,13 @@ def environment() -> dict[str, str]:
 
 
 def run(command: Sequence[str | Path], what: str) -> None:
-    """Run a tool with its output passed through; raise `ImageError` where it fails."""
-    if subprocess.run([str(each) for each in command], env=environment(), check=False).returncode:
+    """Run a tool with its output passed through; raise `ImageError` if it fails."""
+    if subprocess.run([str(word) for word in command], env=environment(), check=False).returncode:
         raise ImageError(f"{what} failed (see the output above)")
 
 
 def make_debian(tool: str, tag: str = DEBIAN) -> str:
-    """Make a base image from Debian's own archive and return its name; one that is there is used again.
+    """Make a base image from Debian's own archive and return its name; an existing one is used again.
 
     Raises:
         ImageError: mmdebstrap is missing, or fails.
@@ -107,8 +107,13 @@ def main() -> int:
     try:
         tool = find_tool()
         base = make_debian(tool) if arguments.debian else arguments.base
-        given = {"device": arguments.device, "tag": arguments.tag, "base": base, "certificates": arguments.certificates}
-        build(Path(__file__).resolve().parent.parent, tool, **given)
+        options = {
+            "device": arguments.device,
+            "tag": arguments.tag,
+            "base": base,
+            "certificates": arguments.certificates,
+        }
+        build(Path(__file__).resolve().parent.parent, tool, **options)
     except ImageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

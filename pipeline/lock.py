@@ -1,12 +1,12 @@
 """Write the locks from `pyproject.toml`: every package at one version, with the hashes of its files.
 
 requirements.txt            everything; a GPU machine's builds of torch, which run on a CPU too
-requirements-serve.txt      what a server needs (`[project.dependencies]`), at the same versions
+requirements-serve.txt      the packages of a server (`[project.dependencies]`), at the same versions
 requirements-cpu.txt        everything but torch, torchvision and CUDA, at the same versions
-requirements-serve-cpu.txt  what a server needs, but torch, torchvision and CUDA
-requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: a registry of their own has them
+requirements-serve-cpu.txt  the packages of a server, but torch, torchvision and CUDA
+requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: they are in another registry
 requirements-uv.txt         uv itself
-requirements-peers.txt      what a server needs, at the same versions, and the servers that it is measured against
+requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
 
 import re
@@ -26,7 +26,7 @@ CUDA = re.compile(r"^(?:nvidia-|cuda-|triton)")
 
 
 def versions(lock: Path) -> dict[str, str]:
-    """Return the versions that a lock pins, by package (the last one where they differ by Python's version)."""
+    """Return the versions that a lock pins, by package (the last one if they differ by Python's version)."""
     return dict(re.findall(r"^([a-z0-9][\w.-]*)==(\S+)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 

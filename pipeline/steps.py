@@ -1,7 +1,7 @@
-"""Run the steps from images to a served model in order, and write down how long each took.
+"""Run the steps from images to a served model in order, and record the time of each.
 
-Each step is the command that a person would type, in a process of its own whose progress shows; it skips itself where
-nothing has changed. What is here only orders, times and names them, and imports nothing that is slow to import.
+Each step is the command that a user would type, in a separate process that shows its progress; it skips itself if
+nothing has changed. This module orders, times and names the steps, and imports nothing that is slow to import.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str, says: str) -> Iterator[None]:
-        """Announce and time what is done inside."""
+        """Announce and time the work inside."""
         self.console.print(Text.assemble((self.title, "bold"), f" [{self.elapsed:.0f} s] {says}"))
         began = time.perf_counter()
         try:
@@ -88,7 +88,7 @@ class Steps:
             raise StepFailed(name)
 
     def write(self, **more: object) -> None:
-        """Write the record: seconds of each step so far, those since the start, and what else is given."""
+        """Write the record: seconds of each step so far, those since the start, and `more`."""
         document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **more}
         atomic.write_json(self.record, document)
 
@@ -102,7 +102,7 @@ class Served:
 
 
 def guarded(work: Callable[[], object]) -> int:
-    """Do `work` as a command does: return its exit status, with one line on the error stream where it goes wrong."""
+    """Do `work` as a command does: return its exit status, with one line on the error stream if it fails."""
     try:
         work()
     except StepFailed:
@@ -136,7 +136,8 @@ def next_version(name: str, store: Path) -> str:
 
 
 def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Archive, bool]:
-    """Return the live or the newest archive of `name` if it is what the run gives, else a new one; and whether it is.
+    """Return the live or the newest archive of `name` if it is up to date with the run, else a new one; and whether it
+    is new.
 
     Raises:
         ArchiveError: the run is not complete, or a worker could not serve it.
@@ -144,12 +145,12 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     store, run = root / model_store.FOLDER, root / archive.RUNS / name
     there = [each for each in model_store.archives(store) if each.name == name]
     live = Live.read(root).models.get(name)
-    # What somebody has made live stays, also beside newer ones of the same run.
+    # The live archive is kept, also if there are newer ones of the same run.
     candidates = [*(each for each in there if live is not None and each.version == live.version), *there[-1:]]
     for each in candidates:
         if is_current(each, run):
             return each, False
-    # Settings that somebody asked for hold for what follows, too: those of what is live before those of a trial.
+    # Keep the settings of the live archive for the next one; those of a trial count only if none is live.
     asked = candidates[0].provenance().get("overrides", []) if candidates else []
     version = next_version(name, store)
     runs = root / archive.RUNS
@@ -169,10 +170,10 @@ def check_ports(root: Path) -> None:
 
 
 def serve(found: Archive, root: Path, say: Callable[[str], None] = print) -> tuple[Served, bool]:
-    """Serve an archive: deployed to the server of `root` where one runs, by one that is started where none does.
+    """Serve an archive: deploy it to the server of `root` if one runs, else start one.
 
-    Other models that are live stay live. Waits where others start a server or deploy, and stops no server that runs.
-    Returns where it is, and whether it was not served already; `say` gets what is waited for.
+    Other live models stay live. Waits while other commands start a server or deploy, and stops no running server.
+    Returns its address, and whether it was not served already; `say` gets the reasons of waiting.
 
     Raises:
         ServerError, PortError, JavaError, ArchiveError, DeployError: it cannot be started.

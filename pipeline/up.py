@@ -1,10 +1,10 @@
-"""From a person's own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
+"""From your own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
 
 python -m pipeline.up RAW NAME [--minutes 10] [overrides]
 
 RAW, or a zip or tar of it, holds one folder of images for each class. Overrides are those of training.train
-(`network=small_cnn`, `trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. What has not
-changed since the last time is skipped, a changed model becomes the next version. The times of all steps go to
+(`network=small_cnn`, `trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. Steps
+without changes since the last time are skipped, a changed model becomes the next version. The times of all steps go to
 logs/up-<name>.json.
 """
 
@@ -77,7 +77,7 @@ def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def serve_and_ask(run: Steps, name: str, count: int) -> None:
-    """Build the archive of a run unless it stands, serve it unless it is served, and show `count` answers."""
+    """Build the archive of a run unless it exists, serve it unless it is served, and show `count` answers."""
     folder = run.root / RUNS / name
     with run.step("archive", "building the archive, and rehearsing it as a worker"):
         found, new = steps.build_archive(name, run.root)
@@ -103,11 +103,11 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
 
 
 def _worth(folder: Path, metrics: dict[str, Any]) -> str:
-    """Return what a run's network is worth, and whether its training was cut short."""
+    """Return the test score of a run, and whether its training was cut short."""
     said = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
     trained = json.loads((folder / "train.json").read_text(encoding="utf-8"))
     done, wanted = trained["epochs"], trained.get("wanted_epochs", trained["epochs"])
-    return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: what the time was enough for"
+    return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: as many as the time allowed"
 
 
 def _name_of(raw: Path) -> str:

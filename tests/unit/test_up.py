@@ -42,7 +42,7 @@ def test_a_given_test_side_judges_and_does_nothing_else(
 @pytest.mark.parametrize(
     ("trained", "said"),
     [
-        ({"epochs": 8, "wanted_epochs": 18}, ", after 8 of 18 epochs: what the time was enough for"),
+        ({"epochs": 8, "wanted_epochs": 18}, ", after 8 of 18 epochs: as many as the time allowed"),
         ({"epochs": 18, "wanted_epochs": 18}, ""),
         ({"epochs": 8}, ""),  # of an older run
     ],
