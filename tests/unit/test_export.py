@@ -76,7 +76,7 @@ def test_the_command_makes_the_same_artifact_again(
     weights = after.module.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in before.module.state_dict().items())
     assert export.main(["name=nothing"]) == 1
-    assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml is not there")
+    assert capsys.readouterr().err.startswith("error: runs/nothing/config.yaml does not exist")
 
 
 def test_what_was_planned_to_fit_into_a_time_is_exported_as_it_was_trained(

@@ -75,4 +75,4 @@ def test_a_command_in_this_process_is_as_in_a_shell(tmp_path: Path) -> None:
     assert done.code == 1 and done.output == "" and done.error.startswith("error: '../x' cannot name a model")
     done = run("serving.verify", ["--help"], tmp_path)
     assert done.code == 0 and "usage: " in done.output
-    assert run("training.evaluate", ["name=a"], tmp_path).error.startswith("error: runs/a/config.yaml is not there")
+    assert run("training.evaluate", ["name=a"], tmp_path).error.startswith("error: runs/a/config.yaml does not exist")

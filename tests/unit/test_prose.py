@@ -45,7 +45,7 @@ ODD_NAMES = {
 CEILINGS = {
     "benchmarks": (0.8, 0.6),
     "handlers": (17.3, 4.0),
-    "pipeline": (16.1, 6.3),
+    "pipeline": (2.2, 5.3),
     "serving": (1.1, 5.1),
     "synthetic": (0.0, 1.3),
     "training": (0.5, 1.3),

@@ -216,7 +216,7 @@ def test_versions_are_counted_up_from_the_newest(tmp_path: Path) -> None:
 
 
 def test_a_run_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match=r"model\.pt is not there"):
+    with pytest.raises(ArchiveError, match=r"model\.pt does not exist"):
         build_archive("none", tmp_path)
 
 
