@@ -64,7 +64,7 @@ class SplitSpec:
         """Read the configuration's `split` node.
 
         Raises:
-            ValueError: it has a setting that is not fields, or one with a wrong value.
+            ValueError: it has an unknown setting, or one with a wrong value.
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(map(str, node)) - fields)

@@ -36,7 +36,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     whether to read `test_labels.csv`; `images_per_class`, the most train images of each class, the first in order.
 
     Raises:
-        DatasetError: no TFRecord files, another layout of records, or a truncated or damaged one (paths while
+        DatasetError: no TFRecord files, another layout of records, or a truncated or damaged one (found while
             records are read).
     """
     option.check(options, "size", "test_labels", "images_per_class")
