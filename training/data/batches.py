@@ -37,7 +37,8 @@ class Joined:
 class Batches:
     """Iterates over batches (uint8 (B, C, S, S), int64 (B,)) of `data`.
 
-    With `seed` the rows come in a new order each epoch, which depends on the seed and on the value of `epoch()` when the iteration begins, and on nothing else; a last batch that is not full is dropped, unless it is the only one.
+    With `seed` the rows come in a new order each epoch, which depends on the seed and on the value of `epoch()` when
+    the iteration begins, and on nothing else; a last batch that is not full is dropped, unless it is the only one.
     Without `seed` all rows come in the order given.
     """
 

@@ -59,7 +59,8 @@ def download(dataset: str, out: Path) -> Path:
 
     Raises:
         DatasetError: no such data set, or none that has a source, credentials or network missing, a damaged archive,
-            too little disk, or an `out` with other contents; the message names the fault and the other ways to get images.
+            too little disk, or an `out` with other contents; the message names the fault and the other ways to get
+            images.
     """
     kind, name = source(dataset)
     if kind == "places365":
@@ -89,7 +90,8 @@ def source(dataset: str) -> tuple[str, str]:
         downloadable = ", ".join(name for name in names if _source(name))
         reason = "its config has no dataset.source" if dataset in names else "there is no such config"
         raise DatasetError(
-            f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give RAW=<folder>"
+            f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give "
+            "RAW=<folder>"
         )
     kind, name = next(iter(found.items()))
     if len(found) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.data.batches import Batches, Joined, DeviceBatches
+from training.data.batches import Batches, DeviceBatches, Joined
 from training.data.shards import EncodedBatches
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
@@ -43,5 +43,3 @@ def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.T
     )
     for pixels, _ in batches:
         yield pixels
-
-

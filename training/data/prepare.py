@@ -1,8 +1,10 @@
 """Prepare a data set: read its raw images, decode and resize them once, and write what training reads.
 
-    python -m training.data.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [processes=4] [key=value ...]
+    python -m training.data.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [processes=4] [key=value ..]
 
-The result is data/processed/<store>/ (see `training.data.store`). Unusable files are left out and reported by name: those that do not decode, have an unknown label, are duplicates, or are not part of the layout. An interrupted run resumes; a data set that is up to date is not changed. `augment=n` adds n transformed copies of each training image.
+The result is data/processed/<store>/ (see `training.data.store`). Unusable files are left out and reported by name:
+those that do not decode, have an unknown label, are duplicates, or are not part of the layout. An interrupted run
+resumes; a data set that is up to date is not changed. `augment=n` adds n transformed copies of each training image.
 """
 
 import dataclasses

@@ -24,7 +24,10 @@ StoreKind = Literal["decoded", "encoded", "auto"]
 
 # Modules whose change alters the prepared pixels or records.
 _CODE = (
-    *(f"handlers.images.{name}" for name in ("decoding", "jpeg", "orientation", "colours", "limits", "pillow", "tiff", "avif")),
+    *(
+        f"handlers.images.{name}"
+        for name in ("decoding", "jpeg", "orientation", "colours", "limits", "pillow", "tiff", "avif")
+    ),
     "handlers.preprocessing",
     *("training.data.decoders", "training.data.index", "training.data.records", "training.data.tfrecord"),
 )
@@ -35,10 +38,11 @@ _PACKAGES = ("torch", "kornia", "simplejpeg", "pillow")
 class Recipe:
     """Source, reader and format of a prepared data set.
 
-    `raw` is the folder that the reader named `reader` (a module of `training.data.readers`) reads with `reader_options`.
-    `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store` "decoded" keeps uint8
-    pixels, "encoded" keeps shards of the original bytes; "auto" decodes while that needs at most `max_decoded_gb`
-    gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or `max_pixels` pixels are left out.
+    `raw` is the folder that the reader named `reader` (a module of `training.data.readers`) reads with
+    `reader_options`. `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store`
+    "decoded" keeps uint8 pixels, "encoded" keeps shards of the original bytes; "auto" decodes while that needs at most
+    `max_decoded_gb` gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or `max_pixels` pixels are
+    left out.
 
     Raises:
         DatasetError: a value is not one of those allowed; the message names it.

@@ -17,10 +17,10 @@ class Record:
     """Location and label of one encoded image.
 
     `id` is unique within its data set. `split` is the side of the data set's own layout: validation images of a layout
-    count as "train", since the project always splits off its own validation. `label` is a class name, or None if the layout
-    gives none; a reader passes an unknown label on unchanged, and `prepare` reports that record by its path and leaves
-    it out. `path` is relative to the raw folder; `offset` and `length` are in bytes (`length` None: the whole file).
-    Records of one `group` are never on two sides of a split by group.
+    count as "train", since the project always splits off its own validation. `label` is a class name, or None if the
+    layout gives none; a reader passes an unknown label on unchanged, and `prepare` reports that record by its path and
+    leaves it out. `path` is relative to the raw folder; `offset` and `length` are in bytes (`length` None: the whole
+    file). Records of one `group` are never on two sides of a split by group.
     """
 
     id: str

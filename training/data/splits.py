@@ -23,8 +23,11 @@ class SplitSpec:
     """How labelled records are split.
 
     `test` "given" judges on the test side of the data set's own layout; "folds" on fold `fold` of `folds` stratified
-    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"); "auto" on the layout's test side if it has a labelled image, else on a fold. `by` "group" never divides a group. `validation` is the share, in [0, 0.5], of the rest that chooses the checkpoint. `images_per_class` limits the training images of each class, drawn by `seed`: those of a smaller number are among those of a
-    larger one. A class with labelled images in the pool always has at least one to train on.
+    ones over all labelled records (`pool` "all") or over those of the layout's train side (`pool` "train"); "auto" on
+    the layout's test side if it has a labelled image, else on a fold. `by` "group" never divides a group. `validation`
+    is the share, in [0, 0.5], of the rest that chooses the checkpoint. `images_per_class` limits the training images of
+    each class, drawn by `seed`: those of a smaller number are among those of a larger one. A class with labelled images
+    in the pool always has at least one to train on.
 
     Raises:
         ValueError: a value is not one of those allowed; the message names it.
@@ -186,7 +189,9 @@ def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> R
         )
     if limit < parts:
         of = f"even the largest class has only {limit} images" if members is None else f"there are only {limit} groups"
-        raise ValueError(f"cannot make {parts} folds: {of}; set split.folds to {limit}{' or fewer' if limit > 2 else ''}")
+        raise ValueError(
+            f"cannot make {parts} folds: {of}; set split.folds to {limit}{' or fewer' if limit > 2 else ''}"
+        )
     dealer = StratifiedKFold if members is None else StratifiedGroupKFold
     folds = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():

@@ -241,8 +241,8 @@ def class_records(
 ) -> Iterator[Record]:
     """Yield the images of `raw/side/<folder>/`, and of the folders below it, for each class folder.
 
-    `per_class` is the number of images to take of each folder, evenly spread over the sorted paths. `group` maps a class and a
-    path in its folder to the record's group.
+    `per_class` is the number of images to take of each folder, evenly spread over the sorted paths. `group` maps a
+    class and a path in its folder to the record's group.
     """
     for folder in folders:
         label = class_name(folder)

@@ -28,9 +28,9 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     """Read the flowers; all 104 names stay outputs, whichever of them are present.
 
     Names come from `classes.txt` (a number, a tab, a name on each line; blanks at the end of a name are part of it), or
-    from the list built in here. `val/` counts as train. Test records have no class; `test_labels.csv` (with columns id and class) gives their labels, if it exists. A class number without a name is left to `prepare`
-    to report.
-    Checksums are verified as records are read, and a file named in Kaggle's way must hold as many as its name says.
+    from the list built in here. `val/` counts as train. Test records have no class; `test_labels.csv` (with columns id
+    and class) gives their labels, if it exists. A class number without a name is left to `prepare` to report. Checksums
+    are verified as records are read, and a file named in Kaggle's way must hold as many as its name says.
 
     Options: `size` (default 224), the side in pixels, where the folder has several; `test_labels` (default true),
     whether to read `test_labels.csv`; `images_per_class`, the most train images of each class, the first in order.

@@ -41,9 +41,9 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     Classes are in the order of their indices. The public val images are the test side, for the public test images
     have no labels. The lists are gone through line by line, so memory does not grow with them.
 
-    Options: `classes`: "present" (the default: every class with a train image), "all" (365 outputs, whichever are present),
-    a list of names, or the number of present ones to take; `images_per_class`, the most train images of each class, the
-    first in the list. Only files of the chosen classes have to exist.
+    Options: `classes`: "present" (the default: every class with a train image), "all" (365 outputs, whichever are
+    present), a list of names, or the number of present ones to take; `images_per_class`, the most train images of each
+    class, the first in the list. Only files of the chosen classes have to exist.
 
     Raises:
         DatasetError: a list or folder is missing, a line is not complete, or a list names missing files.
