@@ -23,7 +23,7 @@ from serving.host.ports import Address, is_free
 from serving.host.resources import HUGE_PAGES
 from serving.host.state import ServerState, end_tree
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "bench"  # the name of the model on every TorchServe
 START_TIMEOUT = 180.0  # seconds
 PROBE_TIMEOUT = 120.0  # seconds, in which the queue of the last load is emptied
