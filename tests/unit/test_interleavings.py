@@ -135,7 +135,7 @@ def test_what_is_recorded_of_a_server_that_has_ended_is_refused(root: Path) -> N
     assert known is not None
     BEFORE.write(root)
     ServerState.remove(root)
-    with pytest.raises(deployment.DeployError, match="the server has ended meanwhile"):
+    with pytest.raises(deployment.DeployError, match="the server has ended and will restart"):
         deployment.record(root, known, lambda live: live.with_model("b", LiveModel("2.0")))
     assert Live.read(root) == BEFORE
 
