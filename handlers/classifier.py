@@ -80,7 +80,7 @@ class Classifier:
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
         if self.device.type == "cuda" and chosen != "fp32":
             self.decoder = DeviceDecoder(self.decoder, self.preprocess, torch.float16)
-        # Given the decoder's own method: with one of this object the two would keep each other, and a GPU's memory.
+        # Pass the decoder's method, not ours: a reference cycle would keep GPU memory until the next collection.
         on_device = isinstance(self.decoder, DeviceDecoder)
         self.ahead = Ahead(self.decoder.decode, self.device) if on_device else None
         self._check(path)
@@ -184,7 +184,7 @@ class Classifier:
         return [answer for answers in self.classify_all(self.ahead.parts(images)) for answer in answers]
 
     def classify_all(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Answer]]:
-        """Yield the same for each batch, where a GPU decodes with the next one decoded meanwhile."""
+        """Yield answers per batch; on a GPU the next batch is decoded meanwhile."""
         for decoded in self.ahead(batches) if self.ahead else map(self.decode, batches):
             yield self._answers(decoded)
 

@@ -1,4 +1,4 @@
-"""Telling a device without memory from all else that goes wrong there: torch says it in several ways.
+"""Turn torch's various out-of-memory errors into `torch.OutOfMemoryError`.
 
 TorchScript's interpreter, nvJPEG's binding and the pinning of memory raise a RuntimeError that has it in its text; what
 CUDA's libraries lack is told by their status.

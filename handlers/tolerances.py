@@ -1,15 +1,15 @@
-"""By how much an answer may differ from the evaluated one: one place for export, golden images and served answers."""
+"""The allowed difference between an answer and the evaluated one, for export, golden images and served answers."""
 
 # Of a probability, in float32: another batch size, another build, tracing.
 FP32 = 1e-4
-# In the precisions that round, of what two answers to one image are apart: half the sum over all classes (the total
-# variation), which tells a wrong answer also where every class is unlikely.
+# Total variation distance (half the sum over all classes) allowed in bf16, fp16 and int8; unlike the largest difference
+# it also catches errors spread over many unlikely classes.
 ROUNDED = 0.1
-# In nats: where the best class is more likely than the second by this, it stays the best in every precision.
+# In nats: a best class that leads the second by this much stays the best in every precision.
 SAME_BEST = 0.5
 # Of how log probabilities vary from image to image, the part that may be lost; one answer to everything loses all.
 VARIATION = 0.5
-# Of log probabilities: what bf16 does not resolve (its steps are 1/256).
+# Of log probabilities: the resolution of bf16 (its steps are 1/256).
 RESOLUTION = 0.01
 # Levels of 255, of the network's input on average over an image, in every precision: another processor rounds.
 PIXELS = 1.0

@@ -83,7 +83,7 @@ class Reader:
 
 
 def install() -> Reader:
-    """Let this process read so, where its TorchServe is the one that is known here; another one is left alone."""
+    """Patch TorchServe's protocol reader if its version is the one tested; leave another version as it is."""
     import ts
     from ts.protocol import otf_message_handler as protocol
     from ts.service import Service

@@ -15,7 +15,7 @@ MOST_READS = 2**17
 class Limits:
     """What one encoded image may cost: its size in bytes, and its width times height in pixels.
 
-    8192 x 6144 pixels hold a photograph of 50 megapixels; the modes of 108 and 200 megapixels that some telephones have
+    8192 x 6144 pixels hold a photograph of 50 megapixels; the modes of 108 and 200 megapixels of some phones
     are beyond both limits. To decode 50 megapixels takes up to 0.8 GB (measured: WebP) while it lasts, and to raise the
     limit raises that in proportion. No side may be longer than JPEG's own longest: to resize a line of 50
     million pixels would take a gigabyte of filter weights.

@@ -1,7 +1,7 @@
-"""Pillow's readers of the formats that are served, kept from what would cost them seconds of Python.
+"""Pillow's plugins for the supported formats, with a bound on work done in Python.
 
-Most of an image is decoded in C. What is walked in Python (segments, chunks, tags, text, runs) takes a file of a few
-megabytes a minute where it was made for that.
+Most of an image is decoded in C. Parsing in Python (segments, chunks, tags, text, runs) can take a minute for a
+crafted file of a few megabytes.
 """
 
 import contextlib

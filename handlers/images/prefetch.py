@@ -10,7 +10,7 @@ import torch
 from handlers.images.decoder import Decoded
 from handlers.images.decoding import Buffer
 
-PART = 32  # images; smaller parts overlap more, and cost the decoder and the network of their pace
+PART = 32  # images; smaller parts overlap more but lower throughput
 
 
 class Ahead:
@@ -39,7 +39,7 @@ class Ahead:
         return [images[start : start + self.part] for start in range(0, len(images), self.part)]
 
     def __call__(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Decoded]]:
-        """Yield each batch decoded; what was yielded before must not be in use by the device any more."""
+        """Yield each batch decoded. The device must have finished with the previous batch."""
         pending: deque[Future[list[Decoded]]] = deque()
         try:
             for batch in batches:
@@ -48,11 +48,11 @@ class Ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
-        finally:  # whoever breaks off has the device to himself
+        finally:  # on early exit, wait so that nothing is still decoding on the device
             wait([each for each in pending if not each.cancel()])
 
     def rest(self) -> None:
-        """Wait until nothing is being decoded: what that took of the device's memory is free again."""
+        """Wait until nothing is being decoded, so that its memory on the device is free again."""
         self._pool.submit(int).result()
 
     def _decoded(self, batch: Sequence[Buffer]) -> list[Decoded]:
@@ -60,5 +60,5 @@ class Ahead:
             return self._decode(batch)
         with torch.cuda.stream(self._stream):
             decoded = self._decode(batch)
-            self._stream.synchronize()  # whoever takes them computes on another stream
+            self._stream.synchronize()  # the caller computes on another stream
         return decoded

@@ -10,7 +10,7 @@ from handlers.network import graphs, torchscript
 from handlers.network.precision import DTYPES
 
 # Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
-# On a CPU the caches hold what 16 images leave behind between two layers, and not what 32 do.
+# On a CPU the activations of 16 images fit in cache, those of 32 do not.
 SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
 WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
 
@@ -18,8 +18,8 @@ WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
 class Engine:
     """Answers batches of one of `sizes` with a TorchScript `module` that takes images of `shape` (C, S, S).
 
-    Its weights are of `precision` and stand channels-last; batch norms are folded into convolutions. The module is used
-    up: only calling the engine is left.
+    Its weights are of `precision` and channels-last; batch norms are folded into convolutions. The engine owns the
+    module; do not use it afterwards.
     """
 
     def __init__(self, module: nn.Module, shape: tuple[int, int, int], device: torch.device, precision: str) -> None:
@@ -50,7 +50,7 @@ class Engine:
         """Have the GPU start a size's kernels in one call, where the network can be recorded."""
         if self._room is None:
             return
-        inputs = self.inputs(size).zero_()  # outside of inference mode: what is made there cannot be filled elsewhere
+        inputs = self.inputs(size).zero_()  # inference tensors cannot be written to outside inference mode
         try:
             with torch.inference_mode(), memory.told():
                 self._graphs[size] = graphs.Graph(self.module, inputs, self._room)
@@ -85,7 +85,7 @@ class Engine:
         return room
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits, float32 of shape (size, K) on the CPU, of what `inputs` gave, filled."""
+        """Return the logits, float32 of shape (size, K) on the CPU, for a batch from `inputs` that was filled in."""
         return self.launch(inputs).to("cpu", torch.float32)
 
     @torch.inference_mode()

@@ -9,10 +9,10 @@ import torch
 
 
 class Room:
-    """Where the graphs of one engine compute: on one stream, and so in one memory."""
+    """One CUDA stream and memory pool shared by an engine's graphs."""
 
     def __init__(self, device: torch.device) -> None:
-        # The allocator gives memory again to the stream alone that had it, also of a pool that graphs share.
+        # The caching allocator reuses a block only on the stream that freed it, even in a shared pool.
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -30,7 +30,7 @@ class Graph:
         before = torch.cuda.current_stream(inputs.device)
         room.stream.wait_stream(before)
         with torch.cuda.stream(room.stream):
-            module(inputs)  # libraries have their own memory for each stream
+            module(inputs)  # warm up on this stream: cuBLAS and cuDNN keep a workspace per stream
         before.wait_stream(room.stream)
         self._graph = torch.cuda.CUDAGraph()
         try:
