@@ -1,11 +1,11 @@
-"""Golden images: a few that travel in the archive with their pixels and answers, and are asked about when it is loaded.
+"""Golden images: a few that travel in the archive with their pixels and answers, and are checked when it is loaded.
 
-What a test on one machine cannot know, another processor, another build of torch, another precision, shows here, before
-the first request is answered. Two things are compared: what reaches the network, in levels of 255, with one tolerance
-in every precision; and what the network answers. Drawn images take every way through decoding and resizing, whatever
-the size of the data set's own; what a network thinks of them counts in float32 only.
+A test on one machine cannot cover another processor, another build of torch or another precision; this check does,
+before the first request is answered. It compares the network's input, in levels of 255, with one tolerance in every
+precision; and the network's answers. Drawn images take every path through decoding and resizing, whatever the size of
+the data set's images; the answers to them count in float32 only.
 
-Archives of before there were pixels are checked by their answers.
+Older archives have no pixels: they are checked by their answers.
 """
 
 import base64
@@ -31,15 +31,15 @@ LEAST = 1e-30  # a probability below this counts as this where logarithms are co
 
 
 class GoldenError(Exception):
-    """A golden image is answered otherwise than when the network was exported."""
+    """The answer to a golden image differs from the exported one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Golden:
-    """An encoded image, its name, and the probability of each class in float32, and in int8 where that is offered.
+    """An encoded image, its name, and the probability of each class in float32, and in int8 if that is offered.
 
-    `pixels` are uint8 (C, n, n), those that `sample` takes of the network's input; `whole` are the same where a JPEG
-    is decoded in full, as a GPU does, in place of at a part of its size. `size` is the image's width and height.
+    `pixels` are uint8 (C, n, n), those that `sample` takes of the network's input; `whole` are the same for a JPEG
+    that is decoded in full, as a GPU does, rather than at a part of its size. `size` is the image's width and height.
     Archives of older releases have none of these.
     """
 
@@ -53,7 +53,7 @@ class Golden:
     drawn: bool = False
 
     def expected(self, precision: str) -> tuple[float, ...]:
-        """Return what a precision is held against."""
+        """Return the exported probabilities for a precision."""
         return self.int8 if precision == "int8" and self.int8 is not None else self.probabilities
 
     def judged(self, precision: str) -> bool:
@@ -61,7 +61,7 @@ class Golden:
         return precision == "fp32" or not self.drawn
 
     def within(self, limits: Limits) -> bool:
-        """Return whether an archive with these limits answers it; what is unknown of it passes."""
+        """Return whether an archive with these limits answers it; an unknown size passes."""
         try:
             limits.check_bytes(len(self.image))
             limits.check_pixels(*(self.size or (1, 1)))
@@ -175,11 +175,11 @@ def of(
 
 
 def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | None = None) -> float:
-    """Return by how much the worst answer differs from what was exported.
+    """Return the largest difference between an answer and the exported one.
 
-    In float32 that is the largest difference of a probability; in bf16 and int8 it is the total variation, half of what
-    all probabilities differ by together. int8 is held to what int8 answered at export. `batch` images are asked about
-    at once: no more than the network is warmed up for.
+    In float32 that is the largest difference of a probability; in bf16 and int8 it is the total variation, half the sum
+    of the differences of all probabilities. int8 is compared with the int8 answers of the export. `batch` images form a
+    batch: no more than the network is warmed up for.
 
     Raises:
         GoldenError: pixels, answers, or how answers vary, differ by more than `handlers.tolerances` allows; says which
@@ -207,7 +207,7 @@ def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | No
 
 
 def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
-    """Return by how much an answer, which has the most likely labels alone, differs at least from what was exported.
+    """Return a lower bound of the difference between an answer, which has the most likely labels only, and the export.
 
     In the same terms as `check`; a label that it leaves out is at most as likely as the last one that it has.
 
@@ -229,7 +229,7 @@ def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], p
 
 
 def _check_pixels(golden: Sequence[Golden], classifier: "Classifier", images: "Sequence[torch.Tensor]") -> None:
-    """Compare the network's input, its normalisation undone, with what it was at export."""
+    """Compare the network's input, its normalisation undone, with that of the export."""
     decoder = classifier.decoder
     for image, levels in zip(golden, sample(classifier.levels(images)).flatten(1).tolist(), strict=True):
         known = [pixels for pixels in (image.pixels, image.whole if decoder.whole else None) if pixels]
@@ -248,7 +248,7 @@ def _check_pixels(golden: Sequence[Golden], classifier: "Classifier", images: "S
 
 
 def _check_best(kept: Golden, expected: Sequence[float], best: int) -> None:
-    """Compare the best class where it is clearly better than the second."""
+    """Compare the best class if it is clearly better than the second."""
     order = sorted(range(len(expected)), key=expected.__getitem__, reverse=True)
     clear = len(order) > 1 and expected[order[0]] > expected[order[1]] * math.exp(tolerances.SAME_BEST)
     if clear and best != order[0]:

@@ -1,6 +1,6 @@
-"""A served model, whichever server stands in front of it: what a request says in, the reply out.
+"""A served model, behind any server: requests in, replies out.
 
-What a client sends, and what it gets:
+A client sends, and gets:
 
     one image as the body, of any content type         {"label": probability, ...}, best first
     a form with one file                               the same
@@ -12,7 +12,7 @@ Text fields beside the files of a form are no images. `Content-Encoding: gzip` a
 of the address or a text field `top_k`, or the header `top-k`, asks for fewer labels than the settings have.
 
 An entry of predictions is {"label": probability, ...}, or {"error": {"code", "type", "message"}} for an image that
-cannot be read. Where none of a request's images can be read, the request itself fails: status and body are those of
+cannot be read. If none of a request's images can be read, the request itself fails: status and body are those of
 its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
 `model-version`.
@@ -51,7 +51,7 @@ RETRY_HEADER = "retry-after"  # seconds
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back for one request: a JSON document, and the HTTP status where it is not 200."""
+    """The reply to one request: a JSON document, and the error that gives its HTTP status if it is not 200."""
 
     document: dict[str, Any]
     error: RequestError | None = None
@@ -73,7 +73,7 @@ class Reply:
 
 
 class Service:
-    """One artifact with the settings of its archive, warmed up and held to its golden images.
+    """One artifact with the settings of its archive, warmed up and checked against its golden images.
 
     Args:
         weights: the artifact; golden images lie beside it.
@@ -85,7 +85,7 @@ class Service:
         ValueError: model-config.yaml has a setting that is unknown or wrong.
         DeviceError: it asks for a GPU, and there is none that computes.
         ArtifactError: the artifact cannot be read.
-        GoldenError: a golden image is answered otherwise than when it was exported.
+        GoldenError: the answer to a golden image differs from the exported one.
     """
 
     def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
@@ -95,7 +95,7 @@ class Service:
         self.budget = Budget(self.settings.request_pixels, self.settings.batch_seconds, lock=weights)
         largest = int(config.get("batchSize", 1)) * self.settings.max_images
         workers = threads(config.get("minWorkers"))
-        # int8, and what is compiled ahead of time, run on a CPU alone.
+        # int8 and networks that are compiled ahead of time run on a CPU only.
         able = self.settings.precision != "int8" and not is_exported(weights)
         chosen = choose(self.settings.device, device, able=able)
         settings = self.settings
@@ -117,13 +117,13 @@ class Service:
         self.classifier = load(weights, settings, largest=largest, threads=workers, device="cpu")
 
     def answer(self, batch: Sequence[Asked]) -> list[Reply]:
-        """Return the reply to each request of a batch, in order; all their images go through the network together."""
+        """Return the reply to each request of a batch, in order; all their images form one batch."""
         requests = [self._read(asked) for asked in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
         return [self._reply(*each) for each in zip(requests, answers, strict=True)]
 
     def _read(self, asked: Asked) -> Request | RequestError | None:
-        """Return the images of one request, what is wrong with it, or None where it asks for the description."""
+        """Return the images of one request, its error, or None if it asks for the description."""
         if asked.headers.get("describe") == "True":
             return None
         try:
@@ -142,7 +142,7 @@ class Service:
         return Reply({"predictions": entries} if request.listed else entries[0])
 
     def _description(self) -> dict[str, Any]:
-        """Return what a client has use for; where the model came from is the operator's to know."""
+        """Return the part of the description that a client needs; the origin of the model is for the operator."""
         return {
             "classes": list(self.classifier.spec.classes),
             "preprocess": {"image_size": self.classifier.spec.preprocess.image_size},
@@ -155,13 +155,13 @@ class Service:
 def load(
     weights: Path, settings: Settings, *, largest: int, device: str | torch.device = "cpu", threads: int | None = None
 ) -> Classifier:
-    """Return a classifier, warmed up for up to `largest` images and held to the golden images beside its weights.
+    """Return a classifier, warmed up for up to `largest` images and checked against its golden images.
 
-    Where `settings` leave the precision to the machine, it is the fastest in which golden images are answered right.
+    With `precision=auto` it is the fastest precision of this machine in which the golden images are answered right.
 
     Raises:
         ArtifactError: the artifact cannot be read.
-        GoldenError: a golden image is answered otherwise than when it was exported.
+        GoldenError: the answer to a golden image differs from the exported one.
     """
     made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
     images = _golden_images(weights.with_name(golden.FILE), settings)
@@ -177,7 +177,7 @@ def load(
 
 
 def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:
-    """Return the golden images that clients might send: what the operator's limits leave out is refused to them too."""
+    """Return the golden images within the operator's limits: clients cannot send others either."""
     images = golden.read(file) if file.is_file() else []
     within = [image for image in images if image.within(settings.limits)]
     if images and not within:
@@ -190,7 +190,7 @@ def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:
 
 
 def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden]) -> Classifier:
-    # Only what has been warmed up is compiled: before that, another program would be held to the golden images.
+    # Warm up first: the network is compiled then, and the check would run another program before.
     classifier.warm_up(largest)
     if images:
         golden.check(classifier, images, batch=largest)
@@ -198,10 +198,10 @@ def _proven(classifier: Classifier, largest: int, images: Sequence[golden.Golden
 
 
 def threads(workers: Any) -> int:
-    """Return torch's threads in one worker, so that all of them together use no more than the machine's cores.
+    """Return torch's threads in one worker, so that all workers use no more than the machine's cores.
 
-    An operator's OMP_NUM_THREADS comes first, then the archive's own number of workers, then what
-    `serving.host.resources` worked out for this server. Without any of them TorchServe starts a
+    The operator's OMP_NUM_THREADS has priority, then the archive's number of workers, then the number that
+    `serving.host.resources` computed for this server. Without any of them TorchServe starts a
     worker a core.
     """
     if told := _whole(os.environ.get("OMP_NUM_THREADS", "")):
@@ -220,7 +220,7 @@ def _images(request: Request | RequestError | None) -> list[payload.Image]:
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:
-    """Return the first error where there is nothing but errors."""
+    """Return the first error if all answers are errors."""
     errors = [answer for answer in answers if isinstance(answer, RequestError)]
     return errors[0] if len(errors) == len(answers) else None
 
