@@ -36,7 +36,7 @@ VERBS = {
     "status": "tests/unit/test_status.py",
     "stop": "tests/server/test_server.py",
     "test": "would run this test again",
-    "test-slow": "is the last command of .ci/run",
+    "test-slow": "is the last command of .ci/run, with SIGHTLINE_SLOW=1",
     "train": "tests/unit/test_train.py",
     "up": "tests/server/test_up.py",
     "verify": "tests/unit/test_verify.py",
