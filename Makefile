@@ -106,7 +106,7 @@ gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=
 readme: setup ## write the tables of README.md and docs/ from the results of benchmarks
 	@$(py) -m benchmarks.readme $(ARGS)
 
-notebooks: setup ## execute docs/notebooks on drawn images, to docs/_build/notebooks: NAME= (empty: all)
+notebooks: setup ## execute docs/notebooks on drawn images, for the site: NAME= (empty: all)
 	@$(py) -m pipeline.notebooks $(if $(value NAME),"$$SIGHTLINE_NAME") $(ARGS)
 
 docs: setup ## build the pages of docs/ as a site in docs/_build, and run their examples

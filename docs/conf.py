@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "Sightline"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "notebooks/*.py"]
+exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "Sightline"
 html_show_sphinx = False

@@ -1,6 +1,6 @@
 """Execute the notebooks of docs/ on drawn images: `make notebooks`.
 
-python -m pipeline.notebooks [NAME ...] [--output docs/_build/notebooks]
+python -m pipeline.notebooks [NAME ...] [--output docs/notebooks]
 
 A notebook is a Python file in docs/notebooks/, in the percent format of jupytext. It is executed in an empty folder,
 with a TorchServe on free ports, and becomes NAME.ipynb and, for the site, NAME.md with its pictures in NAME_files/.
@@ -29,7 +29,6 @@ from serving.lifecycle.launch import CONFIG
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "docs" / "notebooks"
-OUTPUT = ROOT / "docs" / "_build" / "notebooks"
 FIRST_OFFSET = 41_000
 TIMEOUT = 1200  # seconds of one cell
 # Output in fences: Sphinx would read indented text as Python.
@@ -104,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Execute the notebooks that the command line names, or all of them; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.notebooks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="notebook of docs/notebooks (default: all)")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the executed notebooks")
+    parser.add_argument("--output", type=Path, default=SOURCES, help="folder for the executed notebooks")
     options = parser.parse_args(arguments)
     try:
         for name in options.names or names():

@@ -1,6 +1,7 @@
 """The notebooks of docs/: each is executed on drawn images, asks a real server, and becomes a page with pictures."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_a_notebook_goes_from_images_to_answers(name: str, tmp_path: Path) -> No
     cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
     assert max(len(cell.source.splitlines()) for cell in cells) <= 16, "cells are short"
     assert cells[-1].source.startswith("server.stop(") and cells[-1].outputs[0].data["text/plain"] == "True"
+    assert site(tmp_path, name).joinpath("notebooks", f"{name}.html").read_text().count("<img") >= 3
+
+
+def site(executed: Path, name: str) -> Path:
+    """Build the pages of docs/ with an executed notebook among them; return the folder of the site."""
+    docs = executed / "checkout" / "docs"
+    shutil.copytree(ROOT / "docs", docs, ignore=shutil.ignore_patterns("_build", "*_files"))
+    for path in ROOT.iterdir():  # the pages link to files of the repository
+        if path.name != "docs":
+            (docs.parent / path.name).symlink_to(path)
+    shutil.copy(executed / f"{name}.md", docs / "notebooks")
+    shutil.copytree(executed / f"{name}_files", docs / "notebooks" / f"{name}_files")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(docs), str(executed / "site")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return executed / "site"
 
 
 STARTS_AND_FAILS = """\
