@@ -177,9 +177,9 @@ def of(
 def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | None = None) -> float:
     """Return the largest difference between an answer and the exported one.
 
-    In float32 that is the largest difference of a probability; in bf16 and int8 it is the total variation, half the sum
-    of the differences of all probabilities. int8 is compared with the int8 answers of the export. `batch` images form a
-    batch: no more than the network is warmed up for.
+    In fp32 that is the largest difference of a probability; in every other precision it is the total variation, half
+    the sum of the differences of all probabilities. int8 is compared with the int8 answers of the export. `batch`
+    images form a batch: no more than the network is warmed up for.
 
     Raises:
         GoldenError: pixels, answers, or how answers vary, differ by more than `handlers.tolerances` allows; says which

@@ -70,4 +70,4 @@ def _headers(context: Any, index: int) -> dict[str, str]:
 def _fields(row: Row) -> list[Field]:
     if isinstance(row, torchserve_reader.Row):
         return [Field(field["name"], field["value"], bool(field["contentType"])) for field in row.fields]
-    return [Field(name, value) for name, value in row.items()]  # of a TorchServe that `wire` does not know
+    return [Field(name, value) for name, value in row.items()]  # `torchserve_reader` is not installed
