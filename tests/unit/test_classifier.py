@@ -49,6 +49,11 @@ def test_answers_come_best_first_and_name_the_classes(path: Path) -> None:
         assert sum(answer.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_compiled_package_is_loaded_by_its_own_reader(tmp_path: Path) -> None:
+    with pytest.raises(torchscript.ArtifactError, match=r"model\.pt2 does not exist; .* format=pt2 first"):
+        Classifier(tmp_path / "model.pt2")
+
+
 @pytest.mark.parametrize(("top_k", "labels"), [(1, 1), (2, 2), (3, 3), (100, 3)])
 def test_top_k_may_be_more_than_there_are_classes(path: Path, top_k: int, labels: int) -> None:
     (answer,) = Classifier(path, top_k=top_k).classify([png(0)])

@@ -16,11 +16,12 @@ from PIL import Image, ImageCms
 
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.images import avif, jpeg
+from handlers.images.colours import value_range
 from handlers.images.decoding import decode
 from handlers.images.jpeg import frame_of
 from handlers.images.limits import Limits
 from handlers.images.orientation import upright
-from handlers.images.pillow import SERVED
+from handlers.images.pillow import SERVED, open_image
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from synthetic.photograph import photograph
@@ -569,6 +570,8 @@ def test_twelve_bits_use_their_own_range() -> None:
     entry = tiff.index(struct.pack("<HHII", 256, 4, 1, 6))
     tiff[entry : entry + 12] = struct.pack("<HHII", 256, 4, 1, 4)
     assert decode(bytes(tiff))[0, 0].tolist() == [0, 128, 255, 0]
+    with open_image("TIFF", bytes(tiff)) as image:
+        assert value_range(image) == (0, 4095)
 
 
 @pytest.mark.parametrize(
@@ -670,10 +673,11 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
     assert is_corners(decode(tiff))
 
 
-def test_a_colour_map_of_dark_colours_is_one_of_sixteen_bits() -> None:
-    dark = [256, 0, 514] + [0] * 253
+@pytest.mark.parametrize("brightest", [256, 514])
+def test_a_colour_map_of_dark_colours_is_one_of_sixteen_bits(brightest: int) -> None:
+    dark = [256, 0, brightest] + [0] * 253
     tiff = long_tiff([bytes([0, 1, 2])], size=(3, 1), photometric=3, colour_map=[*dark, *dark, *dark])
-    assert decode(tiff)[0, 0].tolist() == [1, 0, 2]
+    assert decode(tiff)[0, 0].tolist() == [1, 0, brightest // 256]
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,8 @@ def test_the_best_class_counts_where_the_second_is_far_behind() -> None:
     two = Golden("a.png", b"", (0.4, 0.6))
     assert golden.compare(two, {"bee": 0.6, "ant": 0.4}, ("ant", "bee"), "fp32") == 0
     assert golden.compare(Golden("a.png", b"", (1.0,)), {"ant": 1.0}, ("ant",), "fp32") == 0
+    sure = Golden("a.png", b"", (1.0, 0.0))
+    assert golden.compare(sure, {"ant": 1.0, "bee": 0.0}, ("ant", "bee"), "fp32") == 0, "0 is a probability"
 
 
 def test_a_difference_as_large_as_the_tolerance_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -486,6 +486,20 @@ def test_workers_times_threads_is_no_more_than_the_cores(monkeypatch: pytest.Mon
     assert service.threads(1) == service.threads(None) == 5
 
 
+def test_a_worker_has_the_threads_that_the_workers_of_its_archive_leave_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SIGHTLINE_THREADS", raising=False)
+    threads = torch.get_num_threads()
+    try:
+        service.Service(folder / "model.pt", {"minWorkers": 2}, version="1")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_the_module_defines_one_class_as_torchserve_wants() -> None:
     assert list_classes_from_module(sightline_handler) == [ImageHandler]
     assert ts.__version__.startswith("0.12")
