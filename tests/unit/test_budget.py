@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn
+from handlers.budget import CHEAP, RECENT, SLACK, Budget, Image, Turn, _Request
 from handlers.classifier import Answer, Classifier
 from handlers.errors import BadImage, Busy
 from handlers.images import costs, jpeg
@@ -66,8 +66,15 @@ def test_more_pixels_than_a_request_may_have_are_refused_by_their_headers(worker
     assert time.thread_time() - began < 0.5, "nothing of a gigapixel was decoded"
 
 
+def test_a_request_may_have_as_many_pixels_as_its_limit(worker: Worker) -> None:
+    worker.budget.request_pixels = 2 * 20 * 30
+    assert worker.ask([GOOD, GOOD]) == ["answered"]
+    worker.budget.request_pixels -= 1
+    assert worker.ask([GOOD, GOOD]) == ["TooLarge"]
+
+
 def test_images_that_no_batch_has_time_for_go_one_by_one(worker: Worker) -> None:
-    assert worker.ask([SMALL] * 3) == ["TooLarge"]
+    assert worker.ask([SMALL] * 3) == worker.ask([SMALL] * 2) == ["TooLarge"]
     assert worker.ask([SMALL]) == worker.ask([LARGE]) == ["answered"]
     assert re.search(r"take about 0\.32 s to decode, .* limit of 0\.2 s: send them", str(worker.answers([SMALL] * 3)))
 
@@ -119,6 +126,31 @@ def test_a_worker_without_the_file_of_the_others_is_on_its_own(tmp_path: Path) -
     assert all(turn.take() and turn.take() for turn in turns)
     for turn in turns:
         turn.give()
+
+
+def test_a_busy_client_waits_as_long_as_the_batch_takes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(costs.RATES, b"RIFF", Rate(1990, 0))  # just below 8 s for 4 million pixels
+    for requests in ([[SMALL], [SMALL]], [[GOOD], [SMALL]]):
+        busy = worker.answers(*requests)[1][0]
+        assert isinstance(busy, Busy) and busy.retry_after == 8
+
+
+def test_headers_and_cheap_requests_count_in_the_time_of_a_batch(worker: Worker) -> None:
+    cheap, expensive = [0.018] * 5, [0.05, 0.07]
+    for used, seconds, count in ((0.0, expensive, 2), (0.1, expensive, 1), (0.0, cheap + expensive, 6)):
+        requests = [_Request([], seconds=value) for value in seconds]
+        worker.budget._expensive = -RECENT
+        assert len(worker.budget._admitted(requests, used)) == count
+    assert worker.budget._read_headers(worker.classifier, [_Request([in_pieces(b"")])]) > 0.005
+
+
+def test_decoding_may_take_a_multiple_of_the_estimate(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    allow = worker.classifier.decoder.allow
+    monkeypatch.setattr(worker.classifier.decoder, "allow", lambda seconds: (limits.append(seconds), allow(seconds)))
+    estimate = worker.classifier.decoder.cost(LARGE).seconds
+    assert worker.ask([LARGE]) == worker.ask([GOOD]) == ["answered"]
+    assert limits == pytest.approx([SLACK * estimate, SLACK * SECONDS]) and estimate > SECONDS
 
 
 def test_an_expensive_request_that_is_alone_keeps_nobody_waiting(worker: Worker) -> None:

@@ -39,6 +39,21 @@ def test_what_was_exported_is_answered_alike(path: Path, precision: str, toleran
     assert golden.check(Classifier(path, precision=precision), golden.read(kept(path))) <= tolerance
 
 
+def test_golden_images_form_batches_of_the_size_that_is_warm(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, sizes = Classifier(path), []
+    predict = classifier.predict
+
+    def count(images: list[torch.Tensor]) -> torch.Tensor:
+        sizes.append(len(images))
+        return predict(images)
+
+    monkeypatch.setattr(classifier, "predict", count)
+    images = golden.read(kept(path))
+    golden.check(classifier, images, batch=2)
+    golden.check(classifier, images)
+    assert sizes == [2, 1, 3]
+
+
 def test_golden_images_are_read_as_they_were_written(tmp_path: Path) -> None:
     whole = Golden("a.png", b"\x89P", (0.25, 0.75), (0.5, 0.5), b"\1\2", b"\3", (7, 9), drawn=True)
     bare = Golden("b.png", b"II", (1.0,))
@@ -308,6 +323,8 @@ def test_two_images_are_enough_to_vary_and_one_class_need_not() -> None:
     images = [Golden("a.png", b"", (0.52, 0.48)), Golden("b.png", b"", (0.44, 0.56))]
     golden._check_variation(images, [image.probabilities for image in images], "bf16")
     golden._check_variation(images[:1], [(0.1, 0.9)], "bf16")
+    alike = [Golden("a.png", b"", (0.5, 0.5))] * 2
+    golden._check_variation(alike, [(0.5, 0.5), (0.501, 0.499)], "bf16")  # less than a step of bf16
     with pytest.raises(GoldenError, match="vary from image to image by"):
         golden._check_variation(images, [(0.48, 0.52)] * 2, "bf16")
     golden._check_variation([Golden("a.png", b"", (1.0,))] * 2, [(1.0,)] * 2, "fp32")
