@@ -80,7 +80,7 @@ def measure(engines: dict[tuple[str, str], Engine], rounds: int, seconds: float)
     for _ in range(rounds):
         for (name, precision), engine in engines.items():
             for count in BATCHES:
-                batch = engine.inputs(count).normal_()
+                batch = engine.buffer(count).normal_()
                 rows.setdefault((name, precision, count), []).append(round(pace(engine, batch, seconds), 1))
     return [
         {

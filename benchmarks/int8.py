@@ -72,7 +72,7 @@ def ours(network: nn.Module, spec: Spec, precision: str, calibration: torch.Tens
     engine.warm_up(max(BATCHES))
 
     def inputs(images: torch.Tensor) -> torch.Tensor:
-        buffer = engine.inputs(len(images))
+        buffer = engine.buffer(len(images))
         buffer[: len(images)] = images
         return buffer
 

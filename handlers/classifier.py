@@ -21,7 +21,7 @@ from handlers.images.decoder import Decoded, Decoder
 from handlers.images.decoding import Buffer
 from handlers.images.gpu_decoder import DeviceDecoder
 from handlers.images.limits import DEFAULT_LIMITS, Limits
-from handlers.images.prefetch import Ahead
+from handlers.images.prefetch import Prefetcher
 from handlers.network import aot, torchscript
 from handlers.network.engine import Engine
 from handlers.network.precision import choose
@@ -69,7 +69,7 @@ class Classifier:
             torch.cuda.set_device(self.device.index or 0)
         self.engine: Engine
         chosen = choose(precision, self.device)
-        if aot.is_exported(path):
+        if aot.is_aot_package(path):
             self.spec, self.engine = aot.load(path, self.device, chosen)
         else:
             loaded = torchscript.load(torchscript.quantized(path) if chosen == "int8" else path, self.device)
@@ -82,12 +82,12 @@ class Classifier:
             self.decoder = DeviceDecoder(self.decoder, self.preprocess, torch.float16)
         # Pass the decoder's method, not ours: a reference cycle would keep GPU memory until the next collection.
         on_device = isinstance(self.decoder, DeviceDecoder)
-        self.ahead = Ahead(self.decoder.decode, self.device) if on_device else None
+        self.ahead = Prefetcher(self.decoder.decode, self.device) if on_device else None
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
 
     def _check(self, path: str | Path) -> None:
-        logits = self.engine(self.engine.inputs(1).zero_())
+        logits = self.engine(self.engine.buffer(1).zero_())
         if logits.shape != (1, len(self.spec.classes)):
             raise torchscript.ArtifactError(
                 f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(self.spec.classes)} classes; "
@@ -116,16 +116,16 @@ class Classifier:
         parts = [images[start : start + largest] for start in range(0, len(images), largest)]
         if not parts:
             return torch.empty((0, len(self.spec.classes)))
-        return torch.cat([self._fitting(part) for part in parts])
+        return torch.cat([self._predict_or_split(part) for part in parts])
 
-    def _fitting(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _predict_or_split(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the probabilities for a batch, in halves where the device has no memory for it at present.
 
         Raises:
             OutOfMemoryError: it has none for a single image.
         """
         try:
-            with memory.told():
+            with memory.out_of_memory_errors():
                 return self._probabilities(images)
         except torch.OutOfMemoryError:
             if len(images) == 1 and self.ahead is None:
@@ -136,7 +136,7 @@ class Classifier:
         if len(images) == 1:
             return self._probabilities(images)
         middle = len(images) // 2
-        return torch.cat([self._fitting(images[:middle]), self._fitting(images[middle:])])
+        return torch.cat([self._predict_or_split(images[:middle]), self._predict_or_split(images[middle:])])
 
     @torch.inference_mode()
     def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -144,7 +144,7 @@ class Classifier:
 
     def _inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the network's input for images, filled up to a size that the engine has."""
-        inputs = self.engine.inputs(len(images))
+        inputs = self.engine.buffer(len(images))
         rows = inputs[: len(images)]
         if self.device.type != "cpu":
             if len({image.device for image in images}) > 1:  # for some there was no room yet

@@ -9,17 +9,17 @@ class DeviceError(Exception):
     """There is no such device, or it does not compute; the message says what to do."""
 
 
-def choose(wanted: str, given: str, *, able: bool = True) -> torch.device:
+def choose(wanted: str, given: str, *, gpu_capable: bool = True) -> torch.device:
     """Return what `handler.device` means for a worker to which the server gave a device: "cpu", or "cuda:0".
 
-    "auto" is a GPU that was given, and the CPU where it does not compute; the log says so. Where the network is not
-    `able` to run on a GPU, it is the CPU.
+    "auto" is a GPU that was given, and the CPU where it does not compute; the log says so. A network that is not
+    `gpu_capable` runs on the CPU.
 
     Raises:
         DeviceError: "cuda" is wanted, and there is none that computes.
     """
     cpu = torch.device("cpu")
-    if wanted == "cpu" or (wanted == "auto" and not able):
+    if wanted == "cpu" or (wanted == "auto" and not gpu_capable):
         return cpu
     why = "the server gave this worker none"
     if (device := torch.device(given)).type == "cuda":

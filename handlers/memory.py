@@ -13,7 +13,7 @@ WORDS = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "CUBLA
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def out_of_memory_errors() -> Iterator[None]:
     """Raise OutOfMemoryError, with the one line that says so, for any error that means it."""
     try:
         yield

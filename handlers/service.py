@@ -37,11 +37,11 @@ from handlers.device import DeviceError, choose
 from handlers.errors import Busy, RequestError
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
-from handlers.network.aot import is_exported
+from handlers.network.aot import is_aot_package
 from handlers.network.precision import by_speed
 from handlers.requests import payload
-from handlers.requests.payload import Request
-from handlers.requests.request import Asked, read
+from handlers.requests.payload import ImageRequest
+from handlers.requests.request import RawRequest, read
 from handlers.settings import Settings
 
 CONTENT_TYPE = "application/json"
@@ -96,8 +96,8 @@ class Service:
         largest = int(config.get("batchSize", 1)) * self.settings.max_images
         workers = threads(config.get("minWorkers"))
         # int8 and networks that are compiled ahead of time run on a CPU only.
-        able = self.settings.precision != "int8" and not is_exported(weights)
-        chosen = choose(self.settings.device, device, able=able)
+        gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
+        chosen = choose(self.settings.device, device, gpu_capable=gpu_capable)
         settings = self.settings
         if settings.precision == "fp16" and settings.device == "auto" and chosen.type == "cpu":
             logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
@@ -116,13 +116,13 @@ class Service:
             settings = dataclasses.replace(settings, precision="auto")
         self.classifier = load(weights, settings, largest=largest, threads=workers, device="cpu")
 
-    def answer(self, batch: Sequence[Asked]) -> list[Reply]:
+    def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images form one batch."""
         requests = [self._read(asked) for asked in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
         return [self._reply(*each) for each in zip(requests, answers, strict=True)]
 
-    def _read(self, asked: Asked) -> Request | RequestError | None:
+    def _read(self, asked: RawRequest) -> ImageRequest | RequestError | None:
         """Return the images of one request, its error, or None if it asks for the description."""
         if asked.headers.get("describe") == "True":
             return None
@@ -131,13 +131,13 @@ class Service:
         except RequestError as error:
             return error.with_traceback(None)
 
-    def _reply(self, request: Request | RequestError | None, answers: list[Answer]) -> Reply:
+    def _reply(self, request: ImageRequest | RequestError | None, answers: list[Answer]) -> Reply:
         if request is None:
             return Reply(self._description())
         error = request if isinstance(request, RequestError) else _error_of_all(answers)
         if error is not None:
             return Reply(error.body(), error)
-        assert isinstance(request, Request)
+        assert isinstance(request, ImageRequest)
         entries = [_entry(answer, request.top_k) for answer in answers]
         return Reply({"predictions": entries} if request.listed else entries[0])
 
@@ -215,8 +215,8 @@ def _whole(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _images(request: Request | RequestError | None) -> list[payload.Image]:
-    return request.images if isinstance(request, Request) else []
+def _images(request: ImageRequest | RequestError | None) -> list[payload.Image]:
+    return request.images if isinstance(request, ImageRequest) else []
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from handlers import torchserve_reader
 from handlers.device import fault_of
-from handlers.requests.request import Asked, Field
+from handlers.requests.request import Field, RawRequest
 from handlers.service import Service
 
 Row = dict[str, Any]
@@ -34,7 +34,7 @@ class ImageHandler:
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order."""
-        asked = [Asked(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
+        asked = [RawRequest(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
         try:
             replies = self.service.answer(asked)
         except RuntimeError:

@@ -11,7 +11,7 @@ from fastapi import Depends, Request, Response
 from litserve import LitAPI, LitServer
 from starlette.exceptions import HTTPException
 
-from handlers.requests.request import Asked
+from handlers.requests.request import RawRequest
 from handlers.service import Reply, Service
 from serving import foreground, litserve_addresses
 from serving.asgi_request import read
@@ -28,10 +28,10 @@ class SightlineAPI(LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.service: Service = self.load(device=device)
 
-    def decode_request(self, request: Annotated[Asked, Depends(read)]) -> Asked:
+    def decode_request(self, request: Annotated[RawRequest, Depends(read)]) -> RawRequest:
         return request
 
-    def predict(self, batch: list[Asked]) -> list[Response]:
+    def predict(self, batch: list[RawRequest]) -> list[Response]:
         return [Response(r.body, r.code, self.service.headers | r.headers) for r in self.service.answer(batch)]
 
 

@@ -146,7 +146,7 @@ def verdict(int8: Mapping[str, Any]) -> str:
 
 def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
     """Write an artifact, and return it as a callable in float32."""
-    if aot.is_exported(path):
+    if aot.is_aot_package(path):
         aot.save(network, spec, path)
         return aot.load(path, torch.device("cpu"), "fp32")[1]
     torchscript.save(network, spec, path)

@@ -33,7 +33,7 @@ from handlers.images import nvjpeg
 from handlers.images.decoder import Decoder
 from handlers.images.decoding import decode
 from handlers.images.limits import DEFAULT_LIMITS
-from handlers.images.prefetch import PART, Ahead
+from handlers.images.prefetch import PART, Prefetcher
 from handlers.machine import cores
 from handlers.network import torchscript
 from handlers.network.engine import Engine
@@ -122,8 +122,8 @@ def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[s
         sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
         engine.warm_up(engine.sizes[-1], record=recorded)
         for size in sizes:
-            inputs = engine.inputs(size).normal_()  # a GPU draws less power over zeros, and computes faster
-            speed = rate(lambda: engine.launch(inputs), size, device, seconds)  # noqa: B023 - called at once
+            inputs = engine.buffer(size).normal_()  # a GPU draws less power over zeros, and computes faster
+            speed = rate(lambda: engine.run_async(inputs), size, device, seconds)  # noqa: B023 - called at once
             yield {"precision": precision, "batch": size, "graph": recorded, "images_per_second": speed}
 
 
@@ -139,7 +139,7 @@ def in_process(
     endless = itertools.cycle(bodies)
     batches = itertools.cycle([list(itertools.islice(endless, BATCH)) for _ in range(4)])
     for name, part in ((ALL, PART), (f"{ALL}, whole batches", BATCH), (f"{ALL}, parts of {PART // 2}", PART // 2)):
-        classifier.ahead = Ahead(classifier.decoder.decode, device, part)
+        classifier.ahead = Prefetcher(classifier.decoder.decode, device, part)
         yield name, rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
     stream = classifier.classify_all(batches)
     yield f"{ALL}, a stream of batches", rate(lambda: next(stream), BATCH, device, seconds)

@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "decode": ((nvjpeg, "decode"), (decoder, "decode")),
     "crop and resize": ((resampling, "resize"), (Preprocess, "resize")),
     "normalise": ((kornia.enhance, "normalize"), (Preprocess, "write")),
-    "network": ((Engine, "launch"),),
+    "network": ((Engine, "run_async"),),
 }
 REST = "the rest"
 BATCHES, KERNELS = 5, 12  # batches of a mean; kernels in the result

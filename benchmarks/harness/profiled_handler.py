@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from handlers.images.prefetch import Ahead
+from handlers.images.prefetch import Prefetcher
 from handlers.sightline_handler import ImageHandler, Row
 
 FOLDER_VARIABLE, HEADER = "SIGHTLINE_PROFILE", "profile-id"
@@ -34,7 +34,7 @@ class ProfiledHandler(ImageHandler):
         decoder: Any = classifier.decoder
         decoder.decode = self._timed("decode and resize", decoder.decode)
         if classifier.ahead is not None:
-            classifier.ahead = Ahead(decoder.decode, classifier.device)
+            classifier.ahead = Prefetcher(decoder.decode, classifier.device)
         reader: Any = getattr(decoder, "others", decoder)  # of a GPU's: the one on the CPU
         used: Any = sys.modules[type(reader).__module__]
         used.decode = self._timed("decode", used.decode)

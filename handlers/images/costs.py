@@ -66,13 +66,13 @@ def cost_of(image: Buffer, limits: Limits) -> Cost:
     """
     pixels = 0
 
-    def sized(width: int, height: int) -> None:
+    def on_header(width: int, height: int) -> None:
         nonlocal pixels
         pixels = width * height
         raise _Header
 
     with contextlib.suppress(_Header):
-        decode(image, limits=limits, sized=sized)
+        decode(image, limits=limits, on_header=on_header)
     return Cost(pixels, _seconds(image, pixels))
 
 

@@ -12,7 +12,7 @@ import torch
 from handlers import tolerances
 from handlers.errors import Busy, RequestError
 from handlers.images.costs import Cost, cost_of
-from handlers.images.decoding import Buffer, Sized, decode
+from handlers.images.decoding import Buffer, OnHeader, decode
 from handlers.images.limits import Limits
 from handlers.preprocessing import Preprocess
 
@@ -66,14 +66,14 @@ class Decoder:
     def _in_turn(self, image: Buffer) -> Decoded:
         with contextlib.ExitStack() as held:
 
-            def sized(width: int, height: int) -> None:
+            def on_header(width: int, height: int) -> None:
                 # The largest images one after the other: each of them may take most of a worker's memory.
                 if width * height > HEAVY_PIXELS:
                     held.enter_context(self._heavy)
 
-            return self._decoded(image, sized)
+            return self._decoded(image, on_header)
 
-    def _decoded(self, image: Buffer, sized: Sized) -> Decoded:
+    def _decoded(self, image: Buffer, on_header: OnHeader) -> Decoded:
         try:
             return self.preprocess.resize(
                 decode(
@@ -81,7 +81,7 @@ class Decoder:
                     colour=self.preprocess.spec.colour,
                     limits=self.limits,
                     smallest=self.preprocess.shortest_side,
-                    sized=sized,
+                    on_header=on_header,
                 )
             )
         except RequestError as error:

@@ -17,11 +17,11 @@ from handlers.images.colours import to_array
 from handlers.images.kinds import START_BYTES, kind_of
 from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.orientation import Pixels, orientation, upright
-from handlers.images.pillow import SERVED, begins_as, check_decoder, open_image, silence
+from handlers.images.pillow import FORMATS, begins_as, check_decoder, open_image, silence
 from handlers.spec import Colour
 
 Buffer = bytes | bytearray | memoryview
-Sized = Callable[[int, int], None]
+OnHeader = Callable[[int, int], None]
 
 
 def _nothing(width: int, height: int) -> None:
@@ -34,18 +34,18 @@ def decode(
     colour: Colour = "rgb",
     limits: Limits = DEFAULT_LIMITS,
     smallest: int | None = None,
-    sized: Sized = _nothing,
+    on_header: OnHeader = _nothing,
 ) -> torch.Tensor:
     """Decode one image as a person looking at it sees it: upright, on white, the first frame of an animation.
 
     Args:
-        data: the encoded image, of one of the formats `SERVED`; its own bytes tell which.
+        data: the encoded image, of one of the formats `FORMATS`; its own bytes tell which.
         colour: "rgb", or "grey" for luminance.
         limits: checked against the header, before anything is decoded.
         smallest: the side in pixels that the image is to be shrunk to; a JPEG whose sides stay longer than that is
             decoded at half, a quarter or an eighth of its size, which takes a fraction of the time: libjpeg leaves
             out the high frequencies that shrinking would take away. None: every image in full.
-        sized: is told width and height from the header, before pixels are decoded; several times for some JPEG files.
+        on_header: called with width and height before pixels are decoded; several times for some JPEG files.
 
     Returns:
         uint8 of shape (C, H, W), C 3 for "rgb" and 1 for "grey"; a view of interleaved pixels, not contiguous.
@@ -63,9 +63,9 @@ def decode(
     name = _format(data[:START_BYTES])
     try:
         if name == "JPEG":
-            pixels = jpeg.decode_jpeg(data, colour, limits, smallest, sized)
+            pixels = jpeg.decode_jpeg(data, colour, limits, smallest, on_header)
         else:
-            pixels = _decode_with_pillow(name, data, colour, limits, sized)
+            pixels = _decode_with_pillow(name, data, colour, limits, on_header)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
@@ -80,11 +80,11 @@ def decode(
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode_with_pillow(name: str, data: bytes, colour: Colour, limits: Limits, sized: Sized) -> Pixels:
+def _decode_with_pillow(name: str, data: bytes, colour: Colour, limits: Limits, on_header: OnHeader) -> Pixels:
     with open_image(name, data) as image:
         limits.check_pixels(*image.size)
         check_decoder(image, len(data))
-        sized(*image.size)
+        on_header(*image.size)
         frame = image.tile[0].extents if image.tile else None
         image.load()
         pixels = to_array(image, colour)
@@ -115,12 +115,12 @@ def _format(start: bytes) -> str:
     """
     if start.startswith(jpeg.START):
         return "JPEG"
-    for name in SERVED:
+    for name in FORMATS:
         if begins_as(name, start[:16]):
             return name
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()
     kind = kind_of(start) or next((f"{name} images" for name in Image.ID if begins_as(name, start[:16])), "")
     if kind:
-        raise UnsupportedFormat(f"{kind} are not served; send one of {', '.join(SERVED)}")
-    raise BadImage(f"the bytes are not an image; send one of {', '.join(SERVED)}")
+        raise UnsupportedFormat(f"{kind} are not served; send one of {', '.join(FORMATS)}")
+    raise BadImage(f"the bytes are not an image; send one of {', '.join(FORMATS)}")

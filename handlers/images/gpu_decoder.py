@@ -70,7 +70,7 @@ class DeviceDecoder:
         It does not say on which: halves are tried again.
         """
         try:
-            with memory.told():
+            with memory.out_of_memory_errors():
                 decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
                 return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
         except torch.OutOfMemoryError:
@@ -94,7 +94,7 @@ class DeviceDecoder:
             images = torch.stack(list(there.values()))
             if device.type == "cuda":
                 try:
-                    with memory.told():  # the copy goes beside what else the GPU does
+                    with memory.out_of_memory_errors():  # the copy goes beside what else the GPU does
                         images = images.pin_memory().to(device, non_blocking=True)
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()

@@ -54,11 +54,11 @@ JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
 def decode_jpeg(
-    data: bytes, colour: Colour, limits: Limits, smallest: int | None, sized: Callable[[int, int], None]
+    data: bytes, colour: Colour, limits: Limits, smallest: int | None, on_header: Callable[[int, int], None]
 ) -> Pixels:
     """Return the pixels of a JPEG, uint8 of shape (H, W, C).
 
-    `smallest` is the side in pixels that it is to be shrunk to, `sized` is told of its own (see `decode`).
+    `smallest` is the side in pixels that it is to be shrunk to, `on_header` is told of its own (see `decode`).
 
     Raises:
         BadImage: truncated, corrupt, or of more than `MAX_SCANS` scans.
@@ -68,35 +68,35 @@ def decode_jpeg(
     if scans(data) > MAX_SCANS:
         raise BadImage(f"the JPEG image has more than {MAX_SCANS} scans")
     try:
-        pixels = _decode(data, colour, limits, smallest, sized)
+        pixels = _decode(data, colour, limits, smallest, on_header)
     except ValueError:
-        pixels = _decode_plain(plain(data), colour, limits, smallest, sized)
+        pixels = _decode_plain(plain(data), colour, limits, smallest, on_header)
     return upright(pixels, orientation_of(data))
 
 
 def _decode_plain(
-    data: bytes, colour: Colour, limits: Limits, smallest: int | None, sized: Callable[[int, int], None]
+    data: bytes, colour: Colour, limits: Limits, smallest: int | None, on_header: Callable[[int, int], None]
 ) -> Pixels:
     try:
-        return _decode(data, colour, limits, smallest, sized)
+        return _decode(data, colour, limits, smallest, on_header)
     except ValueError as error:
         reason = str(error)
     if FILLING.match(reason):
         pixels = data[:-2].rstrip(data[-3:-2])
         pixels += b"\0" if pixels.endswith(b"\xff") else b""  # which belongs to the FF
         try:
-            return _decode(pixels + data[-2:], colour, limits, smallest, sized)
+            return _decode(pixels + data[-2:], colour, limits, smallest, on_header)
         except ValueError as error:  # a damaged file that was filled up: its pixels are too few
             reason = str(error)
     if ODD_SAMPLING in reason:
-        return _decode_odd_sampling(data, colour, limits, sized)
+        return _decode_odd_sampling(data, colour, limits, on_header)
     if "nsupported" in reason and "marker" not in reason:
         raise UnsupportedFormat(f"JPEG images of this kind are not served: {reason}")
     raise BadImage(f"the JPEG image is truncated or corrupt: {reason}")
 
 
 def _decode(
-    data: bytes, colour: Colour, limits: Limits, smallest: int | None, sized: Callable[[int, int], None]
+    data: bytes, colour: Colour, limits: Limits, smallest: int | None, on_header: Callable[[int, int], None]
 ) -> Pixels:
     """Decode by TurboJPEG, which has to be content: raises a ValueError with the first of its remarks."""
     frame = frame_of(data)
@@ -105,7 +105,7 @@ def _decode(
     _check_kind(frame)
     height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
     limits.check_pixels(int(width), int(height))
-    sized(int(width), int(height))
+    on_header(int(width), int(height))
     _check_components(data, frame)
     wanted = "RGB" if colour == "rgb" else "GRAY"
     target = _target(wanted, str(space), frame)
@@ -138,13 +138,13 @@ def _converted(pixels: Pixels, target: str, colour: Colour) -> Pixels:
     return to_array(Image.fromarray(pixels if target == "RGB" else pixels[:, :, 0]), colour)
 
 
-def _decode_odd_sampling(data: bytes, colour: Colour, limits: Limits, sized: Callable[[int, int], None]) -> Pixels:
+def _decode_odd_sampling(data: bytes, colour: Colour, limits: Limits, on_header: Callable[[int, int], None]) -> Pixels:
     """Decode by Pillow, which says nothing of pixels that are missing: what follows them must change nothing."""
     images = []
     for copy in (data, plain(data, after_pixels=MORE_PIXELS)):
         with JpegImageFile(io.BytesIO(copy)) as image:
             limits.check_pixels(*image.size)
-            sized(*image.size)
+            on_header(*image.size)
             image.load()
             images.append(to_array(image, colour))
     if not np.array_equal(images[0], images[1]):

@@ -83,7 +83,7 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
         # torchvision decodes on a stream of its own into memory that kernels of this one may still be reading.
         torch.cuda.current_stream(device).synchronize()
     try:
-        with memory.told():  # torchvision makes an error of its own of torch's
+        with memory.out_of_memory_errors():  # torchvision makes an error of its own of torch's
             decoded = library.decode_jpeg(encoded, mode=mode, device=device)
     except torch.OutOfMemoryError:
         raise

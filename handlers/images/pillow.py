@@ -47,7 +47,7 @@ class Png(PngImageFile):
             del self.info["transparency"]  # as libpng, and so everyone, does
 
 
-SERVED: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
+FORMATS: dict[str, Callable[[BoundedReads], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": Png,
     "GIF": GifImageFile,
@@ -65,7 +65,7 @@ def begins_as_image(start: bytes) -> bool:
         return True
     # Only names are taken from the other plug-ins; none of them ever opens a client's bytes.
     Image.init()
-    return any(begins_as(name, start[:16]) for name in (*SERVED, *Image.ID))
+    return any(begins_as(name, start[:16]) for name in (*FORMATS, *Image.ID))
 
 
 def begins_as(name: str, start: bytes) -> bool:
@@ -78,7 +78,7 @@ def begins_as(name: str, start: bytes) -> bool:
 
 
 def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
-    """Return an image of a format of `SERVED`, of which only the header has been read.
+    """Return an image of a format of `FORMATS`, of which only the header has been read.
 
     The plug-in itself opens it, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
 
@@ -90,7 +90,7 @@ def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
     for mark, most in PIECES.get(name, ()):
         if data.count(mark) > most:
             raise BadImage(f"the {name} image has more than {most} pieces {mark.decode()!a}")
-    return SERVED[name](BoundedReads(data))
+    return FORMATS[name](BoundedReads(data))
 
 
 def check_decoder(image: ImageFile.ImageFile, size: int) -> None:

@@ -13,7 +13,7 @@ from handlers.images.decoding import Buffer
 PART = 32  # images; smaller parts overlap more but lower throughput
 
 
-class Ahead:
+class Prefetcher:
     """Decodes one batch ahead of whoever takes them: in a thread, and on a GPU on a stream of its own.
 
     A GPU decodes JPEG files by units of their own, which would stand still while the network computes.
@@ -31,7 +31,7 @@ class Ahead:
         self._decode = decode
         # Each thread has a current device of its own, the first one unless it is told.
         begin = partial(torch.cuda.set_device, device.index or 0) if device.type == "cuda" else None
-        self._pool = ThreadPoolExecutor(1, "ahead", begin)
+        self._pool = ThreadPoolExecutor(1, "prefetch", begin)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def parts(self, images: Sequence[Buffer]) -> list[Sequence[Buffer]]:

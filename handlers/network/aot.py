@@ -41,10 +41,10 @@ class CompiledEngine(Engine):
 
     def __init__(self, module: Any, shape: tuple[int, int, int], precision: str) -> None:
         self.device, self.shape, self.precision, self.module = torch.device("cpu"), shape, precision, module
-        self.sizes, self._graphs, self._room = SIZES["cpu"], {}, None
+        self.sizes, self._graphs, self._pool = SIZES["cpu"], {}, None
 
 
-def is_exported(path: str | Path) -> bool:
+def is_aot_package(path: str | Path) -> bool:
     """Return whether a file is such a package, by its name."""
     return Path(path).suffix == SUFFIX
 

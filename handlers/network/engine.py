@@ -27,7 +27,7 @@ class Engine:
         self.sizes = SIZES[device.type]
         self.module = module
         self._graphs: dict[int, graphs.Graph] = {}
-        self._room = graphs.Room(device) if device.type == "cuda" else None
+        self._pool = graphs.GraphPool(device) if device.type == "cuda" else None
         if precision == "int8":
             self.module = torchscript.frozen(module)
         else:
@@ -42,31 +42,31 @@ class Engine:
         sizes = self.sizes[: self.sizes.index(first) + 1]
         for size in sizes:
             for _ in range(WARM_UP):
-                self(self.inputs(size).zero_())
+                self(self.buffer(size).zero_())
         for size in reversed(sizes if record else ()):  # the memory of the largest holds what the others need
             self._record(size)
 
     def _record(self, size: int) -> None:
         """Have the GPU start a size's kernels in one call, where the network can be recorded."""
-        if self._room is None:
+        if self._pool is None:
             return
-        inputs = self.inputs(size).zero_()  # inference tensors cannot be written to outside inference mode
+        inputs = self.buffer(size).zero_()  # inference tensors cannot be written to outside inference mode
         try:
-            with torch.inference_mode(), memory.told():
-                self._graphs[size] = graphs.Graph(self.module, inputs, self._room)
+            with torch.inference_mode(), memory.out_of_memory_errors():
+                self._graphs[size] = graphs.Graph(self.module, inputs, self._pool)
         except RuntimeError as error:
             outcome = "running it without a graph"
             if not isinstance(error, torch.OutOfMemoryError):  # a smaller size may fit in memory
-                self._room, outcome = None, "running without graphs"
+                self._pool, outcome = None, "running without graphs"
             reason = str(error).partition("\n")[0]
             logging.getLogger(__name__).warning(
                 "CUDA graph capture failed for batch size %d, %s: %s", size, outcome, reason
             )
 
-    def inputs(self, count: int) -> torch.Tensor:
-        """Return room for `count` normalised images, and zeros up to the next of `sizes`: (size, C, S, S).
+    def buffer(self, count: int) -> torch.Tensor:
+        """Return a batch to fill with `count` normalised images, zeros up to the next of `sizes`: (size, C, S, S).
 
-        On a GPU that is the same room each time.
+        On a GPU that is the same batch each time.
 
         Raises:
             ValueError: more images than the largest of `sizes`.
@@ -75,21 +75,21 @@ class Engine:
             raise ValueError(f"a batch of {count} images, may have at most {self.sizes[-1]}")
         size = next(size for size in self.sizes if size >= count)
         if size in self._graphs:
-            room = self._graphs[size].inputs
-            room[count:].zero_()
-            return room
-        room = torch.empty(
+            batch = self._graphs[size].inputs
+            batch[count:].zero_()
+            return batch
+        batch = torch.empty(
             (size, *self.shape), dtype=DTYPES[self.precision], device=self.device, memory_format=torch.channels_last
         )
-        room[count:].zero_()
-        return room
+        batch[count:].zero_()
+        return batch
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logits, float32 of shape (size, K) on the CPU, for a batch from `inputs` that was filled in."""
-        return self.launch(inputs).to("cpu", torch.float32)
+        """Return the logits, float32 of shape (size, K) on the CPU, for a batch from `buffer` that was filled in."""
+        return self.run_async(inputs).to("cpu", torch.float32)
 
     @torch.inference_mode()
-    def launch(self, inputs: torch.Tensor) -> torch.Tensor:
+    def run_async(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the same on the device, in the network's precision, without waiting for a GPU.
 
         Overwritten by the next call, with inputs of whatever size.
@@ -97,6 +97,6 @@ class Engine:
         graph = self._graphs.get(len(inputs))
         if graph is not None and graph.inputs is inputs:
             return graph.replay()
-        with memory.told():
+        with memory.out_of_memory_errors():
             logits: torch.Tensor = self.module(inputs)
         return logits

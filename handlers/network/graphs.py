@@ -8,38 +8,38 @@ from collections.abc import Callable
 import torch
 
 
-class Room:
+class GraphPool:
     """One CUDA stream and memory pool shared by an engine's graphs."""
 
     def __init__(self, device: torch.device) -> None:
         # The caching allocator reuses a block only on the stream that freed it, even in a shared pool.
-        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.handle, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Graph:
     """The recorded calls of a `module` on `inputs`, which stay where they are: fill them, and replay.
 
-    Graphs of one `room` are replayed one after the other, in any order; each overwrites the answers of all.
+    Graphs of one `pool` are replayed one after the other, in any order; each overwrites the answers of all.
 
     Raises:
         RuntimeError: the module does what cannot be recorded, such as asking the GPU for a value.
     """
 
-    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, room: Room) -> None:
+    def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pool: GraphPool) -> None:
         self.inputs = inputs
         before = torch.cuda.current_stream(inputs.device)
-        room.stream.wait_stream(before)
-        with torch.cuda.stream(room.stream):
+        pool.stream.wait_stream(before)
+        with torch.cuda.stream(pool.stream):
             module(inputs)  # warm up on this stream: cuBLAS and cuDNN keep a workspace per stream
-        before.wait_stream(room.stream)
+        before.wait_stream(pool.stream)
         self._graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self._graph, pool=room.pool, stream=room.stream):
+            with torch.cuda.graph(self._graph, pool=pool.handle, stream=pool.stream):
                 self._outputs = module(inputs)
         finally:  # torch 2.11 stays on the other stream where a recording fails
             torch.cuda.set_stream(before)
 
     def replay(self) -> torch.Tensor:
-        """Return what the module gives for what `inputs` hold now; overwritten by the next call of one of the room."""
+        """Return what the module gives for what `inputs` hold now; overwritten by the next call of one of the pool."""
         self._graph.replay()
         return self._outputs

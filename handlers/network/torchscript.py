@@ -104,7 +104,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
                 # Once a process torch says that int8 tensors are deprecated. Here it says so to Python, which filters;
                 # while it reads the file, C++ would print it.
                 torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
-            with memory.told():
+            with memory.out_of_memory_errors():
                 module = torch.jit.load(  # type: ignore[no-untyped-call]
                     str(path), map_location=torch.device(device), _extra_files=files
                 )

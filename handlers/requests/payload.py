@@ -29,7 +29,7 @@ Image = bytes | bytearray | RequestError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Request:
+class ImageRequest:
     """The encoded images of one request, or what is wrong with a single one.
 
     `listed` tells whether the answer is a list of predictions, or that of the one image alone; `top_k` is the number of
@@ -61,7 +61,7 @@ def parse(body: bytes | bytearray | str) -> Any:
         raise BadRequest(f"the body is not valid JSON; send an image or {FORM}") from error
 
 
-def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool = False) -> Request:
+def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool = False) -> ImageRequest:
     """Return the encoded images of a request document in order, or what is wrong with a single one.
 
     `urlencoded` says that the document came as a form (curl -d): each "+" of its base64 has become a blank.
@@ -75,17 +75,17 @@ def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool 
         image = _image(document, max_bytes, urlencoded)
         if isinstance(image, BadRequest):
             raise BadImage("the body is a JSON string that is not the base64 of an image")
-        return Request([image], listed=False)
+        return ImageRequest([image], listed=False)
     instances = document.get("instances") if isinstance(document, dict) else None
     if instances is None and _text(document) is not None:
-        return Request([_image(document, max_bytes, urlencoded)], listed=False)
+        return ImageRequest([_image(document, max_bytes, urlencoded)], listed=False)
     if not isinstance(instances, list):
         raise BadRequest(f"the JSON body must be {FORM}")
     if not instances:
         raise BadRequest("instances is empty; send at least one image")
     if len(instances) > max_images:
         raise TooLarge(f"the request has {len(instances)} images, more than the limit of {max_images}")
-    return Request([_image(instance, max_bytes, urlencoded) for instance in instances], listed=True)
+    return ImageRequest([_image(instance, max_bytes, urlencoded) for instance in instances], listed=True)
 
 
 def _text(instance: Any) -> str | None:

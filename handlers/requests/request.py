@@ -7,7 +7,7 @@ from typing import Any
 
 from handlers.errors import BadRequest, NoExplanation, TooLarge, UnsupportedFormat
 from handlers.requests import content_encoding, payload
-from handlers.requests.payload import Request
+from handlers.requests.payload import ImageRequest
 from handlers.settings import Settings
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
@@ -46,14 +46,14 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class RawRequest:
     """What came with one request: its headers, names in lower case, and its fields in the order sent."""
 
     headers: Mapping[str, str]
     fields: Sequence[Field]
 
 
-def read(asked: Asked, settings: Settings) -> Request:
+def read(asked: RawRequest, settings: Settings) -> ImageRequest:
     """Return the images of one request.
 
     Raises:
@@ -77,7 +77,7 @@ def read(asked: Asked, settings: Settings) -> Request:
     return dataclasses.replace(request, top_k=top_k)
 
 
-def _top_k(asked: Asked) -> int | None:
+def _top_k(asked: RawRequest) -> int | None:
     values = [field.value for field in asked.fields if field.name == TOP_K and not field.is_file]
     value = values[-1] if values else asked.headers.get(TOP_K_HEADER)
     if value is None:
@@ -99,7 +99,7 @@ def _only(fields: Sequence[Field]) -> Any:
     return fields[0].value if fields else None
 
 
-def _body(body: Any, settings: Settings, *, coding: str = "", urlencoded: bool = False) -> Request:
+def _body(body: Any, settings: Settings, *, coding: str = "", urlencoded: bool = False) -> ImageRequest:
     # Text that the server decoded was valid UTF-8: encoding it again gives back the very bytes.
     content = body.encode() if isinstance(body, str) else body
     if isinstance(content, bytes | bytearray):
@@ -110,13 +110,13 @@ def _body(body: Any, settings: Settings, *, coding: str = "", urlencoded: bool =
         if BODY_OF_A_FORM.match(content):
             raise BadRequest(NO_BOUNDARY)
         if not payload.is_json(content):
-            return Request([content], listed=False)
+            return ImageRequest([content], listed=False)
         content = payload.parse(content)
     limits = {"max_images": settings.max_images, "max_bytes": settings.max_bytes}
     return payload.request(content, **limits, urlencoded=urlencoded)
 
 
-def _form(fields: Sequence[Field], headers: Mapping[str, str], settings: Settings) -> Request:
+def _form(fields: Sequence[Field], headers: Mapping[str, str], settings: Settings) -> ImageRequest:
     """Return the images of a form: its files, and fields that are not text; its one text field may be a document."""
     if not fields:
         raise BadRequest(f"{UNREADABLE}; {HOW}")
@@ -125,7 +125,7 @@ def _form(fields: Sequence[Field], headers: Mapping[str, str], settings: Setting
     if len(images) > settings.max_images:
         raise TooLarge(f"the request has {len(images)} images, more than the limit of {settings.max_images}")
     if len(images) > 1:
-        return Request([_image(field.value) for field in images], listed=True)
+        return ImageRequest([_image(field.value) for field in images], listed=True)
     if not images and len(fields) > 1:
         raise BadRequest(NO_FILE)
     return _body((images or fields)[0].value, settings)
@@ -140,7 +140,7 @@ def _check_whole(fields: Sequence[Field], headers: Mapping[str, str]) -> None:
         raise BadRequest(CUT.format(rest))
 
 
-def _urlencoded(fields: Sequence[Field], settings: Settings) -> Request:
+def _urlencoded(fields: Sequence[Field], settings: Settings) -> ImageRequest:
     """Return the images of JSON that came as a form, as `curl -d` sends it: cut in two at its first "="."""
     for field in fields:
         if payload.is_json(field.name.encode()):

@@ -31,7 +31,9 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
         "upside down": Mutant("preprocessing.py", CROPPED, CROPPED.replace("(image)", "(image).flip(1)")),
         "EXIF ignored": Mutant("images/orientation.py", "if orientation == 1:", "if True:"),
         "BGR": Mutant("preprocessing.py", CROPPED, CROPPED.replace("(image)", "(image).flip(0)")),
-        "constant answer": Mutant("network/engine.py", "self.launch(inputs)", "self.launch(torch.zeros_like(inputs))"),
+        "constant answer": Mutant(
+            "network/engine.py", "self.run_async(inputs)", "self.run_async(torch.zeros_like(inputs))"
+        ),
         "no normalisation": Mutant(
             "preprocessing.py", "torch.addcmul(shift, lines, scale, out=lines)", "lines.div_(255)"
         ),

@@ -16,7 +16,7 @@ from handlers.classifier import Classifier
 from handlers.golden import GoldenError
 from handlers.network import aot, torchscript
 from handlers.network.torchscript import ArtifactError
-from handlers.requests.request import Asked, Field
+from handlers.requests.request import Field, RawRequest
 from handlers.service import Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
 from tests.unit.test_classifier import png
@@ -84,7 +84,7 @@ def test_it_answers_behind_a_front_door(folder: Path) -> None:
         service = Service(folder / "model.pt2", {"minWorkers": 1, "handler": {"max_images": 1}}, version="1")
     finally:
         torch.set_num_threads(threads)
-    good, bad = service.answer([Asked({}, [Field("body", body)]) for body in (png(0), b"no image")])
+    good, bad = service.answer([RawRequest({}, [Field("body", body)]) for body in (png(0), b"no image")])
     assert good.code == 200 and bad.code == 400
     assert good.document == pytest.approx(Classifier(folder / "model.pt").classify([png(0)])[0], abs=1e-5)
 
@@ -188,5 +188,5 @@ def test_a_network_of_one_batch_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_two_formats_tell_themselves_by_their_suffix(folder: Path) -> None:
-    assert [aot.is_exported(folder / name) for name in ("model.pt", "model.pt2")] == [False, True]
+    assert [aot.is_aot_package(folder / name) for name in ("model.pt", "model.pt2")] == [False, True]
     assert torchscript.load(folder / "model.pt").spec == small_spec()

@@ -6,11 +6,11 @@ from typing import Any
 import httpx
 from fastapi import Request
 
-from handlers.requests.request import Asked, Field
+from handlers.requests.request import Field, RawRequest
 from serving.asgi_request import read
 
 
-def asked(path: str, **options: Any) -> Asked:
+def asked(path: str, **options: Any) -> RawRequest:
     """Return what the door reads of a request as httpx would send it."""
     sent = httpx.Request("POST", f"http://door{path}", **options)
     headers = [(name.lower(), value) for name, value in sent.headers.raw]

@@ -15,7 +15,7 @@ from handlers.images.costs import RATES, cost_of
 from handlers.images.decoder import Decoder
 from handlers.images.decoding import decode
 from handlers.images.limits import DEFAULT_LIMITS, Limits
-from handlers.images.pillow import SERVED
+from handlers.images.pillow import FORMATS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from tests.server import bombs
@@ -30,7 +30,7 @@ def encoded(name: str, mode: str = "RGB", size: tuple[int, int] = SIZE, **option
     return file.getvalue()
 
 
-@pytest.mark.parametrize("name", SERVED)
+@pytest.mark.parametrize("name", FORMATS)
 def test_pixels_and_a_rate_are_known_for_every_format_that_is_served(name: str) -> None:
     image = encoded(name)
     cost = cost_of(bytearray(image), DEFAULT_LIMITS)

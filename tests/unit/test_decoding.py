@@ -21,7 +21,7 @@ from handlers.images.decoding import decode
 from handlers.images.jpeg import frame_of
 from handlers.images.limits import Limits
 from handlers.images.orientation import upright
-from handlers.images.pillow import SERVED, open_image
+from handlers.images.pillow import FORMATS, open_image
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from synthetic.photograph import photograph
@@ -85,7 +85,7 @@ def test_every_served_format_is_read(kind: str) -> None:
 
 
 def test_every_served_format_has_a_test() -> None:
-    assert {name for name, _ in PLAIN.values()} == set(SERVED)
+    assert {name for name, _ in PLAIN.values()} == set(FORMATS)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
@@ -671,6 +671,12 @@ def test_a_colour_map_of_either_range_has_its_colours(scale: int, compression: i
         [strip], size=(48, 32), photometric=3, colour_map=[scale * value for value in palette], compression=compression
     )
     assert is_corners(decode(tiff))
+
+
+def test_a_tag_of_more_numbers_than_a_picture_needs_is_refused() -> None:
+    tiff = long_tiff([bytes([0, 1, 2])], size=(3, 1), photometric=3, colour_map=[0] * (2**17 + 1))
+    with pytest.raises(BadImage, match="tag 320 of the TIFF image has 262146 bytes, more than the limit of 262144"):
+        decode(tiff)
 
 
 @pytest.mark.parametrize("brightest", [256, 514])

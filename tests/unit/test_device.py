@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given", "there", "fault", "able", "expected"),
+    ("wanted", "given", "there", "fault", "gpu_capable", "expected"),
     [
         ("auto", "cpu", False, None, True, "cpu"),
         ("auto", "cuda:1", True, None, True, "cuda:1"),
@@ -31,13 +31,13 @@ with warnings.catch_warnings():
     ],
 )
 def test_a_worker_computes_on(
-    wanted: str, given: str, there: bool, fault: str | None, able: bool, expected: str,
+    wanted: str, given: str, there: bool, fault: str | None, gpu_capable: bool, expected: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(device, "fault_of", lambda _: fault)
-    assert device.choose(wanted, given, able=able) == torch.device(expected)
-    fell_back = wanted == "auto" and able and given != expected
+    assert device.choose(wanted, given, gpu_capable=gpu_capable) == torch.device(expected)
+    fell_back = wanted == "auto" and gpu_capable and given != expected
     assert ("serving on the CPU" in caplog.text) is fell_back
 
 

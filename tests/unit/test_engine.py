@@ -27,7 +27,7 @@ def engine_of(path: Path, device: torch.device = CPU, precision: str = "fp32") -
 
 
 def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
-    inputs = engine.inputs(len(batch))
+    inputs = engine.buffer(len(batch))
     inputs[: len(batch)] = batch
     return engine(inputs)[: len(batch)]
 
@@ -39,7 +39,7 @@ def test_a_batch_that_is_filled_up_is_answered_as_it_is(path: Path, count: int, 
     plain = torchscript.load(path).module
     batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
     for _ in range(4):  # profiled, then fused
-        inputs = engine.inputs(count)
+        inputs = engine.buffer(count)
         assert len(inputs) in engine.sizes and not inputs[count:].any()
         logits = ask(engine, batch)
         assert logits.dtype == torch.float32 and not logits.requires_grad
@@ -61,8 +61,8 @@ class Replayed:
 
     replays = 0
 
-    def __init__(self, module: Any, inputs: torch.Tensor, room: Any) -> None:
-        self.module, self.inputs, self.room = module, inputs, room
+    def __init__(self, module: Any, inputs: torch.Tensor, pool: Any) -> None:
+        self.module, self.inputs, self.pool = module, inputs, pool
 
     def replay(self) -> Any:
         Replayed.replays += 1
@@ -74,18 +74,18 @@ def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
 ) -> None:
     monkeypatch.setattr("handlers.network.graphs.Graph", Replayed)
     plain, engine = engine_of(path), engine_of(path)
-    engine._room = shared = Mock()
+    engine._pool = shared = Mock()
     engine.warm_up(16)
     assert list(engine._graphs) == [16, 8, 4, 2, 1], "the memory of the largest holds what the others need"
-    assert {graph.room for graph in engine._graphs.values()} == {shared}  # type: ignore[attr-defined]
+    assert {graph.pool for graph in engine._graphs.values()} == {shared}  # type: ignore[attr-defined]
     before = Replayed.replays
     for count in (16, 3, 5, 16, 1):
         batch = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(count))
-        room = engine.inputs(count)
-        assert room is engine.inputs(count) and not room[count:].any()
+        pool = engine.buffer(count)
+        assert pool is engine.buffer(count) and not pool[count:].any()
         torch.testing.assert_close(ask(engine, batch), ask(plain, batch), rtol=1e-4, atol=1e-4)
     assert Replayed.replays == before + 5
-    engine(torch.zeros(4, 3, 16, 16))  # in a room of its own
+    engine(torch.zeros(4, 3, 16, 16))  # in a pool of its own
     assert Replayed.replays == before + 5
 
 
@@ -109,18 +109,18 @@ def test_a_recorded_size_is_replayed_in_the_room_that_it_was_recorded_in(
 def test_a_size_that_cannot_be_recorded_runs_without(
     path: Path, error: RuntimeError, said: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(module: Any, inputs: torch.Tensor, room: Any) -> Replayed:
+    def refused(module: Any, inputs: torch.Tensor, pool: Any) -> Replayed:
         if len(inputs) > 1:
             raise error
-        return Replayed(module, inputs, room)
+        return Replayed(module, inputs, pool)
 
     monkeypatch.setattr("handlers.network.graphs.Graph", refused)
     engine = engine_of(path)
-    engine._room = Mock()
+    engine._pool = Mock()
     engine.warm_up(4)
     assert caplog.messages == said
     assert list(engine._graphs) == ([1] if len(said) > 1 else [])
-    assert len(engine(engine.inputs(3).zero_())) == 4
+    assert len(engine(engine.buffer(3).zero_())) == 4
 
 
 def test_switches_that_tracing_made_constants_are_set(path: Path) -> None:
@@ -169,7 +169,7 @@ def test_nothing_is_fused_where_a_network_attends() -> None:
 
 def test_more_images_than_the_largest_batch_are_refused(path: Path) -> None:
     with pytest.raises(ValueError, match="17 images, may have at most 16"):
-        engine_of(path).inputs(17)
+        engine_of(path).buffer(17)
 
 
 def test_bf16_is_close_to_float32(path: Path) -> None:

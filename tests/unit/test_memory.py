@@ -47,14 +47,14 @@ def path(tmp_path: Path) -> Path:
     ],
 )
 def test_each_way_to_say_it_is_one(text: str, line: str) -> None:
-    with pytest.raises(torch.OutOfMemoryError) as raised, memory.told():
+    with pytest.raises(torch.OutOfMemoryError) as raised, memory.out_of_memory_errors():
         raise RuntimeError(text)
     assert str(raised.value).startswith(line) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError(FULL)])
 def test_another_error_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, memory.told():
+    with pytest.raises(type(error)) as raised, memory.out_of_memory_errors():
         raise error
     assert raised.value is error and not isinstance(error, torch.OutOfMemoryError)
 

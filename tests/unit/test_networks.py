@@ -52,7 +52,7 @@ def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) 
     with torch.no_grad():
         expected = network(images)
     for _ in range(4):
-        inputs = engine.inputs(3)
+        inputs = engine.buffer(3)
         inputs[:3] = images
         torch.testing.assert_close(engine(inputs)[:3], expected, rtol=1e-3, atol=1e-4)
 

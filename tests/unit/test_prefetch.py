@@ -15,7 +15,7 @@ from handlers.classifier import Classifier
 from handlers.errors import BadImage
 from handlers.images.decoder import Decoded
 from handlers.images.decoding import Buffer
-from handlers.images.prefetch import Ahead
+from handlers.images.prefetch import Prefetcher
 from handlers.network.precision import by_speed
 from synthetic import places365
 from tests.unit.small_network import save_small
@@ -44,7 +44,7 @@ def batches(count: int) -> Iterator[list[bytes]]:
 
 def test_the_next_batch_is_decoded_while_one_is_used_and_no_more_than_that(device: torch.device) -> None:
     decoder = Counting(device)
-    for number, (image,) in enumerate(Ahead(decoder, device)(batches(8))):
+    for number, (image,) in enumerate(Prefetcher(decoder, device)(batches(8))):
         assert isinstance(image, torch.Tensor) and image.flatten().tolist() == 4 * [number]
         if number < 7:
             assert decoder.begun[number + 1].wait(LONGEST), "it waits for whoever takes them"
@@ -52,18 +52,18 @@ def test_the_next_batch_is_decoded_while_one_is_used_and_no_more_than_that(devic
 
 
 def test_nothing_is_nothing(device: torch.device) -> None:
-    ahead = Ahead(Counting(device), device)
+    ahead = Prefetcher(Counting(device), device)
     assert list(ahead([])) == [] and ahead.parts([]) == []
 
 
 def test_a_batch_is_cut_into_parts(device: torch.device) -> None:
-    ahead = Ahead(Counting(device), device, 3)
+    ahead = Prefetcher(Counting(device), device, 3)
     images = [bytes([number]) for number in range(7)]
     assert ahead.parts(images) == [images[:3], images[3:6], images[6:]]
 
 
 def test_a_failure_comes_where_its_batch_would_and_costs_later_calls_nothing(device: torch.device) -> None:
-    ahead = Ahead(Counting(device, bad=2), device)
+    ahead = Prefetcher(Counting(device, bad=2), device)
     found = ahead(batches(5))
     assert len(list(itertools.islice(found, 2))) == 2
     with pytest.raises(RuntimeError, match="batch 2"):
@@ -82,7 +82,7 @@ def test_a_classifier_answers_in_parts_as_it_does_at_once(tmp_path: Path, device
     classifier.ahead = None
     expected = classifier.classify(images)
     for part in (2, 4, 64):
-        classifier.ahead = Ahead(classifier.decoder.decode, device, part)
+        classifier.ahead = Prefetcher(classifier.decoder.decode, device, part)
         for found in (classifier.classify(images), next(iter(classifier.classify_all([images])))):
             assert isinstance(found[4], BadImage) and len(found) == 9
             for ours, theirs in zip(found[:4] + found[5:], expected[:4] + expected[5:], strict=True):
@@ -96,7 +96,7 @@ def test_what_was_decoded_is_there_when_it_is_yielded(device: torch.device) -> N
             torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call] # cycles: a tenth of a second
         return [torch.full((4096, 4096), int(bytes(batch[0])), dtype=torch.int32, device=device)]
 
-    for number, (image,) in enumerate(Ahead(decode, device)(batches(4))):
+    for number, (image,) in enumerate(Prefetcher(decode, device)(batches(4))):
         assert isinstance(image, torch.Tensor) and int(image.min()) == int(image.max()) == number
 
 
@@ -109,7 +109,7 @@ def test_what_is_being_decoded_is_waited_for(device: torch.device, rests: bool) 
         assert bytes(batch[0]) == b"0" or held.wait(LONGEST)
         return decoded
 
-    ahead = Ahead(slowly, device)
+    ahead = Prefetcher(slowly, device)
     found = ahead(batches(2))
     next(found)
     timer = threading.Timer(0.5, held.set)
@@ -124,7 +124,7 @@ def test_a_dropped_classifier_frees_its_memory_at_once(tmp_path: Path, device: t
     save_small(tmp_path / "model.pt")
     classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
     if classifier.ahead is None:  # on a CPU
-        classifier.ahead = Ahead(classifier.decoder.decode, device)
+        classifier.ahead = Prefetcher(classifier.decoder.decode, device)
     classifier.classify([places365.image(0, 0, 1, 0, 64)])
     gone = weakref.ref(classifier)
     gc.disable()  # which would find what keeps itself, some time
@@ -139,7 +139,7 @@ def test_the_thread_is_warmed_up_too(tmp_path: Path, device: torch.device) -> No
     save_small(tmp_path / "model.pt")
     classifier = Classifier(tmp_path / "model.pt", device=device)
     decode = Mock(wraps=classifier.decoder.decode)
-    classifier.ahead = Ahead(decode, device, 3)
+    classifier.ahead = Prefetcher(decode, device, 3)
     classifier.warm_up(4)
     assert [len(call.args[0]) for call in decode.call_args_list] == [3, 1]
 
@@ -149,7 +149,7 @@ def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
 ) -> None:
     save_small(tmp_path / "model.pt")
     classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
-    classifier.ahead = Ahead(classifier.decoder.decode, device)
+    classifier.ahead = Prefetcher(classifier.decoder.decode, device)
     image = places365.image(0, 0, 1, 0, 64)
     expected, probabilities, full = classifier.classify([image]), classifier._probabilities, True
 

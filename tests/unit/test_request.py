@@ -13,8 +13,8 @@ import pytest
 
 from handlers.errors import BadImage, BadRequest, NoExplanation, RequestError, TooLarge, UnsupportedFormat
 from handlers.requests import content_encoding, payload
-from handlers.requests.payload import Request
-from handlers.requests.request import HEADERS_OF_A_PART, MULTIPART, Asked, Field, read
+from handlers.requests.payload import ImageRequest
+from handlers.requests.request import HEADERS_OF_A_PART, MULTIPART, Field, RawRequest, read
 from handlers.settings import Settings
 
 IMAGE = bytes(range(256)) * 3  # every digit of base64, "+" and "/" among them
@@ -24,13 +24,13 @@ SETTINGS = Settings(max_bytes=5000, max_images=3)
 FORM = {"content-type": f"{MULTIPART}; boundary=x"}
 
 
-def sent(body: bytes, **headers: str) -> Request:
+def sent(body: bytes, **headers: str) -> ImageRequest:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read(Asked(named, [Field("body", body, is_file=False)]), SETTINGS)
+    return read(RawRequest(named, [Field("body", body, is_file=False)]), SETTINGS)
 
 
-def form(fields: Sequence[Field], headers: Mapping[str, str] = FORM) -> Request:
-    return read(Asked(headers, fields), SETTINGS)
+def form(fields: Sequence[Field], headers: Mapping[str, str] = FORM) -> ImageRequest:
+    return read(RawRequest(headers, fields), SETTINGS)
 
 
 def text(name: str, value: bytes) -> Field:
@@ -44,7 +44,7 @@ def document(*instances: Any) -> bytes:
 @pytest.mark.parametrize("names", ["ff", "ffg", "gff", "fgf"])
 def test_every_file_of_a_form_is_an_image_whatever_its_name(names: str) -> None:
     images: list[payload.Image] = list((IMAGE, OTHER, IMAGE + OTHER)[: len(names)])
-    assert form([Field(*field) for field in zip(names, images, strict=True)]) == Request(images, listed=True)
+    assert form([Field(*field) for field in zip(names, images, strict=True)]) == ImageRequest(images, listed=True)
 
 
 def test_files_of_one_name_count_against_the_limit() -> None:
@@ -55,16 +55,16 @@ def test_files_of_one_name_count_against_the_limit() -> None:
 @pytest.mark.parametrize("note", [b"hello", "größe".encode(), b'{"camera": 7}', b"", b"a\r\n\tb"])
 def test_text_beside_an_image_is_no_image(note: bytes) -> None:
     for fields in ([text("note", note), Field("f", IMAGE)], [Field("f", IMAGE), text("note", note)]):
-        assert form(fields) == Request([IMAGE], listed=False)
+        assert form(fields) == ImageRequest([IMAGE], listed=False)
     files = [Field("f", IMAGE), text("note", note), Field("f", OTHER)]
-    assert form(files) == Request([IMAGE, OTHER], listed=True)
+    assert form(files) == ImageRequest([IMAGE, OTHER], listed=True)
 
 
 def test_an_image_may_come_as_a_text_field() -> None:
-    assert form([text("f", IMAGE), text("f", OTHER)]) == Request([IMAGE, OTHER], listed=True)
-    assert form([text("f", document({"b64": TEXT}))]) == Request([IMAGE], listed=True)
+    assert form([text("f", IMAGE), text("f", OTHER)]) == ImageRequest([IMAGE, OTHER], listed=True)
+    assert form([text("f", document({"b64": TEXT}))]) == ImageRequest([IMAGE], listed=True)
     gif = b"GIF87a\0"  # which UTF-8 can read
-    assert form([text("f", gif), text("note", b"hello"), text("f", gif)]) == Request([gif, gif], listed=True)
+    assert form([text("f", gif), text("note", b"hello"), text("f", gif)]) == ImageRequest([gif, gif], listed=True)
     with pytest.raises(BadRequest, match="the form has no file; send each image as one"):
         form([text("a", b"hello"), text("b", b"world")])
 
@@ -79,10 +79,13 @@ def test_a_form_that_cannot_be_read_is_called_so() -> None:
     with pytest.raises(BadRequest, match="the form cannot be read: no part of it ends with the boundary"):
         form([])
     whole = {**FORM, "content-length": str(len(IMAGE) + HEADERS_OF_A_PART)}
-    assert form([Field("f", IMAGE)], whole) == Request([IMAGE], listed=False)
+    assert form([Field("f", IMAGE)], whole) == ImageRequest([IMAGE], listed=False)
     cut = {**FORM, "content-length": str(len(IMAGE) + HEADERS_OF_A_PART + 1)}
     with pytest.raises(BadRequest, match="cannot be read to its end: 1025 bytes of it"):
         form([Field("f", IMAGE)], cut)
+    two = {**FORM, "content-length": str(2 * len(IMAGE) + 2 * HEADERS_OF_A_PART)}
+    assert form([Field("f", IMAGE)] * 2, two).images == [IMAGE] * 2
+    assert form([Field("f", IMAGE)], {**FORM, "content-length": "9" * 17}).images == [IMAGE], "no real length"
     for kind in (MULTIPART, "image/jpeg"):
         for start in ("Content-Disposition", "content-type"):
             with pytest.raises(BadRequest, match="its Content-Type names no boundary"):
@@ -102,7 +105,7 @@ def test_a_form_that_cannot_be_read_is_called_so() -> None:
     ],
 )
 def test_a_packed_body_is_unpacked(name: str, packed: bytes) -> None:
-    assert sent(packed, content_encoding=name) == Request([IMAGE], listed=False)
+    assert sent(packed, content_encoding=name) == ImageRequest([IMAGE], listed=False)
 
 
 @pytest.mark.parametrize("name", ["br", "zstd", "utf-8", "gzip, gzip", "deflate, gzip"])
@@ -165,7 +168,7 @@ MARKED = {
 
 @pytest.mark.parametrize("case", MARKED)
 def test_json_is_read_in_each_encoding(case: str) -> None:
-    assert sent(MARKED[case]) == Request([IMAGE], listed=True)
+    assert sent(MARKED[case]) == ImageRequest([IMAGE], listed=True)
     with pytest.raises(BadRequest, match="not valid JSON"):
         sent(MARKED[case][:-9])
 
@@ -190,8 +193,8 @@ INSTANCES: list[Any] = [
 
 @pytest.mark.parametrize("instance", INSTANCES)
 def test_the_image_of_an_instance_is_read(instance: Any) -> None:
-    assert sent(document(instance, instance)) == Request([IMAGE, IMAGE], listed=True)
-    assert sent(json.dumps(instance).encode()) == Request([IMAGE], listed=False)
+    assert sent(document(instance, instance)) == ImageRequest([IMAGE, IMAGE], listed=True)
+    assert sent(json.dumps(instance).encode()) == ImageRequest([IMAGE], listed=False)
 
 
 @pytest.mark.parametrize("length", range(3, 9))
@@ -221,7 +224,7 @@ def test_blanks_of_a_url_encoded_document_were_plus_signs() -> None:
     name, _, rest = document({"b64": TEXT}).decode().replace("+", " ").partition("=")
     fields = [text(name, rest.encode())]
     kind = {"content-type": "application/x-www-form-urlencoded"}
-    assert "+" in TEXT and form(fields, kind) == Request([IMAGE], listed=True)
+    assert "+" in TEXT and form(fields, kind) == ImageRequest([IMAGE], listed=True)
 
 
 def test_a_string_that_is_no_image_is_a_bad_image() -> None:
@@ -264,17 +267,17 @@ def test_what_is_wrong_with_a_document_is_said() -> None:
 def test_fewer_labels_may_be_asked_for(value: str, top_k: int | None) -> None:
     body = Field("body", IMAGE, is_file=False)
     asked = [
-        Asked({"top-k": value}, [body]),
-        Asked({}, [text("top_k", value.encode()), body]),
-        Asked({"top-k": "9"}, [text("top_k", b"8"), text("top_k", value.encode()), body]),
-        Asked(FORM, [Field("f", IMAGE), text("top_k", value.encode())]),
+        RawRequest({"top-k": value}, [body]),
+        RawRequest({}, [text("top_k", value.encode()), body]),
+        RawRequest({"top-k": "9"}, [text("top_k", b"8"), text("top_k", value.encode()), body]),
+        RawRequest(FORM, [Field("f", IMAGE), text("top_k", value.encode())]),
     ]
     for each in asked:
         if top_k is None:
             with pytest.raises(BadRequest, match="top_k must be a whole number of at least 1"):
                 read(each, SETTINGS)
         else:
-            assert read(each, SETTINGS) == Request([IMAGE], listed=False, top_k=top_k)
+            assert read(each, SETTINGS) == ImageRequest([IMAGE], listed=False, top_k=top_k)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "", "two", "\u0664", "1e1", "0x1", "1 2"])
@@ -284,7 +287,7 @@ def test_a_top_k_that_is_no_number_of_labels_is_refused(value: str) -> None:
 
 
 def test_a_file_named_top_k_is_an_image() -> None:
-    assert form([Field("top_k", IMAGE)]) == Request([IMAGE], listed=False)
+    assert form([Field("top_k", IMAGE)]) == ImageRequest([IMAGE], listed=False)
 
 
 def test_an_explanation_is_not_implemented() -> None:
@@ -296,17 +299,17 @@ def test_an_explanation_is_not_implemented() -> None:
 
 def test_parameters_of_the_address_are_not_the_body() -> None:
     for name in ("body", "data", "trace"):
-        assert read(Asked({}, [text(name, b"x"), Field("body", IMAGE)]), SETTINGS).images == [IMAGE]
+        assert read(RawRequest({}, [text(name, b"x"), Field("body", IMAGE)]), SETTINGS).images == [IMAGE]
 
 
 def test_the_one_input_of_grpc_may_have_any_name() -> None:
     for name in ("data", "body", "image"):
-        assert read(Asked({}, [text("top_k", b"2"), text(name, IMAGE)]), SETTINGS).images == [IMAGE]
-    assert read(Asked({}, [text("data", IMAGE), text("a", OTHER)]), SETTINGS).images == [IMAGE]
+        assert read(RawRequest({}, [text("top_k", b"2"), text(name, IMAGE)]), SETTINGS).images == [IMAGE]
+    assert read(RawRequest({}, [text("data", IMAGE), text("a", OTHER)]), SETTINGS).images == [IMAGE]
     with pytest.raises(BadRequest, match="the request has 2 inputs; send one, named data"):
-        read(Asked({}, [text("a", IMAGE), text("b", IMAGE)]), SETTINGS)
+        read(RawRequest({}, [text("a", IMAGE), text("b", IMAGE)]), SETTINGS)
     with pytest.raises(BadRequest, match="no body"):
-        read(Asked({}, []), SETTINGS)
+        read(RawRequest({}, []), SETTINGS)
 
 
 def test_what_is_wrong_is_always_a_request_error() -> None:
