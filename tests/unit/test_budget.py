@@ -130,8 +130,8 @@ def test_a_worker_without_the_file_of_the_others_is_on_its_own(tmp_path: Path) -
 
 def test_a_busy_client_waits_as_long_as_the_batch_takes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(costs.RATES, b"RIFF", Rate(1990, 0))  # just below 8 s for 4 million pixels
-    for requests in ([[SMALL], [SMALL]], [[GOOD], [SMALL]]):
-        busy = worker.answers(*requests)[1][0]
+    for first in (SMALL, GOOD):
+        busy = worker.answers([first], [SMALL])[1][0]
         assert isinstance(busy, Busy) and busy.retry_after == 8
 
 
@@ -147,7 +147,12 @@ def test_headers_and_cheap_requests_count_in_the_time_of_a_batch(worker: Worker)
 def test_decoding_may_take_a_multiple_of_the_estimate(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
     allow = worker.classifier.decoder.allow
-    monkeypatch.setattr(worker.classifier.decoder, "allow", lambda seconds: (limits.append(seconds), allow(seconds)))
+
+    def record(seconds: float) -> None:
+        limits.append(seconds)
+        allow(seconds)
+
+    monkeypatch.setattr(worker.classifier.decoder, "allow", record)
     estimate = worker.classifier.decoder.cost(LARGE).seconds
     assert worker.ask([LARGE]) == worker.ask([GOOD]) == ["answered"]
     assert limits == pytest.approx([SLACK * estimate, SLACK * SECONDS]) and estimate > SECONDS
