@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, however a process ends: a reader has the old one or the new one."""
+"""Write files atomically: a reader gets the old file or the new one, whole, however a process ends."""
 
 import contextlib
 import ctypes
@@ -22,8 +22,8 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # FAT, a
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, of the same name in a folder beside it; the file takes its place where the block ends.
 
-    The name stays, since writers go by its suffix, and TorchScript names the records inside after it. Where the block
-    raises, what stood at `path` stays; what a writer that was killed left behind goes.
+    The name stays, since writers go by its suffix, and TorchScript names the records inside after it. If the block
+    raises, the old file stays. Leftovers of killed writers are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}-*-*"):
@@ -44,7 +44,7 @@ def _is_left(pid: str, started: str) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file into a folder, which is made where it is missing; after a loss of power it is never half."""
+    """Write a text file and create its folder if necessary; a power failure leaves no partial file."""
     with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -89,7 +89,7 @@ def name_once(part: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap the names of two files or folders, in one step; OSError where that cannot be."""
+    """Swap the names of two files or folders, in one step; OSError if the system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         raise OSError(errno.ENOSYS, "this C library cannot swap names")

@@ -1,6 +1,6 @@
-"""What the requests of a batch may take of a worker, so that none of them keeps the others waiting for long.
+"""Limits the time that a batch's requests take, so that no request keeps the others waiting for long.
 
-A batch is answered when all of it is. So the time that its images take is estimated by their headers, before anything
+A batch is answered as a whole. So the time that its images take is estimated by their headers, before anything
 is decoded (`handlers.images.costs`), and measured while they are:
 
     a request of more pixels than its limit                413
@@ -13,7 +13,7 @@ is decoded (`handlers.images.costs`), and measured while they are:
 Where cheap requests come too, now or in the last `RECENT` seconds, one worker of a model at a time serves expensive
 ones, so that the others are free, and not in a batch with cheap ones: unless it has served none for `RECENT` seconds.
 So a request waits for expensive neighbours at most `batch_seconds`, or as long as one image of the largest size takes
-where that is longer. An expensive request that comes alone, or is sent again, is answered.
+if that is longer. An expensive request that is the only one, or is sent again, is answered.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ class Budget:
     """The time of one worker.
 
     Args:
-        request_pixels: that the images of one request may have together.
+        request_pixels: pixel limit for the images of one request, summed.
         batch_seconds: of a processor, that decoding the images of a batch may take.
         lock: a file by which the workers of a model know of each other.
         clock: in seconds.

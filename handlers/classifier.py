@@ -36,11 +36,11 @@ class Classifier:
     Args:
         path: the artifact, or a package compiled ahead of time (`.pt2`).
         device: where the network runs; on a GPU JPEG files are decoded and resized there too, except in fp32.
-        top_k: labels in an answer; all of them where there are fewer classes.
+        top_k: labels in an answer; all of them if the network has fewer classes.
         limits: of one encoded image.
-        threads: of torch on the CPU, for the whole process, and as many that decode; None leaves torch's alone and
+        threads: of torch on the CPU, for the whole process, and as many that decode; None keeps torch's setting and
             decodes with one.
-        precision: "fp32", which other precisions are held against, "bf16", "fp16" on a GPU, "int8" on a CPU (the file
+        precision: "fp32", the reference for the other precisions, "bf16", "fp16" on a GPU, "int8" on a CPU (the file
             `artifact.quantized` beside the artifact), or "auto" for what this machine gains from.
 
     Raises:
@@ -95,9 +95,9 @@ class Classifier:
             )
 
     def warm_up(self, largest: int) -> None:
-        """Answer blank batches of every size up to `largest` images, so that no request waits for what is compiled.
+        """Answer blank batches of every size up to `largest` images, so that no request waits for compilation.
 
-        What loading and compiling left behind goes back to the system: with a ResNet-18 a quarter of a worker's memory.
+        Return the memory that loading and compiling freed to the system: with a ResNet-18 a quarter of a worker's.
         """
         self.engine.warm_up(largest)
         if self.ahead is not None:  # its thread and its stream have libraries to load too
@@ -106,7 +106,7 @@ class Classifier:
             ctypes.CDLL(None).malloc_trim(0)
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
-        """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
+        """Return, for each encoded image, uint8 of shape (C, S, S), or its error."""
         return self.decoder.decode(images)
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -119,7 +119,7 @@ class Classifier:
         return torch.cat([self._predict_or_split(part) for part in parts])
 
     def _predict_or_split(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the probabilities for a batch, in halves where the device has no memory for it at present.
+        """Return the probabilities for a batch, in halves if the device is out of memory at present.
 
         Raises:
             OutOfMemoryError: it has none for a single image.
@@ -132,7 +132,7 @@ class Classifier:
                 raise
         if self.ahead is not None:
             self.ahead.rest()
-        torch.cuda.empty_cache()  # what the failed attempt held is free by now
+        torch.cuda.empty_cache()  # the failed attempt's tensors are free by now
         if len(images) == 1:
             return self._probabilities(images)
         middle = len(images) // 2
@@ -174,9 +174,9 @@ class Classifier:
         return [{self.spec.classes[place]: value for place, value in zip(*row, strict=True)} for row in rows]
 
     def classify(self, images: Sequence[Buffer], *, seconds: float = math.inf) -> list[Answer]:
-        """Return, for each encoded image, its labels with probabilities, or what is wrong with it.
+        """Return, for each encoded image, its labels with probabilities, or its error.
 
-        Images whose turn comes after decoding has taken so many `seconds` of the processor are Busy.
+        Images whose turn comes after decoding has taken `seconds` of processor time are Busy.
         """
         self.decoder.allow(seconds)
         if self.ahead is None or len(images) <= self.ahead.part:

@@ -12,7 +12,7 @@ class DeviceError(Exception):
 def choose(wanted: str, given: str, *, gpu_capable: bool = True) -> torch.device:
     """Return what `handler.device` means for a worker to which the server gave a device: "cpu", or "cuda:0".
 
-    "auto" is a GPU that was given, and the CPU where it does not compute; the log says so. A network that is not
+    "auto" is a GPU that was given, and the CPU if that GPU does not compute; the log says so. A network that is not
     `gpu_capable` runs on the CPU.
 
     Raises:
@@ -35,7 +35,7 @@ def choose(wanted: str, given: str, *, gpu_capable: bool = True) -> torch.device
 
 
 def fault_of(device: torch.device) -> str | None:
-    """Return why a device does not compute, in one line, or None where it does.
+    """Return why a device does not compute, in one line, or None if it does.
 
     After an error that is not about memory, CUDA answers a process with that error for ever.
     """

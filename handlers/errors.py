@@ -32,7 +32,7 @@ class RequestError(Exception):
         return type(self).__name__
 
     def body(self) -> dict[str, object]:
-        """Return the JSON document that tells a client what to do."""
+        """Return the JSON document of this error for the client."""
         return {"code": self.code, "type": self.kind, "message": str(self)}
 
 

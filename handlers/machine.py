@@ -23,7 +23,7 @@ def memory(cgroup: Path = CGROUP) -> int:
 
 
 def _cpu_quota(cgroup: Path) -> float | None:
-    """Return a quota in cores (Linux, cgroup-v2.rst and sched-bwc.rst), None where there is none."""
+    """Return a quota in cores (Linux, cgroup-v2.rst and sched-bwc.rst), None without one."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Turn torch's various out-of-memory errors into `torch.OutOfMemoryError`.
 
-TorchScript's interpreter, nvJPEG's binding and the pinning of memory raise a RuntimeError that has it in its text; what
-CUDA's libraries lack is told by their status.
+TorchScript's interpreter, nvJPEG's binding and the pinning of memory raise a RuntimeError that has it in its text;
+CUDA's libraries report it by their status.
 """
 
 import contextlib

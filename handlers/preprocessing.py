@@ -21,9 +21,9 @@ from torch.nn import functional
 from handlers import resampling
 from handlers.spec import PreprocessSpec
 
-# Of the sides of an image that is cropped. What is further from the centre than this has no part in the result.
+# Of the sides of an image that is cropped. Pixels further from the centre do not count.
 LONGEST_RATIO = 8
-GROUP_VALUES = 2**28  # of images that are resized together: a gigabyte of floats
+GROUP_VALUES = 2**28  # of images that are resized in one call: a gigabyte of floats
 
 
 class Preprocess(nn.Module):
@@ -44,7 +44,7 @@ class Preprocess(nn.Module):
 
     @property
     def shortest_side(self) -> int:
-        """Return what the shorter side of an image is scaled to: decoded smaller than that, it would lose detail."""
+        """Return the length to which the shorter side of an image is scaled: decoded smaller, it would lose detail."""
         size = self.spec.image_size
         return size if self.spec.resize == "squash" else max(size, round(size / self.spec.crop_fraction))
 
@@ -69,11 +69,11 @@ class Preprocess(nn.Module):
 
     @torch.inference_mode()
     def resize_all(self, images: Sequence[torch.Tensor], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return images at the network's size, those of like sizes together: on a device, few kernels for all of them.
+        """Return images at the network's size, in groups of like sizes: on a device, few kernels for all of them.
 
         Args:
             images: uint8, each of shape (C, H, W), all on one device.
-            dtype: what is computed in.
+            dtype: of the computation.
 
         Returns:
             uint8 of shape (B, C, S, S), in the order of the images.
@@ -133,7 +133,7 @@ class Preprocess(nn.Module):
         """Normalise images into rows of a batch, on a CPU: `normalize` in a tenth of its time.
 
         One multiplication and addition a value, by numbers that are spread over a line of pixels beforehand: torch
-        takes a slow way where it has to repeat three of them, and the caches do not hold them for a whole image.
+        is slow if it has to repeat three of them, and the caches do not hold them for a whole image.
 
         Args:
             images: uint8, each of shape (C, S, S).
@@ -212,6 +212,6 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if image.ndim == 4:
         return functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
-    # A batch of one that says of itself that its pixels are interleaved, where they are: `image[None]` does not.
+    # A batch of one with the strides of interleaved pixels: `image[None]` does not keep them.
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     return functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -1,6 +1,6 @@
 """The triangle filter as matrices: a batch of images of many sizes is resized in two multiplications.
 
-A row of a matrix holds what each pixel of an input's side contributes to one of the output's: bilinear, half-pixel
+A row of a matrix is the weight of each pixel of an input's side in one of the output's: bilinear, half-pixel
 centres, widened by the scale where an image shrinks. It gives what `torch.nn.functional.interpolate(mode="bilinear",
 antialias=True)` computes image by image, enlarging and cropping included.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-PADDING = 2  # times the pixels of images that stand together in one batch
+PADDING = 2  # times the pixels of the images of one batch
 
 
 def matrices(
@@ -21,7 +21,7 @@ def matrices(
         sides: pixels of each image.
         scaled: pixels that each whole image is scaled to, `size` or more.
         size: pixels of the middle of those that are kept.
-        device: where they are to be.
+        device: of the matrices.
         dtype: a floating type.
 
     Returns:
@@ -46,7 +46,7 @@ def resize(
         images: uint8, each of shape (C, H, W), all on one device.
         scaled: no side below `size`.
         size: in pixels.
-        dtype: what is computed in; float16 gives every level of 255 to a quarter.
+        dtype: of the computation; float16 gives every level of 255 to a quarter.
 
     Returns:
         uint8 of shape (B, C, size, size).
@@ -73,7 +73,7 @@ def _together(images: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]])
 
 
 def batches(shapes: Sequence[tuple[int, int]], most: int, size: int) -> Iterator[list[int]]:
-    """Yield the places of images that may stand together: like sizes, and `most` pixels, or one image of more.
+    """Yield the places of images that may form one batch: like sizes, and `most` pixels, or one image of more.
 
     The matrices to `size` count too: those of a long line have more values than its pixels.
     """

@@ -1,4 +1,4 @@
-"""What the `handler:` section of `model-config.yaml` may say."""
+"""The settings in the `handler:` section of `model-config.yaml`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ class Settings:
     """Labels in an answer, the limits of a request, and the precision of the network.
 
     `top_k` labels are answered; `max_bytes` (encoded) and `max_pixels` (width times height) hold for each image, and
-    `max_images` and `max_request_pixels` for the images of one request together. Decoding the images of a batch may
+    `max_images` and `max_request_pixels` for all the images of one request. Decoding the images of a batch may
     take `batch_seconds` (see `handlers.budget`). `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8"
-    on a CPU, or "auto" for what the machine gains from. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
+    on a CPU, or "auto" for the fastest on this machine. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
     """
 
     top_k: int = 5
@@ -50,7 +50,7 @@ class Settings:
 
     @classmethod
     def read(cls, section: Any) -> "Settings":
-        """Return the settings of a section, with the defaults for what it leaves out (None: for everything).
+        """Return the settings of a section, with the defaults for missing keys (None: for all).
 
         Raises:
             ValueError: an unknown key, or a value that cannot be.

@@ -1,6 +1,6 @@
-"""TorchServe at the edge: the only file that knows its context and its request dictionaries.
+"""The handler that TorchServe calls: the only file that knows its context and its request dictionaries.
 
-What is sent and what is answered stands in `handlers.service`, which every front door shares.
+`handlers.service`, which every server shares, describes requests and replies.
 """
 
 import logging
@@ -70,4 +70,4 @@ def _headers(context: Any, index: int) -> dict[str, str]:
 def _fields(row: Row) -> list[Field]:
     if isinstance(row, torchserve_reader.Row):
         return [Field(field["name"], field["value"], bool(field["contentType"])) for field in row.fields]
-    return [Field(name, value) for name, value in row.items()]  # `torchserve_reader` is not installed
+    return [Field(name, value) for name, value in row.items()]  # another TorchServe version, not patched

@@ -1,4 +1,4 @@
-"""What a network needs to be told of its images; written once by export, and read by everything after it."""
+"""The spec of a network's images and classes; written once by export, and read by every later step."""
 
 import dataclasses
 import json
@@ -58,7 +58,7 @@ class PreprocessSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What travels with the weights: preprocessing, class names in output order, and where they came from."""
+    """Stored with the weights: preprocessing, class names in output order, and their origin."""
 
     preprocess: PreprocessSpec
     classes: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""What a worker reads from TorchServe's front end, in few system calls.
+"""Reads requests from TorchServe's front end in few system calls.
 
-TorchServe 0.12 reads every length and every field of every header of a request by a call of its own, some forty a
+TorchServe 0.12 reads every length and every field of every header of a request by a separate call, some forty a
 request. Here a batch is read through a buffer, field for field as TorchServe's own reader gives it, but that a body
 stays the bytes that came, whatever its content type claims. In batches of 8, on a Xeon at 2.5 GHz, a request with a
 body of 5 KB takes 20 us of processor time instead of 77, one of 1.1 MB takes 484 instead of 590.
@@ -18,10 +18,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-BUFFER = 1 << 16  # bytes: a batch of small images in one call; what is larger goes past it, straight to its place
+BUFFER = 1 << 16  # bytes: a batch of small images in one call; larger data bypass it
 LENGTH = struct.Struct("!i")
 KNOWN = "0.12."  # of TorchServe, whose message this is
-END = -1  # stands for the length of what would come next in a list
+END = -1  # in place of the next length: the end of a list
 SEQUENCE = b"ts_request_sequence_"  # how the names of TorchServe's headers for sequences of requests begin
 EACH_BATCH = "Backend received inference at"  # a line a batch, which the front end would read, parse and throw away
 
@@ -37,7 +37,7 @@ class Row(dict[str, Any]):
 
 
 class Reader:
-    """Reads from one connection at a time, each through a buffer of its own."""
+    """Reads from one connection at a time, each through a new buffer."""
 
     def __init__(self) -> None:
         self._connection: socket.socket | None = None
@@ -70,7 +70,7 @@ class Reader:
         return requests
 
     def close(self) -> None:
-        """Let go of the connection, with what was read of it and not asked for."""
+        """Drop the connection, and the data in its buffer."""
         self._connection = None
         self._stream.close()
 

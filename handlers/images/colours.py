@@ -93,7 +93,7 @@ def _flat(strip: Image.Image, colour: Colour) -> npt.NDArray[np.uint8]:
     if strip.has_transparency_data:
         rgba = strip.convert("RGBA")
         strip = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    # Not every mode has a conversion to "L" of its own; all have one to "RGB".
+    # Not every mode converts to "L" directly; all convert to "RGB".
     if colour == "rgb" or strip.mode not in ("1", "L", "RGB", "YCbCr"):
         strip = strip.convert("RGB")
     return np.asarray(strip if colour == "rgb" else strip.convert("L"))

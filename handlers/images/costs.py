@@ -1,4 +1,4 @@
-"""What an image is going to cost a worker, by its header: pixels, and seconds of a processor to decode and resize it.
+"""The cost of an image for a worker, by its header: pixels, and seconds of a processor to decode and resize it.
 
 The rates are the worst that `python -m benchmarks.decode_costs` finds on one core of a server's processor, rounded up:
 files of few bytes, which cost by their pixels, turned by their EXIF orientation, and noise, which costs by its bytes.
@@ -31,7 +31,7 @@ class Rate:
     scans: float = 0.0
 
     def seconds(self, pixels: int, size: int, scans: int = 0) -> float:
-        """Return what an image of so many pixels, encoded bytes and scans takes."""
+        """Return the seconds for an image of these pixels, encoded bytes and further scans."""
         return ((self.pixels + self.scans * scans) * pixels + self.data * size) / 1e9
 
 
@@ -39,7 +39,7 @@ CMYK = Rate(9, 12)
 PROGRESSIVE = Rate(5, 30, 0.2)
 PROGRESSIVE_FRAMES = (b"\xc2", b"\xc6", b"\xca", b"\xce")  # ITU T.81, table B.1
 IN_PYTHON = Rate(1500, 1)  # a PPM that is small enough for its pixels to be read one by one
-# By the first bytes of a file; AVIF's stand behind a length, and are none of these.
+# By the first bytes of a file; an AVIF begins with a length, and matches none of these.
 RATES = {
     jpeg.START: Rate(5, 8),
     b"\x89PNG": Rate(19, 35),
@@ -59,10 +59,10 @@ class _Header(RequestError):
 
 
 def cost_of(image: Buffer, limits: Limits) -> Cost:
-    """Return the cost of an encoded image, after its header; nothing is decoded.
+    """Return the cost of an encoded image, from its header; nothing is decoded.
 
     Raises:
-        RequestError: as `decode` does, for what the header says.
+        RequestError: as `decode` does, for errors in the header.
     """
     pixels = 0
 

@@ -34,20 +34,20 @@ class Decoder:
     def __init__(self, preprocess: Preprocess, limits: Limits, threads: int | None) -> None:
         self.preprocess, self.limits = preprocess, limits
         self._pool = _decoders(threads) if threads and threads > 1 else None
-        self._heavy = threading.RLock()  # some are told of several times
+        self._heavy = threading.RLock()  # re-entrant: `on_header` may be called twice for one image
         self._left = math.inf  # seconds that threads may still take
         self._counting = threading.Lock()
 
     def cost(self, image: Buffer) -> Cost:
-        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        """Return the cost of an image; raises a RequestError for an error in its header."""
         return cost_of(image, self.limits)
 
     def allow(self, seconds: float) -> None:
-        """Let decoding take so many seconds of the processor from now on: images that come later are Busy."""
+        """Limit the processor seconds of decoding from now on: images that come later are Busy."""
         self._left = seconds
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
-        """Return, for each encoded image, uint8 of shape (C, S, S), or what is wrong with it."""
+        """Return, for each encoded image, uint8 of shape (C, S, S), or its error."""
         # Decoders and torch let go of the interpreter's lock: threads decode side by side.
         if self._pool is None or len(images) < 2:
             return [self._decode(image) for image in images]
@@ -85,12 +85,12 @@ class Decoder:
                 )
             )
         except RequestError as error:
-            # Kept without its traceback: that would hold on to the frames, and the bytes, of the failed decoding.
+            # Without its traceback, which would keep the frames and the bytes of the failed decoding in memory.
             return error.with_traceback(None)
 
 
 def _decoders(threads: int) -> ThreadPoolExecutor:
-    """Return started threads that decode, in each of which torch computes on that thread alone."""
+    """Return started threads that decode; torch computes single-threaded in each."""
     everyone = threading.Barrier(threads)
 
     def start() -> None:
@@ -101,5 +101,5 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
     # Each of these finds no idle thread and starts another; the last answer comes when all of them have started.
     for started in [pool.submit(int) for _ in range(threads)]:
         started.result()
-    torch.set_num_threads(threads)  # what a thread sets for itself, it also sets for those that are not started yet
+    torch.set_num_threads(threads)  # the setting of a thread also applies to threads that start later
     return pool

@@ -1,6 +1,6 @@
 """Encoded bytes to pixels: `decode` is the one way in, for preparing, evaluating and serving alike.
 
-JPEG goes to libjpeg-turbo through simplejpeg, every other format to Pillow. Nothing is decoded before its header has
+simplejpeg (libjpeg-turbo) decodes JPEG, Pillow every other format. Nothing is decoded before its header has
 been checked against the limits, and whatever a decoder raises on hostile bytes comes out as a `RequestError`.
 """
 
@@ -39,7 +39,7 @@ def decode(
     """Decode one image as a person looking at it sees it: upright, on white, the first frame of an animation.
 
     Args:
-        data: the encoded image, of one of the formats `FORMATS`; its own bytes tell which.
+        data: the encoded image, of one of the formats `FORMATS`; recognized by its first bytes.
         colour: "rgb", or "grey" for luminance.
         limits: checked against the header, before anything is decoded.
         smallest: the side in pixels that the image is to be shrunk to; a JPEG whose sides stay longer than that is

@@ -14,16 +14,16 @@ from handlers.images.decoder import Decoded, Decoder
 from handlers.images.decoding import Buffer
 from handlers.preprocessing import Preprocess
 
-PIXELS = 2**27  # of images that are decoded together: 400 MB, and five times that while they are resized
+PIXELS = 2**27  # of images that are decoded in one call: 400 MB, and five times that while they are resized
 
 
 class DeviceDecoder:
-    """Has the GPU decode the JPEG files that it can read, and `others`, on the CPU, all other images meanwhile.
+    """Decodes on the GPU the JPEG files that it can read, and with `others`, on the CPU, all other images meanwhile.
 
     Args:
-        others: says what is wrong with an image, too.
-        preprocess: says to which size, on the GPU.
-        dtype: what is computed in while images are resized.
+        others: the decoder on the CPU; it also reports an image's error.
+        preprocess: gives the size, on the GPU.
+        dtype: of the computation while images are resized.
     """
 
     whole, tolerance = True, tolerances.PIXELS_NVJPEG  # as a `Decoder` has them
@@ -38,22 +38,22 @@ class DeviceDecoder:
             logging.getLogger(__name__).warning("falling back to CPU decoding of JPEG files: %s", fault)
 
     def cost(self, image: Buffer) -> Cost:
-        """Return what an image is going to take; raises a RequestError for what its header says is wrong."""
+        """Return the cost of an image; raises a RequestError for an error in its header."""
         pixels = nvjpeg.pixels_of(image, self.limits) if self._decodes else None
         if pixels is None:
             return self.others.cost(image)
         return Cost(pixels, ON_DEVICE.seconds(pixels, len(image)))
 
     def allow(self, seconds: float) -> None:
-        """Let decoding on the CPU take so many seconds from now on: images that come later are Busy."""
+        """Limit the seconds of decoding on the CPU from now on: images that come later are Busy."""
         self.others.allow(seconds)
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
-        """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or what is wrong with it."""
+        """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or its error."""
         pixels = [nvjpeg.pixels_of(image, self.limits) if self._decodes else None for image in images]
         rest = [place for place, count in enumerate(pixels) if count is None]
         found: dict[int, Decoded] = {}
-        # The decoder on the CPU does not touch the GPU: only what it gives is sent there, in one piece.
+        # The decoder on the CPU does not touch the GPU: only its results are sent there, in one piece.
         beside = self._beside.submit(self.others.decode, [images[place] for place in rest]) if rest else None
         for part in _parts(pixels):
             found |= self._on_device({place: images[place] for place in part})
@@ -86,7 +86,7 @@ class DeviceDecoder:
         return {**self._on_device(first), **self._on_device(second)}
 
     def _uploaded(self, places: Sequence[int], decoded: Sequence[Decoded]) -> dict[int, Decoded]:
-        """Return what the CPU decoded, on the device, or as it is where that has no room for it at present."""
+        """Return the images that the CPU decoded, on the device, or on the CPU if the device is out of memory."""
         found = dict(zip(places, decoded, strict=True))
         there = {place: image for place, image in found.items() if isinstance(image, torch.Tensor)}
         if there:
@@ -109,7 +109,7 @@ def _say(reason: str) -> None:
 
 
 def _parts(pixels: Sequence[int | None]) -> Iterator[list[int]]:
-    """Yield the places of images that are decoded together: of up to `PIXELS` pixels, or one image of more."""
+    """Yield the places of images that are decoded in one call: of up to `PIXELS` pixels, or one image of more."""
     part: list[int] = []
     total = 0
     for place, count in enumerate(pixels):

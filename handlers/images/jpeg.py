@@ -1,4 +1,4 @@
-"""JPEG to pixels by libjpeg-turbo, at a part of the size where that is enough.
+"""JPEG to pixels by libjpeg-turbo, at a part of the size if that is enough.
 
 libjpeg-turbo reports the first of its remarks only, and Pillow none. A file with a remark is therefore decoded again
 from a copy without metadata, filling and stray bytes: a remark on that copy is one on its pixels.
@@ -44,10 +44,10 @@ METADATA_BYTES = 2**17
 MAX_SEGMENTS = 4096  # and bytes of filling; a colour profile may take 255 of them
 
 SOI, EOI, SOS, DNL, LS = 0xD8, 0xD9, 0xDA, 0xDC, 0xF7  # markers' second bytes; LS begins a frame of JPEG-LS
-PIXELS = 0  # stands for what follows the header of a scan
+PIXELS = 0  # marks the data after the header of a scan
 NO_PARAMETERS = frozenset((0x01, *range(0xD0, 0xD8)))
 NO_LENGTH = NO_PARAMETERS | {SOI, EOI}
-# Up to a marker, in one pass over whatever stands before it; among pixels, some markers restart the decoder.
+# Up to a marker, in one pass over the bytes before it; among pixels, some markers restart the decoder.
 MARKER = re.compile(rb"(?:[^\xff]*+\xff++\0)*+[^\xff]*+\xff++[\x01-\xfe]")
 MARKER_AFTER_PIXELS = re.compile(rb"(?:[^\xff]*+\xff++[\0\xd0-\xd7])*+[^\xff]*+\xff++[\x01-\xcf\xd8-\xfe]")
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
@@ -58,7 +58,7 @@ def decode_jpeg(
 ) -> Pixels:
     """Return the pixels of a JPEG, uint8 of shape (H, W, C).
 
-    `smallest` is the side in pixels that it is to be shrunk to, `on_header` is told of its own (see `decode`).
+    `smallest` is the side in pixels that it is to be shrunk to; `on_header` is called with its size (see `decode`).
 
     Raises:
         BadImage: truncated, corrupt, or of more than `MAX_SCANS` scans.
@@ -111,7 +111,7 @@ def _decode(
     target = _target(wanted, str(space), frame)
     factor = _scale(min(int(width), int(height)), smallest) if frame.has_dct else 1
     least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
-    # Room for the whole image: TurboJPEG writes past a smaller one where it does not scale after all. The pages that it
+    # A buffer for the whole image: TurboJPEG writes past a smaller one if it does not scale after all. Pages that it
     # does not write to cost nothing.
     room = np.empty(int(width) * int(height) * CHANNELS[target], np.uint8)
     pixels: Pixels = simplejpeg.decode_jpeg(
@@ -189,7 +189,7 @@ def _check_components(data: bytes, frame: "Frame") -> None:
 def parts(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
     """Yield the second byte of each marker, and where its parameters begin and end, as libjpeg finds them.
 
-    The pixels after the header of a scan come as a part of their own, `PIXELS`. Begins at `place`, and ends at the end
+    The pixels after the header of a scan are a separate part, `PIXELS`. Begins at `place`, and ends at the end
     of the image, whatever follows it.
 
     Raises:
@@ -249,17 +249,17 @@ def _adobe(part: bytes, frame: bytes) -> bytes:
 
 
 def scans(data: bytes) -> int:
-    """Return the scans of a JPEG; at most as many as its marker occurs, whatever it stands for."""
+    """Return the scans of a JPEG; at most the number of times that its marker's bytes occur."""
     # By numpy: `bytes.count` takes a millisecond a megabyte.
     codes = np.frombuffer(data, np.uint8)
     after = np.flatnonzero(codes[:-1] == SCAN[0]) + 1
     count = int(np.count_nonzero(codes[after] == SCAN[1]))
-    # A film may follow the image, and a small image stand in its metadata.
+    # A film may follow the image, and its metadata may hold a small image.
     return count if count <= MAX_SCANS else sum(marker == SOS for marker, _, _ in parts(data))
 
 
 def _scale(side: int, smallest: int | None) -> int:
-    """Return by how much to decode a JPEG smaller, whose shorter side has so many pixels: 8, 4, 2 or 1.
+    """Return the factor to decode a JPEG smaller, by the pixels of its shorter side: 8, 4, 2 or 1.
 
     libjpeg's other scales, such as 3/8, differ visibly from decoding in full.
     """
@@ -269,7 +269,7 @@ def _scale(side: int, smallest: int | None) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """What the header of a JPEG says of its frame: the marker's second byte, pixels, components (ITU T.81, B.2.2).
+    """The frame header of a JPEG: the marker's second byte, pixels, components (ITU T.81, B.2.2).
 
     `components` holds the identifier of each. `adobe` is the colour transform of an Adobe marker before it: 0 RGB or
     CMYK, 1 YCbCr, 2 YCCK; None without one. `bits` are those of a sample, `end` is where the next marker begins.
@@ -290,7 +290,7 @@ class Frame:
 
 
 def frame_of(data: bytes) -> Frame | None:
-    """Return the frame of a JPEG, or None where what stands before it is not well-formed, or is too much."""
+    """Return the frame of a JPEG, or None if the data before it is malformed or too long."""
     adobe = None
     for marker, segment, end in _segments(data):
         if marker == ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
@@ -304,7 +304,7 @@ def frame_of(data: bytes) -> Frame | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield the second byte of each marker, its segment, and where that ends, up to the pixels or what is malformed."""
+    """Yield the second byte of each marker, its segment, and the end of that, up to the pixels or malformed data."""
     place = 2
     for _ in range(MAX_SEGMENTS):
         if data[place : place + 1] != b"\xff":

@@ -3,7 +3,7 @@
 import re
 
 RAW, FILM = "raw camera images", "QuickTime films"
-# What a file begins with, at which place, and its name.
+# The first bytes of a file, their offset, and its name.
 STARTS: tuple[tuple[bytes, int, str], ...] = (
     (b"\xff\x0a", 0, "JPEG XL images"),
     (b"\0\0\0\x0cJXL ", 0, "JPEG XL images"),

@@ -1,7 +1,7 @@
 """JPEG to pixels on a GPU, many in one call: nvJPEG, which torchvision brings along.
 
-torchvision is imported here alone, and only by a worker that has a GPU: it takes seconds. Given a CPU for a device, the
-same call decodes there, with libjpeg: what the tests run.
+Only this file imports torchvision, and only in a worker that has a GPU: it takes seconds. On a CPU the same call
+decodes with libjpeg, which the tests run.
 """
 
 import functools
@@ -32,7 +32,7 @@ class Unreadable(Exception):
 
 @functools.cache
 def fault_of(device: torch.device) -> str:
-    """Return why nothing can be decoded on a device, asked once with a small image; empty where it can."""
+    """Return why nothing can be decoded on a device, checked once with a small image; empty if it can."""
     try:
         decode([probe()], "rgb", device)
     except Unreadable as error:
@@ -47,10 +47,10 @@ def probe() -> bytes:
 
 
 def pixels_of(data: Buffer, limits: Limits) -> int | None:
-    """Return the pixels of an image that the GPU is to decode, or None for one that the CPU is to read or to refuse.
+    """Return the pixels of an image for the GPU to decode, or None for one that the CPU decodes or refuses.
 
-    Taken is a baseline JPEG, grey or YCbCr, that is within the limits, well-formed up to its pixels, and has its end.
-    What is wrong among its pixels alone a decoder may show as grey, where the one on the CPU refuses it.
+    The GPU decodes a baseline JPEG, grey or YCbCr, within the limits, well-formed up to its pixels, with its end.
+    The GPU may show damaged pixels as grey, where the decoder on the CPU refuses the image.
     """
     if len(data) > limits.max_bytes or bytes(data[:3]) != jpeg.START or bytes(data[-2:]) != END:
         return None
@@ -80,10 +80,10 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
     encoded = [torch.frombuffer(_writable(each), dtype=torch.uint8) for each in images]
     mode = library.ImageReadMode.RGB if colour == "rgb" else library.ImageReadMode.GRAY
     if device.type == "cuda":
-        # torchvision decodes on a stream of its own into memory that kernels of this one may still be reading.
+        # torchvision decodes on another stream, into memory that kernels of this one may still be reading.
         torch.cuda.current_stream(device).synchronize()
     try:
-        with memory.out_of_memory_errors():  # torchvision makes an error of its own of torch's
+        with memory.out_of_memory_errors():  # torchvision wraps torch's error
             decoded = library.decode_jpeg(encoded, mode=mode, device=device)
     except torch.OutOfMemoryError:
         raise

@@ -26,7 +26,7 @@ from handlers.images.kinds import kind_of
 from handlers.images.limits import BoundedReads
 from handlers.images.tiff import Tiff
 
-# Format -> what Pillow begins anew with at each, and how many of them a file may have: a picture has one or two.
+# Format -> chunks that make Pillow start again, and their limit in a file: a picture has one or two.
 PIECES = {"PNG": ((b"iCCP", 16),)}
 TEXT_BYTES = 2**17  # of a picture in text (PPM's P1 to P3)
 # Decoders in Python -> pixels. A run of a BMP is two reads, a pixel of a PPM that is not of 8 bits three.
@@ -80,7 +80,7 @@ def begins_as(name: str, start: bytes) -> bool:
 def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
     """Return an image of a format of `FORMATS`, of which only the header has been read.
 
-    The plug-in itself opens it, not Image.open: that has a limit on pixels of its own, and asks plug-ins not served.
+    The plug-in itself opens it, not Image.open: that has another limit on pixels, and asks plug-ins of other formats.
 
     Raises:
         BadImage: it is in more pieces than a picture is.
@@ -94,7 +94,7 @@ def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
 
 
 def check_decoder(image: ImageFile.ImageFile, size: int) -> None:
-    """Refuse an image of so many bytes that Pillow would decode in Python, unless it is small.
+    """Refuse an image of `size` bytes that Pillow would decode in Python, unless it is small.
 
     Raises:
         UnsupportedFormat: with what to send in its place.
@@ -106,7 +106,7 @@ def check_decoder(image: ImageFile.ImageFile, size: int) -> None:
 
 
 def silence() -> None:
-    """Keep Pillow's remarks on odd files from the log: what a client must know is in the error that it gets.
+    """Keep Pillow's remarks on odd files from the log: a client gets the reason in its error.
 
     The filter stays, since `warnings.catch_warnings` is not safe where several threads decode. Setting it again for
     each image costs a microsecond and survives a caller's own `catch_warnings`.

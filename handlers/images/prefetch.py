@@ -14,13 +14,13 @@ PART = 32  # images; smaller parts overlap more but lower throughput
 
 
 class Prefetcher:
-    """Decodes one batch ahead of whoever takes them: in a thread, and on a GPU on a stream of its own.
+    """Decodes one batch ahead of the caller: in a thread, and on a GPU on a separate stream.
 
-    A GPU decodes JPEG files by units of their own, which would stand still while the network computes.
+    A GPU decodes JPEG files in dedicated units, which would be idle while the network computes.
 
     Args:
         decode: gives the images of a batch, on `device`.
-        device: a GPU; on a CPU whoever takes them and the thread share the cores.
+        device: a GPU; on a CPU the caller and the thread share the cores.
         part: images of a batch that is cut up, see `parts`.
     """
 
@@ -29,7 +29,7 @@ class Prefetcher:
     ) -> None:
         self.part = part
         self._decode = decode
-        # Each thread has a current device of its own, the first one unless it is told.
+        # The current device is a setting of each thread; its default is the first GPU.
         begin = partial(torch.cuda.set_device, device.index or 0) if device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(1, "prefetch", begin)
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT, EXTR
     338,
 )
 YCBCR = 6
-SEPARABLE = ("RGB", "RGBA", "CMYK", "LAB")  # modes whose planes Pillow puts together
+SEPARABLE = ("RGB", "RGBA", "CMYK", "LAB")  # modes whose planes Pillow combines
 TILE_WIDTH = 322
 JPEG_XR = 0xBC01  # a tag of Windows Media Photo, which is otherwise a TIFF
 # What libtiff reads in Pillow's wheels. Old-style JPEG (6) is read where libtiff can mend its tags.

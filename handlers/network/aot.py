@@ -1,9 +1,9 @@
 """The artifact compiled ahead of time: a `.pt2` package with `spec.json` inside.
 
 The only file that names `torch.export` and AOTInductor, both of which torch may still change. A package holds machine
-code of one release of torch for processors that can do what the one that it was made on can, once for each precision.
-AOTInductor itself does not refuse another release, and only logs that the processor is another; its code then dies on
-the first instruction that is not there. So what a package needs is written into it and looked at before it is loaded.
+code, once for each precision, for one release of torch and for processors with all capabilities of the build machine's.
+AOTInductor itself does not refuse another release, and only logs that the processor is another; its code then crashes
+on the first missing instruction. So a package states its requirements, and they are checked before it is loaded.
 """
 
 import copy

@@ -43,7 +43,7 @@ class Engine:
         for size in sizes:
             for _ in range(WARM_UP):
                 self(self.buffer(size).zero_())
-        for size in reversed(sizes if record else ()):  # the memory of the largest holds what the others need
+        for size in reversed(sizes if record else ()):  # the others fit in the memory of the largest
             self._record(size)
 
     def _record(self, size: int) -> None:

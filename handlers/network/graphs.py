@@ -17,12 +17,12 @@ class GraphPool:
 
 
 class Graph:
-    """The recorded calls of a `module` on `inputs`, which stay where they are: fill them, and replay.
+    """The recorded calls of a `module` on `inputs`, whose address is fixed: fill them, and replay.
 
     Graphs of one `pool` are replayed one after the other, in any order; each overwrites the answers of all.
 
     Raises:
-        RuntimeError: the module does what cannot be recorded, such as asking the GPU for a value.
+        RuntimeError: the module cannot be recorded, such as asking the GPU for a value.
     """
 
     def __init__(self, module: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pool: GraphPool) -> None:
@@ -40,6 +40,6 @@ class Graph:
             torch.cuda.set_stream(before)
 
     def replay(self) -> torch.Tensor:
-        """Return what the module gives for what `inputs` hold now; overwritten by the next call of one of the pool."""
+        """Return the module's answer to the current content of `inputs`; the next replay in the pool overwrites it."""
         self._graph.replay()
         return self._outputs

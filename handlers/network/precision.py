@@ -4,7 +4,7 @@ import torch
 
 from handlers.settings import PRECISIONS
 
-# What the network's weights and inputs are; a quantized one takes float32 and rounds it itself.
+# The type of the network's weights and inputs; a quantized network takes float32 and rounds it itself.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 
 
@@ -22,7 +22,7 @@ def gains_from_bf16(device: torch.device) -> bool:
 def by_speed(device: torch.device) -> list[str]:
     """Return the precisions that a device gains from, the first choice first, and float32.
 
-    On a GPU fp16 comes first: as fast as bf16 with three more mantissa bits, but a smaller range.
+    On a GPU fp16 is the first: as fast as bf16 with three more mantissa bits, but a smaller range.
     """
     fp16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TENSOR_CORES
     return [*(["fp16"] if fp16 else []), *(["bf16"] if gains_from_bf16(device) else []), "fp32"]

@@ -31,7 +31,7 @@ class ArtifactError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Artifact:
-    """Loaded weights, ready for inference, and what they need to be told of their images.
+    """Loaded weights, ready for inference, and the spec of their images.
 
     `module` takes float32 of shape (B, C, S, S), normalised. Calling it gives logits (B, K), `module.features` a map
     (B, F, h, w), `module.embedding` a vector (B, D).
@@ -68,7 +68,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
 
 
 def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
-    """Trace the int8 form of a network, which answers logits alone, and write it to `quantized(path)` with its spec.
+    """Trace the int8 form of a network, which answers logits only, and write it to `quantized(path)` with its spec.
 
     Raises:
         ArtifactError: its trace fits one batch size only.
@@ -112,7 +112,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
         raise
     except RuntimeError as error:
         raise ArtifactError(f"{path} is not an artifact or is damaged; export the model again") from error
-    text: str | bytes = files[SPEC_FILE]  # torch answers bytes, and empty bytes for a file that is not there
+    text: str | bytes = files[SPEC_FILE]  # torch answers bytes, and empty bytes for a missing file
     if not text:
         raise ArtifactError(f"{path} has no {SPEC_FILE} inside; export the model with Sightline")
     try:
@@ -128,7 +128,7 @@ def quantized(path: str | Path) -> Path:
 
 
 def fused(module: nn.Module, device: torch.device) -> nn.Module:
-    """Return a loaded module for inference alone: batch norms folded into convolutions, on a CPU what follows fused.
+    """Return a loaded module for inference only: batch norms folded into convolutions, and on a CPU later layers fused.
 
     Only calling it is left. oneDNN's fusion is a switch of the whole process, which acts when a module first runs: the
     module that is made last decides. It refuses tensors of a GPU, and fails on, or changes, what attention does.
@@ -142,7 +142,7 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
-    """Have a frozen module that has not run yet search cuDNN's algorithms, and leave out TF32 where it is to be exact.
+    """Have a frozen module that has not run yet search cuDNN's algorithms, and disable TF32 if `exact`.
 
     Tracing made constants of both switches: `torch.backends.cudnn` does not reach them any more. TF32 keeps ten bits of
     a factor. The module runs on a GPU.
@@ -155,7 +155,7 @@ def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """Return a loaded module with its weights as constants; only calling it is left. What it does is not fused."""
+    """Return a loaded module with its weights as constants; only calling it is left. Its layers are not fused."""
     with quiet():
         torch.jit.enable_onednn_fusion(False)
         made: nn.Module = torch.jit.freeze(module)

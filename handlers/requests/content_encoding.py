@@ -6,13 +6,13 @@ from handlers.errors import BadRequest, TooLarge, UnsupportedFormat
 from handlers.requests import payload
 from handlers.settings import Settings
 
-GZIP, ZLIB, RAW = 31, 15, -15  # zlib's window sizes, which also say which header there is
-MAX_DOCUMENT = 25 << 20  # bytes of a JSON document: what config.properties takes of one that is not compressed
+GZIP, ZLIB, RAW = 31, 15, -15  # zlib's window sizes, which also name the header
+MAX_DOCUMENT = 25 << 20  # bytes of a JSON document: the limit of config.properties for an uncompressed one
 OF_A_FORM = "a form is not unpacked: send it without Content-Encoding"
 
 
 def coding(header: str) -> str:
-    """Return the one coding that a header names, in lower case; "" where it changes nothing.
+    """Return the one coding that a header names, in lower case; "" if it changes nothing.
 
     Raises:
         UnsupportedFormat: a coding other than gzip and deflate, or several.
@@ -24,7 +24,7 @@ def coding(header: str) -> str:
 
 
 def unpack(body: bytes | bytearray, name: str, settings: Settings) -> bytes | bytearray:
-    """Return what a body of coding `name` holds.
+    """Return the content of a body of coding `name`.
 
     Raises:
         BadRequest: it is damaged, or of another coding.
@@ -44,7 +44,7 @@ def unpack(body: bytes | bytearray, name: str, settings: Settings) -> bytes | by
 
 
 def _inflate(body: bytes | bytearray, window: int, limit: int) -> bytearray:
-    """Return what is packed in a body, or the first `limit` + 1 bytes of it."""
+    """Return the unpacked content of a body, or its first `limit` + 1 bytes of it."""
     decompressor = zlib.decompressobj(window)
     try:
         content = bytearray(decompressor.decompress(body, limit + 1))

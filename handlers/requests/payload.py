@@ -30,9 +30,9 @@ Image = bytes | bytearray | RequestError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """The encoded images of one request, or what is wrong with a single one.
+    """The encoded images of one request; an image that cannot be read is its error.
 
-    `listed` tells whether the answer is a list of predictions, or that of the one image alone; `top_k` is the number of
+    `listed`: the answer is a list of predictions, else that of the one image; `top_k` is the number of
     labels that the client asks for, None for the model's own.
     """
 
@@ -42,7 +42,7 @@ class ImageRequest:
 
 
 def is_json(body: bytes | bytearray) -> bool:
-    """Tell whether a body is meant as a JSON document: no image that is served begins so."""
+    """Return whether a body is meant as a JSON document: no image of a supported format begins so."""
     return JSON_START.match(body) is not None
 
 
@@ -62,7 +62,7 @@ def parse(body: bytes | bytearray | str) -> Any:
 
 
 def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool = False) -> ImageRequest:
-    """Return the encoded images of a request document in order, or what is wrong with a single one.
+    """Return the encoded images of a request document in order; an image that cannot be read is its error.
 
     `urlencoded` says that the document came as a form (curl -d): each "+" of its base64 has become a blank.
 
@@ -89,7 +89,7 @@ def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool 
 
 
 def _text(instance: Any) -> str | None:
-    """Return the base64 of an instance; None where it holds none, or more than one."""
+    """Return the base64 of an instance; None if it holds none, or more than one."""
     if isinstance(instance, str):
         return instance
     if not isinstance(instance, dict):

@@ -26,7 +26,7 @@ CONTROLS = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f]")
 class Field:
     """A field of a form, a parameter of the address, or a body that is no form (`body` or `data`).
 
-    `is_file` tells whether it has a content type, as the files of a form have and its text fields do not.
+    `is_file`: it has a content type, as the files of a form have and its text fields do not.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Field:
 
     @property
     def is_image(self) -> bool:
-        """Return whether it is meant as an image: a file, or what is not text."""
+        """Return whether it is meant as an image: a file, or bytes that are not text."""
         if self.is_file or not isinstance(self.value, bytes | bytearray):
             return self.is_file
         try:
