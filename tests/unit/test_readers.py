@@ -182,7 +182,7 @@ def test_images_per_class_limits_train_alone(reader: str, raw: Path) -> None:
 
 
 def test_an_unknown_reader_names_the_nearest(raw: Path) -> None:
-    _refused("petal", raw, "is 'petal', .*no such reader: did you mean 'petals'")
+    _refused("petal", raw, "is 'petal', and training/data/readers has no such reader: did you mean 'petals'")
     _refused("xyz", raw, "choose one of asl_alphabet, class_folders")
 
 

@@ -23,7 +23,7 @@ def check(reader: str) -> None:
     if reader not in READERS:
         near = difflib.get_close_matches(str(reader), READERS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(READERS)}"
-        raise DatasetError(f"dataset.reader is {reader!r}, and training/readers has no such reader: {hint}")
+        raise DatasetError(f"dataset.reader is {reader!r}, and training/data/readers has no such reader: {hint}")
 
 
 def sources(reader: str) -> list[Path]:
