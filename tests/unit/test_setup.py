@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -250,3 +251,9 @@ def test_every_locked_package_has_hashes(name: str) -> None:
     assert pinned
     assert all("--hash=sha256:" in line for line in pinned)
     assert "://" not in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_pages_ask_for_the_space_that_setup_demands(page: str) -> None:
+    sizes = re.findall(r"(\d+) GB of disk", (REPOSITORY / page).read_text())
+    assert sizes and set(sizes) == {str(setup.SPACE["full"] // setup.GIGABYTE)}, f"{page} says {sizes} GB of disk"
