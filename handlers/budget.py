@@ -125,11 +125,11 @@ class Budget:
 
     def _read_headers(self, classifier: Classifier, requests: Sequence[_Request]) -> float:
         """Estimate what each request takes, or refuse it; return the seconds that this took, of a processor."""
-        began = time.thread_time()
+        batch_start = time.thread_time()
         # Headers that take long are in many pieces: the requests of the fewest bytes first.
         for request in sorted(requests, key=lambda request: request.encoded):
             start = time.thread_time()
-            if start - began > self.batch_seconds:
+            if start - batch_start > self.batch_seconds:
                 request.refuse(Busy("the headers of this batch's images take longer to read than a worker may"))
                 continue
             request.headers = [_header(classifier, image) for image in request.images]
@@ -150,7 +150,7 @@ class Budget:
                         f"of {self.batch_seconds:g} s: send them in several requests"
                     )
                 )
-        return time.thread_time() - began
+        return time.thread_time() - batch_start
 
     def _admitted(self, requests: Sequence[_Request], spent: float) -> list[_Request]:
         """Return the requests to serve, the cheapest first, and refuse the others; `spent` seconds are used already."""
@@ -160,8 +160,8 @@ class Budget:
         now = self._clock()
         self._cheap = now if cheap else self._cheap
         if expensive:
-            others = now - self._cheap < RECENT
-            if (cheap and now - self._expensive < RECENT) or (not self._turn.take() and others):
+            cheap_traffic = now - self._cheap < RECENT
+            if (cheap and now - self._expensive < RECENT) or (not self._turn.take() and cheap_traffic):
                 for request in expensive:
                     request.refuse(Busy(WAITING, request.seconds))
                 return cheap

@@ -68,17 +68,17 @@ class Classifier:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
         self.engine: Engine
-        chosen = choose(precision, self.device)
+        resolved = choose(precision, self.device)
         if aot.is_aot_package(path):
-            self.spec, self.engine = aot.load(path, self.device, chosen)
+            self.spec, self.engine = aot.load(path, self.device, resolved)
         else:
-            loaded = torchscript.load(torchscript.quantized(path) if chosen == "int8" else path, self.device)
+            loaded = torchscript.load(torchscript.quantized(path) if resolved == "int8" else path, self.device)
             self.spec = loaded.spec
-            self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, chosen)
+            self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
-        if self.device.type == "cuda" and chosen != "fp32":
+        if self.device.type == "cuda" and resolved != "fp32":
             self.decoder = DeviceDecoder(self.decoder, self.preprocess, torch.float16)
         # Pass the decoder's method, not ours: a reference cycle would keep GPU memory until the next collection.
         on_device = isinstance(self.decoder, DeviceDecoder)
@@ -131,7 +131,7 @@ class Classifier:
             if len(images) == 1 and self.ahead is None:
                 raise
         if self.ahead is not None:
-            self.ahead.rest()
+            self.ahead.wait_idle()
         torch.cuda.empty_cache()  # the failed attempt's tensors are free by now
         if len(images) == 1:
             return self._probabilities(images)
@@ -189,7 +189,7 @@ class Classifier:
             yield self._answers(decoded)
 
     def _answers(self, decoded: Sequence[Decoded]) -> list[Answer]:
-        probabilities = self.predict([each for each in decoded if isinstance(each, torch.Tensor)])
+        probabilities = self.predict([image for image in decoded if isinstance(image, torch.Tensor)])
         answers = zip(self.encode(probabilities), probabilities.isfinite().all(dim=1).tolist(), strict=True)
         return [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
 

@@ -9,7 +9,7 @@ class DeviceError(Exception):
     """There is no such device, or it does not compute; the message says what to do."""
 
 
-def choose(wanted: str, given: str, *, gpu_capable: bool = True) -> torch.device:
+def choose(setting: str, server_device: str, *, gpu_capable: bool = True) -> torch.device:
     """Return what `handler.device` means for a worker to which the server gave a device: "cpu", or "cuda:0".
 
     "auto" is a GPU that was given, and the CPU if that GPU does not compute; the log says so. A network that is not
@@ -19,18 +19,18 @@ def choose(wanted: str, given: str, *, gpu_capable: bool = True) -> torch.device
         DeviceError: "cuda" is wanted, and there is none that computes.
     """
     cpu = torch.device("cpu")
-    if wanted == "cpu" or (wanted == "auto" and not gpu_capable):
+    if setting == "cpu" or (setting == "auto" and not gpu_capable):
         return cpu
-    why = "the server gave this worker none"
-    if (device := torch.device(given)).type == "cuda":
+    reason = "the server gave this worker none"
+    if (device := torch.device(server_device)).type == "cuda":
         fault = fault_of(device) if torch.cuda.is_available() else "torch finds none"
         if fault is None:
             return device
-        why = fault
-    if wanted == "cuda":
-        raise DeviceError(f"handler.device is cuda, and there is no GPU ({why}): set it to auto, or mend the GPU")
+        reason = fault
+    if setting == "cuda":
+        raise DeviceError(f"handler.device is cuda, and there is no GPU ({reason}): set it to auto, or mend the GPU")
     if device.type == "cuda":
-        logging.getLogger(__name__).warning("no usable GPU, serving on the CPU: %s", why)
+        logging.getLogger(__name__).warning("no usable GPU, serving on the CPU: %s", reason)
     return cpu
 
 

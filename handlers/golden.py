@@ -77,7 +77,9 @@ def write(golden: Sequence[Golden], path: Path) -> None:
 
 def _document(golden: Golden) -> dict[str, Any]:
     fields = dataclasses.asdict(golden)
-    return {name: base64.b64encode(each).decode() if isinstance(each, bytes) else each for name, each in fields.items()}
+    return {
+        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value for name, value in fields.items()
+    }
 
 
 def read(path: Path) -> list[Golden]:
@@ -158,7 +160,7 @@ def of(
     for (name, image), scaled, row, int8_row in zip(images.items(), pixels, rows, rounded, strict=True):
         pixels_in_full = decode(image, colour=classifier.spec.preprocess.colour)
         whole = classifier.decoder.preprocess.resize(pixels_in_full)
-        kinds = [sample(each[None]).numpy().tobytes() for each in (scaled, whole)]
+        kinds = [sample(pixel_set[None]).numpy().tobytes() for pixel_set in (scaled, whole)]
         golden.append(
             Golden(
                 name,
@@ -199,14 +201,14 @@ def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | No
         if len(answer) != len(expected):
             raise GoldenError(f"golden image {image.name} has {len(expected)} classes, the network {len(answer)}")
         if image.judged(precision):
-            apart = [abs(ours - theirs) for ours, theirs in zip(answer, expected, strict=True)]
-            differences.append(_allowed(image, apart, precision))
+            gaps = [abs(ours - theirs) for ours, theirs in zip(answer, expected, strict=True)]
+            differences.append(_allowed(image, gaps, precision))
             _check_best(image, expected, max(range(len(answer)), key=answer.__getitem__))
     _check_variation(golden, rows, precision)
     return max(differences)
 
 
-def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
+def compare(image: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
     """Return a lower bound of the difference between an answer, which has the most likely labels only, and the export.
 
     In the same terms as `check`; a label that it leaves out is at most as likely as the last one that it has.
@@ -214,17 +216,19 @@ def compare(kept: Golden, answer: Mapping[str, float], classes: Sequence[str], p
     Raises:
         GoldenError: it is more than is allowed, or the labels are others.
     """
-    expected = dict(zip(classes, kept.expected(precision), strict=False))
-    if len(classes) != len(kept.probabilities):
-        raise GoldenError(f"golden image {kept.name} has {len(kept.probabilities)} classes, the network {len(classes)}")
+    expected = dict(zip(classes, image.expected(precision), strict=False))
+    if len(classes) != len(image.probabilities):
+        raise GoldenError(
+            f"golden image {image.name} has {len(image.probabilities)} classes, the network {len(classes)}"
+        )
     if not answer or not set(answer) <= set(expected) or not all(0 <= value <= 1 for value in answer.values()):
-        raise GoldenError(f"golden image {kept.name} is answered with what are no probabilities of its classes")
-    if not kept.judged(precision):
+        raise GoldenError(f"golden image {image.name} is answered with what are no probabilities of its classes")
+    if not image.judged(precision):
         return 0.0
     last = min(answer.values())
-    apart = [abs(answer[k] - p) if k in answer else max(0.0, p - last) for k, p in expected.items()]
-    difference = _allowed(kept, apart, precision)
-    _check_best(kept, tuple(expected.values()), list(expected).index(max(answer, key=answer.__getitem__)))
+    gaps = [abs(answer[k] - p) if k in answer else max(0.0, p - last) for k, p in expected.items()]
+    difference = _allowed(image, gaps, precision)
+    _check_best(image, tuple(expected.values()), list(expected).index(max(answer, key=answer.__getitem__)))
     return difference
 
 
@@ -232,28 +236,28 @@ def _check_pixels(golden: Sequence[Golden], classifier: "Classifier", images: "S
     """Compare the network's input, its normalisation undone, with that of the export."""
     decoder = classifier.decoder
     for image, levels in zip(golden, sample(classifier.levels(images)).flatten(1).tolist(), strict=True):
-        known = [pixels for pixels in (image.pixels, image.whole if decoder.whole else None) if pixels]
-        if any(len(pixels) != len(levels) for pixels in known):
+        references = [pixels for pixels in (image.pixels, image.whole if decoder.whole else None) if pixels]
+        if any(len(pixels) != len(levels) for pixels in references):
             raise GoldenError(
-                f"golden image {image.name} has {len(known[0])} pixels, the network's input {len(levels)}"
+                f"golden image {image.name} has {len(references[0])} pixels, the network's input {len(levels)}"
             )
-        apart = [sum(map(abs, map(float.__sub__, levels, map(float, pixels)))) / len(levels) for pixels in known]
-        if known and not min(apart) <= decoder.tolerance:
+        gaps = [sum(map(abs, map(float.__sub__, levels, map(float, pixels)))) / len(levels) for pixels in references]
+        if references and not min(gaps) <= decoder.tolerance:
             raise GoldenError(
                 f"golden image {image.name} reaches the network with other pixels than when it was exported: they "
-                f"differ by {min(apart):.2g} levels of 255 on average, allowed are {decoder.tolerance:g}. "
+                f"differ by {min(gaps):.2g} levels of 255 on average, allowed are {decoder.tolerance:g}. "
                 "Decoding, resizing or normalisation changed: export and archive the model again with the packages "
                 "that serve it"
             )
 
 
-def _check_best(kept: Golden, expected: Sequence[float], best: int) -> None:
+def _check_best(image: Golden, expected: Sequence[float], best: int) -> None:
     """Compare the best class if it is clearly better than the second."""
     order = sorted(range(len(expected)), key=expected.__getitem__, reverse=True)
     clear = len(order) > 1 and expected[order[0]] > expected[order[1]] * math.exp(tolerances.SAME_BEST)
     if clear and best != order[0]:
         raise GoldenError(
-            f"golden image {kept.name} is answered otherwise than when the network was exported: another class is the "
+            f"golden image {image.name} is answered otherwise than when the network was exported: another class is the "
             "most likely one. Export and archive the model again with the packages that serve it"
         )
 
@@ -266,15 +270,15 @@ def _check_variation(golden: Sequence[Golden], rows: Sequence[Sequence[float]], 
     if len(golden) < 2:
         return
     expected = [_logarithms(image.expected(precision)) for image in golden]
-    found = [_logarithms(row) for row in rows]
-    wanted, varied = _centred(expected), _centred(found)
-    lost = _root_mean_square(ours - theirs for ours, theirs in zip(varied, wanted, strict=True))
+    answered = [_logarithms(row) for row in rows]
+    expected_spread, answer_spread = _centred(expected), _centred(answered)
+    error = _root_mean_square(ours - theirs for ours, theirs in zip(answer_spread, expected_spread, strict=True))
     size = _root_mean_square(value for row in expected for value in row)
-    allowed = max(tolerances.VARIATION * _root_mean_square(wanted), tolerances.RESOLUTION * size)
-    if not lost <= allowed:
+    allowed = max(tolerances.VARIATION * _root_mean_square(expected_spread), tolerances.RESOLUTION * size)
+    if not error <= allowed:
         raise GoldenError(
             "golden images are answered otherwise than when the network was exported: log probabilities vary from "
-            f"image to image by {lost:.2g} more or less, allowed in {precision} are {allowed:.2g}. Export and archive "
+            f"image to image by {error:.2g} more or less, allowed in {precision} are {allowed:.2g}. Export and archive "
             "the model again with the packages that serve it"
         )
 
@@ -294,15 +298,15 @@ def _root_mean_square(values: Iterable[float]) -> float:
     return math.sqrt(sum(squares) / len(squares))
 
 
-def _allowed(kept: Golden, apart: Sequence[float], precision: str) -> float:
+def _allowed(image: Golden, gaps: Sequence[float], precision: str) -> float:
     """Return what differences of probabilities come to, if it is within the tolerance of the precision."""
     tolerance = tolerances.FP32 if precision == "fp32" else tolerances.ROUNDED
-    difference = max(apart) if precision == "fp32" else sum(apart) / 2
+    difference = max(gaps) if precision == "fp32" else sum(gaps) / 2
     if not difference <= tolerance:
-        what = "a probability differs" if precision == "fp32" else "probabilities differ"
+        subject = "a probability differs" if precision == "fp32" else "probabilities differ"
         remedy = "" if precision == "fp32" else ", or set handler.precision to fp32"
         raise GoldenError(
-            f"golden image {kept.name} is answered otherwise than when the network was exported: {what} "
+            f"golden image {image.name} is answered otherwise than when the network was exported: {subject} "
             f"by {difference:.2g}, allowed in {precision} are {tolerance:g}. Export and archive the model again "
             f"with the packages that serve it{remedy}"
         )

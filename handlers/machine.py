@@ -28,8 +28,12 @@ def _cpu_quota(cgroup: Path) -> float | None:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
         old = cgroup / "cpu"
-        given, per = _number(old / "cpu.cfs_quota_us"), _number(old / "cpu.cfs_period_us")
-        return given / per if given is not None and per is not None and given > 0 and per > 0 else None
+        quota_us, period_us = _number(old / "cpu.cfs_quota_us"), _number(old / "cpu.cfs_period_us")
+        return (
+            quota_us / period_us
+            if quota_us is not None and period_us is not None and quota_us > 0 and period_us > 0
+            else None
+        )
     return int(quota) / int(period) if quota.isdecimal() and int(period) else None
 
 

@@ -78,16 +78,16 @@ class Preprocess(nn.Module):
         Returns:
             uint8 of shape (B, C, S, S), in the order of the images.
         """
-        found = torch.empty((len(images), *self.spec.shape), dtype=torch.uint8, device=self.mean.device)
+        resized = torch.empty((len(images), *self.spec.shape), dtype=torch.uint8, device=self.mean.device)
         for image in images:
             self._check(image)
         images = [self._shortened(image) for image in images]
         shapes = [(image.shape[-2], image.shape[-1]) for image in images]
         for part in resampling.batches(shapes, GROUP_VALUES // self.spec.channels, self.spec.image_size):
-            chosen = [images[place] for place in part]
-            scaled = [self._scaled(image) for image in chosen]
-            found[part] = resampling.resize(chosen, scaled, self.spec.image_size, dtype)
-        return found
+            group = [images[place] for place in part]
+            scaled = [self._scaled(image) for image in group]
+            resized[part] = resampling.resize(group, scaled, self.spec.image_size, dtype)
+        return resized
 
     def reference(self, image: torch.Tensor) -> torch.Tensor:
         """Return images of one size at the network's size, computed in float: what `resize` is held equal to.

@@ -30,9 +30,9 @@ def matrices(
     lengths = torch.tensor(sides, dtype=torch.float32, device=device)[:, None, None]
     whole = torch.tensor(scaled, dtype=torch.float32, device=device)[:, None, None]
     scale = lengths / whole
-    kept = torch.arange(size, dtype=torch.float32, device=device)[:, None] + ((whole - size) / 2).floor()
+    positions = torch.arange(size, dtype=torch.float32, device=device)[:, None] + ((whole - size) / 2).floor()
     places = torch.arange(max(sides), dtype=torch.float32, device=device)
-    distance = (places + 0.5 - (kept + 0.5) * scale).abs_()
+    distance = (places + 0.5 - (positions + 0.5) * scale).abs_()
     weights = (1 - distance / scale.clamp(min=1)).clamp_(min=0) * (places < lengths)
     return (weights / weights.sum(dim=2, keepdim=True)).to(dtype)
 
@@ -72,8 +72,8 @@ def _together(images: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]])
     return batch
 
 
-def batches(shapes: Sequence[tuple[int, int]], most: int, size: int) -> Iterator[list[int]]:
-    """Yield the places of images that may form one batch: like sizes, and `most` pixels, or one image of more.
+def batches(shapes: Sequence[tuple[int, int]], max_pixels: int, size: int) -> Iterator[list[int]]:
+    """Yield the places of images that may form one batch: like sizes, and `max_pixels` pixels, or one image of more.
 
     The matrices to `size` count too: those of a long line have more values than its pixels.
     """
@@ -86,7 +86,7 @@ def batches(shapes: Sequence[tuple[int, int]], most: int, size: int) -> Iterator
     for place in sorted(range(len(shapes)), key=lambda place: max(shapes[place])):
         side = shapes[place]
         padded = (len(part) + 1) * values(max(height, side[0]), max(width, side[1]))
-        if part and padded > min(most, PADDING * (total + values(*side))):
+        if part and padded > min(max_pixels, PADDING * (total + values(*side))):
             yield part
             part, height, width, total = [], 0, 0, 0
         part.append(place)

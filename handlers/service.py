@@ -97,14 +97,14 @@ class Service:
         workers = threads(config.get("minWorkers"))
         # int8 and networks that are compiled ahead of time run on a CPU only.
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
-        chosen = choose(self.settings.device, device, gpu_capable=gpu_capable)
+        target = choose(self.settings.device, device, gpu_capable=gpu_capable)
         settings = self.settings
-        if settings.precision == "fp16" and settings.device == "auto" and chosen.type == "cpu":
+        if settings.precision == "fp16" and settings.device == "auto" and target.type == "cpu":
             logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
             settings = dataclasses.replace(settings, precision="auto")
-        made = partial(load, weights, settings, largest=largest, threads=workers)
+        load_on = partial(load, weights, settings, largest=largest, threads=workers)
         try:
-            self.classifier = made(device=chosen)
+            self.classifier = load_on(device=target)
             return
         except torch.OutOfMemoryError as error:
             reason = str(error).partition("\n")[0]
@@ -118,16 +118,16 @@ class Service:
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images form one batch."""
-        requests = [self._read(asked) for asked in batch]
+        requests = [self._read(raw) for raw in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
-        return [self._reply(*each) for each in zip(requests, answers, strict=True)]
+        return [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
 
-    def _read(self, asked: RawRequest) -> ImageRequest | RequestError | None:
+    def _read(self, raw: RawRequest) -> ImageRequest | RequestError | None:
         """Return the images of one request, its error, or None if it asks for the description."""
-        if asked.headers.get("describe") == "True":
+        if raw.headers.get("describe") == "True":
             return None
         try:
-            return read(asked, self.settings)
+            return read(raw, self.settings)
         except RequestError as error:
             return error.with_traceback(None)
 
@@ -163,17 +163,17 @@ def load(
         ArtifactError: the artifact cannot be read.
         GoldenError: the answer to a golden image differs from the exported one.
     """
-    made = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
+    build = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
     images = _golden_images(weights.with_name(golden.FILE), settings)
     if settings.precision != "auto":
-        return _proven(made(precision=settings.precision), largest, images)
+        return _proven(build(precision=settings.precision), largest, images)
     *faster, last = by_speed(torch.device(device))
     for precision in faster:
         try:
-            return _proven(made(precision=precision), largest, images)
+            return _proven(build(precision=precision), largest, images)
         except GoldenError as error:  # nobody asked for this precision by name
             logging.getLogger(__name__).warning("cannot serve in %s: %s", precision, error)
-    return _proven(made(precision=last), largest, images)
+    return _proven(build(precision=last), largest, images)
 
 
 def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:
@@ -204,8 +204,8 @@ def threads(workers: Any) -> int:
     `serving.host.resources` computed for this server. Without any of them TorchServe starts a
     worker a core.
     """
-    if told := _whole(os.environ.get("OMP_NUM_THREADS", "")):
-        return told
+    if omp_threads := _whole(os.environ.get("OMP_NUM_THREADS", "")):
+        return omp_threads
     if isinstance(workers, int) and workers > 0:
         return max(1, cores() // workers)
     return _whole(os.environ.get(THREADS_VARIABLE, "")) or 1

@@ -59,8 +59,8 @@ class Settings:
             return cls()
         if not isinstance(section, Mapping):
             raise ValueError(f"handler: must be a mapping of settings, is {type(section).__name__}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = [key for key in section if key not in known]
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = [key for key in section if key not in names]
         if unknown:
-            raise ValueError(f"handler: unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+            raise ValueError(f"handler: unknown setting {unknown[0]!r}; known are {', '.join(names)}")
         return cls(**section)

@@ -34,9 +34,9 @@ class ImageHandler:
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order."""
-        asked = [RawRequest(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
+        requests = [RawRequest(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
         try:
-            replies = self.service.answer(asked)
+            replies = self.service.answer(requests)
         except RuntimeError:
             self._end_without_gpu()
             raise
@@ -46,7 +46,7 @@ class ImageHandler:
                 context.set_response_status(code=reply.code, phrase=reply.error.phrase, idx=index)
             for name, value in (self.service.headers | reply.headers).items():
                 context.set_response_header(index, name, value)
-            if not asked[index].headers:  # only gRPC has none: a stream of its answers is one that ends here
+            if not requests[index].headers:  # only gRPC has none: a stream of its answers is one that ends here
                 context.set_response_header(index, "ts_stream_next", "false")
         return [reply.body for reply in replies]
 

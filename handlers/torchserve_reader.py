@@ -94,15 +94,15 @@ def install() -> Reader:
         protocol._retrieve_buffer = reader.buffer
         protocol._retrieve_inference_msg = reader.batch
         logging.getLogger().addFilter(_is_kept)
-        given = Service.retrieve_data_for_inference
-        if not isinstance(given, functools.partial):
-            Service.retrieve_data_for_inference = staticmethod(functools.partial(_rows, given))
+        retrieve = Service.retrieve_data_for_inference
+        if not isinstance(retrieve, functools.partial):
+            Service.retrieve_data_for_inference = staticmethod(functools.partial(_rows, retrieve))
     return reader
 
 
-def _rows(given: Callable[[Batch], tuple[list[Any], Batch, Any]], batch: Batch) -> tuple[list[Any], Batch, Any]:
+def _rows(retrieve: Callable[[Batch], tuple[list[Any], Batch, Any]], batch: Batch) -> tuple[list[Any], Batch, Any]:
     """Return what TorchServe's service makes of a batch, with all fields in each row."""
-    headers, rows, ids = given(batch)
+    headers, rows, ids = retrieve(batch)
     return headers, [Row(row, request["parameters"]) for row, request in zip(rows, batch, strict=True)], ids
 
 

@@ -56,20 +56,20 @@ class Decoder:
     def _decode(self, image: Buffer) -> Decoded:
         if self._left <= 0:
             return Busy("the images of this batch take longer to decode than a worker may")
-        began = time.thread_time()
+        start_time = time.thread_time()
         try:
             return self._in_turn(image)
         finally:
             with self._counting:
-                self._left -= time.thread_time() - began
+                self._left -= time.thread_time() - start_time
 
     def _in_turn(self, image: Buffer) -> Decoded:
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
 
             def on_header(width: int, height: int) -> None:
                 # The largest images one after the other: each of them may take most of a worker's memory.
                 if width * height > HEAVY_PIXELS:
-                    held.enter_context(self._heavy)
+                    stack.enter_context(self._heavy)
 
             return self._decoded(image, on_header)
 

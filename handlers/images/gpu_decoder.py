@@ -51,18 +51,18 @@ class DeviceDecoder:
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or its error."""
         pixels = [nvjpeg.pixels_of(image, self.limits) if self._decodes else None for image in images]
-        rest = [place for place, count in enumerate(pixels) if count is None]
-        found: dict[int, Decoded] = {}
+        on_cpu = [place for place, count in enumerate(pixels) if count is None]
+        results: dict[int, Decoded] = {}
         # The decoder on the CPU does not touch the GPU: only its results are sent there, in one piece.
-        beside = self._beside.submit(self.others.decode, [images[place] for place in rest]) if rest else None
+        beside = self._beside.submit(self.others.decode, [images[place] for place in on_cpu]) if on_cpu else None
         for part in _parts(pixels):
-            found |= self._on_device({place: images[place] for place in part})
+            results |= self._on_device({place: images[place] for place in part})
         if beside is not None:
-            found |= self._uploaded(rest, beside.result())
-        failed = [place for place in range(len(images)) if place not in found]
+            results |= self._uploaded(on_cpu, beside.result())
+        failed = [place for place in range(len(images)) if place not in results]
         if failed:
-            found |= self._uploaded(failed, self.others.decode([images[place] for place in failed]))
-        return [found[place] for place in range(len(images))]
+            results |= self._uploaded(failed, self.others.decode([images[place] for place in failed]))
+        return [results[place] for place in range(len(images))]
 
     def _on_device(self, images: Mapping[int, Buffer]) -> dict[int, Decoded]:
         """Return images that the GPU decodes and resizes, by their places, without those on which it fails.
@@ -87,8 +87,8 @@ class DeviceDecoder:
 
     def _uploaded(self, places: Sequence[int], decoded: Sequence[Decoded]) -> dict[int, Decoded]:
         """Return the images that the CPU decoded, on the device, or on the CPU if the device is out of memory."""
-        found = dict(zip(places, decoded, strict=True))
-        there = {place: image for place, image in found.items() if isinstance(image, torch.Tensor)}
+        results = dict(zip(places, decoded, strict=True))
+        there = {place: image for place, image in results.items() if isinstance(image, torch.Tensor)}
         if there:
             device = self.preprocess.mean.device
             images = torch.stack(list(there.values()))
@@ -98,8 +98,8 @@ class DeviceDecoder:
                         images = images.pin_memory().to(device, non_blocking=True)
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()
-            found |= zip(there, images, strict=True)
-        return found
+            results |= zip(there, images, strict=True)
+        return results
 
 
 @functools.cache

@@ -107,27 +107,27 @@ def _decode(
     limits.check_pixels(int(width), int(height))
     on_header(int(width), int(height))
     _check_components(data, frame)
-    wanted = "RGB" if colour == "rgb" else "GRAY"
-    target = _target(wanted, str(space), frame)
+    mode = "RGB" if colour == "rgb" else "GRAY"
+    target = _target(mode, str(space), frame)
     factor = _scale(min(int(width), int(height)), smallest) if frame.has_dct else 1
-    least = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
+    min_size = {"min_height": -(-int(height) // factor), "min_width": -(-int(width) // factor)}
     # A buffer for the whole image: TurboJPEG writes past a smaller one if it does not scale after all. Pages that it
     # does not write to cost nothing.
     room = np.empty(int(width) * int(height) * CHANNELS[target], np.uint8)
     pixels: Pixels = simplejpeg.decode_jpeg(
-        data, target, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=room, **least
+        data, target, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=room, **min_size
     )
-    return pixels if target == wanted else _converted(pixels, target, colour)
+    return pixels if target == mode else _converted(pixels, target, colour)
 
 
 CHANNELS = {"RGB": 3, "GRAY": 1, "CMYK": 4}
 
 
-def _target(wanted: str, space: str, frame: "Frame") -> str:
+def _target(mode: str, space: str, frame: "Frame") -> str:
     """Return the colours that TurboJPEG is to give: it converts neither ink nor lossless images."""
     if space in ("CMYK", "YCCK"):
         return "CMYK"
-    return wanted if frame.has_dct else "GRAY" if space == "Gray" else "RGB"
+    return mode if frame.has_dct else "GRAY" if space == "Gray" else "RGB"
 
 
 def _converted(pixels: Pixels, target: str, colour: Colour) -> Pixels:
@@ -263,8 +263,8 @@ def _scale(side: int, smallest: int | None) -> int:
 
     libjpeg's other scales, such as 3/8, differ visibly from decoding in full.
     """
-    wanted = math.inf if smallest is None else SCALED_MARGIN * smallest
-    return next((factor for factor in (8, 4, 2) if -(-side // factor) >= wanted), 1)
+    min_side = math.inf if smallest is None else SCALED_MARGIN * smallest
+    return next((factor for factor in (8, 4, 2) if -(-side // factor) >= min_side), 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -327,12 +327,12 @@ def orientation_of(data: bytes | bytearray | memoryview) -> int:
     if EXIF not in head and b"tiff:Orientation" not in head:
         return 1
     # Not by Pillow's reader of JPEG files: it takes minutes for one of 20 MB that was made for that.
-    found: dict[str | tuple[int, int], Any] = {}
+    metadata: dict[str | tuple[int, int], Any] = {}
     for marker, segment, _ in _segments(bytes(data[: METADATA_BYTES + 2**16])):  # the last one may begin in the head
         if marker == METADATA and segment.startswith(EXIF):
-            found["exif"] = found.get("exif", b"") + (segment[len(EXIF) :] if "exif" in found else segment)
+            metadata["exif"] = metadata.get("exif", b"") + (segment[len(EXIF) :] if "exif" in metadata else segment)
         elif marker == METADATA and segment.startswith(XMP):
-            found["xmp"] = segment[len(XMP) :]
+            metadata["xmp"] = segment[len(XMP) :]
     image = Image.new("L", (1, 1))
-    image.info = found
+    image.info = metadata
     return orientation(image)

@@ -77,7 +77,7 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
     # Since 0.29 torchvision names TorchCodec as the successor of its decoders. Set for each call: that costs little
     # and survives a caller's own `catch_warnings`.
     warnings.filterwarnings("ignore", message=r"The image decoding and encoding capabilities of TorchVision")
-    encoded = [torch.frombuffer(_writable(each), dtype=torch.uint8) for each in images]
+    encoded = [torch.frombuffer(_writable(image), dtype=torch.uint8) for image in images]
     mode = library.ImageReadMode.RGB if colour == "rgb" else library.ImageReadMode.GRAY
     if device.type == "cuda":
         # torchvision decodes on another stream, into memory that kernels of this one may still be reading.

@@ -87,9 +87,9 @@ def open_image(name: str, data: bytes) -> ImageFile.ImageFile:
         UnsupportedFormat: it asks for what Pillow does not do.
         Exception: nearly anything, on hostile bytes.
     """
-    for mark, most in PIECES.get(name, ()):
-        if data.count(mark) > most:
-            raise BadImage(f"the {name} image has more than {most} pieces {mark.decode()!a}")
+    for mark, limit in PIECES.get(name, ()):
+        if data.count(mark) > limit:
+            raise BadImage(f"the {name} image has more than {limit} pieces {mark.decode()!a}")
     return FORMATS[name](BoundedReads(data))
 
 

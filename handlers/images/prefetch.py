@@ -49,9 +49,9 @@ class Prefetcher:
             while pending:
                 yield pending.popleft().result()
         finally:  # on early exit, wait so that nothing is still decoding on the device
-            wait([each for each in pending if not each.cancel()])
+            wait([future for future in pending if not future.cancel()])
 
-    def rest(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until nothing is being decoded, so that its memory on the device is free again."""
         self._pool.submit(int).result()
 

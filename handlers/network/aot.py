@@ -75,7 +75,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, o
         options = {**options, "freezing": False}
     try:
         get_cpp_compiler()
-        files: dict[str, Any] = {each: _compiled(model, spec, DTYPES[each], options) for each in PRECISIONS}
+        files: dict[str, Any] = {name: _compiled(model, spec, DTYPES[name], options) for name in PRECISIONS}
     except InvalidCxxCompiler as error:
         raise ArtifactError(f"{path.name} needs a C++ compiler: {COMPILER}") from error
     except CppCompileError as error:
@@ -84,7 +84,7 @@ def save(model: nn.Module, spec: Spec, path: str | Path, options: Mapping[str, o
         raise ArtifactError(
             f"{path.name}: torch.export takes the network for one batch size only: {str(error).splitlines()[0]}"
         ) from error
-    extra = {SPEC_FILE: spec.to_json(), BUILD_FILE: json.dumps(_here())}
+    extra = {SPEC_FILE: spec.to_json(), BUILD_FILE: json.dumps(_platform())}
     with atomic.replacing(path) as part:
         package_pt2(str(part), aoti_files=files, extra_files=extra)
 
@@ -139,19 +139,19 @@ class _Package:
         return logits
 
 
-def _here() -> dict[str, Any]:
+def _platform() -> dict[str, Any]:
     """Return what compiled code depends on: the release of torch, and what this processor can do."""
     able = sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True)
     return {"torch": torch.__version__.partition("+")[0], "machine": platform.machine(), "capabilities": able}
 
 
-def _check(made: dict[str, Any], path: Path) -> None:
-    here = _here()
-    if made["torch"] != here["torch"]:
-        raise ArtifactError(f"{path} was compiled by torch {made['torch']}, here is {here['torch']}: {_REMEDY}")
-    if made["machine"] != here["machine"]:
-        raise ArtifactError(f"{path} was compiled for {made['machine']}, here is {here['machine']}: {_REMEDY}")
-    lacking = sorted(set(made["capabilities"]) - set(here["capabilities"]))
+def _check(build: dict[str, Any], path: Path) -> None:
+    current = _platform()
+    if build["torch"] != current["torch"]:
+        raise ArtifactError(f"{path} was compiled by torch {build['torch']}, here is {current['torch']}: {_REMEDY}")
+    if build["machine"] != current["machine"]:
+        raise ArtifactError(f"{path} was compiled for {build['machine']}, here is {current['machine']}: {_REMEDY}")
+    lacking = sorted(set(build["capabilities"]) - set(current["capabilities"]))
     if lacking:
         raise ArtifactError(
             f"{path} was compiled for a processor with {', '.join(lacking)}, which this lacks: {_REMEDY}"

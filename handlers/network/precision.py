@@ -28,16 +28,16 @@ def by_speed(device: torch.device) -> list[str]:
     return [*(["fp16"] if fp16 else []), *(["bf16"] if gains_from_bf16(device) else []), "fp32"]
 
 
-def choose(wanted: str, device: torch.device) -> str:
+def choose(setting: str, device: torch.device) -> str:
     """Return what `precision` means on this device: auto is the fastest.
 
     Raises:
         ValueError: an unknown precision, int8 on a GPU, or fp16 on a CPU.
     """
-    if wanted not in PRECISIONS:
-        raise ValueError(f"precision is {wanted!r}, must be one of {', '.join(PRECISIONS)}")
-    elsewhere = {"int8": "cpu", "fp16": "cuda"}.get(wanted, device.type)
+    if setting not in PRECISIONS:
+        raise ValueError(f"precision is {setting!r}, must be one of {', '.join(PRECISIONS)}")
+    elsewhere = {"int8": "cpu", "fp16": "cuda"}.get(setting, device.type)
     if elsewhere != device.type:
         where = "a CPU" if elsewhere == "cpu" else "a GPU"
-        raise ValueError(f"precision is {wanted!r}, which runs on {where} only: set handler.precision to auto")
-    return by_speed(device)[0] if wanted == "auto" else wanted
+        raise ValueError(f"precision is {setting!r}, which runs on {where} only: set handler.precision to auto")
+    return by_speed(device)[0] if setting == "auto" else setting

@@ -133,12 +133,12 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
     Only calling it is left. oneDNN's fusion is a switch of the whole process, which acts when a module first runs: the
     module that is made last decides. It refuses tensors of a GPU, and fails on, or changes, what attention does.
     """
-    made = frozen(module)
-    graph = str(made.inlined_graph)
+    module = frozen(module)
+    graph = str(module.inlined_graph)
     attends = any(name in graph for name in ATTENTION)
     with quiet():
         torch.jit.enable_onednn_fusion(device.type == "cpu" and not attends)
-    return made
+    return module
 
 
 def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
@@ -158,8 +158,8 @@ def frozen(module: nn.Module) -> nn.Module:
     """Return a loaded module with its weights as constants; only calling it is left. Its layers are not fused."""
     with quiet():
         torch.jit.enable_onednn_fusion(False)
-        made: nn.Module = torch.jit.freeze(module)
-        return made
+        constant: nn.Module = torch.jit.freeze(module)
+        return constant
 
 
 def _example(spec: Spec, batch: int) -> torch.Tensor:

@@ -53,21 +53,21 @@ class RawRequest:
     fields: Sequence[Field]
 
 
-def read(asked: RawRequest, settings: Settings) -> ImageRequest:
+def read(raw: RawRequest, settings: Settings) -> ImageRequest:
     """Return the images of one request.
 
     Raises:
         RequestError: it holds none, more than the settings allow, or asks for something else.
     """
-    headers = asked.headers
+    headers = raw.headers
     if headers.get("explain") == "True":
         raise NoExplanation("predictions are not explained: send the request to /predictions/<model> or to :predict")
-    top_k = _top_k(asked)
+    top_k = _top_k(raw)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = content_encoding.coding(headers.get("content-encoding", ""))
     if coding and kind in (MULTIPART, URLENCODED):
         raise UnsupportedFormat(content_encoding.OF_A_FORM)
-    fields = [field for field in asked.fields if field.name != TOP_K or field.is_file]
+    fields = [field for field in raw.fields if field.name != TOP_K or field.is_file]
     if kind == MULTIPART:
         request = _form(fields, headers, settings)
     elif kind == URLENCODED:
@@ -77,9 +77,9 @@ def read(asked: RawRequest, settings: Settings) -> ImageRequest:
     return dataclasses.replace(request, top_k=top_k)
 
 
-def _top_k(asked: RawRequest) -> int | None:
-    values = [field.value for field in asked.fields if field.name == TOP_K and not field.is_file]
-    value = values[-1] if values else asked.headers.get(TOP_K_HEADER)
+def _top_k(raw: RawRequest) -> int | None:
+    values = [field.value for field in raw.fields if field.name == TOP_K and not field.is_file]
+    value = values[-1] if values else raw.headers.get(TOP_K_HEADER)
     if value is None:
         return None
     text = value if isinstance(value, str) else bytes(value).decode(errors="replace")
@@ -135,17 +135,17 @@ def _check_whole(fields: Sequence[Field], headers: Mapping[str, str]) -> None:
     """Raise BadRequest where a form is longer than its fields: the server drops a part that does not end."""
     length = headers.get("content-length", "")
     size = sum(len(field.value) for field in fields if isinstance(field.value, bytes | bytearray))
-    rest = int(length) - size if length.isdecimal() and len(length) < 16 else 0
-    if rest > HEADERS_OF_A_PART * len(fields):
-        raise BadRequest(CUT.format(rest))
+    uncounted = int(length) - size if length.isdecimal() and len(length) < 16 else 0
+    if uncounted > HEADERS_OF_A_PART * len(fields):
+        raise BadRequest(CUT.format(uncounted))
 
 
 def _urlencoded(fields: Sequence[Field], settings: Settings) -> ImageRequest:
     """Return the images of JSON that came as a form, as `curl -d` sends it: cut in two at its first "="."""
     for field in fields:
         if payload.is_json(field.name.encode()):
-            rest = field.value if isinstance(field.value, str) else bytes(field.value).decode(errors="replace")
-            return _body(f"{field.name}={rest}" if rest else field.name, settings, urlencoded=True)
+            value = field.value if isinstance(field.value, str) else bytes(field.value).decode(errors="replace")
+            return _body(f"{field.name}={value}" if value else field.name, settings, urlencoded=True)
     raise BadRequest("curl -d sends a form, which an image does not survive: send it with curl -T FILE")
 
 

@@ -133,7 +133,7 @@ def test_what_this_processor_can_do_is_written_down(monkeypatch: pytest.MonkeyPa
     able = {"sve": False, "avx512_f": True, "avx2": True, "architecture": "x86_64", "vnni": 1}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch, "__version__", "2.15.0+cpu")
-    here = aot._here()
+    here = aot._platform()
     assert (here["torch"], here["capabilities"]) == ("2.15.0", ["avx2", "avx512_f"])
     assert here["machine"] == platform.machine()
 

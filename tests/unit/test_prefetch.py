@@ -114,7 +114,7 @@ def test_what_is_being_decoded_is_waited_for(device: torch.device, rests: bool) 
     next(found)
     timer = threading.Timer(0.5, held.set)
     timer.start()
-    waits = ahead.rest if rests else found.close  # type: ignore[attr-defined]
+    waits = ahead.wait_idle if rests else found.close  # type: ignore[attr-defined]
     waits()
     assert held.is_set()
     timer.join()
@@ -161,7 +161,7 @@ def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
         return probabilities(batch)
 
     monkeypatch.setattr(classifier, "_probabilities", once)
-    rest = Mock(wraps=classifier.ahead.rest)
-    monkeypatch.setattr(classifier.ahead, "rest", rest)
+    wait_idle = Mock(wraps=classifier.ahead.wait_idle)
+    monkeypatch.setattr(classifier.ahead, "wait_idle", wait_idle)
     assert classifier.classify([image]) == expected and not full
-    rest.assert_called_once()
+    wait_idle.assert_called_once()
