@@ -106,7 +106,7 @@ def read_files(prepared: Path) -> dict[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try all layouts, print a line for each, and write the result; 1 where one is wrong."""
     parser = console.parser("layouts", __doc__, CAMPAIGNS)
-    parser.add_argument("--only", choices=LAYOUTS, help="one layout, without a result file")
+    parser.add_argument("--only", choices=LAYOUTS, metavar="LAYOUT", help="one layout, without a result file")
     options = parser.parse_args(arguments)
     origin = Origin("layouts", [], package=CAMPAIGNS, code=(*TRAINING, "pipeline", "tests/campaigns/layout_cases.py"))
     rows = []

@@ -11,7 +11,7 @@ from serving.store import model_config
 from training.configuration import compose
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs/notebooks/index.md"]
 REQUESTS = "tests/server/test_documented_requests.py"  # runs every curl command and every Python example
 # The verbs that pages name: the test that runs what they do, or why none does.
 VERBS = {
@@ -28,6 +28,7 @@ VERBS = {
     "image": "tests/server/test_image.py",
     "load": "tests/server/test_load.py",
     "lock": "tests/unit/test_lock.py",
+    "notebooks": "tests/server/test_notebooks.py",
     "predict": "tests/server/test_predict.py",
     "readme": "tests/unit/test_readme.py",
     "rollback": "tests/server/test_deploy.py",
@@ -36,7 +37,7 @@ VERBS = {
     "status": "tests/unit/test_status.py",
     "stop": "tests/server/test_server.py",
     "test": "would run this test again",
-    "test-slow": "is the last command of .ci/run, with SIGHTLINE_SLOW=1",
+    "test-slow": "is the last command of .ci/run",
     "train": "tests/unit/test_train.py",
     "up": "tests/server/test_up.py",
     "verify": "tests/unit/test_verify.py",
