@@ -11,7 +11,8 @@ from serving.store import model_config
 from training.configuration import compose
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs/notebooks/index.md"]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), DOCS / "notebooks" / "index.md"]
 REQUESTS = "tests/server/test_documented_requests.py"  # runs every curl command and every Python example
 # The verbs that pages name: the test that runs what they do, or why none does.
 VERBS = {
