@@ -14,10 +14,9 @@ from typing import Any
 from handlers.atomic import replace_folder
 from handlers.machine import cores
 from training.data.progress import plain_console, progress
-from training.data.records import DatasetError
+from training.data.records import DRAWN, DatasetError
 
 VERSION = 1  # raise it when a drawing changes, so that older folders are generated again
-MARK = "generated.json"
 CHUNK = 64  # images that a worker makes between two steps of the progress bar
 
 
@@ -60,7 +59,7 @@ def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int
     for folder in {str(Path(task.path).parent) for task in tasks}:
         (partial / folder).mkdir(parents=True, exist_ok=True)
     # The mark goes in first: an interrupted run leaves a folder that the next run knows as its own.
-    (partial / MARK).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (partial / DRAWN).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     _make(partial, parameters.dataset, tasks, workers)
     replace_folder(partial, raw)
     return True
@@ -105,7 +104,7 @@ def _write(folder: str, tasks: list[Task]) -> int:
 def _made(folder: Path) -> dict[str, Any] | None:
     """Return the content of the folder's mark, or None without a readable mark."""
     try:
-        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        document = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) and "files" in document else None

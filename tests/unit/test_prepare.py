@@ -20,6 +20,7 @@ from handlers.images.decoding import decode
 from handlers.images.limits import Limits
 from handlers.preprocessing import Preprocess
 from handlers.tolerances import PIXELS
+from synthetic import fingers
 from synthetic.encoding import jpeg as encode_jpeg
 from tests.unit.class_folders import CLASSES, jpeg, write
 from training.cards import card
@@ -27,7 +28,7 @@ from training.configuration import compose
 from training.data import prepare as module
 from training.data.prepare import main, prepare, recipe_from
 from training.data.recipe import Recipe, listing
-from training.data.records import DatasetError
+from training.data.records import DRAWN, DatasetError
 from training.data.store import PreparedDataset
 
 
@@ -58,6 +59,17 @@ def test_pixels_are_those_that_serving_sees(tmp_path: Path, folder: Path, resize
         served = Preprocess(spec).resize(decode(record.read(dataset.raw), colour=spec.colour))
         assert torch.equal(torch.from_numpy(np.array(dataset.images[row])), served)
         assert dataset.classes[dataset.labels[row]] == record.label
+
+
+def test_the_file_that_describes_drawn_images_is_not_left_out(tmp_path: Path, folder: Path) -> None:
+    raw = tmp_path / "raw"
+    fingers.generate(raw, images_per_class=4)
+    drawn = Recipe(name="drawn", reader="fingers", raw=raw, image_size=16)
+    prepare(drawn, folder)
+    assert (raw / DRAWN).is_file() and PreparedDataset.open(folder).document["left_out"] == {}
+    (raw / DRAWN).write_text("{}")  # a file of the user's with that name is named
+    prepare(drawn, tmp_path / "again")
+    assert left_out(tmp_path / "again") == {DRAWN: "not read"}
 
 
 def test_large_photographs_are_decoded_at_a_part_of_their_size_as_in_serving(tmp_path: Path, folder: Path) -> None:

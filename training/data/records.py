@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 Split = Literal["train", "test"]
+DRAWN = "generated.json"  # in a folder of drawn images: how `synthetic` drew them
 
 
 class DatasetError(Exception):

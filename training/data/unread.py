@@ -1,5 +1,6 @@
 """Files of a raw folder without a record, so that every file in it is either used or named."""
 
+import json
 import os
 import posixpath
 from collections.abc import Collection, Iterable, Iterator
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 from training.data.index import Index, Unread
 from training.data.readers.folder import is_clutter, walk
+from training.data.records import DRAWN
 
 # Of one folder; more are summarised in one line.
 _NAMED_EACH = 100
@@ -28,6 +30,8 @@ def unread(raw: Path, lists: Collection[str], index: Index) -> Iterator[Unread]:
 
     A folder of which nothing is read is one item, with the number of files in it and below.
     """
+    if _is_drawn(raw):
+        lists = {*lists, DRAWN}
     whole: _Whole | None = None
     for folder, entries in walk(raw):
         if whole is not None and folder.startswith(f"{whole.path}/"):
@@ -38,6 +42,14 @@ def unread(raw: Path, lists: Collection[str], index: Index) -> Iterator[Unread]:
         if whole is None:
             yield from _unread_files(folder, entries, lists, index)
     yield from _counted(whole)
+
+
+def _is_drawn(raw: Path) -> bool:
+    """Return whether `synthetic` drew these images: then the file that says so is ours, not an unread one."""
+    try:
+        return "images_per_class" in json.loads((raw / DRAWN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _unread_folder(folder: str, files: int, lists: Collection[str], index: Index) -> _Whole | None:
