@@ -10,6 +10,7 @@ version before, so that each swap loads new workers. The last line is one JSON d
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ from benchmarks.harness import console, small_server
 from benchmarks.harness.small_server import MODEL, Expected
 from benchmarks.result import Sections
 from benchmarks.traffic import background_load
-from benchmarks.traffic.open_loop import Answer
+from benchmarks.traffic.open_loop import Answer, fill_failures, quantile
 from serving import deploy
 from serving.lifecycle.deployment import DeployError, Limits
 
@@ -91,7 +92,7 @@ def by_step(due: np.ndarray, latencies: np.ndarray, swaps: Sequence[Swap]) -> di
     return {
         name: {
             "requests": len(part),
-            "p99": round(float(np.quantile(part, 0.99)), 2),
+            "p99": round(quantile(part, 0.99), 2),
             "slowest": round(float(part.max()), 1),
         }
         for name, part in pooled.items()
@@ -100,14 +101,15 @@ def by_step(due: np.ndarray, latencies: np.ndarray, swaps: Sequence[Swap]) -> di
 
 
 def figures(answers: Sequence[Answer], swaps: Sequence[Swap], expected: Expected, first: str) -> dict[str, Any]:
-    """Return the figures of a run; latencies in milliseconds, of answers with status 200."""
+    """Return the figures of a run; latencies in milliseconds, in which a failure counts as the longest."""
     good = [answer for answer in answers if answer.status == 200]
     versions = [expected.version_of(answer.number, answer.body) for answer in good]
     right = [
         version == answer.version and was_default(first, swaps, version, answer.sent, answer.received)
         for answer, version in zip(good, versions, strict=True)
     ]
-    due, latencies = np.array([answer.due for answer in good]), np.array([answer.latency for answer in good]) * 1e3
+    due = np.array([answer.due for answer in answers])
+    latencies = fill_failures([answer.latency if answer.status == 200 else np.nan for answer in answers]) * 1e3
     switches = [swap.switched - swap.switching for swap in swaps if not swap.error]
     return {
         "deployments": len(swaps),
@@ -120,22 +122,22 @@ def figures(answers: Sequence[Answer], swaps: Sequence[Swap], expected: Expected
         "switch_seconds": round(max(switches, default=0.0), 4),
         "swap_seconds": round(float(np.median([swap.ended - swap.registered for swap in swaps])), 2),
         "slowest_ms": round(float(latencies.max()), 1),
-        **_during_and_between(good, latencies, swaps),
+        **_during_and_between(answers, latencies, swaps),
         "steps": by_step(due, latencies, swaps),
     }
 
 
-def _during_and_between(good: Sequence[Answer], latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, Any]:
+def _during_and_between(answers: Sequence[Answer], latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, Any]:
     """Return the quantiles of the latencies during swaps and between them, and the ratio of their 99th percentiles."""
-    during = np.zeros(len(good), dtype=bool)
-    due, received = np.array([answer.due for answer in good]), np.array([answer.received for answer in good])
+    during = np.zeros(len(answers), dtype=bool)
+    due, received = np.array([answer.due for answer in answers]), np.array([answer.received for answer in answers])
     for swap in swaps:
         during |= (due <= swap.ended) & (received >= swap.registered)
     parts: dict[str, Any] = {}
     for name, part in (("during", latencies[during]), ("between", latencies[~during])):
-        quantiles = {f"p{q}": round(float(np.quantile(part, q / 100)), 2) for q in (50, 90, 99) if len(part)}
+        quantiles = {f"p{q}": round(quantile(part, q / 100), 2) for q in (50, 90, 99) if len(part)}
         parts[name] = {"requests": len(part), **quantiles}
-    if all("p99" in part for part in parts.values()):
+    if all(part.get("p99") for part in parts.values()):  # 0 where every request failed
         parts["p99_ratio"] = round(parts["during"]["p99"] / parts["between"]["p99"], 2)
     return parts
 
@@ -163,7 +165,8 @@ def measure(
 def goals_met(row: Mapping[str, Any]) -> bool:
     """Return whether a run meets its goals; that of latency applies where callers send at a rate."""
     failed = row["failed"] or row["wrong_version"] or row["deployments_failed"]
-    slow = row["switch_seconds"] > GOALS["switch_seconds"] or (row["rate"] and row["p99_ratio"] > GOALS["p99_ratio"])
+    ratio = row.get("p99_ratio", math.inf)
+    slow = row["switch_seconds"] > GOALS["switch_seconds"] or (row["rate"] and ratio > GOALS["p99_ratio"])
     return not (failed or slow)
 
 

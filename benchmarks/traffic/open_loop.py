@@ -74,25 +74,32 @@ def schedule(rate: float, seconds: float, *, poisson: bool = True, seed: int = 0
     return times
 
 
-def summarize(latencies: Sequence[float], lateness: Sequence[float], *, rate: float, waited: int) -> Latencies:
-    """Return the figures of a run from seconds; a latency of NaN is a request that failed.
+def fill_failures(latencies: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the latencies with the longest of them for each failure, which is a NaN; 0 if every request failed.
 
-    A failure counts in the quantiles as the longest latency: without it a server that drops requests would look
-    fast.
+    Without the failures a server that drops requests would look fast.
     """
     values = np.asarray(latencies, dtype=float)
-    failed = int(np.isnan(values).sum())
-    answered = values[~np.isnan(values)]
-    longest = float(answered.max()) if len(answered) else 0.0
-    counted = np.sort(np.concatenate([answered, np.full(failed, longest)])) * 1e3
-    late = float(np.quantile(np.asarray(lateness), 0.99, method="higher")) if len(lateness) else 0.0
+    failed = np.isnan(values)
+    return np.where(failed, values[~failed].max(initial=0.0), values)
+
+
+def quantile(latencies: np.ndarray, share: float) -> float:
+    """Return the quantile of latencies as one of them, the higher one between two."""
+    return float(np.quantile(latencies, share, method="higher"))
+
+
+def summarize(latencies: Sequence[float], lateness: Sequence[float], *, rate: float, waited: int) -> Latencies:
+    """Return the figures of a run from seconds; a latency of NaN is a request that failed."""
+    filled = fill_failures(latencies)
+    late = quantile(np.asarray(lateness), 0.99) if len(lateness) else 0.0
     return Latencies(
         rate=rate,
-        requests=len(values),
-        failures=failed,
-        p50=round(float(np.median(counted)), 3),
-        p99=round(float(np.quantile(counted, 0.99, method="higher")), 3),
-        longest=round(longest * 1e3, 3),
+        requests=len(filled),
+        failures=int(np.isnan(latencies).sum()),
+        p50=round(float(np.median(filled)) * 1e3, 3),
+        p99=round(quantile(filled, 0.99) * 1e3, 3),
+        longest=round(float(filled.max(initial=0.0)) * 1e3, 3),
         lateness=round(late * 1e3, 3),
         waited=waited,
         behind=late > LATE,

@@ -58,6 +58,12 @@ def test_what_is_lost_or_wrong_is_counted_and_latencies_are_parted() -> None:
 
     lost = swaps.figures([*answers, answer("1.0", 2, 2.1, status=0)], SWAPS, EXPECTED, "1.0")
     assert lost["failed"] == 1 and lost["statuses"] == {"0": 1, "200": 200}
+    assert (lost["between"]["requests"], lost["between"]["p50"], lost["between"]["p99"]) == (101, 10.0, 10.0)
+    refused = [answer("1.0", 3, 3.001, status=503)] * 2  # quick refusals count as the longest latency of the run
+    lost = swaps.figures([*answers, *refused], SWAPS, EXPECTED, "1.0")
+    assert lost["between"]["p99"] == 50.0 == lost["slowest_ms"]
+    nothing = swaps.figures(refused, SWAPS, EXPECTED, "1.0")
+    assert nothing["failed"] == 2 and not swaps.goals_met({"rate": 50.0, **nothing})
     for wrong in (answer("2.0", 2, 2.1), answer("neither", 2, 2.1, header="1.0"), answer("1.0", 2, 2.1, header="2.0")):
         assert swaps.figures([*answers, wrong], SWAPS, EXPECTED, "1.0")["wrong_version"] == 1
 
