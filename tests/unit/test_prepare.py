@@ -431,6 +431,11 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path, folder: Path) -> Non
         prepare(recipe(raw), folder)
 
 
+def test_an_error_of_the_work_is_not_reported_as_another_process(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="would block"), module._only_one(tmp_path):
+        raise BlockingIOError("a write would block")
+
+
 def test_the_listing_sees_names_sizes_and_times(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", 2)
     seen = {listing(raw)}

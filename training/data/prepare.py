@@ -232,10 +232,11 @@ def _only_one(folder: Path) -> Iterator[None]:
     """Refuse to work in a folder in which another process works; the lock ends with its process."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"{folder} is being prepared by another process; wait until it ends") from None
         yield
-    except BlockingIOError:
-        raise RuntimeError(f"{folder} is being prepared by another process; wait until it ends") from None
     finally:
         os.close(handle)
 
