@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -27,13 +27,6 @@ from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
 from training.run import document, is_finished, prepare_folder, run_key
-
-if TYPE_CHECKING:
-    pass
-
-COUNTS = ("epochs", "batch_size", "prefetch")  # of the trainer: whole numbers of at least 1
-NUMBERS = ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "ema")  # of at least 0
-OPTIONAL = ("gradient_clip", "max_minutes")  # above 0, or null
 
 
 def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
@@ -96,18 +89,37 @@ def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
             )
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and value >= 0
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 < value < math.inf)
+
+
+def _is_size_range(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and [type(side) for side in value] == [int, int])
+
+
+# Setting of the trainer -> whether a value is allowed, and the words that ask for one
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("epochs", "batch_size", "prefetch"), (_is_count, "a whole number of at least 1")),
+    **dict.fromkeys(
+        ("lr", "momentum", "weight_decay", "warmup", "label_smoothing", "ema"), (_is_number, "a number of at least 0")
+    ),
+    **dict.fromkeys(("gradient_clip", "max_minutes"), (_is_limit, "a number above 0, or null")),
+    "train_size": (_is_size_range, "[start, end] in pixels, or null"),
+}
+
+
 def _check_numbers(trainer: Mapping[str, Any]) -> None:
-    for name, value in trainer.items():
-        number = type(value) in (int, float)
-        if name in COUNTS and (type(value) is not int or value < 1):
-            raise ConfigurationError(f"trainer.{name} is {value!r}: write a whole number of at least 1")
-        if name in NUMBERS and not (number and value >= 0):
-            raise ConfigurationError(f"trainer.{name} is {value!r}: write a number of at least 0")
-        if name in OPTIONAL and value is not None and not (number and 0 < value < math.inf):
-            raise ConfigurationError(f"trainer.{name} is {value!r}: write a number above 0, or null")
-    size = trainer["train_size"]
-    if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
-        raise ConfigurationError(f"trainer.train_size is {size!r}: write [start, end] in pixels, or null")
+    for name, (allows, words) in RULES.items():
+        if not allows(trainer[name]):
+            raise ConfigurationError(f"trainer.{name} is {trainer[name]!r}: write {words}")
 
 
 def _split(settings: dict[str, Any], data: PreparedDataset) -> Split:

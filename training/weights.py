@@ -1,6 +1,6 @@
 """Weights to start from: a library's own if they can be downloaded, else a local file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,14 +94,16 @@ def _state(path: Path) -> Mapping[str, torch.Tensor]:
 
 def _match(state: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the weights under our names, whichever wrapper they were saved from."""
-    best: dict[str, torch.Tensor] = {}
+    return max(_candidates(state, current), key=len)
+
+
+def _candidates(
+    state: Mapping[str, torch.Tensor], current: Mapping[str, torch.Tensor]
+) -> Iterator[dict[str, torch.Tensor]]:
     for prefix in PREFIXES:
         stripped = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         for ours in ("", "body."):
-            candidates = {ours + key: value for key, value in stripped.items() if ours + key in current}
-            if len(candidates) > len(best):
-                best = candidates
-    return best
+            yield {ours + key: value for key, value in stripped.items() if ours + key in current}
 
 
 def _fit(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:

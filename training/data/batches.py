@@ -1,5 +1,6 @@
 """Batches of a prepared data set: uint8 images gathered ahead of the network by a thread."""
 
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -11,6 +12,7 @@ import torch
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Rows = npt.NDArray[np.int64]
+_Items = queue.Queue[Batch | BaseException | None]
 SENT = 4096  # images that are sent to a GPU at once
 
 
@@ -114,38 +116,39 @@ class DeviceBatches(Batches):
 
 
 def ahead(make: Callable[[], Iterator[Batch]], depth: int) -> Iterator[Batch]:
-    """Yield what `make()` yields, made by a thread that is at most `depth` items ahead.
+    """Yield the batches of `make()` from a thread that is at most `depth` of them ahead.
 
     An exception of the thread is raised here; leaving the iteration early ends the thread.
     """
-    made: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+    batches: _Items = queue.Queue(maxsize=depth)
     stop = threading.Event()
-
-    def put(item: Batch | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in make():
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:  # raised again in the iterating thread
-            put(error)
-
-    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread = threading.Thread(target=_fill, args=(batches, make, stop), name="batches", daemon=True)
     thread.start()
     try:
-        while (item := made.get()) is not None:
+        while (item := batches.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
         stop.set()
         thread.join()
+
+
+def _fill(batches: _Items, make: Callable[[], Iterator[Batch]], stop: threading.Event) -> None:
+    """Put the batches of `make()`, and then None or the error that ended them."""
+    try:
+        for batch in make():
+            if not _put(batches, batch, stop):
+                return
+        _put(batches, None, stop)
+    except BaseException as error:  # raised again in the iterating thread
+        _put(batches, error, stop)
+
+
+def _put(batches: _Items, item: Batch | BaseException | None, stop: threading.Event) -> bool:
+    """Put an item as soon as there is room; return False where the iteration stopped first."""
+    while not stop.is_set():
+        with contextlib.suppress(queue.Full):
+            batches.put(item, timeout=0.1)
+            return True
+    return False

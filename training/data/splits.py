@@ -43,6 +43,10 @@ class SplitSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._check_types()
+        self._check_ranges()
+
+    def _check_types(self) -> None:
         for name, kinds in (("test", Test), ("pool", Pool), ("by", By)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to {_either(get_args(kinds))}")
@@ -51,6 +55,8 @@ class SplitSpec:
                 raise ValueError(f"split.{name} is {getattr(self, name)!r}: set it to a whole number")
         if type(self.validation) not in (int, float):
             raise ValueError(f"split.validation is {self.validation!r}: set it to a share from 0 to 0.5")
+
+    def _check_ranges(self) -> None:
         if self.folds < 2:
             raise ValueError(f"split.folds is {self.folds}: set it to 2 or more")
         if not 0 <= self.fold < self.folds:
@@ -100,33 +106,42 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
         ValueError: too few images or groups for what is asked; the message says which.
     """
     labelled = np.flatnonzero(labels >= 0)
+    train_side = labelled[~on_test_side[labelled]]
     if spec.test == "given" or (spec.test == "auto" and on_test_side[labelled].any()):
-        pool, test = labelled[~on_test_side[labelled]], np.flatnonzero(on_test_side)
+        pool, test = train_side, np.flatnonzero(on_test_side)
         if spec.by == "group":
             _refuse_shared_groups(groups[pool], groups[test])
     else:
-        pool = labelled if spec.pool == "all" else labelled[~on_test_side[labelled]]
-        pool = _without_twins(pool, twins)
-        members = _whole_groups(pool, groups) if spec.by == "group" else None
-        folds = _folds(spec, spec.folds, labels[pool], members)
-        judged = _leave_each_class(folds == spec.fold, labels[pool], members)
-        test, pool = pool[judged], pool[~judged]
-        if not len(test):
-            raise ValueError("no image is left to test on: add images, or set split.by=image")
+        pool, test = _take_fold(spec, labelled if spec.pool == "all" else train_side, labels, twins, groups)
     if not len(pool):
         raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
-    if spec.validation == 0:
-        held_out = np.zeros(len(pool), bool)
-    elif spec.by == "image":
-        held_out = _stratified_share(labels[pool], spec)
-    else:
-        members = _whole_groups(pool, groups)
-        parts = min(round(1 / spec.validation), len(np.unique(members)))
-        held_out = _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
+    held_out = _validation(spec, pool, labels, groups)
     train = pool[~held_out]
     if spec.images_per_class is not None:
         train = train[_at_most(spec.images_per_class, labels[train], spec.seed)]
     return Split(train=train, validation=pool[held_out], test=test)
+
+
+def _take_fold(spec: SplitSpec, pool: Rows, labels: Rows, twins: Rows, groups: Rows) -> tuple[Rows, Rows]:
+    """Return the rows of `pool` outside the fold of `spec`, and the rows in it, which are to test on."""
+    pool = _without_twins(pool, twins)
+    members = _whole_groups(pool, groups) if spec.by == "group" else None
+    folds = _folds(spec, spec.folds, labels[pool], members)
+    in_test = _leave_each_class(folds == spec.fold, labels[pool], members)
+    if not in_test.any():
+        raise ValueError("no image is left to test on: add images, or set split.by=image")
+    return pool[~in_test], pool[in_test]
+
+
+def _validation(spec: SplitSpec, pool: Rows, labels: Rows, groups: Rows) -> npt.NDArray[np.bool_]:
+    """Mark the rows of `pool` that choose the checkpoint."""
+    if spec.validation == 0:
+        return np.zeros(len(pool), bool)
+    if spec.by == "image":
+        return _stratified_share(labels[pool], spec)
+    members = _whole_groups(pool, groups)
+    parts = min(round(1 / spec.validation), len(np.unique(members)))
+    return _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
 
 
 def _at_most(limit: int, labels: Rows, seed: int) -> npt.NDArray[np.bool_]:

@@ -77,26 +77,35 @@ def _layout(raw: Path, folders: Sequence[str]) -> dict[str, Split]:
     named = sides.find(folders)
     if not named:
         return {}
-    unnamed = [folder for folder in folders if folder not in named and holds_images(raw / folder)]
+    beside = _classes_beside(raw, folders, named) if len(named) == 1 else []
     inner = {sides.innermost(raw, side): kind for side, kind in named.items()}
     train = next(iter(inner))
     files, classes = listing(raw / train)
-    if not classes and len(named) == 1 and unnamed:
+    if not classes and beside:
         return {}
     if not classes:
-        first = f"{files[0]} and the like" if files else "nothing"
+        raise _flat_side(raw, train, files)
+    if beside:
         raise DatasetError(
-            f"{raw} is not laid out as class folders: {train}/ holds no folder for each class, but {first}. "
-            f"Give a folder that holds {train}/<class>/ and test/<class>/, or <class>/, with RAW=<folder>"
-            + file_names.offer(files)
-        )
-    if len(named) == 1 and unnamed:
-        raise DatasetError(
-            f"{raw} can be read in two ways: {train}/ holds folders as a train side does, and {unnamed[0]}/ beside it "
+            f"{raw} can be read in two ways: {train}/ holds folders as a train side does, and {beside[0]}/ beside it "
             f"is not a side. Give RAW={raw / train} if its folders are the classes, or list all classes with "
-            f'ARGS="+dataset.reader_options.classes=[{train},{unnamed[0]},…]"'
+            f'ARGS="+dataset.reader_options.classes=[{train},{beside[0]},…]"'
         )
     return sides.splits({side: kind for side, kind in inner.items() if listing(raw / side).folders})
+
+
+def _classes_beside(raw: Path, folders: Sequence[str], named: Mapping[str, sides.Kind]) -> list[str]:
+    """Return the folders that may be classes, of which the only side may be one too."""
+    return [folder for folder in folders if folder not in named and holds_images(raw / folder)]
+
+
+def _flat_side(raw: Path, side: str, files: Sequence[str]) -> DatasetError:
+    first = f"{files[0]} and the like" if files else "nothing"
+    return DatasetError(
+        f"{raw} is not laid out as class folders: {side}/ holds no folder for each class, but {first}. "
+        f"Give a folder that holds {side}/<class>/ and test/<class>/, or <class>/, with RAW=<folder>"
+        + file_names.offer(files)
+    )
 
 
 def _unlabelled(raw: Path, folders: Sequence[str], layout: Mapping[str, Split]) -> Iterator[str]:

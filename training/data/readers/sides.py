@@ -20,10 +20,14 @@ _KINDS: dict[str, Kind] = {
 _FILLERS = frozenset(("set", "data", "dataset", "image", "images", "img", "imgs", "pictures", "photos", "split", "to"))
 
 
-class _Named(NamedTuple):
+class _Side(NamedTuple):
     folder: str
     kind: Kind
-    exact: bool
+    common: tuple[str, ...]  # the words of the name that say nothing about a side
+
+    @property
+    def exact(self) -> bool:
+        return self.folder.lower() in _KINDS
 
 
 def find(folders: Iterable[str]) -> dict[str, Kind]:
@@ -32,18 +36,14 @@ def find(folders: Iterable[str]) -> dict[str, Kind]:
     A word that is common to the sides (`seg_train`, `seg_test`) is no obstacle; a folder that only resembles a side
     (`images to test`) is none where another has the exact name.
     """
-    groups: dict[tuple[str, ...], list[_Named]] = {}
-    for folder in folders:
-        words = _words(folder)
-        kinds = [_KINDS[word] for word in words if word in _KINDS]
-        if len(kinds) == 1:
-            common = tuple(word for word in words if word not in _KINDS and word not in _FILLERS)
-            groups.setdefault(common, []).append(_Named(folder, kinds[0], folder.lower() in _KINDS))
+    groups: dict[tuple[str, ...], list[_Side]] = {}
+    for side in filter(None, map(_side, folders)):
+        groups.setdefault(side.common, []).append(side)
     for common in sorted(groups, key=len):
-        kinds = [side.kind for side in groups[common]]
+        kinds = {side.kind for side in groups[common]}
         # "train station" is a side only beside "test station".
-        if "train" in kinds and (not common or len(set(kinds)) > 1):
-            return _chosen(groups[common])
+        if "train" in kinds and (not common or len(kinds) > 1):
+            return _without_resembling(groups[common])
     return {}
 
 
@@ -56,9 +56,17 @@ def _words(folder: str) -> list[str]:
     return re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder).lower())
 
 
-def _chosen(named: list[_Named]) -> dict[str, Kind]:
-    exact = {side.kind for side in named if side.exact}
-    sides = [side for side in named if side.exact or side.kind not in exact]
+def _side(folder: str) -> _Side | None:
+    """Return the side that a folder's name says, None if it has no word of a side, or several."""
+    words = _words(folder)
+    kinds = [_KINDS[word] for word in words if word in _KINDS]
+    common = tuple(word for word in words if word not in _KINDS and word not in _FILLERS)
+    return _Side(folder, kinds[0], common) if len(kinds) == 1 else None
+
+
+def _without_resembling(candidates: list[_Side]) -> dict[str, Kind]:
+    exact = {side.kind for side in candidates if side.exact}
+    sides = [side for side in candidates if side.exact or side.kind not in exact]
     return {side.folder: side.kind for side in sorted(sides, key=lambda side: side.kind != "train")}
 
 
