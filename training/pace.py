@@ -88,7 +88,7 @@ def fit_epochs(
         return settings
     budget = run / EPOCHS
     if not budget.is_file():
-        say("timing the training step")
+        say("timing the training step, for up to a minute")
         use_all_cores()
         # A validation image goes through the network forward only: a third of the work.
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3

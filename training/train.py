@@ -64,7 +64,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     settings = fit_epochs(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
     learning_curves(outcome.journal.rows, run / "curves.png")
-    say(f"exporting {run}/model.pt, and its int8 form")
+    say(f"exporting {run}/model.pt, and its int8 form, for up to a minute")
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
     best = outcome.journal.best or {}
     say(
