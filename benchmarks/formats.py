@@ -23,7 +23,7 @@ import torch
 from benchmarks.harness import console
 from benchmarks.result import Origin
 from handlers.network import aot, torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from handlers.spec import PreprocessSpec, Spec
 from training.networks import build
 
@@ -56,7 +56,7 @@ def engines(folder: Path) -> tuple[dict[tuple[str, str], Engine], dict[str, dict
         costs[name] = {"seconds": round(time.perf_counter() - start, 1), "mb": round(path.stat().st_size / 1e6, 1)}
         for precision in aot.PRECISIONS:
             engines[name, precision] = (
-                Engine(torchscript.load(path).module, spec.preprocess.shape, CPU, precision)
+                Engine(optimized(torchscript.load(path).module, CPU, precision), spec.preprocess.shape, CPU, precision)
                 if name == "torchscript"
                 else aot.load(path, CPU, precision)[1]
             )

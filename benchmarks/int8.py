@@ -33,7 +33,7 @@ from benchmarks.harness import console, resnet
 from benchmarks.interleave import Work, one_core, take_turns, versions
 from benchmarks.result import TRAINING, Origin
 from handlers.network import torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from handlers.network.precision import gains_from_bf16
 from handlers.spec import Spec
 from training.quantization import QuantizationError, quantize
@@ -68,7 +68,8 @@ def ours(network: nn.Module, spec: Spec, precision: str, calibration: torch.Tens
         path = torchscript.quantized(path)
     else:
         torchscript.save(network, spec, path)
-    engine = Engine(torchscript.load(path).module, spec.preprocess.shape, torch.device("cpu"), precision)
+    cpu = torch.device("cpu")
+    engine = Engine(optimized(torchscript.load(path).module, cpu, precision), spec.preprocess.shape, cpu, precision)
     engine.warm_up(max(BATCHES))
 
     def inputs(images: torch.Tensor) -> torch.Tensor:

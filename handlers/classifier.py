@@ -23,7 +23,7 @@ from handlers.images.gpu_decoder import DeviceDecoder
 from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.prefetch import Prefetcher
 from handlers.network import aot, torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from handlers.network.precision import choose
 from handlers.preprocessing import Preprocess
 
@@ -74,7 +74,8 @@ class Classifier:
         else:
             loaded = torchscript.load(torchscript.quantized(path) if resolved == "int8" else path, self.device)
             self.spec = loaded.spec
-            self.engine = Engine(loaded.module, self.spec.preprocess.shape, self.device, resolved)
+            module = optimized(loaded.module, self.device, resolved)
+            self.engine = Engine(module, self.spec.preprocess.shape, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.

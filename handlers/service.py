@@ -38,7 +38,7 @@ from handlers.errors import Busy, RequestError
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
-from handlers.network.precision import by_speed
+from handlers.network.precision import candidates
 from handlers.requests import payload
 from handlers.requests.payload import ImageRequest
 from handlers.requests.request import RawRequest, read
@@ -98,23 +98,7 @@ class Service:
         # int8 and networks that are compiled ahead of time run on a CPU only.
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
         target = choose(self.settings.device, device, gpu_capable=gpu_capable)
-        settings = self.settings
-        if settings.precision == "fp16" and settings.device == "auto" and target.type == "cpu":
-            logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
-            settings = dataclasses.replace(settings, precision="auto")
-        load_on = partial(load, weights, settings, largest=largest, threads=workers)
-        try:
-            self.classifier = load_on(device=target)
-            return
-        except torch.OutOfMemoryError as error:
-            reason = str(error).partition("\n")[0]
-            if self.settings.device == "cuda":
-                raise DeviceError(f"GPU out of memory for this model ({reason}): serve fewer workers of it") from error
-        logging.getLogger(__name__).warning("GPU out of memory, serving on the CPU: %s", reason)
-        torch.cuda.empty_cache()
-        if settings.precision == "fp16":
-            settings = dataclasses.replace(settings, precision="auto")
-        self.classifier = load(weights, settings, largest=largest, threads=workers, device="cpu")
+        self.classifier = load(weights, self.settings, largest=largest, device=target, threads=workers)
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images form one batch."""
@@ -157,23 +141,33 @@ def load(
 ) -> Classifier:
     """Return a classifier, warmed up for up to `largest` images and checked against its golden images.
 
-    With `precision=auto` it is the fastest precision of this machine in which the golden images are answered right.
+    Device and precision are the first of `handlers.network.precision.candidates` that work: after a wrong golden answer
+    comes the next precision of the device, after a GPU without memory the CPU.
 
     Raises:
         ArtifactError: the artifact cannot be read.
+        DeviceError: the GPU that the settings name has not enough memory.
         GoldenError: the answer to a golden image differs from the exported one.
     """
-    build = partial(Classifier, weights, device=device, top_k=settings.top_k, limits=settings.limits, threads=threads)
+    build = partial(Classifier, weights, top_k=settings.top_k, limits=settings.limits, threads=threads)
     images = _golden_images(weights.with_name(golden.FILE), settings)
-    if settings.precision != "auto":
-        return _proven(build(precision=settings.precision), largest, images)
-    *faster, last = by_speed(torch.device(device))
-    for precision in faster:
+    log = logging.getLogger(__name__)
+    order = candidates(settings.precision, torch.device(device), only=settings.device != "auto")
+    while True:
+        (target, precision), *order = order
         try:
-            return _proven(build(precision=precision), largest, images)
-        except GoldenError as error:  # nobody asked for this precision by name
-            logging.getLogger(__name__).warning("cannot serve in %s: %s", precision, error)
-    return _proven(build(precision=last), largest, images)
+            return _proven(build(device=target, precision=precision), largest, images)
+        except GoldenError as error:
+            if not order or order[0][0] != target:
+                raise
+            log.warning("cannot serve in %s: %s", precision, error)
+        except torch.OutOfMemoryError as error:
+            order = [candidate for candidate in order if candidate[0] != target]
+            reason = str(error).partition("\n")[0]
+            if not order:
+                raise DeviceError(f"GPU out of memory for this model ({reason}): serve fewer workers of it") from error
+            log.warning("GPU out of memory, serving on the CPU: %s", reason)
+        torch.cuda.empty_cache()  # here: the exception above held on to the network that failed
 
 
 def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:

@@ -36,7 +36,7 @@ from handlers.images.limits import DEFAULT_LIMITS
 from handlers.images.prefetch import PART, Prefetcher
 from handlers.machine import cores
 from handlers.network import torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from handlers.network.precision import by_speed
 from handlers.preprocessing import Preprocess
 from synthetic import places365
@@ -118,7 +118,7 @@ def network(path: Path, device: torch.device, seconds: float) -> Iterator[dict[s
     fastest, *slower = by_speed(device)
     kinds = [(fastest, True), (fastest, False), *((precision, True) for precision in slower)]
     for precision, recorded in kinds if device.type == "cuda" else [(fastest, False)]:
-        engine = Engine(torchscript.load(path, device).module, shape, device, precision)
+        engine = Engine(optimized(torchscript.load(path, device).module, device, precision), shape, device, precision)
         sizes = [size for size in engine.sizes if size in (1, 8, engine.sizes[-1])]
         engine.warm_up(engine.sizes[-1], record=recorded)
         for size in sizes:

@@ -36,14 +36,6 @@ OPTIONS: Mapping[str, object] = {
 }
 
 
-class CompiledEngine(Engine):
-    """Answers batches as `Engine` does, with the compiled network of a package."""
-
-    def __init__(self, module: Any, shape: tuple[int, int, int], precision: str) -> None:
-        self.device, self.shape, self.precision, self.module = torch.device("cpu"), shape, precision, module
-        self.sizes, self._graphs, self._pool = SIZES["cpu"], {}, None
-
-
 def is_aot_package(path: str | Path) -> bool:
     """Return whether a file is such a package, by its name."""
     return Path(path).suffix == SUFFIX
@@ -101,7 +93,7 @@ def _compiled(model: nn.Module, spec: Spec, dtype: torch.dtype, options: Mapping
         return torch._inductor.aot_compile(program.module(check_guards=False), (example,), options=dict(options))
 
 
-def load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, CompiledEngine]:
+def load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, Engine]:
     """Read a package that `save` wrote, for one precision.
 
     Raises:
@@ -119,7 +111,7 @@ def load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, 
             members = {member.partition("/")[2]: member for member in file.namelist()}
             spec = Spec.from_json(file.read(members[f"extra/{SPEC_FILE}"]).decode())
             _check(json.loads(file.read(members[f"extra/{BUILD_FILE}"])), path)
-        return spec, CompiledEngine(_Package(path, precision), spec.preprocess.shape, precision)
+        return spec, Engine(_Package(path, precision), spec.preprocess.shape, device, precision)
     except (zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
         raise ArtifactError(f"{path} is not an artifact or is damaged; export the model again") from error
 

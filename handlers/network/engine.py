@@ -1,6 +1,7 @@
 """A loaded network made fast for the machine that it finds itself on: precision, layout of memory, fused layers."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -15,26 +16,34 @@ SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
 WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
 
 
-class Engine:
-    """Answers batches of one of `sizes` with a TorchScript `module` that takes images of `shape` (C, S, S).
+Network = Callable[[torch.Tensor], torch.Tensor]
 
-    Its weights are of `precision` and channels-last; batch norms are folded into convolutions. The engine owns the
-    module; do not use it afterwards.
+
+def optimized(module: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """Return a TorchScript module with weights of `precision`, channels-last, batch norms folded into convolutions.
+
+    It takes the given module over; do not use that one afterwards.
+    """
+    if precision == "int8":
+        return torchscript.frozen(module)
+    fused = torchscript.fused(module.eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last), device)
+    if device.type == "cuda":
+        torchscript.tune_convolutions(fused, exact=precision == "fp32")
+    return fused
+
+
+class Engine:
+    """Answers batches of one of `sizes` with `module`, which takes images of `shape` (C, S, S) in `precision`.
+
+    The module is a callable on `device`: a network that `optimized` returned, or one compiled ahead of time.
     """
 
-    def __init__(self, module: nn.Module, shape: tuple[int, int, int], device: torch.device, precision: str) -> None:
+    def __init__(self, module: Network, shape: tuple[int, int, int], device: torch.device, precision: str) -> None:
         self.device, self.shape, self.precision = device, shape, precision
         self.sizes = SIZES[device.type]
         self.module = module
         self._graphs: dict[int, graphs.Graph] = {}
         self._pool = graphs.GraphPool(device) if device.type == "cuda" else None
-        if precision == "int8":
-            self.module = torchscript.frozen(module)
-        else:
-            module = module.eval().to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
-            self.module = torchscript.fused(module, device)
-            if device.type == "cuda":
-                torchscript.tune_convolutions(self.module, exact=precision == "fp32")
 
     def warm_up(self, largest: int, *, record: bool = True) -> None:
         """Run every size up to the first that holds `largest` images; on a GPU, `record` it as a CUDA graph."""

@@ -1,13 +1,11 @@
-"""In which precision a network answers: what this machine gains from."""
+"""The precision in which a network answers, and the order in which a worker tries devices and precisions."""
+
+import logging
 
 import torch
 
-from handlers.settings import PRECISIONS
-
 # The type of the network's weights and inputs; a quantized network takes float32 and rounds it itself.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
-
-
 TENSOR_CORES = (7, 0)  # compute capability of the first GPUs with tensor cores: Volta (CUDA C++ guide, 17.2)
 
 
@@ -34,10 +32,27 @@ def choose(setting: str, device: torch.device) -> str:
     Raises:
         ValueError: an unknown precision, int8 on a GPU, or fp16 on a CPU.
     """
-    if setting not in PRECISIONS:
-        raise ValueError(f"precision is {setting!r}, must be one of {', '.join(PRECISIONS)}")
+    if setting not in ("auto", *DTYPES):
+        raise ValueError(f"precision is {setting!r}, must be one of auto, {', '.join(DTYPES)}")
     elsewhere = {"int8": "cpu", "fp16": "cuda"}.get(setting, device.type)
     if elsewhere != device.type:
         where = "a CPU" if elsewhere == "cpu" else "a GPU"
         raise ValueError(f"precision is {setting!r}, which runs on {where} only: set handler.precision to auto")
     return by_speed(device)[0] if setting == "auto" else setting
+
+
+def candidates(precision: str, device: torch.device, *, only: bool) -> list[tuple[torch.device, str]]:
+    """Return the devices and precisions to try, in order, for a worker that was given `device`.
+
+    "auto" is each precision that a device gains from, the fastest first. Without `only` (the archive names no device)
+    the CPU comes after a GPU, and fp16, which needs a GPU, is "auto" there.
+    """
+    cpu = torch.device("cpu")
+    devices = [device] if only or device.type == "cpu" else [device, cpu]
+    order: list[tuple[torch.device, str]] = []
+    for target in devices:
+        setting = "auto" if precision == "fp16" and target == cpu and not only else precision
+        order += [(target, name) for name in (by_speed(target) if setting == "auto" else [setting])]
+    if precision == "fp16" and devices == [cpu] and not only:
+        logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
+    return order

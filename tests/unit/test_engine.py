@@ -9,7 +9,7 @@ import torch
 from handlers.classifier import Classifier
 from handlers.errors import BadImage
 from handlers.network import precision, torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 from training.precision import choose_bf16
@@ -23,7 +23,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine_of(path: Path, device: torch.device = CPU, precision: str = "fp32") -> Engine:
-    return Engine(torchscript.load(path, device).module, (3, 16, 16), device, precision)
+    return Engine(optimized(torchscript.load(path, device).module, device, precision), (3, 16, 16), device, precision)
 
 
 def ask(engine: Engine, batch: torch.Tensor) -> torch.Tensor:
@@ -185,7 +185,13 @@ def test_bf16_is_close_to_float32(path: Path) -> None:
 def test_warming_up_ends_with_the_size_that_holds_the_largest_batch(path: Path) -> None:
     engine = engine_of(path)
     seen: list[int] = []
-    module, engine.module = engine.module, lambda batch: (seen.append(len(batch)), module(batch))[1]  # type: ignore[assignment,func-returns-value]
+    module = engine.module
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        return module(batch)
+
+    engine.module = counted
     engine.warm_up(5)
     assert sorted(set(seen)) == [1, 2, 4, 8]
     engine.warm_up(1000)

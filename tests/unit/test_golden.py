@@ -106,7 +106,7 @@ def test_another_answer_says_which_image_and_by_how_much(path: Path) -> None:
 
 def test_an_answer_that_is_no_number_is_not_allowed(path: Path) -> None:
     classifier = Classifier(path)
-    classifier.engine.module = lambda batch: torch.full((len(batch), 3), torch.nan)  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: torch.full((len(batch), 3), torch.nan)
     with pytest.raises(GoldenError, match="differs by nan"):
         golden.check(classifier, golden.read(kept(path)))
 
@@ -156,9 +156,9 @@ def test_a_wrong_answer_is_told_where_every_class_is_unlikely(path: Path) -> Non
     expected = [Golden("a.png", png(0), tuple(rows[0].tolist()))]
     assert rows.max() < 0.05
     classifier.spec = dataclasses.replace(classifier.spec, classes=tuple(f"c{n}" for n in range(365)))
-    classifier.engine.module = Answers(near)  # type: ignore[assignment]
+    classifier.engine.module = Answers(near)
     assert golden.check(classifier, expected) < 0.02
-    classifier.engine.module = Answers(rows.flip(1))  # type: ignore[assignment]
+    classifier.engine.module = Answers(rows.flip(1))
     with pytest.raises(GoldenError, match=r"probabilities differ by 0\.[1-9]"):
         golden.check(classifier, expected)
 
@@ -244,9 +244,9 @@ def test_one_answer_to_everything_is_refused_also_where_it_is_the_mean(path: Pat
         dataclasses.replace(each, probabilities=tuple(row)) for each, row in zip(images, near.tolist(), strict=True)
     ]
     classifier = Classifier(path, precision="bf16")
-    classifier.engine.module = lambda batch: torch.cat((near, near[:1])).log()  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: torch.cat((near, near[:1])).log()
     golden.check(classifier, expected)
-    classifier.engine.module = lambda batch: near.mean(0).log().expand(4, 3)  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: near.mean(0).log().expand(4, 3)
     with pytest.raises(GoldenError, match=r"log probabilities vary from image to image by 0\.0\d+ more or less"):
         golden.check(classifier, expected)
 
@@ -262,10 +262,10 @@ def test_another_best_class_is_refused_where_no_class_is_likely(path: Path) -> N
     assert golden.compare(answered, dict(zip(classes, many, strict=True)), classes, "bf16") == 0
     classifier = Classifier(path, precision="bf16")
     answered = dataclasses.replace(answered, pixels=None, whole=None)
-    classifier.engine.module = lambda batch: torch.tensor([many]).log().expand(len(batch), -1)  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: torch.tensor([many]).log().expand(len(batch), -1)
     golden.check(classifier, [answered])
     other = torch.tensor([[*swapped.values()]]).log()
-    classifier.engine.module = lambda batch: other.expand(len(batch), -1)  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: other.expand(len(batch), -1)
     with pytest.raises(GoldenError, match="another class is the most likely one"):
         golden.check(classifier, [answered])
 
@@ -293,7 +293,7 @@ def test_int8_is_held_against_what_int8_answered(path: Path) -> None:
     images = [dataclasses.replace(each, int8=row) for each, row in zip(images, rounded, strict=True)]
     classifier = Classifier(path)
     classifier.engine.precision = "int8"
-    classifier.engine.module = lambda batch: torch.tensor((*rounded, rounded[0])).log()  # type: ignore[assignment]
+    classifier.engine.module = lambda batch: torch.tensor((*rounded, rounded[0])).log()
     assert golden.check(classifier, images) < 1e-6
     with pytest.raises(GoldenError):
         golden.check(classifier, [dataclasses.replace(each, int8=None) for each in images])

@@ -10,6 +10,7 @@ import torch
 from handlers import memory, service
 from handlers.classifier import Classifier
 from handlers.device import DeviceError
+from handlers.golden import GoldenError
 from handlers.network import precision, torchscript
 from handlers.network.torchscript import ArtifactError
 from handlers.service import Service
@@ -87,28 +88,73 @@ def test_weights_that_find_no_memory_are_no_damaged_artifact(path: Path, monkeyp
 def test_a_full_gpu_leaves_a_worker_on_the_cpu(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load = service.load
+    tried: list[tuple[str, str]] = []
 
-    def full(weights: Path, settings: Settings, *, device: str | torch.device = "cpu", **options: Any) -> Classifier:
-        if torch.device(device).type == "cuda":
+    def full(weights: Path, *, device: torch.device, precision: str, **options: Any) -> Classifier:
+        tried.append((str(device), precision))
+        if device.type == "cuda":
             raise torch.OutOfMemoryError(FULL)
-        return load(weights, settings, device=device, **options)
+        return Classifier(weights, device=device, precision=precision, **options)
 
     monkeypatch.setattr(service, "choose", lambda *_, **__: torch.device("cuda:0"))
-    monkeypatch.setattr(service, "load", full)
-    for wanted in ("auto", "fp16"):
+    monkeypatch.setattr(service, "Classifier", full)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    on_cpu = ("cpu", precision.by_speed(torch.device("cpu"))[0])
+    for setting in ("auto", "fp16"):
         caplog.clear()
-        served = Service(path, {"handler": {"precision": wanted}}, version="1.0", device="cuda:0")
+        tried.clear()
+        served = Service(path, {"handler": {"precision": setting}}, version="1.0", device="cuda:0")
         assert served.classifier.device.type == "cpu"
+        assert tried == [("cuda:0", "fp16"), on_cpu], "a slower precision of the GPU needs no less memory"
         assert f"GPU out of memory, serving on the CPU: {FULL}" in caplog.text
     settings = dataclasses.asdict(Settings(device="cuda"))
     with pytest.raises(DeviceError, match=r"GPU out of memory for this model .*: serve fewer workers of it"):
         Service(path, {"handler": settings}, version="1.0", device="cuda:0")
 
 
+def test_a_gpu_that_answers_wrongly_is_not_hidden_by_the_cpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "choose", lambda *_, **__: torch.device("cuda:0"))
+    monkeypatch.setattr(service, "Classifier", lambda _, device, **__: device.type)
+    tried: list[str] = []
+
+    def wrong(device: str, *_: Any) -> None:
+        tried.append(device)
+        raise GoldenError("golden image 0.png")
+
+    monkeypatch.setattr(service, "_proven", wrong)
+    with pytest.raises(GoldenError):
+        Service(path, {"handler": {"precision": "bf16"}}, version="1.0", device="cuda:0")
+    assert tried == ["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "only", "order"),
+    [
+        ("auto", "cuda:0", False, ["cuda:0 fp16", "cuda:0 bf16", "cuda:0 fp32", "cpu bf16", "cpu fp32"]),
+        ("auto", "cuda:0", True, ["cuda:0 fp16", "cuda:0 bf16", "cuda:0 fp32"]),
+        ("auto", "cpu", False, ["cpu bf16", "cpu fp32"]),
+        ("fp16", "cuda:0", False, ["cuda:0 fp16", "cpu bf16", "cpu fp32"]),
+        ("fp16", "cpu", False, ["cpu bf16", "cpu fp32"]),
+        ("fp16", "cpu", True, ["cpu fp16"]),
+        ("fp32", "cuda:0", False, ["cuda:0 fp32", "cpu fp32"]),
+        ("int8", "cpu", False, ["cpu int8"]),
+    ],
+)
+def test_devices_and_precisions_are_tried_in_order(
+    monkeypatch: pytest.MonkeyPatch, setting: str, device: str, only: bool, order: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(precision, "gains_from_bf16", lambda _: True)
+    found = precision.candidates(setting, torch.device(device), only=only)
+    assert [f"{target} {name}" for target, name in found] == order
+
+
 def test_an_archive_in_fp16_is_served_without_a_gpu_too(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     served = Service(path, {"handler": {"precision": "fp16"}}, version="1.0")
     assert served.classifier.engine.precision in precision.by_speed(torch.device("cpu"))
     assert "fp16 needs a GPU: using precision=auto" in caplog.text
+    caplog.clear()
     with pytest.raises(ValueError, match="runs on a GPU only"):
         Service(path, {"handler": {"precision": "fp16", "device": "cpu"}}, version="1.0")
+    assert not caplog.text

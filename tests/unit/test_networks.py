@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from handlers.network import torchscript
-from handlers.network.engine import Engine
+from handlers.network.engine import Engine, optimized
 from handlers.spec import PreprocessSpec, Spec
 from training.configuration import ConfigurationError, compose, plain
 from training.networks import DroppedNorm, build
@@ -47,7 +47,9 @@ def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) 
     network = build(node(name), 5, 3, SIZE).eval()
     spec = Spec(preprocess=PreprocessSpec(image_size=SIZE), classes=tuple("abcde"), network=name)
     torchscript.save(network, spec, tmp_path / "model.pt")
-    engine = Engine(torchscript.load(tmp_path / "model.pt").module, (3, SIZE, SIZE), torch.device("cpu"), "fp32")
+    device = torch.device("cpu")
+    module = optimized(torchscript.load(tmp_path / "model.pt").module, device, "fp32")
+    engine = Engine(module, (3, SIZE, SIZE), device, "fp32")
     images = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = network(images)
