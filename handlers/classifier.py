@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from handlers import memory
+from handlers.device import out_of_memory_errors
 from handlers.errors import NoAnswer, RequestError
 from handlers.images import nvjpeg
 from handlers.images.decoder import Decoded, Decoder
@@ -126,7 +126,7 @@ class Classifier:
             OutOfMemoryError: it has none for a single image.
         """
         try:
-            with memory.out_of_memory_errors():
+            with out_of_memory_errors():
                 return self._probabilities(images)
         except torch.OutOfMemoryError:
             if len(images) == 1 and self.ahead is None:

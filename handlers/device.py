@@ -1,8 +1,14 @@
-"""Where a worker computes: the GPU that it was given, or the CPU."""
+"""The device of a worker, the GPU that it was given or the CPU, and how it reports missing memory."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 import torch
+
+# TorchScript's interpreter, nvJPEG's binding and the pinning of memory raise a RuntimeError that has the first in its
+# text; CUDA's libraries report the others as their status.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 class DeviceError(Exception):
@@ -46,3 +52,17 @@ def fault_of(device: torch.device) -> str | None:
     except RuntimeError as error:
         return str(error).partition("\n")[0]
     return None
+
+
+@contextlib.contextmanager
+def out_of_memory_errors() -> Iterator[None]:
+    """Turn torch's various out-of-memory errors into `torch.OutOfMemoryError`, with the one line that says so."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        for line in str(error).splitlines():
+            if any(words in line for words in OUT_OF_MEMORY):
+                raise torch.OutOfMemoryError(line.strip()) from error
+        raise

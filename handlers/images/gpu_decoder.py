@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from handlers import memory, tolerances
+from handlers import tolerances
+from handlers.device import out_of_memory_errors
 from handlers.images import nvjpeg
 from handlers.images.costs import ON_DEVICE, Cost
 from handlers.images.decoder import Decoded, Decoder
@@ -70,7 +71,7 @@ class DeviceDecoder:
         It does not say on which: halves are tried again.
         """
         try:
-            with memory.out_of_memory_errors():
+            with out_of_memory_errors():
                 decoded = nvjpeg.decode(list(images.values()), self.preprocess.spec.colour, self.preprocess.mean.device)
                 return dict(zip(images, self.preprocess.resize_all(decoded, self.dtype), strict=True))
         except torch.OutOfMemoryError:
@@ -94,7 +95,7 @@ class DeviceDecoder:
             images = torch.stack(list(there.values()))
             if device.type == "cuda":
                 try:
-                    with memory.out_of_memory_errors():  # the copy goes beside what else the GPU does
+                    with out_of_memory_errors():  # the copy goes beside what else the GPU does
                         images = images.pin_memory().to(device, non_blocking=True)
                 except torch.OutOfMemoryError:
                     torch.cuda.empty_cache()

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from handlers import memory
+from handlers.device import out_of_memory_errors
 from handlers.errors import TooLarge
 from handlers.images import jpeg
 from handlers.images.decoding import Buffer
@@ -83,7 +83,7 @@ def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> li
         # torchvision decodes on another stream, into memory that kernels of this one may still be reading.
         torch.cuda.current_stream(device).synchronize()
     try:
-        with memory.out_of_memory_errors():  # torchvision wraps torch's error
+        with out_of_memory_errors():  # torchvision wraps torch's error
             decoded = library.decode_jpeg(encoded, mode=mode, device=device)
     except torch.OutOfMemoryError:
         raise

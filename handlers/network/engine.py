@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from handlers import memory
+from handlers.device import out_of_memory_errors
 from handlers.network import graphs, torchscript
 from handlers.network.precision import DTYPES
 
@@ -61,7 +61,7 @@ class Engine:
             return
         inputs = self.buffer(size).zero_()  # inference tensors cannot be written to outside inference mode
         try:
-            with torch.inference_mode(), memory.out_of_memory_errors():
+            with torch.inference_mode(), out_of_memory_errors():
                 self._graphs[size] = graphs.Graph(self.module, inputs, self._pool)
         except RuntimeError as error:
             outcome = "running it without a graph"
@@ -106,6 +106,6 @@ class Engine:
         graph = self._graphs.get(len(inputs))
         if graph is not None and graph.inputs is inputs:
             return graph.replay()
-        with memory.out_of_memory_errors():
+        with out_of_memory_errors():
             logits: torch.Tensor = self.module(inputs)
         return logits

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from handlers import atomic, memory
+from handlers import atomic
+from handlers.device import out_of_memory_errors
 from handlers.spec import Spec
 
 SPEC_FILE, QUANTIZED = "spec.json", ".int8.pt"
@@ -104,7 +105,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
                 # Once a process torch says that int8 tensors are deprecated. Here it says so to Python, which filters;
                 # while it reads the file, C++ would print it.
                 torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
-            with memory.out_of_memory_errors():
+            with out_of_memory_errors():
                 module = torch.jit.load(  # type: ignore[no-untyped-call]
                     str(path), map_location=torch.device(device), _extra_files=files
                 )

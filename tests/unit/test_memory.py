@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from handlers import memory, service
+from handlers import service
 from handlers.classifier import Classifier
-from handlers.device import DeviceError
+from handlers.device import DeviceError, out_of_memory_errors
 from handlers.golden import GoldenError
 from handlers.network import precision, torchscript
 from handlers.network.torchscript import ArtifactError
@@ -48,14 +48,14 @@ def path(tmp_path: Path) -> Path:
     ],
 )
 def test_each_way_to_say_it_is_one(text: str, line: str) -> None:
-    with pytest.raises(torch.OutOfMemoryError) as raised, memory.out_of_memory_errors():
+    with pytest.raises(torch.OutOfMemoryError) as raised, out_of_memory_errors():
         raise RuntimeError(text)
     assert str(raised.value).startswith(line) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), ValueError(FULL)])
 def test_another_error_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, memory.out_of_memory_errors():
+    with pytest.raises(type(error)) as raised, out_of_memory_errors():
         raise error
     assert raised.value is error and not isinstance(error, torch.OutOfMemoryError)
 
