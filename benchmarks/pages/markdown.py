@@ -1,7 +1,8 @@
 """Parts of every table of the documentation: a result, rows of cells, and words for figures and machines."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ NOT_MEASURED = "*Not measured.*"
 def load(path: Path) -> Any | None:
     """Return a result, or None where there is none."""
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def of_result(file: str) -> Callable[[Callable[[Any], str]], Callable[[Path], str]]:
+    """Make a function of a result into one of the folder of results, which says if the result is missing."""
+
+    def decorate(make: Callable[[Any], str]) -> Callable[[Path], str]:
+        @functools.wraps(make)
+        def make_from_folder(results: Path) -> str:
+            document = load(results / file)
+            return NOT_MEASURED if document is None else make(document)
+
+        return make_from_folder
+
+    return decorate
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.figures import SMALL, WORDS, Figures, rates, targets, words
-from benchmarks.pages.markdown import NOT_MEASURED, load, machine, table
+from benchmarks.pages.markdown import NOT_MEASURED, load, machine, of_result, table
 from benchmarks.result import BUSY
 from serving.store import model_config
 
@@ -85,11 +85,9 @@ def widest(document: Mapping[str, Any]) -> str:
     return f"The rounds of one figure differ by {100 * spread:.0f} % of its median at most ({where})."
 
 
-def rates_in_short(results: Path) -> str:
+@of_result("serving.json")
+def rates_in_short(document: Mapping[str, Any]) -> str:
     """Make the README's table of rates: ours, the best and the documented LitServe, and stock TorchServe."""
-    document = load(results / "serving.json")
-    if document is None:
-        return NOT_MEASURED
     titles = {row["name"]: (row["title"], row["precision"]) for row in document["rows"]}
     figures = Figures(document["cells"], document["open"])
     rows = []
@@ -105,11 +103,9 @@ def rates_in_short(results: Path) -> str:
     return table(head, rows) + " ".join([note, *changed(document.get("archive", {}))])
 
 
-def worker(results: Path) -> str:
+@of_result("worker.json")
+def worker(document: Mapping[str, Any]) -> str:
     """Make the table of a worker's start and memory."""
-    document = load(results / "worker.json")
-    if document is None:
-        return NOT_MEASURED
     goals = document["goals"]
     started = f"{document['start_seconds']:.1f} s ({min(document['starts']):.1f} to {max(document['starts']):.1f})"
     most = f"{goals['anonymous_mb']:.0f} MB"
@@ -122,11 +118,9 @@ def worker(results: Path) -> str:
     return table(["a worker", "measured", "at most"], rows) + note
 
 
-def sweep(results: Path) -> str:
+@of_result("sweep.json")
+def sweep(document: Mapping[str, Any]) -> str:
     """Make the table of settings that were compared."""
-    document = load(results / "sweep.json")
-    if document is None:
-        return NOT_MEASURED
     loads = list(document["rows"][0]["ratio"])
     rows = [
         [
@@ -144,11 +138,9 @@ def sweep(results: Path) -> str:
     return table(head, rows) + note
 
 
-def profile(results: Path) -> str:
+@of_result("profile.json")
+def profile(document: Mapping[str, Any]) -> str:
     """Make the table of where a request's time goes."""
-    document = load(results / "profile.json")
-    if document is None:
-        return NOT_MEASURED
     states = document["rows"]
     rows = [[stage, *(f"{state['stages'][stage]:.2f}" for state in states)] for stage in states[0]["stages"]]
     rows.append(["**the request**", *(f"**{state['milliseconds']:.2f}**" for state in states)])
@@ -166,11 +158,9 @@ def _connections(number: int) -> str:
     return f"{number} connection{'s' if number > 1 else ''}"
 
 
-def formats(results: Path) -> str:
+@of_result("formats.json")
+def formats(document: Mapping[str, Any]) -> str:
     """Make the table of the artifact's formats: images/s in process by precision and batch size."""
-    document = load(results / "formats.json")
-    if document is None:
-        return NOT_MEASURED
     pace = {(row["format"], row["precision"], row["batch"]): row["images_per_second"] for row in document["rows"]}
     batches = sorted({batch for _, _, batch in pace})
     rows = [
@@ -186,11 +176,9 @@ def formats(results: Path) -> str:
     return table(head, rows) + note
 
 
-def decoders(results: Path) -> str:
+@of_result("decoders.json")
+def decoders(document: Mapping[str, Any]) -> str:
     """Make the table of decoders: a row each, a column for each format and size."""
-    document = load(results / "decoders.json")
-    if document is None:
-        return NOT_MEASURED
     columns = list(dict.fromkeys((row["format"], row["size"]) for row in document["rows"]))
     cells = {(row["decoder"], row["format"], row["size"]): row for row in document["rows"]}
 
@@ -215,11 +203,9 @@ def decoders(results: Path) -> str:
     return table(head, rows) + note
 
 
-def int8(results: Path) -> str:
+@of_result("int8.json")
+def int8(document: Mapping[str, Any]) -> str:
     """Make the table of what int8 gains and costs."""
-    document = load(results / "int8.json")
-    if document is None:
-        return NOT_MEASURED
     batches = list(dict.fromkeys(row["batch"] for row in document["rows"]))
     paces = {(row["kind"], row["batch"]): row["images_per_second"] for row in document["rows"]}
     rows = [

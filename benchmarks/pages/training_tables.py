@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages.markdown import NOT_MEASURED, load, percent, table
+from benchmarks.pages.markdown import NOT_MEASURED, load, of_result, percent, table
 
 TITLES = {
     "fingers": "Fingers",
@@ -93,11 +93,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-def demo(results: Path) -> str:
+@of_result("demo.json")
+def demo(document: Mapping[str, Any]) -> str:
     """Make the table of what `make demo` takes in a clean clone."""
-    document = load(results / "demo.json")
-    if document is None:
-        return NOT_MEASURED
     rows = [
         [
             run["title"],
@@ -112,11 +110,9 @@ def demo(results: Path) -> str:
     return table(head, rows) + "\n\nIn a clean clone, counted from the end of installing."
 
 
-def fewest(results: Path) -> str:
+@of_result("fewest.json")
+def fewest(document: Mapping[str, Any]) -> str:
     """Make the table of the smallest networks and fewest images that learn the Fingers data set."""
-    document = load(results / "fewest.json")
-    if document is None:
-        return NOT_MEASURED
     rows = [
         [
             str(point["width"]),
@@ -130,11 +126,9 @@ def fewest(results: Path) -> str:
     return table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
 
 
-def prepare(results: Path) -> str:
+@of_result("prepare.json")
+def prepare(document: Mapping[str, Any]) -> str:
     """Make the table of the cost of preparing by the number of images."""
-    document = load(results / "prepare.json")
-    if document is None:
-        return NOT_MEASURED
     rows = [
         [f"{row['images']:,}", f"{row['milliseconds_per_image']:.2f} ms", f"{row['peak_anonymous_mb']:.0f} MB"]
         for row in document["runs"]
@@ -142,11 +136,9 @@ def prepare(results: Path) -> str:
     return table(["images", "time an image", "peak anonymous memory, all processes"], rows)
 
 
-def training(results: Path) -> str:
+@of_result("training.json")
+def training(document: Mapping[str, Any]) -> str:
     """Make the table of the training rate with the loader against a resident batch."""
-    document = load(results / "training.json")
-    if document is None:
-        return NOT_MEASURED
     pace, (low, high) = document["images_per_second"], document["ratio_range"]
     size, data = document["image_size"], document["dataset"]
     rows = [

@@ -48,7 +48,7 @@ def _run(module: str, arguments: Sequence[str]) -> int:
             if isinstance(ended.code, str):
                 print(ended.code, file=error)
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except BaseException:  # print it as Python does
+        except Exception:  # any error of the command, printed as Python does
             traceback.print_exc(file=error)
             return 1
     return 0

@@ -20,6 +20,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,9 +94,9 @@ class Command:
     def wait(self, seconds: float) -> None:
         """Wait until it ends or is stopped, for some seconds at most."""
         assert self.process is not None
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and not self.is_stopped() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        waiter = threading.Thread(target=_wait_for_end_or_stop, args=(self.process.pid,), daemon=True)
+        waiter.start()
+        waiter.join(seconds)
 
     @property
     def reported(self) -> str | None:
@@ -111,6 +112,11 @@ class Command:
         return {"verb": self.verb, **model, "how": self.how, "step": self.number, "steps": steps} | {
             "exit": self.process.returncode, "said": self.reported,
         }  # fmt: skip
+
+
+def _wait_for_end_or_stop(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # its end was collected first
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
 
 
 def finish(commands: Sequence[Command], stopped: signal.Signals) -> list[str]:
@@ -129,7 +135,7 @@ def finish(commands: Sequence[Command], stopped: signal.Signals) -> list[str]:
                 hanging.append(f"{command.verb} hangs")
                 process.kill()
                 process.wait()
-        time.sleep(0.02)
+        time.sleep(0.02)  # a poll: either process may stop or end first, or its time may run out
     for command, process in processes.values():
         command.killed = process.returncode == -signal.SIGKILL
         command.output = command.log.with_suffix(".out").read_text()
@@ -171,7 +177,7 @@ def settle(root: Path) -> str:
                 watch.look()
             if not (wrong := answers(root)):
                 return ""
-            time.sleep(0.2)
+            time.sleep(0.2)  # a poll, as a watcher does: TorchServe reports no event
     return wrong
 
 

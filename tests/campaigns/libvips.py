@@ -61,6 +61,7 @@ def _whiten_outside(data: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[n
     """Make the canvas of a GIF white outside its first frame: libvips shows it black where nothing is transparent."""
     if not data.startswith(b"GIF8"):
         return pixels
+    # Pillow fails in many ways on broken bytes; the picture then keeps its black, and the comparison reports that.
     with contextlib.suppress(Exception), GifImageFile(io.BytesIO(data)) as image:
         left, top, right, bottom = image.tile[0].extents or (0, 0, *image.size)
         canvas = np.full_like(pixels, 255)
@@ -79,7 +80,7 @@ def _unknown_samples(data: bytes) -> int:
         file.seek(tags.next)
         tags.load(file)
         return tuple(tags.get(EXTRA_SAMPLES, ())).count(0)
-    except Exception:
+    except Exception:  # as above: then the picture keeps its transparency, and the comparison reports that
         return 0
 
 

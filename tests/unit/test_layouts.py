@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import layouts
+from tests.campaigns import commands, layouts
 from tests.campaigns.layout_cases import LAYOUTS, Counts, Layout, classes
 
 SAMPLE = (
@@ -41,3 +41,12 @@ def test_the_check_sees_wrong_images_and_files(layout: Layout, used: int, fault:
     done = subprocess.CompletedProcess([], 0, stdout="", stderr="cats")
     seen = layouts.reading_fault(layout, done, {"cat": (2, 0)}, {"there": 3, "used": used, "named": 1})
     assert seen.startswith(fault) and bool(seen) == bool(fault)
+
+
+def test_an_interrupt_ends_the_campaign_and_not_only_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "interrupted_command.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        commands.run("interrupted_command", [], tmp_path)
