@@ -57,6 +57,16 @@ def test_scores_by_hand() -> None:
     assert result["calibration_error"]["value"] == pytest.approx((0.3 + 0.6 + 0.2 + 0.4) / 4)
 
 
+def test_a_class_that_never_occurs_has_no_part_in_macro_f1() -> None:
+    macro, by_class = scores.f1_scores(np.array([[2, 0, 0], [0, 2, 0], [0, 0, 0]]))
+    assert macro == 1.0 and by_class.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_a_bin_is_open_below_and_closed_above() -> None:
+    edges = np.array([0.0, 1 / 15, 1 / 15 + 1e-6, 0.2, 1.0])
+    assert scores.bins(edges).tolist() == [0, 0, 1, 2, 14]
+
+
 def test_agrees_with_the_libraries() -> None:
     probabilities, labels = answers(400, 12)
     result = scores.score(probabilities, labels, [str(k) for k in range(12)])
@@ -133,6 +143,13 @@ def test_calibration_interval_holds_the_true_error(power: float) -> None:
         estimate = scores.reflected(scores.calibration_error(confidences, right), draws, calibrated)
         held += estimate.low <= true <= estimate.high
     assert held >= 33
+
+
+def test_a_reflected_interval_lies_on_the_other_side_of_its_value() -> None:
+    draws, perfect = np.linspace(0.1, 0.2, 1001), np.zeros(10)
+    interval = scores.reflected(0.12, draws, perfect)
+    assert (interval.low, interval.high) == pytest.approx((0.24 - 0.1975, 0.24 - 0.1025))
+    assert scores.reflected(0.12, draws, np.full(10, 0.12)).low == 0.0  # no worse than a perfectly calibrated one
 
 
 def test_parts_of_a_class_name() -> None:
