@@ -49,18 +49,18 @@ def search(widths: Sequence[int], images: Sequence[int], reaches: Callable[[int,
     """
     widths, images = sorted(widths), sorted(images)
     frontier: list[tuple[int, int]] = []
-    most = len(images)  # only fewer images than these are of interest
+    high = len(images)  # only fewer images than these are of interest
     for width in widths:
-        if most == 0 or not reaches(width, images[most - 1]):
+        if high == 0 or not reaches(width, images[high - 1]):
             continue
-        low, most = 0, most - 1
-        while low < most:
-            middle = (low + most) // 2
+        low, high = 0, high - 1
+        while low < high:
+            middle = (low + high) // 2
             if reaches(width, images[middle]):
-                most = middle
+                high = middle
             else:
                 low = middle + 1
-        frontier.append((width, images[most]))
+        frontier.append((width, images[high]))
     return frontier
 
 

@@ -81,11 +81,11 @@ def encoded(kind: str, megapixels: float, *, noise: bool, turned: bool) -> bytes
     name, mode, options = KINDS[kind]
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
-    more = {"exif": exif.tobytes()} if turned else {}
+    metadata = {"exif": exif.tobytes()} if turned else {}
     while True:
         height = int((megapixels * 1e6 * 3 / 4) ** 0.5)
         file = io.BytesIO()
-        pixels(mode, height * 4 // 3, height, noise=noise).save(file, name, **options, **more)
+        pixels(mode, height * 4 // 3, height, noise=noise).save(file, name, **options, **metadata)
         if len(file.getvalue()) <= DEFAULT_LIMITS.max_bytes:
             return file.getvalue()
         megapixels /= 1.5

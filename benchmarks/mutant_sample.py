@@ -18,6 +18,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _without_text(source: str) -> str:
 def drive(sample: int, seed: int, minutes: float) -> None:
     """Run mutmut in the current directory on a sample of its mutants, and write their states to `REPORT`."""
     collect, read = tool.collect_source_file_mutation_data, functools.cache(diff_apply.read_mutants_module)
-    chosen: list[Any] = []
+    drawn: list[Any] = []
     diffs: dict[str, str] = {}
 
     def sources(mutant: Any) -> tuple[str, str]:
@@ -61,17 +62,13 @@ def drive(sample: int, seed: int, minutes: float) -> None:
 
     def sampled(*, mutant_names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
         mutants, files = collect(mutant_names=tuple(mutant_names))
-        if not chosen:
-            code = [
-                mutant
-                for mutant in sorted(mutants, key=lambda each: each[1])
-                if not only_text_differs(*sources(mutant))
-            ]
-            chosen.extend(random.Random(seed).sample(code, min(sample, len(code))))
-            diffs.update({mutant[1]: _diff(*sources(mutant)) for mutant in chosen})
+        if not drawn:
+            code = [mutant for mutant in sorted(mutants, key=itemgetter(1)) if not only_text_differs(*sources(mutant))]
+            drawn.extend(random.Random(seed).sample(code, min(sample, len(code))))
+            diffs.update({mutant[1]: _diff(*sources(mutant)) for mutant in drawn})
             _cheap_tests_first()
-            print(f"{len(mutants)} mutants, {len(code)} of them change code, {len(chosen)} are tried")
-        return chosen, files
+            print(f"{len(mutants)} mutants, {len(code)} of them change code, {len(drawn)} are tried")
+        return drawn, files
 
     tool.collect_source_file_mutation_data = sampled
     tool.estimated_worst_case_time = lambda mutant_name: list(diffs).index(mutant_name)  # mutmut sorts by it
@@ -86,7 +83,7 @@ def drive(sample: int, seed: int, minutes: float) -> None:
             "state": _state(data.exit_code_by_key[name]),
             "diff": diffs[name],
         }
-        for data, name, _ in sorted(chosen, key=lambda each: each[1])
+        for data, name, _ in sorted(drawn, key=itemgetter(1))
         if data.exit_code_by_key[name] is not None
     ]
     Path(REPORT).write_text(json.dumps(rows))
@@ -99,10 +96,10 @@ def _state(code: int) -> str:
 
 def _cheap_tests_first() -> None:
     """Sort the tests of each function, since the first one that fails ends a mutant, and leave out what costs most."""
-    known: Any = state()
-    for name, tests in known.tests_by_mangled_function_name.items():
+    statistics: Any = state()
+    for name, tests in statistics.tests_by_mangled_function_name.items():
         cheap = [test for test in tests if f"test_{SLOW}.py" not in test or f".{SLOW}." in name]
-        known.tests_by_mangled_function_name[name] = sorted(cheap, key=known.duration_by_test.__getitem__)
+        statistics.tests_by_mangled_function_name[name] = sorted(cheap, key=statistics.duration_by_test.__getitem__)
 
 
 def _diff(before: str, after: str) -> str:

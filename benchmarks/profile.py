@@ -48,7 +48,7 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 QUEUE = re.compile(r'^ts_queue_latency_microseconds\{[^}]*model_name="(?P<model>[^"]+)"[^}]*\}\s+(?P<value>\S+)', re.M)
 
 
-def profiled(built: Archive) -> None:
+def profiled(mar: Archive) -> None:
     """Replace the handler of an archive by the one with clocks."""
     source = Path(profiled_handler.__file__)
 
@@ -57,7 +57,7 @@ def profiled(built: Archive) -> None:
         manifest["model"]["handler"] = source.name
         members |= {MANIFEST: json.dumps(manifest).encode(), source.name: source.read_bytes()}
 
-    small_server.edit(built.path, change)
+    small_server.edit(mar.path, change)
 
 
 def queued(state: ServerState) -> float:
@@ -73,10 +73,10 @@ def measure(root: Path, size: str, states: Sequence[int], seconds: float, precis
     (root / "runs" / MODEL).mkdir(parents=True)
     torchscript.save(resnet.untrained(), spec, root / "runs" / MODEL / "model.pt")
     overrides = [f"handler.precision={precision}"]
-    built = archive.build(
+    mar = archive.build(
         MODEL, "1.0", runs=root / "runs", store=root / "model_store", overrides=overrides, rehearse=False
     )
-    profiled(built)
+    profiled(mar)
     shutil.copy(package.HANDLERS.parent / launch.CONFIG, root)
     (body, *_) = pictures(size, "JPEG")
     os.environ[profiled_handler.FOLDER_VARIABLE] = str(root)
@@ -139,13 +139,13 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 1.5 * len(rows) + 1.2), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, row in zip(panels, rows, strict=True):
-        left = 0.0
+        start = 0.0
         for name, colour in stages.STAGES.items():
             width = max(0.0, row["stages"][name])
-            axes.barh(0, width, left=left, color=colour, edgecolor="white", linewidth=0.6, label=name)
+            axes.barh(0, width, left=start, color=colour, edgecolor="white", linewidth=0.6, label=name)
             if width > 0.05 * row["milliseconds"]:
-                axes.text(left + width / 2, 0, f"{width:.2f}", ha="center", va="center", fontsize=8)
-            left += width
+                axes.text(start + width / 2, 0, f"{width:.2f}", ha="center", va="center", fontsize=8)
+            start += width
         axes.set_yticks([0], [connections(row["connections"])])
         axes.set_title(f"{row['milliseconds']:.1f} ms, {row['requests_per_second']:.0f} requests/s", fontsize=9)
         axes.spines[["top", "right", "left"]].set_visible(False)

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check every page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page would change")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     outdated = []
     try:
         for page in pages(Path()):
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after = render(before, page=str(page))
             if after != before:
                 outdated.append(str(page))
-                if not given.check:
+                if not options.check:
                     page.write_text(after)
     except (OSError, ReadmeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if given.check and outdated:
+    if options.check and outdated:
         print(f"error: {', '.join(outdated)} differ from benchmarks/results: make readme", file=sys.stderr)
         return 1
     return 0

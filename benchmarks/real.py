@@ -151,8 +151,8 @@ def _forget(served: Archive, before: Live) -> None:
     """Remove an archive, and restore what was live before, besides what other commands have made live since."""
 
     def change(now: Live) -> Live:
-        others = {name: model for name, model in now.models.items() if name != served.name}
-        return Live({**before.models, **others})
+        other_models = {name: model for name, model in now.models.items() if name != served.name}
+        return Live({**before.models, **other_models})
 
     Live.update(Path.cwd(), change)
     served.path.unlink(missing_ok=True)

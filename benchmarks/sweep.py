@@ -70,8 +70,8 @@ def settings(cores: int) -> list[Setting]:
 def config_of(text: str, setting: Setting) -> str:
     """Return config.properties with the lines of a setting."""
     (vmargs,) = [line for line in text.splitlines() if line.startswith("vmargs=")]
-    more = [f"{vmargs} {setting.java}"] if setting.java else []  # overrides the present line
-    return "\n".join([text, *more, *setting.config]) + "\n"
+    java = [f"{vmargs} {setting.java}"] if setting.java else []  # overrides the present line
+    return "\n".join([text, *java, *setting.config]) + "\n"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -31,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defaults = {key: parameter.default for key, parameter in inspect.signature(generate).parameters.items()}
     try:
         _check({**defaults, **scale}, DATASETS[options.dataset])
-        made = generate(options.out, **scale)
+        changed = generate(options.out, **scale)
     except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.out}: {'generated' if made else 'unchanged'}")
+    print(f"{options.out}: {'generated' if changed else 'unchanged'}")
     return 0
 
 
@@ -60,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(scale: dict[str, int | None], most: int) -> None:
+def _check(scale: dict[str, int | None], limit: int) -> None:
     for key, low, high in (
         ("seed", 0, 2**63),
         ("images_per_class", 1, 99_999),
-        ("classes", 1, most),
+        ("classes", 1, limit),
         ("size", 32, 1024),
     ):
         value = scale[key]

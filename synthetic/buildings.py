@@ -12,8 +12,8 @@ def facade(sketch: Sketch, x: float, foot: float, width: float, height: float, f
     columns, rows = max(2, round(width / 0.035)), max(2, round(height / 0.05))
     for column in range(columns):
         for row in range(rows):
-            left, top = x + width * (column + 0.25) / columns, foot - height * (row + 0.8) / rows
-            sketch.box(left, top, left + 0.5 * width / columns, top + 0.5 * height / rows, glass)
+            window_x, window_y = x + width * (column + 0.25) / columns, foot - height * (row + 0.8) / rows
+            sketch.box(window_x, window_y, window_x + 0.5 * width / columns, window_y + 0.5 * height / rows, glass)
 
 
 def skyscrapers(sketch: Sketch) -> None:
@@ -39,10 +39,10 @@ def church(sketch: Sketch) -> None:
     x, foot, width = rng.uniform(0.2, 0.55), sketch.horizon + 0.08, rng.uniform(0.14, 0.18)
     wall = sketch.tone(0.1, 0.12, 0.8)
     nave = sketch.rng.choice([-1.0, 1.0]) * rng.uniform(0.25, 0.35)
-    left, right = sorted((x + width / 2, x + width / 2 + nave))
-    sketch.box(left, foot - 0.22, right, foot, sketch.shaded(wall, 0.9))
+    start, end = sorted((x + width / 2, x + width / 2 + nave))
+    sketch.box(start, foot - 0.22, end, foot, sketch.shaded(wall, 0.9))
     sketch.polygon(
-        [(left, foot - 0.22), (right, foot - 0.22), ((left + right) / 2, foot - 0.36)], sketch.tone(0.0, 0.3, 0.3)
+        [(start, foot - 0.22), (end, foot - 0.22), ((start + end) / 2, foot - 0.36)], sketch.tone(0.0, 0.3, 0.3)
     )
     sketch.box(x, foot - 0.42, x + width, foot, wall)
     spire = [(x - 0.01, foot - 0.42), (x + width + 0.01, foot - 0.42), (x + width / 2, foot - rng.uniform(0.68, 0.8))]

@@ -50,7 +50,7 @@ def build(raw: Path, parameters: Parameters, tasks: Sequence[Task], workers: int
     """
     raw = Path(os.path.abspath(raw))
     document = {**dataclasses.asdict(parameters), "files": len({task.path for task in tasks})}
-    if _made(raw) == document and _count(raw) == document["files"]:
+    if _written_document(raw) == document and _count(raw) == document["files"]:
         return False
     _refuse_foreign(raw)
     partial = raw.with_name(raw.name + ".partial")
@@ -88,7 +88,7 @@ def _chunks(tasks: Sequence[Task]) -> Iterator[list[Task]]:
     chunk: list[Task] = []
     for task in tasks:
         chunk.append(task)
-        if sum(each.images for each in chunk) >= CHUNK:
+        if sum(drawing.images for drawing in chunk) >= CHUNK:
             yield chunk
             chunk = []
     if chunk:
@@ -101,7 +101,7 @@ def _write(folder: str, tasks: list[Task]) -> int:
     return sum(task.images for task in tasks)
 
 
-def _made(folder: Path) -> dict[str, Any] | None:
+def _written_document(folder: Path) -> dict[str, Any] | None:
     """Return the content of the folder's mark, or None without a readable mark."""
     try:
         document = json.loads((folder / DRAWN).read_text(encoding="utf-8"))
@@ -120,8 +120,8 @@ def _refuse_foreign(folder: Path) -> None:
         raise DatasetError(f"{folder} is a file. Name a folder to generate into.")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    made = _made(folder)
-    if made is None:
+    document = _written_document(folder)
+    if document is None:
         raise DatasetError(f"{folder} holds files that were not generated. Name another folder, or empty this one.")
-    if _count(folder) > made["files"]:
+    if _count(folder) > document["files"]:
         raise DatasetError(f"{folder} holds files beyond the generated ones. Move them away, or name another folder.")

@@ -32,11 +32,11 @@ def windows(sketch: Sketch) -> None:
 def shelves(sketch: Sketch) -> None:
     rng = sketch.rng
     wood = sketch.tone(0.07, 0.5, 0.35)
-    left, right = (0.0, rng.uniform(0.6, 0.8)) if rng.random() < 0.5 else (rng.uniform(0.2, 0.4), 1.0)
-    sketch.box(left, 0.12, right, 0.82, wood)
+    start, end = (0.0, rng.uniform(0.6, 0.8)) if rng.random() < 0.5 else (rng.uniform(0.2, 0.4), 1.0)
+    sketch.box(start, 0.12, end, 0.82, wood)
     for row in range(5):
-        x, base = left + 0.015, 0.25 + 0.135 * row
-        while x < right - 0.04:
+        x, base = start + 0.015, 0.25 + 0.135 * row
+        while x < end - 0.04:
             width, height = rng.uniform(0.012, 0.035), rng.uniform(0.07, 0.105)
             sketch.box(x, base - height, x + width, base, sketch.tone(rng.uniform(0, 1), 0.55, 0.55, 0.15))
             x += width + 0.003

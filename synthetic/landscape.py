@@ -153,15 +153,15 @@ def waterfall(sketch: Sketch) -> None:
 
 def river(sketch: Sketch) -> None:
     rng = sketch.rng
-    start, bow, left, right = rng.uniform(0.3, 0.7), rng.uniform(0.12, 0.25), [], []
+    start, bow, left_bank, right_bank = rng.uniform(0.3, 0.7), rng.uniform(0.12, 0.25), [], []
     sign = rng.choice([-1.0, 1.0])
     for share in np.linspace(0, 1, 14):
         middle = start + sign * bow * np.sin(share * 5) * (0.3 + share)
         y = sketch.horizon + (1 - sketch.horizon) * share**1.5
         half = 0.01 + 0.17 * share**1.3
-        left.append((float(middle - half), float(y)))
-        right.append((float(middle + half), float(y)))
-    sketch.polygon([*left, *reversed(right)], sketch.tone(0.56, 0.5, 0.65))
+        left_bank.append((float(middle - half), float(y)))
+        right_bank.append((float(middle + half), float(y)))
+    sketch.polygon([*left_bank, *reversed(right_bank)], sketch.tone(0.56, 0.5, 0.65))
 
 
 def waves(sketch: Sketch) -> None:

@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
     return tuple(json.loads(resources.files("training.data.readers").joinpath("petals_classes.json").read_text()))
 
 
-def chosen(classes: int) -> list[int]:
+def class_numbers(classes: int) -> list[int]:
     """Return the indices of the `classes` classes that are present, spread over all 104, in order."""
     if not 1 <= classes <= len(names()):
         raise DatasetError(f"There are no {classes} classes of petals. Choose 1 to {len(names())}.")
@@ -50,7 +50,7 @@ def generate(
     workers: int | None = None,
 ) -> bool:
     """Write flowers to `raw`: `images_per_class` to train, a sixth for val and test each; False if it has them."""
-    present = chosen(classes)
+    present = class_numbers(classes)
     few = max(1, round(images_per_class / 6))
     tasks = [
         Task("classes.txt", _classes, (), 0),

@@ -24,7 +24,7 @@ def names() -> tuple[str, ...]:
     return tuple(Path(__file__).with_name("places365.txt").read_text(encoding="utf-8").split())
 
 
-def chosen(classes: int) -> list[int]:
+def class_numbers(classes: int) -> list[int]:
     """Return the indices of the `classes` classes that are present: first those whose scenes suit their names."""
     suiting = sorted(names().index(name) for name in scene.LAYOUTS)
     first = [suiting[number * len(suiting) // classes] for number in range(min(classes, len(suiting)))]
@@ -42,7 +42,7 @@ def generate(
     workers: int | None = None,
 ) -> bool:
     """Write scenes to `raw`: `images_per_class` to train and a seventh as many for val; False if it has them."""
-    present = chosen(classes)
+    present = class_numbers(classes)
     few = max(1, round(images_per_class / 7))
     train = [
         (f"{names()[label]}/{index + 1:08d}.jpg", (seed, label, 0, index, size))

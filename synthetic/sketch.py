@@ -64,8 +64,8 @@ class Sketch:
 
     def picture(self) -> Plane:
         """Return the picture in the window as (3, size, size), 0 to 1."""
-        left, top, view = (value * self._side for value in (self._left, self._top, self._view))
+        x, y, view = (value * self._side for value in (self._left, self._top, self._view))
         shape = (self.size, self.size)
-        reduced = self._image.resize(shape, Image.Resampling.HAMMING, (left, top, left + view, top + view))
+        reduced = self._image.resize(shape, Image.Resampling.HAMMING, (x, y, x + view, y + view))
         result: Plane = np.asarray(reduced, np.float32).transpose(2, 0, 1) / np.float32(255)
         return np.ascontiguousarray(result)

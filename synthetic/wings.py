@@ -116,11 +116,11 @@ def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
         for hue, saturation, value in palette
     )
     scale, turn, squeeze = rng.uniform(0.7, 1.0), rng.normal(0, 0.35), rng.uniform(0.82, 1.0)
-    left, up = rng.uniform(-0.15, 0.15, 2)
+    shift_x, shift_y = rng.uniform(-0.15, 0.15, 2)
     x, y = grid(size)
     cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
-    across = (cos * (x - float(left)) + sin * (y - float(up))) / np.float32(squeeze)
-    rise = sin * (x - float(left)) - cos * (y - float(up)) - np.float32(0.15)
+    across = (cos * (x - float(shift_x)) + sin * (y - float(shift_y))) / np.float32(squeeze)
+    rise = sin * (x - float(shift_x)) - cos * (y - float(shift_y)) - np.float32(0.15)
     grain = clouds(rng, size, size, size / 10, 3)
     moth = Moth(picture, np.abs(across), rise, grain, 2.0 / (size * scale), Paint(base, mark, light))
     shadow = clouds(rng, size, size, size / 3, 2)

@@ -124,10 +124,10 @@ def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn
     if name in ("RandomResizedCrop", "RandomCrop"):
         options.setdefault("size", (image_size, image_size))
     try:
-        made: nn.Module = make(**{key: _tuples(value) for key, value in options.items()})
+        augmentation: nn.Module = make(**{key: _tuples(value) for key, value in options.items()})
     except Exception as error:  # each class checks its parameters in its own way
         raise ConfigurationError(f"{where}: {name} does not take {options}: {error}") from error
-    return made
+    return augmentation
 
 
 def _tuples(value: Any) -> Any:

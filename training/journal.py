@@ -79,11 +79,11 @@ class Journal(Checkpoint):
     def _report(self, trainer: L.Trainer, row: dict[str, float]) -> None:
         epochs = int(trainer.max_epochs or 0)
         pace = sum(self.seconds) / len(self.seconds)
-        left = round(pace * (epochs - len(self.seconds)))
+        seconds_to_go = round(pace * (epochs - len(self.seconds)))
         self.say(
             f"epoch {row['epoch']:>3.0f}/{epochs}  loss {row['train_loss']:.3f}  "
             f"validation loss {row['validation_loss']:.3f}  accuracy {100 * row['validation_accuracy']:6.2f} %  "
-            f"{self.images / self.seconds[-1]:5.0f} images/s  {left // 60}:{left % 60:02d} left"
+            f"{self.images / self.seconds[-1]:5.0f} images/s  {seconds_to_go // 60}:{seconds_to_go % 60:02d} left"
         )
         if self.max_minutes is not None and row["epoch"] < epochs and sum(self.seconds) + pace > 60 * self.max_minutes:
             self.say(f"stopping: another epoch would pass trainer.max_minutes={self.max_minutes:g}")

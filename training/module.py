@@ -63,12 +63,12 @@ class Classification(L.LightningModule):
 
     def _train_size(self, epoch: int) -> int:
         """Return the side of training images in pixels: it grows linearly, in steps of 16 pixels, over the epochs."""
-        given = self.settings["train_size"]
-        if given is None:
+        sizes = self.settings["train_size"]
+        if sizes is None:
             return self.image_size
         if not self.network.any_size:
             raise ConfigurationError("trainer.train_size needs a network for any size; this one needs null")
-        start, end = given
+        start, end = sizes
         if not 8 <= start <= end <= self.image_size:
             raise ConfigurationError(
                 f"trainer.train_size is [{start}, {end}]: give 8 <= start <= end <= {self.image_size}"

@@ -53,23 +53,23 @@ class Network(nn.Module):
         return logits
 
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.features(x)
-        return made
+        features: torch.Tensor = self.body.features(x)
+        return features
 
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.pooled(tokens)
-        return made
+        pooled: torch.Tensor = self.body.pooled(tokens)
+        return pooled
 
 
 class _ResNet(Network):
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
         body = self.body
         x = body.maxpool(body.relu(body.bn1(body.conv1(x))))
-        made: torch.Tensor = body.layer4(body.layer3(body.layer2(body.layer1(x))))
-        return made
+        features: torch.Tensor = body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        return features
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mean(dim=(2, 3))
@@ -77,8 +77,8 @@ class _ResNet(Network):
 
 class _Vgg(Network):
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.classifier(self.body.avgpool(tokens).flatten(1))
-        return made
+        scores: torch.Tensor = self.body.classifier(self.body.avgpool(tokens).flatten(1))
+        return scores
 
 
 class _KorniaViT(Network):
@@ -98,8 +98,8 @@ class _KorniaViT(Network):
 
 class _Timm(Network):
     def _tokens(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.forward_features(x)
-        return made
+        features: torch.Tensor = self.body.forward_features(x)
+        return features
 
     def _map(self, tokens: torch.Tensor) -> torch.Tensor:
         if tokens.ndim == 3:
@@ -107,8 +107,8 @@ class _Timm(Network):
         return tokens.permute(0, 3, 1, 2) if getattr(self.body, "output_fmt", "NCHW") == "NHWC" else tokens
 
     def _pooled(self, tokens: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.body.forward_head(tokens, pre_logits=True)
-        return made
+        pooled: torch.Tensor = self.body.forward_head(tokens, pre_logits=True)
+        return pooled
 
 
 def _grid(tokens: torch.Tensor) -> torch.Tensor:
@@ -148,10 +148,10 @@ def build(network: Mapping[str, Any], classes: int, channels: int, image_size: i
         raise ConfigurationError(f"network.freeze is {network['freeze']!r}: write none or features")
     if network.get("pretrained") and network.get("weights"):
         raise ConfigurationError("network.pretrained and network.weights are both set: remove one of them")
-    built = _BUILDERS[kind](network, classes, channels, image_size)
+    module = _BUILDERS[kind](network, classes, channels, image_size)
     if network.get("weights"):
-        load_weights(built, str(network["weights"]))
-    return built
+        load_weights(module, str(network["weights"]))
+    return module
 
 
 def _cnn(network: Mapping[str, Any], classes: int, channels: int, image_size: int) -> Network:
@@ -207,14 +207,14 @@ def _hub(name: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _first_convolution(given: nn.Conv2d, channels: int) -> nn.Conv2d:
+def _first_convolution(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     """Return a first convolution for `channels`; grey images get the sum over the colours' weights."""
-    if given.in_channels == channels:
-        return given
-    kernel, stride, padding = given.kernel_size[0], given.stride[0], given.padding[0]
-    made = nn.Conv2d(channels, given.out_channels, kernel, stride, padding, bias=given.bias is not None)
-    made.load_state_dict({**given.state_dict(), "weight": given.weight.detach().sum(dim=1, keepdim=True)})
-    return made
+    if conv.in_channels == channels:
+        return conv
+    kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding[0]
+    narrowed = nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None)
+    narrowed.load_state_dict({**conv.state_dict(), "weight": conv.weight.detach().sum(dim=1, keepdim=True)})
+    return narrowed
 
 
 def _vit(network: Mapping[str, Any], classes: int, channels: int, image_size: int) -> Network:
@@ -251,9 +251,9 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
             .forward_head(body.forward_features(torch.zeros(1, channels, image_size, image_size)), pre_logits=True)
             .shape[1]
         )
-    built = _Timm(body.train(), width, classes, network.get("dropout", 0.0))
-    built.any_size = not hasattr(body, "patch_embed")
-    return built
+    module = _Timm(body.train(), width, classes, network.get("dropout", 0.0))
+    module.any_size = not hasattr(body, "patch_embed")
+    return module
 
 
 def _create(name: str, image_size: int, **options: Any) -> Any:

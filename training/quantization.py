@@ -47,12 +47,12 @@ def quantize(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
             prepared(example)
             for batch in remaining:
                 prepared(batch)
-            made: nn.Module = convert_fx(prepared)
-            made(example)
+            quantized: nn.Module = convert_fx(prepared)
+            quantized(example)
         except Exception as error:  # symbolic tracing fails with whatever a network's own code raises
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise QuantizationError(f"the network cannot be quantized: {reason}") from error
-    return made.eval()
+    return quantized.eval()
 
 
 @contextlib.contextmanager

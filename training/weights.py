@@ -14,7 +14,7 @@ T = TypeVar("T")
 PREFIXES = ("average.module.", "network.", "module.", "model.", "")
 
 
-def pretrained_weights(what: str, get: Callable[[], T]) -> T:
+def pretrained_weights(network: str, get: Callable[[], T]) -> T:
     """Return what `get` downloads or finds in its cache.
 
     Raises:
@@ -25,7 +25,7 @@ def pretrained_weights(what: str, get: Callable[[], T]) -> T:
     except Exception as error:  # each library raises its own: URLError, HfHubHTTPError, RuntimeError, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigurationError(
-            f"the pretrained weights of {what} are neither in the cache nor can they be downloaded ({reason}). "
+            f"the pretrained weights of {network} are neither in the cache nor can they be downloaded ({reason}). "
             "Fetch them elsewhere and give network.weights=<file>, or set network.pretrained=false"
         ) from error
 

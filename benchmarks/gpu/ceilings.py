@@ -147,7 +147,7 @@ def in_process(
 
 def scenes(count: int) -> list[bytes]:
     """Return `count` different drawn JPEG files of the classes of `benchmarks.bench_runs`."""
-    scenes = [(places365.chosen(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
+    scenes = [(places365.class_numbers(CLASSES)[number % CLASSES], 1, number // CLASSES) for number in range(count)]
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(_scene, scenes, chunksize=16))
 

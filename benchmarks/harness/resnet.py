@@ -19,7 +19,7 @@ SIDE, CLASSES, BATCH = 224, 12, 64
 
 def spec(classes: int = CLASSES, side: int = SIDE, network: str = "resnet18") -> Spec:
     """Return the spec of the artifact."""
-    names = tuple(places365.names()[label].split("/", 2)[-1] for label in places365.chosen(classes))
+    names = tuple(places365.names()[label].split("/", 2)[-1] for label in places365.class_numbers(classes))
     return Spec(preprocess=PreprocessSpec(image_size=side), classes=names, network=network)
 
 

@@ -108,11 +108,11 @@ def worker(document: Mapping[str, Any]) -> str:
     """Make the table of a worker's start and memory."""
     goals = document["goals"]
     started = f"{document['start_seconds']:.1f} s ({min(document['starts']):.1f} to {max(document['starts']):.1f})"
-    most = f"{goals['anonymous_mb']:.0f} MB"
-    held = f"{document['memory'][0]['anonymous_mb']:.0f} MB, then {document['anonymous_mb']:.0f} MB"
+    limit = f"{goals['anonymous_mb']:.0f} MB"
+    memory = f"{document['memory'][0]['anonymous_mb']:.0f} MB, then {document['anonymous_mb']:.0f} MB"
     rows = [
         ["from the start of the process to READY, golden images included", started, f"{goals['start_seconds']} s"],
-        [f"anonymous memory, before and after {document['requests']:,.0f} requests", held, most],
+        [f"anonymous memory, before and after {document['requests']:,.0f} requests", memory, limit],
     ]
     note = f"\n\nResNet-18, {document['precision']}, {len(document['starts'])} starts."
     return table(["a worker", "measured", "at most"], rows) + note
@@ -187,8 +187,8 @@ def decoders(document: Mapping[str, Any]) -> str:
         if row is None:
             return ""
         text = f"{row['milliseconds']:.2f}"
-        chosen = document["best"].get(f"{kind} {size}") == decoder
-        return f"{f'**{text}**' if chosen else text} ({row['largest_difference']})"
+        best = document["best"].get(f"{kind} {size}") == decoder
+        return f"{f'**{text}**' if best else text} ({row['largest_difference']})"
 
     names = dict.fromkeys(row["decoder"] for row in document["rows"])
     rows = [[name, *(cell(name, *column) for column in columns)] for name in names]

@@ -141,7 +141,7 @@ def test_places_lists_name_exactly_the_files(raw: dict[str, Path]) -> None:
     assert all(path.startswith(f"{categories[int(index)][0]}/") for path, index in train)
     listed = {f"data_256_standard{path}" for path, _ in train} | {f"val_256/{path}" for path, _ in val}
     assert listed == {path for path in paths(folder) if path.endswith(".jpg")}
-    assert len(places365.chosen(365)) == len(set(places365.chosen(365))) == 365
+    assert len(places365.class_numbers(365)) == len(set(places365.class_numbers(365))) == 365
 
 
 def crc32c(data: bytes) -> int:
@@ -172,7 +172,7 @@ def test_petals_are_sound_tfrecords_with_test_answers_beside(raw: dict[str, Path
     with open(folder / "test_labels.csv", newline="") as file:
         answers = {row["id"]: int(row["class"]) for row in csv.DictReader(file)}
     assert {found["id"][0].decode() for found in test if isinstance(found["id"][0], bytes)} == answers.keys()
-    assert sorted(answers.values()) == petals.chosen(5)
+    assert sorted(answers.values()) == petals.class_numbers(5)
     names = (folder / "classes.txt").read_text().split("\n")
     assert len(names) == 105 and names[53] == "53\tsunflower" and names[87] == "87\tcyclamen "
 

@@ -43,12 +43,12 @@ ODD_NAMES = {
 }
 # Odd constructions in 1,000 words, and odd names in 100 assigned names.
 CEILINGS = {
-    "benchmarks": (0.8, 0.6),
+    "benchmarks": (0.8, 0.2),
     "handlers": (0.1, 0.5),
     "pipeline": (2.2, 5.3),
     "serving": (1.1, 5.1),
-    "synthetic": (0.0, 1.3),
-    "training": (0.5, 1.3),
+    "synthetic": (0.0, 0.3),
+    "training": (0.2, 0.2),
 }
 
 

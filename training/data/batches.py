@@ -18,18 +18,18 @@ SENT = 4096  # images that are sent to a GPU at once
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Chosen rows of a data set and of its transformed copies, read as one: row i is the i-th chosen."""
+    """Some rows of a data set and of its transformed copies, read as one: row i is the i-th of them."""
 
     parts: tuple[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], Rows], ...]
 
     def __len__(self) -> int:
         return sum(len(rows) for _, _, rows in self.parts)
 
-    def take(self, chosen: Rows) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return copies of the images and labels of ascending `chosen`."""
+    def take(self, positions: Rows) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Return copies of the images and labels of ascending `positions`."""
         images, labels, start = [], [], 0
         for pixels, classes, rows in self.parts:
-            within = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+            within = positions[(positions >= start) & (positions < start + len(rows))] - start
             images.append(pixels[rows[within]])
             labels.append(np.asarray(classes[rows[within]], dtype=np.int64))
             start += len(rows)

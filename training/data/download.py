@@ -85,18 +85,18 @@ def source(dataset: str) -> tuple[str, str]:
         DatasetError: there is no such config, or no source in it that this module knows.
     """
     names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
-    found = _source(dataset) if dataset in names else {}
-    if not found:
+    node = _source(dataset) if dataset in names else {}
+    if not node:
         downloadable = ", ".join(name for name in names if _source(name))
         reason = "its config has no dataset.source" if dataset in names else "there is no such config"
         raise DatasetError(
             f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give "
             "RAW=<folder>"
         )
-    kind, name = next(iter(found.items()))
-    if len(found) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):
+    kind, name = next(iter(node.items()))
+    if len(node) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):
         raise DatasetError(
-            f"dataset.source of {dataset} is {found}: set it to {{kaggle: owner/name}}, {{kaggle_competition: name}} "
+            f"dataset.source of {dataset} is {node}: set it to {{kaggle: owner/name}}, {{kaggle_competition: name}} "
             "or {places365: small}"
         )
     return kind, name

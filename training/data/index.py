@@ -230,9 +230,9 @@ class Index:
         self._base.execute("CREATE UNIQUE INDEX IF NOT EXISTS by_row ON records(row)")
         count = self.count()
         last = self._base.execute("SELECT row FROM records WHERE row >= ? ORDER BY row", (count,))
-        taken = self._base.execute("SELECT row FROM records WHERE row < ? ORDER BY row", (count,))
+        rows = self._base.execute("SELECT row FROM records WHERE row < ? ORDER BY row", (count,))
         with self._base:
-            holes = _missing((line[0] for line in taken), count)
+            holes = _missing((line[0] for line in rows), count)
             self._base.executemany("INSERT INTO moves VALUES (?, ?)", ((line[0], next(holes)) for line in last))
 
     def moves(self) -> Iterator[tuple[int, int]]:

@@ -36,14 +36,14 @@ def progress(console: Console, title: str, total: int | None = None) -> Iterator
             task = bar.add_task(title, total=total)
             yield lambda steps: bar.advance(task, steps)
         return
-    done, due = 0, 0.0
+    count, due = 0, 0.0
 
     def advance(steps: int) -> None:
-        nonlocal done, due
-        done += steps
+        nonlocal count, due
+        count += steps
         due = due or time.monotonic() + _SECONDS_BETWEEN_LINES  # what came before the first step does not count
         if time.monotonic() >= due:
             due = time.monotonic() + _SECONDS_BETWEEN_LINES
-            console.print(f"{title}: {done:,}" + (f" of {total:,}" if total else ""))
+            console.print(f"{title}: {count:,}" + (f" of {total:,}" if total else ""))
 
     yield advance

@@ -160,8 +160,8 @@ class EncodedBatches:
         if (places < 0).any():
             raise DatasetError(f"{folder}: {(places < 0).sum()} of the images are in no shard; prepare with this split")
         self.files = [str(folder / names[place]) for place in np.unique(places)]
-        self.wanted = np.zeros(len(data), bool)
-        self.wanted[rows] = True
+        self.mask = np.zeros(len(data), bool)
+        self.mask[rows] = True
         self.spec = data.preprocess(*_neutral(data))
         self.rows, self.batch_size, self.seed, self.epoch, self.pin = rows, batch_size, seed, epoch, pin
         self.workers = min(workers or cores(), max(1, len(self.files)))
@@ -173,26 +173,26 @@ class EncodedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         order = None if self.seed is None else self.seed * 1_000_003 + self.epoch()
-        stream = _Stream(self.files, self.wanted, self.spec, order)
+        stream = _Stream(self.files, self.mask, self.spec, order)
         context = start_method(__name__)
         loader = DataLoader(
             stream, None, num_workers=self.workers, multiprocessing_context=context, pin_memory=self.pin
         )
-        images, labels, made = _nothing(self.spec), torch.empty(0, dtype=torch.int64), 0
+        images, labels, count = _nothing(self.spec), torch.empty(0, dtype=torch.int64), 0
         for more_images, more_labels in loader:
             images, labels = torch.cat((images, more_images)), torch.cat((labels, more_labels))
-            while len(labels) >= self.batch_size and made < len(self):
+            while len(labels) >= self.batch_size and count < len(self):
                 yield images[: self.batch_size], labels[: self.batch_size]
-                images, labels, made = images[self.batch_size :], labels[self.batch_size :], made + 1
-        if made < len(self):
+                images, labels, count = images[self.batch_size :], labels[self.batch_size :], count + 1
+        if count < len(self):
             yield images, labels
 
 
 class _Stream(IterableDataset[Batch]):
     """One worker's share of the shards, in an order that `order` decides (None: file order)."""
 
-    def __init__(self, files: list[str], wanted: np.ndarray[Any, Any], spec: PreprocessSpec, order: int | None) -> None:
-        self.files, self.wanted, self.spec, self.order = files, wanted, spec, order
+    def __init__(self, files: list[str], mask: np.ndarray[Any, Any], spec: PreprocessSpec, order: int | None) -> None:
+        self.files, self.mask, self.spec, self.order = files, mask, spec, order
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
@@ -208,7 +208,7 @@ class _Stream(IterableDataset[Batch]):
         yield from webdataset.DataPipeline(webdataset.SimpleShardList(files), *stages)
 
     def _is_wanted(self, sample: dict[str, Any]) -> bool:
-        return bool(self.wanted[int(sample["__key__"])])
+        return bool(self.mask[int(sample["__key__"])])
 
 
 def _decode(spec: PreprocessSpec, sample: dict[str, Any]) -> tuple[torch.Tensor, int]:

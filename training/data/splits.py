@@ -212,8 +212,8 @@ def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> R
     with warnings.catch_warnings():
         # A class with fewer images than folds is no fault: it is absent from some folds.
         warnings.filterwarnings("ignore", message="The least populated class")
-        dealt = dealer(parts, shuffle=True, random_state=spec.seed).split(np.zeros(len(labels)), labels, members)
-        for number, (_, rows) in enumerate(dealt):
+        pairs = dealer(parts, shuffle=True, random_state=spec.seed).split(np.zeros(len(labels)), labels, members)
+        for number, (_, rows) in enumerate(pairs):
             folds[rows] = number
     return folds
 

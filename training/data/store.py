@@ -122,8 +122,8 @@ class PreparedDataset:
     def content_key(self) -> str:
         """Return what changes with any pixel, label or row, and not with the place or the time of the raw files."""
         # A store of before this was kept has only the key, which changes with those too.
-        made = self.document.get("made", self.key)
-        return digest({"fingerprint": self.fingerprint, "made": made, "encoded": self.encoded})
+        recipe = self.document.get("made", self.key)
+        return digest({"fingerprint": self.fingerprint, "made": recipe, "encoded": self.encoded})
 
     def record(self, row: int) -> Record:
         """Return the location of the encoded bytes of a row: `dataset.record(row).read(dataset.raw)`.

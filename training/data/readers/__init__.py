@@ -28,9 +28,9 @@ def check(reader: str) -> None:
 
 def sources(reader: str) -> list[Path]:
     """Return the files that decide what `reader` reads: its own module, and all here that the readers share."""
-    others = {name for name in READERS if name != reader}
+    other_readers = {name for name in READERS if name != reader}
     files = [path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".json")]
-    return sorted(path for path in files if path.stem not in others)
+    return sorted(path for path in files if path.stem not in other_readers)
 
 
 def read(reader: str, raw: Path, options: Mapping[str, Any] | None = None) -> RawDataset:

@@ -50,7 +50,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     names = class_names(in_train)
     classes = option.choose(options, "classes", names, str(raw / train))
     check_class_folders(raw / train, [folder for folder in in_train if class_name(folder) in classes])
-    chosen = {
+    folders_by_side = {
         side: [
             folder
             for folder in listing(raw / side).folders
@@ -58,8 +58,8 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
         ]
         for side in layout
     }
-    remarks = (*two_forms(itertools.chain(*chosen.values())), *_unlabelled(raw, folders, layout))
-    return RawDataset(classes, _records(raw, layout, chosen, per_class), remarks=remarks)
+    remarks = (*two_forms(itertools.chain(*folders_by_side.values())), *_unlabelled(raw, folders, layout))
+    return RawDataset(classes, _records(raw, layout, folders_by_side, per_class), remarks=remarks)
 
 
 def _are_classes(options: Mapping[str, Any], folders: Sequence[str]) -> bool:
@@ -126,7 +126,9 @@ def _read_names(raw: Path, folders: Sequence[str], options: Mapping[str, Any], p
 
 
 def _records(
-    raw: Path, layout: Mapping[str, Split], chosen: Mapping[str, list[str]], per_class: int | None
+    raw: Path, layout: Mapping[str, Split], folders_by_side: Mapping[str, list[str]], per_class: int | None
 ) -> Iterator[Record]:
     for side, split in layout.items():
-        yield from class_records(raw, side, split, chosen[side], per_class=per_class if split == "train" else None)
+        yield from class_records(
+            raw, side, split, folders_by_side[side], per_class=per_class if split == "train" else None
+        )

@@ -144,8 +144,8 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def wrong_layout(raw: Path, dataset: str, expected: str, hint: str = "") -> DatasetError:
     """Return the error for a folder that is not laid out as `expected`; it names the present entries instead."""
-    found = listing(raw)
-    names = [*found.files, *(f"{name}/" for name in found.folders)]
+    entries = listing(raw)
+    names = [*entries.files, *(f"{name}/" for name in entries.folders)]
     if not names:
         return DatasetError(f"folder {raw} is empty. Put {expected} there, or give the right folder with RAW=<folder>")
     suffix = f" and {len(names) - 3} more" if len(names) > 3 else ""

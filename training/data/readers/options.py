@@ -8,15 +8,15 @@ from typing import Any
 from training.data.records import DatasetError
 
 
-def check(options: Mapping[str, Any], *known: str) -> None:
+def check(options: Mapping[str, Any], *names: str) -> None:
     """Refuse an option that the reader does not have.
 
     Raises:
         DatasetError: names the option and the nearest known one.
     """
     for name in options:
-        if name not in known:
-            raise DatasetError(f"reader_options has no {name!r}: {nearest(str(name), known)}")
+        if name not in names:
+            raise DatasetError(f"reader_options has no {name!r}: {nearest(str(name), names)}")
 
 
 def count(options: Mapping[str, Any], name: str, default: int | None = None) -> int | None:

@@ -65,13 +65,13 @@ def _folder(raw: Path, size: int | None) -> str:
     if {"train", "test"} <= set(folders):
         return ""
     sizes = [name for name in folders if name.startswith("tfrecords-jpeg-")]
-    wanted = f"tfrecords-jpeg-{size or _SIZE}x{size or _SIZE}"
-    if wanted in sizes:
-        return wanted
+    folder = f"tfrecords-jpeg-{size or _SIZE}x{size or _SIZE}"
+    if folder in sizes:
+        return folder
     if len(sizes) == 1 and size is None:
         return sizes[0]
     if sizes:
-        raise DatasetError(f"{raw} has no {wanted}/: set reader_options.size to the side of one of {', '.join(sizes)}")
+        raise DatasetError(f"{raw} has no {folder}/: set reader_options.size to the side of one of {', '.join(sizes)}")
     for name in files:
         if name.endswith(_SUFFIXES):
             _peek(raw / name)
@@ -127,10 +127,10 @@ def _peek(path: Path) -> None:
 def _parse(path: Path, number: int, payload: bytes) -> tuple[bytes, str, int | None]:
     """Return the image, its id, and its class number, None where the record has no class."""
     try:
-        found = tfrecord.features(payload)
+        features = tfrecord.features(payload)
     except ValueError as error:
         raise DatasetError(f"{path}: record {number} is {error}. Give TFRecord files with {_LAYOUT}") from error
-    image, name, label = (found.get(key, []) for key in ("image", "id", "class"))
+    image, name, label = (features.get(key, []) for key in ("image", "id", "class"))
     if len(image) == 1 and len(name) == 1 and isinstance(image[0], bytes) and isinstance(name[0], bytes) and image[0]:
         try:
             text = name[0].decode()
@@ -142,7 +142,7 @@ def _parse(path: Path, number: int, payload: bytes) -> tuple[bytes, str, int | N
             return image[0], text, None
         if len(label) == 1 and isinstance(label[0], int):
             return image[0], text, label[0]
-    keys = ", ".join(sorted(found)) or "none"
+    keys = ", ".join(sorted(features)) or "none"
     raise DatasetError(
         f"{path}: record {number} is of another layout: its keys are {keys}; image, id and class are needed, one value "
         "each. Give the TFRecord files of Petals to the Metal, or unpack these into class folders and read them as such"
