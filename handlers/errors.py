@@ -43,6 +43,8 @@ class BadRequest(RequestError):
 class BadImage(RequestError):
     """The bytes are not an image, or end too early."""
 
+    code = 400
+
 
 class TooLarge(RequestError):
     """More bytes or more pixels than the limit allows."""

@@ -27,7 +27,7 @@ def by_speed(device: torch.device) -> list[str]:
 
 
 def choose(setting: str, device: torch.device) -> str:
-    """Return what `precision` means on this device: auto is the fastest.
+    """Return a classifier's precision on this device: the setting, or for auto the fastest (workers try `candidates`).
 
     Raises:
         ValueError: an unknown precision, int8 on a GPU, or fp16 on a CPU.

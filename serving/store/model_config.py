@@ -12,7 +12,7 @@ from serving.store.model_store import ArchiveError
 DEFAULTS: dict[str, Any] = {
     "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
     "maxWorkers": None,
-    "batchSize": 8,  # of 16, one worker takes what two could share at 16 connections: a fifth slower there
+    "batchSize": 8,  # with 16, one worker took all requests of 16 connections and the other none: a fifth slower
     "maxBatchDelay": 1,  # milliseconds that a request waits for others
     "responseTimeout": 60,  # seconds
     "startupTimeout": 120,

@@ -1,4 +1,7 @@
-"""One reader for each layout of raw images; a reader is a module here with `read(raw, options) -> RawDataset`."""
+"""One reader for each layout of raw images; a reader is a module here with `read(raw, options) -> RawDataset`.
+
+`reader` in a data set's file in training/configs/dataset/ names it. Modules that readers share are in `_SHARED`.
+"""
 
 import difflib
 import importlib
