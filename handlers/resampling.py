@@ -1,4 +1,4 @@
-"""The filter of `handlers.preprocessing` for a GPU: images of many sizes are resized in two multiplications of matrices.
+"""The filter of `handlers.preprocessing` on a GPU: images of many sizes are resized in two multiplications of matrices.
 
 A row of a matrix is the weight of each pixel of an input's side in one of the output's: bilinear, half-pixel
 centres, widened by the scale where an image shrinks. It gives what `torch.nn.functional.interpolate(mode="bilinear",
