@@ -1,14 +1,16 @@
 """How the network that a verb has made live scores beside the one that was live before."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from serving.store import model_store
-from serving.store.changes import top_1
 from serving.store.live import Live
 from serving.store.model_store import Archive
+
+Score = Mapping[str, float]  # `value`, `low` and `high` of `training.scores.Estimate`
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Comparison:
     top_1_before: float | None  # None if it was not evaluated
     top_1: float
     same_images: bool
+    drop: tuple[float, float] | None  # 95 % interval of the top-1 that is lost; None if `before` was not evaluated
 
     @classmethod
     def of(cls, root: Path, before: str | None, after: Archive, metrics: Mapping[str, Any]) -> Self | None:
@@ -31,19 +34,31 @@ class Comparison:
         if before in (None, after.version):
             return None
         old = Archive(after.name, before, model_store.path_of(after.name, before, root / model_store.FOLDER))
-        same_images = old.provenance().get("dataset_fingerprint") == metrics.get("fingerprint")
-        return cls(after.name, before, after.version, top_1(old), metrics["top_1"]["value"], same_images)
+        provenance = old.provenance()
+        same_images = provenance.get("dataset_fingerprint") == metrics.get("fingerprint")
+        old_score, new_score = (provenance.get("metrics") or {}).get("top_1"), metrics["top_1"]
+        top_1_before = old_score["value"] if old_score else None
+        drop = difference(old_score, new_score) if old_score else None
+        return cls(after.name, before, after.version, top_1_before, new_score["value"], same_images, drop)
 
     @property
     def worse(self) -> bool:
-        """Return whether the version that is live now scores lower."""
-        return self.top_1_before is not None and self.top_1 < self.top_1_before
+        """Return whether the version that is live now scores lower by more than the noise of the test images."""
+        return self.drop is not None and self.drop[0] > 0
+
+    @property
+    def better(self) -> bool:
+        """Return whether the version that is live now scores higher by more than the noise of the test images."""
+        return self.drop is not None and self.drop[1] < 0
 
     def lines(self, root: Path) -> list[str]:
         """Return lines for people: both scores, and how to go back if the new one is lower."""
         score = "not evaluated" if self.top_1_before is None else f"{self.top_1_before:.1%}"
         images = "" if self.same_images else " (the prepared images have changed between them)"
         lines = [f"test top-1: {self.name} {self.before} {score}, {self.name} {self.after} {self.top_1:.1%}{images}"]
+        if self.drop is not None and not (self.worse or self.better):
+            low, high = 100 * -self.drop[1], 100 * -self.drop[0]
+            lines.append(f"no clear difference: the test images allow a change of {low:+.1f} to {high:+.1f} points")
         if self.worse:
             is_kept = Live.read(root).models[self.name].before == self.before
             command = "make rollback" if is_kept else f"make deploy VERSION={self.before}"
@@ -51,3 +66,16 @@ class Comparison:
                 f"warning: {self.after} is live and scores lower than {self.before}. Back: {command} NAME={self.name}"
             )
         return lines
+
+
+def difference(first: Score, second: Score) -> tuple[float, float]:
+    """Return the 95 % interval of how much higher the first of two proportions is, from their own intervals.
+
+    Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10, which joins two
+    Wilson intervals. An archive keeps no answers of single images, so a paired interval is not possible; for the same
+    images, on which two networks tend to fail alike, this one is wider than needed.
+    """
+    value = first["value"] - second["value"]
+    below = math.hypot(first["value"] - first["low"], second["high"] - second["value"])
+    above = math.hypot(first["high"] - first["value"], second["value"] - second["low"])
+    return value - below, value + above
