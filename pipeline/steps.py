@@ -1,7 +1,8 @@
 """Run the steps from images to a served model in order, and record the time of each.
 
 Each step is the command that a user would type, in a separate process that shows its progress; it skips itself if
-nothing has changed. This module orders, times and names the steps, and imports nothing that is slow to import.
+nothing has changed. This module orders, times and names the steps, and holds the two that `make up` and `make demo`
+share: building the archive and serving it. It imports nothing that is slow to import.
 """
 
 import dataclasses
@@ -165,8 +166,8 @@ def check_ports(root: Path) -> None:
         PortError: a port is taken, or cannot be one.
     """
     known = state.ServerState.read(root)
-    if known is None or (known.process() is None and not known.in_hand):
-        server.free_ports(root / CONFIG, ports.offset_of_environment())
+    if known is None or (known.process() is None and not known.is_starting_or_stopping):
+        server.addresses_to_use(root / CONFIG, ports.offset_of_environment())
 
 
 def serve(found: Archive, root: Path, say: Callable[[str], None] = print) -> tuple[Served, bool]:
@@ -195,7 +196,7 @@ def serve(found: Archive, root: Path, say: Callable[[str], None] = print) -> tup
 def _serve(found: Archive, root: Path, say: Callable[[str], None]) -> tuple[Served, bool]:
     """Serve an archive, or raise Held where others are at it."""
     known = state.ServerState.read(root)
-    if known is not None and known.in_hand:
+    if known is not None and known.is_starting_or_stopping:
         raise lock.Held("a server is being started or stopped here: wait for it (make status)")
     if known is None or known.process() is None:
         wanted = [f"{found.name}={found.version}"]

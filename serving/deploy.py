@@ -15,8 +15,8 @@ watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back
 drain      versions no longer needed, then remove them
 
-A failed step undoes the steps before it and prints its name and the cause. Until `commit`, a killed server restarts
-with the previous version, afterwards with the new one.
+`serving.lifecycle.deployment` has these steps. A failed step undoes the steps before it and prints its name and the
+cause. Until `commit`, a killed server restarts with the previous version, afterwards with the new one.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def _operated(root: Path, log: Callable[[str], None]) -> Iterator[tuple[ServerSt
     A killed start is recorded before and after: loading models may be READY by then.
     """
     known, waited, deadline = ServerState.read(root), False, time.monotonic() + STARTING
-    while known is not None and known.in_hand:
+    while known is not None and known.is_starting_or_stopping:
         if time.monotonic() > deadline:
             raise lock.Held("a server is being started or stopped here: wait for it (make status)")
         if not waited:

@@ -96,7 +96,7 @@ def start(
         known = Live.update(root, lambda live: live)
         plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
         config = config or root / CONFIG
-        listening = free_ports(config, offset)
+        listening = addresses_to_use(config, offset)
         stop(root=root)  # what a killed server left behind: workers, its temporary folder
         mark = logs.Mark.now(root)
         try:
@@ -117,7 +117,7 @@ def start(
     return Started(started, models, time.monotonic() - start_time, [*left_out, *misnamed])
 
 
-def free_ports(config: Path, offset: int) -> Ports:
+def addresses_to_use(config: Path, offset: int) -> Ports:
     """Return the addresses of a server with this config.properties, after checking that they are free.
 
     Raises:
@@ -127,7 +127,7 @@ def free_ports(config: Path, offset: int) -> Ports:
     if not config.is_file():
         raise ServerError(f"{config.name} does not exist: start in the repository's root, or name one with --config")
     listening = Ports.of_config(config.read_text()).moved(offset)
-    listening.behind("").check_free()
+    listening.with_management_socket("").check_free()  # its path does not matter: only ports can be taken
     return listening
 
 
@@ -236,7 +236,7 @@ def finish(known: ServerState, client: Client, root: Path, *, alone: bool = Fals
     Raises:
         ClientError: the server does not answer.
     """
-    if not known.busy or known.in_hand:
+    if not known.busy or known.is_starting_or_stopping:
         return []
     recorded = Live.read(root).models
     defaults = [client.describe(name) for name in client.models()]

@@ -84,7 +84,7 @@ class Watch:
         """Check once, and repair."""
         known = ServerState.read(self.root)
         self._name_server(known)
-        if known is None or known.in_hand:  # stopped, never started, or starting or stopping
+        if known is None or known.is_starting_or_stopping:  # stopped, never started, or starting or stopping
             self.answered = self.described = self.clock()
             return
         front = known.process()
@@ -119,7 +119,7 @@ class Watch:
         if known is None and self.server is not None:
             logger.info("the server was stopped: waiting until one is started here (make serve)")
             self.server = None
-        elif known is not None and not known.in_hand and known.process() is not None:
+        elif known is not None and not known.is_starting_or_stopping and known.process() is not None:
             if self.server != (known.pid, known.created):
                 logger.info("a server was started here: watching %s", known.inference)
             self.server = known.pid, known.created
@@ -168,7 +168,7 @@ class Watch:
     def _start(self, known: ServerState, reason: str) -> None:
         now = ServerState.read(self.root)
         same = now is not None and (now.pid, now.created) == (known.pid, known.created)
-        if not self.starts.is_due() or now is None or now.in_hand or not same:
+        if not self.starts.is_due() or now is None or now.is_starting_or_stopping or not same:
             return
         if ServerState.is_to_stay_stopped(self.root):
             return

@@ -105,7 +105,7 @@ class Connection:
                 continue
             except (Unreachable, ServerFailed) as error:
                 failure: Unreachable | ServerFailed = error
-            patience = self._patience(failure)
+            patience = self._repeats_if_unseen(failure)
             if patience is None:
                 begun += 1
                 again = repeat is not Repeat.NEVER and begun < ATTEMPTS
@@ -151,7 +151,7 @@ class Connection:
         took = sorted(self._took[api])
         return took[LATEST // 4] if len(took) == LATEST else 0.0
 
-    def _patience(self, failure: Unreachable | ServerFailed) -> float | None:
+    def _repeats_if_unseen(self, failure: Unreachable | ServerFailed) -> float | None:
         """Return how many repeats are allowed if no worker saw the request; None if one may have."""
         if isinstance(failure, NobodyListens):
             return math.inf if self._answered else AWAY

@@ -100,7 +100,7 @@ class Ports:
         five = self.inference, self.management, self.metrics, self.grpc_inference, self.grpc_management
         return tuple(address for address in five if isinstance(address, Address))
 
-    def behind(self, path: str) -> Self:
+    def with_management_socket(self, path: str) -> Self:
         """Return the same with management behind a unix socket, unless it was opened to other machines on purpose."""
         opened = isinstance(self.management, Address) and self.management.host not in LOOPBACK
         return self if opened else dataclasses.replace(self, management=Socket(path))

@@ -83,7 +83,7 @@ class ServerState:
         (root / LOGS / STOPPED).unlink(missing_ok=True)
 
     @property
-    def in_hand(self) -> bool:
+    def is_starting_or_stopping(self) -> bool:
         """Return whether another process is starting or stopping it."""
         if self.busy in (0, os.getpid()):
             return False

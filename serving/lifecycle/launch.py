@@ -54,7 +54,7 @@ def launch(
     # Sockets, unpacked archives and the launcher's pid file need a private folder for this server (mkdtemp), outside
     # `root`: the path of a socket may have about 100 characters.
     temporary = tempfile.mkdtemp(prefix="sightline-")
-    listening = listening.behind(f"{temporary}/{SOCKET}")
+    listening = listening.with_management_socket(f"{temporary}/{SOCKET}")
     effective = root / logs.FOLDER / CONFIG.name
     effective.write_text(
         f"{text}\n# Moved by {offset}\n{listening.properties()}# This machine\n{shares.properties(text)}"

@@ -375,9 +375,9 @@ def test_a_deployment_beside_a_version_that_loads_leaves_the_one_that_answers(ho
 
 def test_whoever_starts_a_server_has_it_in_hand_until_he_is_gone(home: Path) -> None:
     known = ServerState.read(home)
-    assert known is not None and not known.in_hand
+    assert known is not None and not known.is_starting_or_stopping
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as starter:
-        assert dataclasses.replace(known, busy=starter.pid).in_hand
+        assert dataclasses.replace(known, busy=starter.pid).is_starting_or_stopping
         starter.communicate()
-    assert not dataclasses.replace(known, busy=starter.pid).in_hand
-    assert not dataclasses.replace(known, busy=os.getpid()).in_hand
+    assert not dataclasses.replace(known, busy=starter.pid).is_starting_or_stopping
+    assert not dataclasses.replace(known, busy=os.getpid()).is_starting_or_stopping

@@ -100,11 +100,11 @@ def test_a_process_of_the_same_id_and_another_start_has_no_server_in_hand(
     home: Path, front: "subprocess.Popen[bytes]"
 ) -> None:
     known = ServerState.read(home)
-    assert known is not None and not known.in_hand
+    assert known is not None and not known.is_starting_or_stopping
     taken = dataclasses.replace(known, busy=front.pid, busy_created=process.created(front.pid))
     reused = dataclasses.replace(taken, busy_created=taken.busy_created - 1)
-    assert [each.in_hand for each in (taken, reused)] == [True, False]
+    assert [each.is_starting_or_stopping for each in (taken, reused)] == [True, False]
     front.kill()
     os.waitid(os.P_PID, front.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
-    assert [each.in_hand for each in (taken, reused)] == [False, False] and known.process() is None
+    assert [each.is_starting_or_stopping for each in (taken, reused)] == [False, False] and known.process() is None
     assert known.taken().busy_created == process.created(os.getpid())
