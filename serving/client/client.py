@@ -26,25 +26,11 @@ from serving.client.connection import Connection, Repeat
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer
 from serving.client.keys import Keys
-from serving.client.model_status import ModelStatus, Worker
-from serving.errors import ClientError, DeadlinePassed, NoKey, NotFound, RequestRefused, ServerFailed, Unreachable
+from serving.client.model_status import ModelStatus
+from serving.errors import ClientError, NoKey, NotFound, RequestRefused, ServerFailed
 from serving.host import state
 from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
 from serving.host.state import ServerState
-
-__all__ = [
-    "Client",
-    "ClientError",
-    "DeadlinePassed",
-    "ModelStatus",
-    "NoKey",
-    "NotFound",
-    "Prediction",
-    "RequestRefused",
-    "ServerFailed",
-    "Unreachable",
-    "Worker",
-]
 
 VERSION_HEADER = "model-version"
 DEADLINE = 60.0  # seconds
