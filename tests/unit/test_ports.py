@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from serving.host.ports import OFFSET_VARIABLE, Address, PortError, Ports, offset_of_environment
+from serving.host.ports import (
+    OFFSET_VARIABLE,
+    Address,
+    PortError,
+    Ports,
+    Socket,
+    free_offset,
+    is_free,
+    offset_of_environment,
+)
 
 CONFIG = (Path(__file__).parents[2] / "config.properties").read_text()
 
@@ -63,3 +72,24 @@ def test_the_offset_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OFFSET_VARIABLE, "x")
     with pytest.raises(PortError, match="whole number"):
         offset_of_environment()
+
+
+def test_a_free_offset_passes_over_taken_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 200)
+    base = Ports.of_config(CONFIG)
+    first = free_offset(base, 30_000)
+    with socket.create_server(("127.0.0.1", base.grpc_management.port + first)):
+        second = free_offset(base, 30_000)
+    assert second > first >= 30_000 and all(is_free(address) for address in base.moved(second).all())
+
+
+def test_processes_begin_to_look_for_an_offset_at_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 203)
+    assert free_offset(Ports.of_config(CONFIG), 30_000) >= 30_060
+
+
+def test_management_opened_to_other_machines_stays_a_port() -> None:
+    private = Ports.of_config(CONFIG)
+    assert private.with_management_socket("/tmp/socket").management == Socket("/tmp/socket")
+    opened = Ports.of_config("management_address=http://0.0.0.0:8081\n")
+    assert opened.with_management_socket("/tmp/socket") == opened

@@ -108,3 +108,8 @@ def test_a_number_of_workers_that_is_none_is_named() -> None:
     assert (shares.workers_of(""), shares.workers_of("default_workers_per_model=5\n")) == (3, 5)
     with pytest.raises(ServingError, match="default_workers_per_model is 'two', write a whole number"):
         shares.workers_of("default_workers_per_model=two\n")
+
+
+def test_a_gpu_gets_one_worker_and_the_cpu_all() -> None:
+    assert Resources.of(1, cores=4, memory=64 * 10**9).per_device == 4
+    assert Resources.of(1, cores=4, memory=64 * 10**9, gpus=2).per_device == 1
