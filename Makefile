@@ -97,7 +97,7 @@ watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)
 
-bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker profile": other benchmarks)
+bench: setup ## measure serving against its peers (ARGS=--quick: in minutes; BENCH="sweep worker": other benchmarks)
 	@for each in $$SIGHTLINE_BENCH; do $(py) -m "benchmarks.$$each" $(ARGS) || exit 1; done
 
 gpu-report: setup ## measure this machine's GPU, unattended, in 8 minutes (ARGS=--rehearse: on the CPU)

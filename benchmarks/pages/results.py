@@ -20,7 +20,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sweep": serving_tables.sweep,
     "decoders": serving_tables.decoders,
     "int8": serving_tables.int8,
-    "profile": serving_tables.profile,
     "operations": operations_tables.operations,
     "gpu": page.gpu,
 }

@@ -138,22 +138,6 @@ def sweep(document: Mapping[str, Any]) -> str:
     return table(head, rows) + note
 
 
-@of_result("profile.json")
-def profile(document: Mapping[str, Any]) -> str:
-    """Make the table of where a request's time goes."""
-    states = document["rows"]
-    rows = [[stage, *(f"{state['stages'][stage]:.2f}" for state in states)] for stage in states[0]["stages"]]
-    rows.append(["**the request**", *(f"**{state['milliseconds']:.2f}**" for state in states)])
-    rows.append(["requests/s", *(f"{state['requests_per_second']:.0f}" for state in states)])
-    rows.append(["images a batch", *(f"{state['images_per_batch']:.1f}" for state in states)])
-    head = ["stage, ms", *(_connections(state["connections"]) for state in states)]
-    note = (
-        f"\n\nMeans; a request waits for its whole batch. JPEG of {document['size']}, the client on the same machine: "
-        "its own work is in the front end's stages."
-    )
-    return table(head, rows) + note
-
-
 def _connections(number: int) -> str:
     return f"{number} connection{'s' if number > 1 else ''}"
 

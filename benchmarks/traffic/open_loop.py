@@ -21,8 +21,7 @@ MOST = 10**7  # requests of a closed loop
 class Answer:
     """The answer to one request; times in seconds of `time.perf_counter`, which processes of one machine share.
 
-    `status` is 0 if no answer arrived before the deadline or the connection broke; `number` is that of the body, or of
-    the request if it carries one.
+    `status` is 0 if no answer arrived before the deadline or the connection broke; `number` is that of the body.
     """
 
     number: int
@@ -126,34 +125,15 @@ def run(
     return summarize(latencies, run.lateness, rate=round(rate, 2), waited=run.waited)
 
 
-def numbered(
-    url: str, body: bytes, headers: Mapping[str, str], *, connections: int, seconds: float, tag: str, first: int = 0
-) -> list[Answer]:
-    """Send `body` over each connection, the next when the last is answered, for `seconds`; return every answer.
-
-    The header `tag` carries each request's number, from `first` on, so that a server's log can name it.
-    """
-
-    async def send() -> list[Answer]:
-        run = Run(url, [body], [0.0] * MOST, headers, seconds + 60, tag=tag, first=first)
-        asyncio.get_running_loop().call_later(seconds, run.stop)
-        await run.all(connections)
-        return run.answers
-
-    return asyncio.run(send())
-
-
 class Run:
     """One run: connections that take the next scheduled request as soon as they are free, until it is stopped.
 
-    `answers` has an entry for each request, in the order of their ends. A header named `tag`, if given, carries each
-    request's number, from `first` on.
+    `answers` has an entry for each request, in the order of their ends.
     """
 
     def __init__(
-        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float,
-        *, tag: str = "", first: int = 0,
-    ) -> None:  # fmt: skip
+        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float
+    ) -> None:
         parts = urlsplit(url)
         if parts.hostname not in ("127.0.0.1", "localhost"):
             raise ValueError(f"{url} is not on this machine: load is sent to the loopback only")
@@ -162,7 +142,6 @@ class Run:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join(lines)
         self.requests = [f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
-        self.tag, self.first = tag, first
         self.times, self.timeout = times, timeout
         self.next = 0
         self.waited = 0
@@ -203,14 +182,10 @@ class Run:
 
     async def _ask(self, number: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
         which = number % len(self.requests)
-        request = self.requests[which]
-        if self.tag:
-            which = number + self.first
-            request = request.replace(b"\r\n", f"\r\n{self.tag}: {which}\r\n".encode(), 1)
         sent, status, version, body = time.perf_counter(), 0, "", b""
         try:
             async with asyncio.timeout(self.timeout):
-                writer.write(request)
+                writer.write(self.requests[which])
                 await writer.drain()
                 status, version, body = await _answer(reader)
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):

@@ -137,24 +137,6 @@ def test_the_table_of_int8_shows_every_batch_and_what_is_missing(tmp_path: Path)
     )
 
 
-def test_the_table_of_a_requests_time_ends_in_the_request(tmp_path: Path) -> None:
-    states = [
-        {
-            "connections": number,
-            "stages": {"queue": 1.25 * number, "network": 2.0},
-            "milliseconds": 1.25 * number + 2,
-            "requests_per_second": 300.4,
-            "images_per_batch": 15.96,
-        }
-        for number in (1, 64)
-    ]
-    document = {"rows": states, "size": "200 x 200", **{name: RUN[name] for name in ("machine", "versions")}}
-    (tmp_path / "profile.json").write_text(json.dumps(document))
-    text = readme.render(block("profile"), tmp_path)
-    assert "| stage, ms | 1 connection | 64 connections |" in text and "| queue | 1.25 | 80.00 |" in text
-    assert "| **the request** | **3.25** | **82.00** |" in text and "| requests/s | 300 | 300 |" in text
-
-
 def test_the_tables_of_a_worker_and_of_settings(tmp_path: Path) -> None:
     about = {name: RUN[name] for name in ("machine", "versions")}
     held = [{"requests": 0.0, "anonymous_mb": 400.4}, {"requests": 20500.0, "anonymous_mb": 480.4}]
