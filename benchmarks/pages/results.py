@@ -10,7 +10,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "accuracy": training_tables.accuracy,
     "rates": serving_tables.rates_in_short,
     "real": training_tables.real,
-    "demo": training_tables.demo,
     "fewest": training_tables.fewest,
     "prepare": training_tables.prepare,
     "training": training_tables.training,

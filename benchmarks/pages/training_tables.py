@@ -93,23 +93,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
-@of_result("demo.json")
-def demo(document: Mapping[str, Any]) -> str:
-    """Make the table of what `make demo` takes in a clean clone."""
-    rows = [
-        [
-            run["title"],
-            f"{run['first_prediction']:.0f} s",
-            f"{run['seconds']:.0f} s",
-            f"{run['right']} of {run['answers']}",
-            percent(run["top_1"]),
-        ]
-        for run in document["runs"]
-    ]
-    head = ["`make demo`", "first served prediction", "all done", "right over REST", "test top-1 (95 % interval)"]
-    return table(head, rows) + "\n\nIn a clean clone, counted from the end of installing."
-
-
 @of_result("fewest.json")
 def fewest(document: Mapping[str, Any]) -> str:
     """Make the table of the smallest networks and fewest images that learn the Fingers data set."""
