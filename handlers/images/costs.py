@@ -1,6 +1,6 @@
 """The cost of an image for a worker, by its header: pixels, and seconds of a processor to decode and resize it.
 
-The rates are the worst that `python -m benchmarks.decode_costs` finds on one core of a server's processor, rounded up:
+The rates are the worst that `python -m tests.campaigns.decode_costs` finds on one core of a processor, rounded up:
 files of few bytes, which cost by their pixels, turned by their EXIF orientation, and noise, which costs by its bytes.
 """
 

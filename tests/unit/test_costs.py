@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import decode_costs
 from handlers.budget import SLACK
 from handlers.errors import BadImage, RequestError, TooLarge, UnsupportedFormat
 from handlers.images import costs, jpeg
@@ -18,6 +17,7 @@ from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.pillow import FORMATS
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
+from tests.campaigns import decode_costs
 from tests.server import bombs
 
 SIZE = (240, 160)
@@ -85,7 +85,7 @@ def test_pixels_that_are_read_one_by_one_cost_a_thousand_times_as_much() -> None
 @pytest.mark.parametrize("noise", [False, True], ids=["one colour", "noise"])
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG, progressive", "PNG, alpha", "GIF", "TIFF, LAB", "WebP", "AVIF"])
 def test_no_image_takes_much_longer_than_its_header_says(kind: str, noise: bool) -> None:
-    """`python -m benchmarks.decode_costs` measures all kinds, at sizes that count."""
+    """`python -m tests.campaigns.decode_costs` measures all kinds, at sizes that count."""
     decoder = Decoder(Preprocess(PreprocessSpec(image_size=64)), DEFAULT_LIMITS, None)
     found = decode_costs.row(decoder, kind, decode_costs.encoded(kind, 0.5, noise=noise, turned=False))
     assert found["seconds"] < SLACK * found["estimate"] + 0.01 and found["megapixels"] == pytest.approx(0.5, rel=0.02)

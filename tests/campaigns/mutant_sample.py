@@ -1,6 +1,6 @@
 """Run mutmut in the current directory on a sample of its mutants, and write their states to `sample.json`.
 
-    python -P benchmarks/mutant_sample.py SAMPLE SEED MINUTES       in the copy that `benchmarks.mutation` makes
+    python -P tests/campaigns/mutant_sample.py SAMPLE SEED MINUTES    in the copy of `tests.campaigns.mutation`
 
 Tries them in the order that they were drawn in, so that those of a run that ends early are a sample too; 0 minutes are
 no limit.

@@ -1,7 +1,7 @@
 """Measure the worst decoding cost of each format, and check it against the rates of handlers/images/costs.py.
 
-    python -m benchmarks.decode_costs
-    python -m benchmarks.decode_costs --megapixels 4
+    python -m tests.campaigns.decode_costs
+    python -m tests.campaigns.decode_costs --megapixels 4
 
 Each format as a file of few bytes (one colour, also turned by its EXIF orientation), which costs by its pixels, and as
 one of many (noise), which costs by its bytes: decoded and resized in one thread as in a worker, with the memory
@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import console
-from benchmarks.result import Origin
+from benchmarks.result import CAMPAIGNS, Origin
 from handlers.budget import SLACK
 from handlers.images.costs import cost_of
 from handlers.images.decoder import Decoder
@@ -163,13 +163,13 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     console.print_table("decoding and resizing, one thread", head, cells)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Measure, print and write the result; 1 where an image takes more than the slack allows."""
-    parser = console.parser("decode_costs", __doc__)
+    parser = console.parser("decode_costs", __doc__, CAMPAIGNS)
     parser.add_argument("--megapixels", type=float, default=12.0)
     parser.add_argument("--output", type=Path, default=RESULT)
-    options = parser.parse_args(arguments)
-    origin = Origin("decode_costs", sys.argv[1:] if arguments is None else arguments, code=("handlers",))
+    options = parser.parse_args()
+    origin = Origin("decode_costs", sys.argv[1:], package=CAMPAIGNS, code=("handlers",))
     torch.set_num_threads(1)
     decoder = Decoder(Preprocess(PreprocessSpec(image_size=SIZE)), DEFAULT_LIMITS, None)
     rows = [row(decoder, name, data) for name, data in files(options.megapixels)]
@@ -181,5 +181,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     if TUNABLES not in os.environ:  # read by the C library when a program starts
         os.environ[TUNABLES] = HUGE_PAGES
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.decode_costs", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", "tests.campaigns.decode_costs", *sys.argv[1:]])
     sys.exit(main())

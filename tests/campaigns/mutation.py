@@ -1,8 +1,8 @@
 """How many small changes of the code the unit tests notice, for a sample of `handlers/` and `training/data/splits.py`.
 
-    python -m benchmarks.mutation                 400 mutants, about half an hour on 2 cores
-    python -m benchmarks.mutation --sample 40     fewer
-    python -m benchmarks.mutation --minutes 60    those that an hour is enough for, in the order that they were drawn in
+    python -m tests.campaigns.mutation                 400 mutants, about half an hour on 2 cores
+    python -m tests.campaigns.mutation --sample 40     fewer
+    python -m tests.campaigns.mutation --minutes 60    as many as an hour is enough for, in the order of drawing
 
 mutmut (`uv pip install mutmut`) changes one expression at a time in a copy of the checkout and runs the unit tests that
 reach it. The sample is drawn with a fixed seed from the changes of code; changes of text alone (messages) are left out.
@@ -11,7 +11,6 @@ A mutant counts as noticed if a test fails or runs into its time limit, as misse
 Prints the missed mutants as diffs and, as its last line, one JSON document.
 """
 
-import argparse
 import fnmatch
 import importlib
 import json
@@ -25,12 +24,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import Origin
-from handlers.atomic import write_json
+from benchmarks.harness import console
+from benchmarks.result import CAMPAIGNS, ROOT, Origin, publish
 from training.scores import plain, proportion
 
 RESULT = Path("benchmarks/results/mutation.json")
-ROOT = Path(__file__).parents[1]
 MUTATED = ["handlers/**/*.py", "training/*splits.py"]  # `*` stands for folders too
 COPIED = ["benchmarks", "pipeline", "serving", "tests", "config.properties"]
 SEED, SAMPLE, GOAL = 2, 400, 0.85
@@ -88,7 +86,7 @@ def measure(sample: int, seed: int, minutes: float, folder: Path) -> list[dict[s
     )
     with open(folder / "pyproject.toml", "a") as file:
         file.write(settings)
-    command = [sys.executable, "-P", "benchmarks/mutant_sample.py", str(sample), str(seed), str(minutes)]
+    command = [sys.executable, "-P", "tests/campaigns/mutant_sample.py", str(sample), str(seed), str(minutes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False).returncode:
         raise MutationError("mutmut stopped early: its reason stands above")
@@ -98,12 +96,13 @@ def measure(sample: int, seed: int, minutes: float, folder: Path) -> list[dict[s
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = console.parser("mutation", __doc__, CAMPAIGNS)
     parser.add_argument("--sample", type=int, default=SAMPLE, help="number of mutants")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--minutes", type=float, default=0, help="time after which no more are tried; 0 for no limit")
     options = parser.parse_args(arguments)
-    origin = Origin("mutation", arguments, code=("handlers", "training/data/splits.py", "tests/unit"))
+    code = ("handlers", "training/data/splits.py", "tests/unit")
+    origin = Origin("mutation", arguments, package=CAMPAIGNS, code=code)
     try:
         with tempfile.TemporaryDirectory(prefix="sightline-mutants-") as folder:
             rows = measure(options.sample, options.seed, options.minutes, Path(folder) / "copy")
@@ -117,10 +116,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{row['mutant']} ({row['state']})\n{row['diff']}\n")
     about = {"benchmark": "mutation", **origin.document(), "seed": options.seed, "sample": options.sample}
     document = {**about, "tried": len(rows), "states": states, "goal": GOAL, "score": plain(score), "missed": missed}
-    if options.sample == SAMPLE:
-        write_json(RESULT, document)
-    print(json.dumps(document))
-    return int(score is None or score.value < GOAL)
+    failed = score is None or score.value < GOAL
+    return publish(document, RESULT if options.sample == SAMPLE else None, failed=failed)
 
 
 if __name__ == "__main__":
