@@ -1,7 +1,7 @@
 """A model's answers to a list of images, and the file that keeps them: enough to ask a server the same again."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from handlers import atomic
 from handlers.images.limits import UNLIMITED
+from handlers.lookahead import map_ahead
 from training.configuration import ConfigurationError
 from training.data.progress import progress
 from training.data.records import DatasetError, Record
@@ -110,20 +111,11 @@ def predict(
     """
     parts = [records[start : start + batch] for start in range(0, len(records), batch)]
     answers = []
-    with progress(console, "evaluating", len(records)) as advance:
-        for images in _ahead(classifier, parts, raw):
+    with ThreadPoolExecutor(1) as pool, progress(console, "evaluating", len(records)) as advance:
+        for images in map_ahead(pool, lambda part: decode(classifier, part, raw), parts, 1):
             answers.append(classifier.predict(images).cpu().numpy())
             advance(len(images))
     return np.concatenate(answers).astype(np.float32)
-
-
-def _ahead(classifier: "Classifier", parts: Sequence[Sequence[Record]], raw: Path) -> "Iterator[list[torch.Tensor]]":
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(decode, classifier, parts[0], raw)
-        for part in parts[1:]:
-            ready, waiting = waiting.result(), pool.submit(decode, classifier, part, raw)
-            yield ready
-        yield waiting.result()
 
 
 def decode(classifier: "Classifier", records: Sequence[Record], raw: Path) -> "list[torch.Tensor]":

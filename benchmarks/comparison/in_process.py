@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
+from handlers.lookahead import map_ahead
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -48,10 +49,7 @@ def simple(classifier: Classifier, source: Iterator[list[bytes]]) -> Iterator[in
 def pipelined(classifier: Classifier, source: Iterator[list[bytes]]) -> Iterator[int]:
     """The same with the next batch decoded in a thread while the network computes."""
     with ThreadPoolExecutor(1, "ahead") as pool:
-        ahead = pool.submit(classifier.decode, next(source))
-        while True:
-            decoded = ahead.result()
-            ahead = pool.submit(classifier.decode, next(source))
+        for decoded in map_ahead(pool, classifier.decode, source, 1):
             rows = classifier.predict([image for image in decoded if not isinstance(image, Exception)])
             yield len(classifier.encode(rows))
 

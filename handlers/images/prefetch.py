@@ -1,14 +1,14 @@
 """Decoding the next images while the network computes on those before."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 
 from handlers.images.decoder import Decoded
 from handlers.images.decoding import Buffer
+from handlers.lookahead import map_ahead
 
 PART = 32  # images; smaller parts overlap more but lower throughput
 
@@ -40,16 +40,7 @@ class Prefetcher:
 
     def __call__(self, batches: Iterable[Sequence[Buffer]]) -> Iterator[list[Decoded]]:
         """Yield each batch decoded. The device must have finished with the previous batch."""
-        pending: deque[Future[list[Decoded]]] = deque()
-        try:
-            for batch in batches:
-                pending.append(self._pool.submit(self._decoded, batch))
-                if len(pending) == 2:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # on early exit, wait so that nothing is still decoding on the device
-            wait([future for future in pending if not future.cancel()])
+        return map_ahead(self._pool, self._decoded, batches, 1)
 
     def wait_idle(self) -> None:
         """Wait until nothing is being decoded, so that its memory on the device is free again."""

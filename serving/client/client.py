@@ -14,7 +14,6 @@ import base64
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +21,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from handlers.lookahead import map_ahead
 from serving.client.connection import Connection, Repeat
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer
@@ -163,16 +163,8 @@ class Client:
             except RequestRefused as refusal:
                 return refusal
 
-        waiting = iter(images)
-        pool = ThreadPoolExecutor(concurrency)
-        try:
-            pending = [pool.submit(one, image) for image in islice(waiting, 2 * concurrency)]
-            while pending:
-                answer = pending.pop(0).result()
-                pending += [pool.submit(one, image) for image in islice(waiting, 1)]
-                yield answer
-        finally:
-            pool.shutdown(cancel_futures=True)  # requests not sent yet are dropped
+        with ThreadPoolExecutor(concurrency) as pool:
+            yield from map_ahead(pool, one, images, 2 * concurrency)
 
     def predict_instances(
         self, images: Sequence[bytes], model: str, *, deadline: float | None = None

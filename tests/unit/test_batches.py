@@ -1,13 +1,13 @@
 import threading
-from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from training.data import batches as batches_module
-from training.data.batches import Batch, Batches, DeviceBatches, Joined, ahead
+from training.data.batches import Batches, DeviceBatches, Joined, Rows
 
 
 def data(rows: list[int], copies: int = 0) -> Joined:
@@ -93,11 +93,13 @@ def test_leaving_early_ends_the_thread() -> None:
 
 
 def test_what_fails_in_the_thread_fails_here() -> None:
-    def broken() -> Iterator[Batch]:
-        yield torch.zeros(1), torch.zeros(1)
-        raise OSError("the disk is gone")
+    class Broken(Joined):
+        def take(self, positions: Rows) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+            if positions[0] > 0:
+                raise OSError("the disk is gone")
+            return super().take(positions)
 
-    made = ahead(broken, 2)
-    next(made)
+    batches = iter(Batches(Broken(data([4, 2, 9]).parts), 2, prefetch=2))
+    next(batches)
     with pytest.raises(OSError, match="the disk is gone"):
-        next(made)
+        next(batches)

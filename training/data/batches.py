@@ -1,18 +1,17 @@
 """Batches of a prepared data set: uint8 images gathered ahead of the network by a thread."""
 
-import contextlib
 import dataclasses
-import queue
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from handlers.lookahead import map_ahead
+
 Batch = tuple[torch.Tensor, torch.Tensor]
 Rows = npt.NDArray[np.int64]
-_Items = queue.Queue[Batch | BaseException | None]
 SENT = 4096  # images that are sent to a GPU at once
 
 
@@ -70,7 +69,8 @@ class Batches:
         # A generator: nothing happens, and no epoch is asked for, before the first batch is wanted.
         order = self._order()
         chunks = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
-        yield from ahead(lambda: (self._gather(chunk) for chunk in chunks), self.prefetch)
+        with ThreadPoolExecutor(1, "batches") as pool:
+            yield from map_ahead(pool, self._gather, chunks, self.prefetch)
 
     def _order(self) -> Rows:
         if self.seed is None:
@@ -113,42 +113,3 @@ class DeviceBatches(Batches):
         """Return whether the images take at most half of the free bytes; the network needs the other half."""
         first, _ = data.take(np.arange(min(1, len(data))))
         return 2 * len(data) * first.nbytes <= free
-
-
-def ahead(make: Callable[[], Iterator[Batch]], depth: int) -> Iterator[Batch]:
-    """Yield the batches of `make()` from a thread that is at most `depth` of them ahead.
-
-    An exception of the thread is raised here; leaving the iteration early ends the thread.
-    """
-    batches: _Items = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(batches, make, stop), name="batches", daemon=True)
-    thread.start()
-    try:
-        while (item := batches.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _fill(batches: _Items, make: Callable[[], Iterator[Batch]], stop: threading.Event) -> None:
-    """Put the batches of `make()`, and then None or the error that ended them."""
-    try:
-        for batch in make():
-            if not _put(batches, batch, stop):
-                return
-        _put(batches, None, stop)
-    except BaseException as error:  # raised again in the iterating thread
-        _put(batches, error, stop)
-
-
-def _put(batches: _Items, item: Batch | BaseException | None, stop: threading.Event) -> bool:
-    """Put an item as soon as there is room; return False where the iteration stopped first."""
-    while not stop.is_set():
-        with contextlib.suppress(queue.Full):
-            batches.put(item, timeout=0.1)
-            return True
-    return False

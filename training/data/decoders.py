@@ -11,9 +11,8 @@ import multiprocessing.connection
 import os
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from handlers.images.limits import DEFAULT_LIMITS, Limits
+from handlers.lookahead import map_ahead
 from handlers.spec import PreprocessSpec
 from training.data.arrays import RowFile
 from training.data.index import Decoded, Pending
@@ -160,14 +160,8 @@ class Pool:
         Raises:
             PoolBroken: a process was killed or crashed. Errors of `function` are passed on.
         """
-        waiting: deque[Future[Result]] = deque()
         try:
-            for task in tasks:
-                waiting.append(self._executor.submit(function, task))
-                if len(waiting) > 3 * self.processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from map_ahead(self._executor, function, tasks, 3 * self.processes)
         except BrokenProcessPool as error:
             raise PoolBroken(
                 "a decoding process was killed, probably because memory ran out;"
