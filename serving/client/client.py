@@ -22,7 +22,8 @@ from urllib.parse import urlencode
 import httpx
 
 from handlers.lookahead import map_ahead
-from serving.client.connection import Connection, Repeat
+from serving.client.attempts import Repeat
+from serving.client.connection import Connection
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer
 from serving.client.keys import Keys

@@ -19,9 +19,9 @@ class Deadline:
 
     def at_most(self, seconds: float) -> "Deadline":
         """Return a deadline in `seconds`, or this one's end if that is sooner."""
-        return Deadline(max(min(seconds, self.left), 0.001))
+        return Deadline(max(min(seconds, self.remaining_seconds), 0.001))
 
     @property
-    def left(self) -> float:
-        """Return the remaining seconds, at least 0."""
+    def remaining_seconds(self) -> float:
+        """Return the seconds until its end, at least 0."""
         return max(0.0, self._ends - time.monotonic())

@@ -146,10 +146,10 @@ class Keys:
 
         Threads of this process wait for each other first, without polling. Without a deadline there is no waiting.
         """
-        if not self._renewing.acquire(timeout=wait.left if wait else 0):
+        if not self._renewing.acquire(timeout=wait.remaining_seconds if wait else 0):
             yield False
             return
-        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait.left if wait else 0)
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait.remaining_seconds if wait else 0)
         try:
             with contextlib.suppress(OSError):  # also filelock's Timeout
                 lock.acquire()

@@ -13,21 +13,21 @@ import httpx
 from serving.client.deadline import Deadline
 
 
-class Left(float):
-    """The seconds that a deadline leaves, for httpx, which hands this very object on to each read and write."""
+class RemainingSeconds(float):
+    """The seconds until a deadline, for httpx, which passes this very object to each read and write."""
 
     deadline: Deadline
 
-    def __new__(cls, deadline: Deadline) -> "Left":
-        """Return the seconds that are left now."""
-        left = super().__new__(cls, deadline.left)
-        left.deadline = deadline
-        return left
+    def __new__(cls, deadline: Deadline) -> "RemainingSeconds":
+        """Return the seconds from now."""
+        seconds = super().__new__(cls, deadline.remaining_seconds)
+        seconds.deadline = deadline
+        return seconds
 
 
 def timeout_of(deadline: Deadline, *, connect: float) -> httpx.Timeout:
     """Return the time-outs of a request that ends with a deadline, and connects within `connect` seconds."""
-    return httpx.Timeout(Left(deadline), connect=min(connect, deadline.left))
+    return httpx.Timeout(RemainingSeconds(deadline), connect=min(connect, deadline.remaining_seconds))
 
 
 class Transport(httpx.HTTPTransport):
@@ -61,14 +61,14 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, _remaining_seconds(timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        socket, rest = self._stream.get_extra_info("socket"), memoryview(buffer)
+        socket, unsent = self._stream.get_extra_info("socket"), memoryview(buffer)
         try:
-            while rest:
-                socket.settimeout(_left(timeout, httpcore.WriteTimeout))
-                rest = rest[socket.send(rest) :]
+            while unsent:
+                socket.settimeout(_remaining_seconds(timeout, httpcore.WriteTimeout))
+                unsent = unsent[socket.send(unsent) :]
         except TimeoutError as error:
             raise httpcore.WriteTimeout(str(error)) from error
         except OSError as error:
@@ -86,10 +86,11 @@ class _Stream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _left(timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
-    if not isinstance(timeout, Left):
+def _remaining_seconds(timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
+    """Return the time-out of one read or write, now; the one given if the request has no deadline."""
+    if not isinstance(timeout, RemainingSeconds):
         return timeout
-    left = timeout.deadline.left
-    if not left:
+    seconds = timeout.deadline.remaining_seconds
+    if not seconds:
         raise late("the deadline has passed")
-    return left
+    return seconds

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from serving.client import Client, ClientError, DeadlinePassed, RequestRefused, ServerFailed, Unreachable
-from serving.client.connection import ATTEMPTS, LATEST, Connection
+from serving.client.attempts import ATTEMPTS
+from serving.client.connection import LATEST, Connection
 from serving.client.deadline import Deadline
 from serving.host.state import LOGS, ServerState, created
 from tests.unit.answering_server import answering
@@ -95,7 +96,7 @@ def test_a_request_that_is_put_off_is_sent_again_when_the_server_says(root: Path
 def test_a_request_that_is_put_off_is_sent_again_until_its_deadline(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.client.connection.FULL", 1)
+    monkeypatch.setattr("serving.client.attempts.FULL", 1)
     play = Play(*[put_off("0")] * 4, GOOD)
     with play.client(root) as client:
         assert client.predict(b"x", "m").label == "a", "no number of repeats ends it"
@@ -262,9 +263,9 @@ def test_a_slow_server_is_asked_once_for_each_request(root: Path) -> None:
         return GOOD
 
     with Client(root=root, transport=httpx.MockTransport(slowly), deadline=0.4) as client:
-        client._connection._took["inference"].extend([0.15] * LATEST)
+        client._connection._latencies["inference"].extend([0.15] * LATEST)
         assert client.predict(b"x", "m").label == "a" and len(calls) == 1, "not twice, although 0.1 s are a quarter"
-        client._connection._took["inference"].extend([0.01] * 12)
+        client._connection._latencies["inference"].extend([0.01] * 12)
         client.predict(b"x", "m")
         assert calls[1] < 0.15, "a fast server that says nothing has lost the request"
 
