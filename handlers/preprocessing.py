@@ -5,8 +5,8 @@ timm and Pillow do it. `resize` computes it in uint8 on a CPU, `reference` in fl
 level of 255. Where nothing shrinks, both are `kornia.geometry.transform.resize(align_corners=False, antialias=False)`.
 Where something shrinks, Kornia has no such filter: its `antialias=True` is a Gaussian cut off at two sigma followed by
 point sampling, has no uint8 form, and differs from the triangle by a mean of 0.2 to 3 levels of 255 on photographs. So
-torch's own antialiased interpolation does that step, and Kornia the rest; on a GPU, `handlers.resampling` multiplies
-images of many sizes by the same filter at once.
+torch's own antialiased interpolation does that step, and Kornia the rest; on a GPU, `handlers.images.resampling`
+multiplies images of many sizes by the same filter at once.
 """
 
 import functools
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from handlers import resampling
+from handlers.images import resampling
 from handlers.spec import PreprocessSpec
 
 # Of the sides of an image that is cropped. Pixels further from the centre do not count.

@@ -14,9 +14,8 @@ from unittest import mock
 import kornia.enhance
 import torch
 
-from handlers import resampling
 from handlers.classifier import Classifier
-from handlers.images import decoder, nvjpeg
+from handlers.images import decoder, nvjpeg, resampling
 from handlers.network.engine import Engine
 from handlers.preprocessing import Preprocess
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from handlers import resampling
+from handlers.images import resampling
 
 
 @pytest.mark.parametrize(("side", "scaled"), [(200, 32), (33, 32), (32, 32), (7, 40), (1, 32), (4000, 37), (257, 64)])
