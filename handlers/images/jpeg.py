@@ -47,6 +47,9 @@ SOI, EOI, SOS, DNL, LS = 0xD8, 0xD9, 0xDA, 0xDC, 0xF7  # markers' second bytes; 
 PIXELS = 0  # marks the data after the header of a scan
 NO_PARAMETERS = frozenset((0x01, *range(0xD0, 0xD8)))
 NO_LENGTH = NO_PARAMETERS | {SOI, EOI}
+APP0, COMMENT = 0xE0, 0xFE
+# Metadata, comments and the like: pixels do not need them.
+NOT_PIXELS = NO_PARAMETERS | {*range(APP0, APP0 + 16), COMMENT, DNL}
 # Up to a marker, in one pass over the bytes before it; among pixels, some markers restart the decoder.
 MARKER = re.compile(rb"(?:[^\xff]*+\xff++\0)*+[^\xff]*+\xff++[\x01-\xfe]")
 MARKER_AFTER_PIXELS = re.compile(rb"(?:[^\xff]*+\xff++[\0\xd0-\xd7])*+[^\xff]*+\xff++[\x01-\xcf\xd8-\xfe]")
@@ -222,20 +225,30 @@ def plain(data: bytes, after_pixels: bytes = b"") -> bytes:
     """
     pieces, adobe = [b"\xff\xd8"], b""
     for marker, start, end in parts(data):
-        if marker == LS:
-            raise UnsupportedFormat("JPEG-LS images are not served; send a baseline or progressive JPEG, or a PNG")
         part = data[start:end]
         if marker == PIXELS:
-            pieces.append(re.sub(rb"(?=\xff[\xd0-\xd7])", after_pixels, part) + after_pixels if after_pixels else part)
-        elif marker == 0xE0 and part[2:7] == b"JFIF\0":
-            pieces.append(JFIF)
+            pieces.append(_with_more(part, after_pixels))
         elif marker == ADOBE[0] and part[2:7] == b"Adobe" and len(part) >= 14:
             adobe = part
-        elif not (0xE0 <= marker <= 0xEF or marker in NO_PARAMETERS or marker in (DNL, 0xFE)):
-            if bytes([marker]) in FRAMES and adobe:
+        else:
+            if adobe and bytes([marker]) in FRAMES:
                 pieces.append(_adobe(adobe, part))
-            pieces.append(bytes([0xFF, marker]) + part)
+            pieces.append(_segment(marker, part))
     return b"".join(pieces)
+
+
+def _segment(marker: int, part: bytes) -> bytes:
+    """Return a marker with its parameters, or nothing if the pixels do not need it."""
+    if marker == LS:
+        raise UnsupportedFormat("JPEG-LS images are not served; send a baseline or progressive JPEG, or a PNG")
+    if marker == APP0 and part[2:7] == b"JFIF\0":
+        return JFIF
+    return b"" if marker in NOT_PIXELS else bytes([0xFF, marker]) + part
+
+
+def _with_more(pixels: bytes, more: bytes) -> bytes:
+    """Return the pixels of a scan with more of them at its end, and before each marker that restarts the decoder."""
+    return re.sub(rb"(?=\xff[\xd0-\xd7])", more, pixels) + more if more else pixels
 
 
 def _adobe(part: bytes, frame: bytes) -> bytes:
