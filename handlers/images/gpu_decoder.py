@@ -40,7 +40,7 @@ class DeviceDecoder:
 
     def cost(self, image: Buffer) -> Cost:
         """Return the cost of an image; raises a RequestError for an error in its header."""
-        pixels = nvjpeg.pixels_of(image, self.limits) if self._decodes else None
+        pixels = self._pixels_on_gpu(image)
         if pixels is None:
             return self.others.cost(image)
         return Cost(pixels, ON_DEVICE.seconds(pixels, len(image)))
@@ -51,19 +51,28 @@ class DeviceDecoder:
 
     def decode(self, images: Sequence[Buffer]) -> list[Decoded]:
         """Return, for each encoded image, uint8 of shape (C, S, S) on the device, or its error."""
-        pixels = [nvjpeg.pixels_of(image, self.limits) if self._decodes else None for image in images]
+        pixels = [self._pixels_on_gpu(image) for image in images]
         on_cpu = [place for place, count in enumerate(pixels) if count is None]
-        results: dict[int, Decoded] = {}
         # The decoder on the CPU does not touch the GPU: only its results are sent there, in one piece.
         beside = self._beside.submit(self.others.decode, [images[place] for place in on_cpu]) if on_cpu else None
+        results: dict[int, Decoded] = {}
         for part in _parts(pixels):
             results |= self._on_device({place: images[place] for place in part})
         if beside is not None:
             results |= self._uploaded(on_cpu, beside.result())
-        failed = [place for place in range(len(images)) if place not in results]
-        if failed:
-            results |= self._uploaded(failed, self.others.decode([images[place] for place in failed]))
+        results |= self._fall_back(images, results)
         return [results[place] for place in range(len(images))]
+
+    def _pixels_on_gpu(self, image: Buffer) -> int | None:
+        """Return the pixels of an image that the GPU decodes, None for one of the CPU's."""
+        return nvjpeg.pixels_of(image, self.limits) if self._decodes else None
+
+    def _fall_back(self, images: Sequence[Buffer], results: Mapping[int, Decoded]) -> dict[int, Decoded]:
+        """Decode on the CPU the images without a result: the GPU failed on them."""
+        failed = [place for place in range(len(images)) if place not in results]
+        if not failed:
+            return {}
+        return self._uploaded(failed, self.others.decode([images[place] for place in failed]))
 
     def _on_device(self, images: Mapping[int, Buffer]) -> dict[int, Decoded]:
         """Return images that the GPU decodes and resizes, by their places, without those on which it fails.
