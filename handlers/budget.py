@@ -22,7 +22,7 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from handlers.classifier import Answer, Classifier
@@ -54,11 +54,25 @@ class _Request:
         return sum(cost.pixels for cost in self.costs)
 
     @property
+    def readable(self) -> Iterator[Buffer]:
+        """Yield the images whose headers have no error."""
+        for image, header in zip(self.images, self.headers, strict=True):
+            if isinstance(header, Cost) and not isinstance(image, RequestError):
+                yield image
+
+    @property
     def encoded(self) -> int:
         return sum(len(image) for image in self.images if not isinstance(image, RequestError))
 
     def refuse(self, error: RequestError) -> None:
         self.answers = [error] * len(self.images)
+
+    def answer(self, answers: Iterator[Answer]) -> None:
+        """Take the next answers for the readable images; a request with a Busy image is refused."""
+        self.answers = [next(answers) if isinstance(header, Cost) else header for header in self.headers]
+        busy = next((answer for answer in self.answers if isinstance(answer, Busy)), None)
+        if busy is not None:
+            self.refuse(busy)
 
 
 class Turn:
@@ -136,21 +150,25 @@ class Budget:
             reading = time.thread_time() - start
             if request.costs:  # otherwise all is done
                 request.seconds = max(reading, sum(cost.seconds for cost in request.costs))
-            if request.pixels > self.request_pixels:
-                request.refuse(
-                    TooLarge(
-                        f"the images of the request have {request.pixels} pixels together, more than the limit of "
-                        f"{self.request_pixels}: send them in several requests"
-                    )
-                )
-            elif len(request.costs) > 1 and request.seconds > self.batch_seconds:
-                request.refuse(
-                    TooLarge(
-                        f"the images of the request take about {request.seconds:.2g} s to decode, more than the limit "
-                        f"of {self.batch_seconds:g} s: send them in several requests"
-                    )
-                )
+            self._refuse_too_large(request)
         return time.thread_time() - batch_start
+
+    def _refuse_too_large(self, request: _Request) -> None:
+        """Refuse a request of too many pixels, or of several images that no batch has time for."""
+        if request.pixels > self.request_pixels:
+            request.refuse(
+                TooLarge(
+                    f"the images of the request have {request.pixels} pixels together, more than the limit of "
+                    f"{self.request_pixels}: send them in several requests"
+                )
+            )
+        elif len(request.costs) > 1 and request.seconds > self.batch_seconds:
+            request.refuse(
+                TooLarge(
+                    f"the images of the request take about {request.seconds:.2g} s to decode, more than the limit "
+                    f"of {self.batch_seconds:g} s: send them in several requests"
+                )
+            )
 
     def _admitted(self, requests: Sequence[_Request], spent: float) -> list[_Request]:
         """Return the requests to serve, the cheapest first, and refuse the others; `spent` seconds are used already."""
@@ -159,16 +177,23 @@ class Budget:
         expensive = ordered[len(cheap) :]
         now = self._clock()
         self._cheap = now if cheap else self._cheap
-        if expensive:
-            cheap_traffic = now - self._cheap < RECENT
-            if (cheap and now - self._expensive < RECENT) or (not self._turn.take() and cheap_traffic):
-                for request in expensive:
-                    request.refuse(Busy(WAITING, request.seconds))
-                return cheap
-        spent += sum(request.seconds for request in cheap)
-        served = list(cheap)
+        if expensive and not self._serves_expensive(now, beside_cheap=bool(cheap)):
+            for request in expensive:
+                request.refuse(Busy(WAITING, request.seconds))
+            return cheap
+        return cheap + self._within_time(expensive, spent + sum(request.seconds for request in cheap))
+
+    def _serves_expensive(self, now: float, *, beside_cheap: bool) -> bool:
+        """Return whether this worker serves expensive requests now; takes the turn if it may."""
+        if beside_cheap and now - self._expensive < RECENT:
+            return False
+        return self._turn.take() or now - self._cheap >= RECENT
+
+    def _within_time(self, expensive: Sequence[_Request], spent: float) -> list[_Request]:
+        """Return the first of the expensive requests, and more while the batch has time; refuse the others."""
+        served: list[_Request] = []
         for request in expensive:
-            if len(served) > len(cheap) and spent + request.seconds > self.batch_seconds:
+            if served and spent + request.seconds > self.batch_seconds:
                 request.refuse(Busy(WAITING, spent))
                 continue
             served.append(request)
@@ -177,19 +202,11 @@ class Budget:
 
     def _answer(self, classifier: Classifier, requests: Sequence[_Request]) -> None:
         """Answer requests in this order; one for which no time is left is Busy as a whole."""
-        good = [
-            image
-            for request in requests
-            for image, header in zip(request.images, request.headers, strict=True)
-            if isinstance(header, Cost) and not isinstance(image, RequestError)
-        ]
+        images = [image for request in requests for image in request.readable]
         expected = sum(request.seconds for request in requests)
-        answers = iter(classifier.classify(good, seconds=SLACK * max(self.batch_seconds, expected)))
+        answers = iter(classifier.classify(images, seconds=SLACK * max(self.batch_seconds, expected)))
         for request in requests:
-            request.answers = [next(answers) if isinstance(header, Cost) else header for header in request.headers]
-            busy = next((answer for answer in request.answers if isinstance(answer, Busy)), None)
-            if busy is not None:
-                request.refuse(busy)
+            request.answer(answers)
 
 
 def _header(classifier: Classifier, image: Image) -> Cost | RequestError:
