@@ -162,12 +162,24 @@ def load(
                 raise
             log.warning("cannot serve in %s: %s", precision, error)
         except torch.OutOfMemoryError as error:
-            order = [candidate for candidate in order if candidate[0] != target]
-            reason = str(error).partition("\n")[0]
-            if not order:
-                raise DeviceError(f"GPU out of memory for this model ({reason}): serve fewer workers of it") from error
-            log.warning("GPU out of memory, serving on the CPU: %s", reason)
+            order = _fallbacks(order, target, error)
         torch.cuda.empty_cache()  # here: the exception above held on to the network that failed
+
+
+def _fallbacks(
+    order: Sequence[tuple[torch.device, str]], full: torch.device, error: torch.OutOfMemoryError
+) -> list[tuple[torch.device, str]]:
+    """Return the candidates on another device than `full`, which is out of memory.
+
+    Raises:
+        DeviceError: there are none.
+    """
+    reason = str(error).partition("\n")[0]
+    fallbacks = [candidate for candidate in order if candidate[0] != full]
+    if not fallbacks:
+        raise DeviceError(f"GPU out of memory for this model ({reason}): serve fewer workers of it") from error
+    logging.getLogger(__name__).warning("GPU out of memory, serving on the CPU: %s", reason)
+    return fallbacks
 
 
 def _golden_images(file: Path, settings: Settings) -> list[golden.Golden]:
