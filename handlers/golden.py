@@ -195,17 +195,22 @@ def check(classifier: "Classifier", golden: Sequence[Golden], *, batch: int | No
         images = decoded(classifier, [image.image for image in part])
         _check_pixels(part, classifier, images)
         rows += [tuple(row) for row in classifier.predict(images).tolist()]
-    differences = [0.0]
-    for image, answer in zip(golden, rows, strict=True):
-        expected = image.expected(precision)
-        if len(answer) != len(expected):
-            raise GoldenError(f"golden image {image.name} has {len(expected)} classes, the network {len(answer)}")
-        if image.judged(precision):
-            gaps = [abs(ours - theirs) for ours, theirs in zip(answer, expected, strict=True)]
-            differences.append(_allowed(image, gaps, precision))
-            _check_best(image, expected, max(range(len(answer)), key=answer.__getitem__))
+    differences = [_check_answer(*pair, precision) for pair in zip(golden, rows, strict=True)]
     _check_variation(golden, rows, precision)
-    return max(differences)
+    return max(differences, default=0.0)
+
+
+def _check_answer(image: Golden, answer: Sequence[float], precision: str) -> float:
+    """Return the difference between an answer and the exported one, 0 if it does not count in this precision."""
+    expected = image.expected(precision)
+    if len(answer) != len(expected):
+        raise GoldenError(f"golden image {image.name} has {len(expected)} classes, the network {len(answer)}")
+    if not image.judged(precision):
+        return 0.0
+    gaps = [abs(ours - theirs) for ours, theirs in zip(answer, expected, strict=True)]
+    difference = _allowed(image, gaps, precision)
+    _check_best(image, expected, max(range(len(answer)), key=answer.__getitem__))
+    return difference
 
 
 def compare(image: Golden, answer: Mapping[str, float], classes: Sequence[str], precision: str) -> float:
@@ -237,18 +242,21 @@ def _check_pixels(golden: Sequence[Golden], classifier: "Classifier", images: "S
     decoder = classifier.decoder
     for image, levels in zip(golden, sample(classifier.levels(images)).flatten(1).tolist(), strict=True):
         references = [pixels for pixels in (image.pixels, image.whole if decoder.whole else None) if pixels]
-        if any(len(pixels) != len(levels) for pixels in references):
-            raise GoldenError(
-                f"golden image {image.name} has {len(references[0])} pixels, the network's input {len(levels)}"
-            )
-        gaps = [sum(map(abs, map(float.__sub__, levels, map(float, pixels)))) / len(levels) for pixels in references]
-        if references and not min(gaps) <= decoder.tolerance:
-            raise GoldenError(
-                f"golden image {image.name} reaches the network with other pixels than when it was exported: they "
-                f"differ by {min(gaps):.2g} levels of 255 on average, allowed are {decoder.tolerance:g}. "
-                "Decoding, resizing or normalisation changed: export and archive the model again with the packages "
-                "that serve it"
-            )
+        if references:
+            _check_levels(image.name, levels, references, decoder.tolerance)
+
+
+def _check_levels(name: str, levels: Sequence[float], references: Sequence[bytes], tolerance: float) -> None:
+    """Compare an image's levels with the exported pixels that are nearest to them."""
+    if any(len(pixels) != len(levels) for pixels in references):
+        raise GoldenError(f"golden image {name} has {len(references[0])} pixels, the network's input {len(levels)}")
+    gap = min(sum(map(abs, map(float.__sub__, levels, map(float, pixels)))) / len(levels) for pixels in references)
+    if not gap <= tolerance:
+        raise GoldenError(
+            f"golden image {name} reaches the network with other pixels than when it was exported: they differ by "
+            f"{gap:.2g} levels of 255 on average, allowed are {tolerance:g}. Decoding, resizing or normalisation "
+            "changed: export and archive the model again with the packages that serve it"
+        )
 
 
 def _check_best(image: Golden, expected: Sequence[float], best: int) -> None:
