@@ -26,8 +26,24 @@ from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.precision import choose
 from handlers.preprocessing import Preprocess
+from handlers.spec import Spec
 
 Answer = dict[str, float] | RequestError
+
+
+def _set_threads(threads: int) -> None:
+    if threads < 1:
+        raise ValueError(f"threads is {threads}, must be at least 1")
+    torch.set_num_threads(threads)
+
+
+def _load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, Engine]:
+    """Return the spec of an artifact, and its network on this device in this precision."""
+    if aot.is_aot_package(path):
+        return aot.load(path, device, precision)
+    artifact = torchscript.load(torchscript.quantized(path) if precision == "int8" else path, device)
+    module = optimized(artifact.module, device, precision)
+    return artifact.spec, Engine(module, artifact.spec.preprocess.shape, device, precision)
 
 
 class Classifier:
@@ -61,21 +77,12 @@ class Classifier:
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, must be at least 1")
         if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads is {threads}, must be at least 1")
-            torch.set_num_threads(threads)
+            _set_threads(threads)
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
-        self.engine: Engine
         resolved = choose(precision, self.device)
-        if aot.is_aot_package(path):
-            self.spec, self.engine = aot.load(path, self.device, resolved)
-        else:
-            loaded = torchscript.load(torchscript.quantized(path) if resolved == "int8" else path, self.device)
-            self.spec = loaded.spec
-            module = optimized(loaded.module, self.device, resolved)
-            self.engine = Engine(module, self.spec.preprocess.shape, self.device, resolved)
+        self.spec, self.engine = _load(path, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
