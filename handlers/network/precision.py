@@ -49,10 +49,12 @@ def candidates(precision: str, device: torch.device, *, only: bool) -> list[tupl
     """
     cpu = torch.device("cpu")
     devices = [device] if only or device.type == "cpu" else [device, cpu]
-    order: list[tuple[torch.device, str]] = []
-    for target in devices:
-        setting = "auto" if precision == "fp16" and target == cpu and not only else precision
-        order += [(target, name) for name in (by_speed(target) if setting == "auto" else [setting])]
     if precision == "fp16" and devices == [cpu] and not only:
         logging.getLogger(__name__).warning("fp16 needs a GPU: using precision=auto on the CPU")
-    return order
+    return [(target, name) for target in devices for name in _precisions(precision, target, only=only)]
+
+
+def _precisions(setting: str, device: torch.device, *, only: bool) -> list[str]:
+    """Return the precisions to try on a device; see `candidates`."""
+    fp16_on_cpu = setting == "fp16" and device == torch.device("cpu")
+    return by_speed(device) if setting == "auto" or (fp16_on_cpu and not only) else [setting]
