@@ -79,11 +79,7 @@ class Tiff(TiffImageFile):
 
     def _setup(self) -> None:
         tags: Any = self.tag_v2
-        for tag, data in tags._tagdata.items():
-            if tag == COLOUR_MAP and len(data) == DEEP_COLOUR_MAP:
-                raise UnsupportedFormat(f"TIFF images in palette of one sample of 16 bits {WHAT_TO_SEND}")
-            if len(data) > TAG_BYTES and tags.tagtype[tag] not in BYTES_AND_TEXT:
-                raise BadImage(f"tag {tag} of the TIFF image has {len(data)} bytes, more than the limit of {TAG_BYTES}")
+        _check_sizes(tags)
         check_kind(tags)
         try:
             super()._setup()
@@ -118,6 +114,15 @@ class Tiff(TiffImageFile):
     def is_unsigned(self) -> bool:
         """Whether samples are without a sign, also those of 32 bits, which Pillow keeps in a signed type."""
         return int(self.tag_v2.get(SAMPLE_FORMAT, (UNSIGNED,))[0]) == UNSIGNED
+
+
+def _check_sizes(tags: Any) -> None:
+    """Refuse tags of too many bytes, before they become numbers."""
+    for tag, data in tags._tagdata.items():
+        if tag == COLOUR_MAP and len(data) == DEEP_COLOUR_MAP:
+            raise UnsupportedFormat(f"TIFF images in palette of one sample of 16 bits {WHAT_TO_SEND}")
+        if len(data) > TAG_BYTES and tags.tagtype[tag] not in BYTES_AND_TEXT:
+            raise BadImage(f"tag {tag} of the TIFF image has {len(data)} bytes, more than the limit of {TAG_BYTES}")
 
 
 def check_kind(tags: Any) -> None:
