@@ -180,13 +180,18 @@ def _check_components(data: bytes, frame: "Frame") -> None:
     """Raise BadImage where no scan brings the mean level of some component: libjpeg shows it grey."""
     missing = set(frame.components)
     for marker, start, end in parts(data, frame.end):
-        if marker == SOS and (count := data[start + 2 : start + 3]):
-            header = data[start + 3 : end]
-            if header[2 * count[0] : 2 * count[0] + 1] == b"\0" or not frame.has_dct:
-                missing -= set(header[: 2 * count[0] : 2])
+        if marker == SOS:
+            missing -= _mean_levels(data[start + 2 : end], frame)
             if not missing:
                 return
     raise BadImage("the JPEG image is truncated or corrupt: a scan is missing")
+
+
+def _mean_levels(scan: bytes, frame: "Frame") -> set[int]:
+    """Return the components whose mean level a scan brings, by its header from the number of components on."""
+    end = 1 + 2 * scan[0] if scan else 0
+    has_mean_levels = scan[end : end + 1] == b"\0" or not frame.has_dct
+    return set(scan[1:end:2]) if has_mean_levels else set()
 
 
 def parts(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
@@ -210,11 +215,14 @@ def parts(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
         if marker == EOI:
             return
         if marker == SOS:
-            start = place
-            match = MARKER_AFTER_PIXELS.match(data, start)
-            place = match.end() - 2 if match else len(data)
+            start, place = place, _end_of_pixels(data, place)
             yield PIXELS, start, place
     raise BadImage(f"the JPEG image is in more than {MAX_SEGMENTS:,} pieces")
+
+
+def _end_of_pixels(data: bytes, place: int) -> int:
+    match = MARKER_AFTER_PIXELS.match(data, place)
+    return match.end() - 2 if match else len(data)
 
 
 def plain(data: bytes, after_pixels: bytes = b"") -> bytes:
