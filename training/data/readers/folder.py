@@ -77,18 +77,25 @@ def walk(top: Path, *, clutter: bool = True) -> Iterator[tuple[str, list[os.DirE
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        files, folders = [], []
-        for entry in _entries(top / folder):
-            if not clutter and is_clutter(entry.name):
-                continue
-            if not _is_folder(entry):
-                files.append(entry)
-                continue
-            if entry.is_symlink():
-                _refuse_loop(top, folder, entry)
-            folders.append(posixpath.join(folder, entry.name))
+        entries = [entry for entry in _entries(top / folder) if clutter or not is_clutter(entry.name)]
+        files, folders = _files_and_folders(top, folder, entries)
         yield folder, sorted(files, key=lambda entry: entry.name)
         waiting += sorted(folders, reverse=True)
+
+
+def _files_and_folders(
+    top: Path, folder: str, entries: Iterable[os.DirEntry[str]]
+) -> tuple[list[os.DirEntry[str]], list[str]]:
+    """Return the files among the entries of `folder`, and the folders as paths relative to `top`."""
+    files, folders = [], []
+    for entry in entries:
+        if not _is_folder(entry):
+            files.append(entry)
+            continue
+        if entry.is_symlink():
+            _refuse_loop(top, folder, entry)
+        folders.append(posixpath.join(folder, entry.name))
+    return files, folders
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
