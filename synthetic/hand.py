@@ -6,6 +6,7 @@ hand turned away, or of a left hand as the fingers data set names it.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -28,6 +29,11 @@ class Finger:
     extent: float
     angle: float = 0.0
     bend: float = 0.0
+
+    @property
+    def is_out(self) -> bool:
+        """Return whether it is stretched out, and not folded onto the palm."""
+        return self.extent >= FOLDED
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,22 +141,34 @@ def draw(layer: Layer, pose: Pose, placing: Placing) -> None:
     def limb(points: list[Point], radii: list[float], flat: float = 0.0) -> None:
         layer.limb([placing.pixel(p) for p in points], [r * placing.unit for r in radii], flat)
 
-    thumb, *fingers = pose.fingers
+    thumb = pose.fingers[0]
     limb([(0.02, -0.45), (0.03, -placing.arm)], [0.33, 0.30], 0.35)
-    if thumb.extent >= FOLDED or pose.behind:
+    if thumb.is_out or pose.behind:
         limb(*_straight(0, thumb, 1.0))
     limb([(0.0, -0.36), (0.0, 0.0)], [0.40, 0.50], 0.45)
-    if thumb.extent >= FOLDED:
+    if thumb.is_out:
         limb([(-0.22, -0.34), (-0.36, -0.2)], [0.2, 0.16], 0.3)  # the ball of the thumb joins it to the palm
-    for number, finger in enumerate(fingers, start=1):
-        if finger.extent >= FOLDED:
-            limb(*_straight(number, finger, pose.spread))
-    for number, finger in enumerate(fingers, start=1):
-        if finger.extent < FOLDED:
-            x, y = ROOTS[number]
-            limb([(x, y + 0.10), (x * 0.93, y - 0.22)], [RADII[number] * 1.08, RADII[number] * 0.95])
-    if thumb.extent < FOLDED and not pose.behind:
+    for points, radii in _fingers(pose):
+        limb(points, radii)
+    if not thumb.is_out and not pose.behind:
         limb([(-0.34, -0.38), (-0.40, -0.12), (0.06, -0.06)], [0.19, 0.155, 0.115])
+
+
+def _fingers(pose: Pose) -> Iterator[tuple[list[Point], list[float]]]:
+    """Yield the points and radii of the fingers beside the thumb: those that are out first, folded ones lie on top."""
+    fingers = list(enumerate(pose.fingers))[1:]
+    for number, finger in fingers:
+        if finger.is_out:
+            yield _straight(number, finger, pose.spread)
+    for number, finger in fingers:
+        if not finger.is_out:
+            yield _folded(number)
+
+
+def _folded(number: int) -> tuple[list[Point], list[float]]:
+    """Return a finger that lies on the palm as one bone."""
+    x, y = ROOTS[number]
+    return [(x, y + 0.10), (x * 0.93, y - 0.22)], [RADII[number] * 1.08, RADII[number] * 0.95]
 
 
 def _straight(number: int, finger: Finger, spread: float) -> tuple[list[Point], list[float]]:
