@@ -3,7 +3,6 @@
     python -m benchmarks.serving                        everything, about 40 minutes on 2 cores; the README's table
     python -m benchmarks.serving --quick                one round of short loads, about 8 minutes; another result file
     python -m benchmarks.serving --rows ours-bf16 noop  only these rows (--list names them)
-    python -m benchmarks.serving --photographs FOLDER   with real photographs as an additional set of bodies
 
 Trains the served network once, with the commands of the project; starts one server at a time; checks its answers
 against ours in process; loads it with `wrk` at each number of connections and, for some rows, at a fixed rate. Each
@@ -65,7 +64,6 @@ def document(
 ) -> dict[str, Any]:
     """Return the result so far, with all raw rows."""
     cells, open_cells = figures.cells(session.runs), figures.open_cells(session.runs)
-    peers = [row.name for row in rows if row.name in cells and row.name != "ours-bf16"]
     training = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
     network = {name: training[name] for name in ("network", "classes", "image_size", "parameters")}
     peer_versions = lock.versions(session.bench.root / environment.LOCK)
@@ -92,7 +90,6 @@ def document(
         "rows": [_row(session, row, measured=row.name in cells) for row in rows],
         "cells": cells,
         "open": open_cells,
-        "ratios": figures.ratios(Figures(cells, open_cells), "ours-bf16", peers),
         "stock_search": list(tried),
         "runs": session.runs,
     }
@@ -136,9 +133,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="duration of one load")
     parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
-    parser.add_argument("--precisions", nargs="+", default=list(serving_rows.PRECISIONS), metavar="PRECISION")
-    parser.add_argument("--setting", action="append", default=[], metavar="KEY=VALUE", help="setting of our archives")
-    parser.add_argument("--photographs", type=Path, help="folder of real JPEG files")
     parser.add_argument("--result", type=Path, help="the JSON file (default: that of the README for a full run only)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -150,7 +144,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def rows_of(options: argparse.Namespace) -> list[Row]:
     """Return the rows of the options."""
-    rows = serving_rows.rows(tuple(options.precisions))
+    rows = serving_rows.rows()
     if options.rows:
         return [row for row in rows if row.name in options.rows]
     return [row for row in rows if not (options.quick and row.ours and not row.full)]
@@ -161,7 +155,7 @@ def prepare(options: argparse.Namespace) -> Session:
 
     Raises:
         LoadError: wrk is not installed.
-        bench_runs.TrainingFailed, ValueError, PortError: a preparation failed.
+        bench_runs.TrainingFailed, PortError: a preparation failed.
     """
     closed_loop.find_wrk()
     root = Path.cwd()
@@ -172,17 +166,12 @@ def prepare(options: argparse.Namespace) -> Session:
         print(f"without peers: {error}", flush=True)
     print("drawing the bodies, once", flush=True)
     images = {size.name: bodies.draw(size, DRAWN) for size in bodies.SIZES}
-    folders = tuple(paths[0].parent for paths in images.values())
-    if options.photographs:
-        images[bodies.REAL] = bodies.photographs(options.photographs, WORK / bodies.REAL)
-        folders = (*folders, WORK / bodies.REAL)
     (root / WORK).mkdir(parents=True, exist_ok=True)
     bench = Bench(
         *(root, root / WORK, run, ports.offset_of_environment()),
         probe=images[SMALL][0].read_bytes(),
-        settings=tuple(options.setting),
         seconds=options.seconds / 2,
-        folders=folders,
+        folders=tuple(paths[0].parent for paths in images.values()),
     )
     labels = labels_of(bench, images)
     return Session(bench, images, labels, options.connections, options.seconds, 2.5 * options.seconds)
@@ -206,7 +195,7 @@ def main(arguments: Sequence[str]) -> int:
                 session.log(f"round {number} of {options.rounds}: {row.title}")
                 session.measure(row, number)
             write_json(WORK / ROUNDS, document(session, rows, options, tried, origin))
-    except (LoadError, bench_runs.TrainingFailed, ports.PortError, ValueError) as error:
+    except (LoadError, bench_runs.TrainingFailed, ports.PortError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

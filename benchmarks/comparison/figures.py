@@ -143,18 +143,6 @@ def targets(figures: Figures, *, quiet: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def ratios(figures: Figures, ours: str, peers: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the rate of `ours` relative to that of each peer, by body and connections."""
-    ratios: dict[str, dict[str, dict[str, float]]] = {}
-    for peer in peers:
-        for body, loads in figures.cells.get(peer, {}).items():
-            for number in loads:
-                ratio = figures.ratio(ours, peer, body, int(number))
-                if ratio is not None:
-                    ratios.setdefault(peer, {}).setdefault(body, {})[number] = round(ratio, 3)
-    return ratios
-
-
 def rates(loads: dict[str, Any], connections: Sequence[int]) -> str:
     """Return the medians of one row and body: by connections, or the one in process."""
     if "0" in loads:

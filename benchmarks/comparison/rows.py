@@ -28,14 +28,13 @@ FORM_OF_TRITON = {"Inference-Header-Content-Length": "0"}
 
 @dataclasses.dataclass(slots=True)
 class Bench:
-    """Settings of all rows: folders, ports, the served run, and the settings of our archives."""
+    """Settings of all rows: folders, ports, and the served run."""
 
     root: Path
     work: Path
     run: Path
     offset: int
     probe: bytes  # a small image
-    settings: tuple[str, ...] = ()  # of archives, as `make archive` takes them
     precision: str = "bf16"  # of the peers that run our parts
     best: stock.Setting = stock.DEFAULTS  # settings of the stock handler
     seconds: float = 2.0  # of a loop in process
@@ -44,7 +43,7 @@ class Bench:
     @property
     def model_config(self) -> dict[str, Any]:
         """Return model-config.yaml of our archives, without the precision."""
-        return model_config.configure(self.settings)
+        return model_config.configure(())
 
     @property
     def options(self) -> list[str]:
@@ -93,7 +92,7 @@ class Row:
         return "served" if self.start else "in process"
 
 
-def rows(precisions: tuple[str, ...] = PRECISIONS) -> list[Row]:
+def rows() -> list[Row]:
     """Return all rows, the strictest peer first."""
     litserve, bentoml = peer("litserve_documented", "/predict", JSON), peer("bentoml_documented", "/classify", FORM)
     stock_defaults = stock_server(stock.DEFAULTS)
@@ -107,11 +106,11 @@ def rows(precisions: tuple[str, ...] = PRECISIONS) -> list[Row]:
         Row("stock-defaults", "TorchServe image_classifier, defaults", "fp32", stock_defaults, **small),
         Row("litserve-documented", "LitServe as documented", "fp32", litserve, encoding=JSON),
         Row("bentoml-documented", "BentoML as documented", "fp32", bentoml, encoding=FORM),
-        *(_ours_row(precision) for precision in precisions),
+        *(_ours_row(precision) for precision in PRECISIONS),
         Row("noop", "TorchServe, a handler that does nothing", "", _noop, checked=False, chart=False),
         *(
             Row(f"in-process-{precision}", f"our parts in process, {precision}", precision, command=inside(precision))
-            for precision in precisions
+            for precision in PRECISIONS
         ),
         *(
             Row(
@@ -157,7 +156,7 @@ def ours(precision: str, network: str = "") -> Start:
     def start(bench: Bench) -> Iterator[Running]:
         try:
             run = bench.root / (bench_runs.run(network, bench.root) if network else bench.run)
-            overrides = (*bench.settings, f"handler.precision={precision}")
+            overrides = [f"handler.precision={precision}"]
             server = servers.sightline(bench.work / f"ours-{network or precision}", run, overrides, offset=bench.offset)
         except (ArchiveError, bench_runs.TrainingFailed) as error:
             raise NotMeasured(str(error)) from error

@@ -2,19 +2,17 @@
 
 200 x 200 in 5 KB, 640 x 480 in 28 KB and 4000 x 3000 in 1,100 KB, each within 10 %, baseline 4:2:0, photograph-like and
 generated, so that they are the same everywhere. Each size has several pictures, so that caches do not distort the
-figures. A folder of real photographs can be a fourth set.
+figures.
 """
 
 import base64
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 from handlers import atomic
 from synthetic.photograph import jpeg_body
 
-SUFFIXES = (".jpg", ".jpeg")
 BOUNDARY = "sightline-benchmark"
 
 
@@ -34,7 +32,6 @@ class Size:
 
 
 SIZES = (Size(200, 200, 5, 16), Size(640, 480, 28, 16), Size(4000, 3000, 1100, 6))
-REAL = "photographs"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,23 +70,6 @@ def draw(size: Size, folder: Path) -> list[Path]:
             with atomic.replacing(path) as part:
                 part.write_bytes(jpeg_body(size.width, size.height, size.kilobytes, seed=number))
     return paths
-
-
-def photographs(folder: Path, copies: Path, count: int = 32) -> list[Path]:
-    """Return copies of up to `count` JPEG files from anywhere in a folder, evenly from its sorted list.
-
-    Raises:
-        ValueError: the folder has none.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise ValueError(f"{folder} has no .jpg file: name a folder of photographs")
-    if copies.exists():
-        shutil.rmtree(copies)
-    copies.mkdir(parents=True)
-    if len(paths) > count:
-        paths = [paths[place * len(paths) // count] for place in range(count)]
-    return [Path(shutil.copy(path, copies / f"{number:02d}.jpg")) for number, path in enumerate(paths)]
 
 
 def encode_all(paths: list[Path], encoding: Encoding, folder: Path) -> list[Path]:

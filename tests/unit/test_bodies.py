@@ -6,7 +6,6 @@ import email.policy
 import json
 from pathlib import Path
 
-import pytest
 import simplejpeg
 
 from benchmarks.traffic import bodies
@@ -65,14 +64,3 @@ def test_bodies_are_written_only_where_the_image_itself_will_not_do(tmp_path: Pa
     assert bodies.encode_all(paths, Encoding(), tmp_path / "encoded") == paths
     written = bodies.encode_all(paths, Encoding("json", "image"), tmp_path / "encoded")
     assert json.loads(written[2].read_text())["image"] == base64.b64encode(paths[2].read_bytes()).decode()
-
-
-def test_photographs_are_taken_evenly_from_a_folder(tmp_path: Path) -> None:
-    for number in range(6):
-        (tmp_path / f"{number}.JPG").write_bytes(bytes([number]))
-    (tmp_path / "notes.txt").write_text("no image")
-    copies = bodies.photographs(tmp_path, tmp_path / "copies", count=3)
-    assert [path.read_bytes()[0] for path in copies] == [0, 2, 4]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has no \.jpg file"):
-        bodies.photographs(tmp_path / "empty", tmp_path / "copies")

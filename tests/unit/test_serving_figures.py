@@ -100,11 +100,6 @@ def test_a_tail_with_failures_is_not_a_tail() -> None:
     assert figures(OPEN).tail("ours-bf16") == 2.5
 
 
-def test_ratios_are_of_the_same_body_and_connections() -> None:
-    found = serving_figures.ratios(figures(), "ours-bf16", ["litserve-ours", "in-process-bf16", "nobody"])
-    assert found == {"litserve-ours": {"200x200": {"64": 2.0}}}
-
-
 def result() -> dict[str, Any]:
     kept = {"precision": "bf16", "ours": False, "chart": True, "full": True, "reason": None, "kind": "served"}
     rows = [
