@@ -33,6 +33,7 @@ from serving.errors import ServingError
 from serving.store import model_store
 from serving.store.live import Live
 from serving.store.model_store import Archive
+from training.data.records import DatasetError
 
 RESULTS = Path("benchmarks/results/real")
 TRAINING_FIGURES = ("classes", "network", "image_size", "parameters", "epochs", "precision", "fingerprint")
@@ -133,8 +134,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         cleanup.callback(server.stop, root=Path.cwd())
         with Client() as client:
             for run, served in zip(runs, archives, strict=True):
-                evaluated = agreement.Evaluated.read(run)
-                parts.append(agreement.compare(evaluated, served.name, served.version, client=client))
+                parts.append(agreement.compare(run, served.name, served.version, client=client))
                 write_json(run / "evaluation" / "served.json", parts[-1])
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         origin = Origin("real", ["RAW_ROOT", name], code=(*SERVING, "training"))
         try:
             document = carry_out(name, RUNS[name], options.raw_root / RUNS[name].dataset)
-        except (RunError, ServingError, OSError) as error:
+        except (RunError, ServingError, DatasetError, OSError) as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             return 1
         document |= origin.run()

@@ -9,16 +9,12 @@ probability again, bf16 and fp16 the same best label for 99.8 % of the images, i
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
@@ -28,78 +24,29 @@ from serving.archive import RUNS
 from serving.client import Client, RequestRefused
 from serving.errors import ServingError
 from serving.store import model_store
+from training.data.records import DatasetError
+from training.predictions import Predictions
 
 TOLERANCE = tolerances.FP32
-# What archives of before `auto` call themselves.
-OLD_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-class EvaluationError(ServingError):
-    """There is no evaluation to compare with, or its images no longer exist."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Evaluated:
-    """What evaluation left: N images, K classes."""
-
-    classes: tuple[str, ...]
-    probabilities: npt.NDArray[np.float32]  # (N, K)
-    labels: npt.NDArray[np.int64]  # (N,); -1: none
-    ids: tuple[str, ...]
-    places: tuple[tuple[Path, int, int], ...]  # file, offset and length in bytes; length -1: the whole file
-
-    @classmethod
-    def read(cls, run: Path) -> "Evaluated":
-        """Read evaluation/predictions.npz of a run.
-
-        Raises:
-            EvaluationError: it does not exist.
-            ArchiveError: the run has no model.pt.
-        """
-        path = run / "evaluation" / "predictions.npz"
-        if not path.is_file():
-            raise EvaluationError(f"{path} is not there: make evaluate NAME={run.name} writes it")
-        with np.load(path) as file:
-            raw = Path(str(file["raw"]))
-            places = zip(file["paths"], file["offsets"], file["lengths"], strict=True)
-            return cls(
-                classes=tuple(archive.read_spec(run / "model.pt")["classes"]),
-                probabilities=file["probabilities"],
-                labels=file["labels"],
-                ids=tuple(str(image) for image in file["ids"]),
-                places=tuple((raw / str(name), int(offset), int(length)) for name, offset, length in places),
-            )
-
-    def images(self) -> Iterator[bytes]:
-        """Yield the encoded images.
-
-        Raises:
-            EvaluationError: a file is gone.
-        """
-        for path, offset, length in self.places:
-            try:
-                with open(path, "rb") as file:
-                    file.seek(offset)
-                    yield file.read(length)  # -1 reads to the end
-            except OSError as error:
-                raise EvaluationError(f"{path} cannot be read any more: evaluate again where the images are") from error
-
-
-def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Client) -> dict[str, Any]:
-    """Ask for every image and return the document that served.json holds.
+def compare(run: Path, model: str, version: str | None, *, client: Client) -> dict[str, Any]:
+    """Ask for every image of a run's evaluation and return the document that served.json holds.
 
     Raises:
         ClientError: the server does not answer.
-        EvaluationError: an image is gone.
+        ServingError: it answers in a precision without a tolerance.
+        DatasetError: the run is not evaluated, or an image is gone.
+        ArchiveError: the run has no model.pt.
     """
-    column = {label: index for index, label in enumerate(evaluated.classes)}
+    evaluated = Predictions.load(run / "evaluation" / "predictions.npz")
+    column = {label: index for index, label in enumerate(archive.read_spec(run / "model.pt")["classes"])}
     best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
     versions: set[str | None] = set()
     apart: list[str] = []
-    name = client.description(model, version).get("precision", "fp32")
-    precision = OLD_NAMES.get(name, name)
+    precision = client.description(model, version)["precision"]
     if precision not in ("fp32", "bf16", "fp16", "int8"):
-        raise EvaluationError(f"{model} answers in {name}, a precision without a tolerance")
+        raise ServingError(f"{model} answers in {precision}, a precision without a tolerance")
     correct = labelled = refused = same = 0
     largest = 0.0
     began = time.perf_counter()
@@ -110,7 +57,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
             labelled += label >= 0
             if isinstance(answer, RequestRefused) or not set(answer.probabilities) <= set(column):
                 refused += 1
-                apart.append(evaluated.ids[row])
+                apart.append(str(evaluated.ids[row]))
                 continue
             versions.add(answer.version)
             served = column[answer.label]
@@ -121,7 +68,7 @@ def compare(evaluated: Evaluated, model: str, version: str | None, *, client: Cl
             ]
             largest = max(largest, *differences)
             if served != best[row] or (precision == "fp32" and max(differences) > TOLERANCE):
-                apart.append(evaluated.ids[row])
+                apart.append(str(evaluated.ids[row]))
     right = int((evaluated.probabilities.argmax(axis=1) == evaluated.labels).sum())
     return {
         "model": model,
@@ -165,10 +112,9 @@ def main() -> int:
     run = RUNS / arguments.name
     try:
         model_store.check_name(arguments.name)
-        evaluated = Evaluated.read(run)
         with Client() as client:
-            document = compare(evaluated, arguments.name, arguments.version, client=client)
-    except ServingError as error:
+            document = compare(run, arguments.name, arguments.version, client=client)
+    except (ServingError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     path = run / "evaluation" / "served.json"

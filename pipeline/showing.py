@@ -45,13 +45,10 @@ def ask(served: Served, run: Path, classes: list[str], count: int, root: Path) -
         ClientError: the server refuses one, or does not answer.
     """
     predictions = Predictions.load(run / "evaluation" / "predictions.npz")
-    answers = []
+    records, answers = predictions.records(), []
     with Client(root=root) as client:
         for row in pick(predictions, count):
-            path, length = predictions.raw / str(predictions.paths[row]), int(predictions.lengths[row])
-            with open(path, "rb") as file:
-                file.seek(int(predictions.offsets[row]))
-                image = file.read(length)
+            path, image = predictions.raw / records[row].path, records[row].read(predictions.raw)
             began = time.perf_counter()
             answer = client.predict(image, served.archive.name, served.archive.version)
             milliseconds = 1000 * (time.perf_counter() - began)

@@ -1,7 +1,7 @@
 """A model's answers to a list of images, and the file that keeps them: enough to ask a server the same again."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +78,20 @@ class Predictions:
             Record(str(name), "test", None, str(path), int(offset), None if length < 0 else int(length))
             for name, path, offset, length in places
         ]
+
+    def images(self) -> Iterator[bytes]:
+        """Yield the encoded images.
+
+        Raises:
+            DatasetError: a file is gone.
+        """
+        for record in self.records():
+            try:
+                image = record.read(self.raw)
+            except OSError as error:
+                path = self.raw / record.path
+                raise DatasetError(f"{path} cannot be read any more: evaluate again where the images are") from error
+            yield image
 
     def save(self, path: Path) -> None:
         """Write a `.npz` file, whole or not at all."""

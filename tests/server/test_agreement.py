@@ -23,13 +23,13 @@ from handlers.images.decoding import decode
 from handlers.network import torchscript
 from handlers.settings import PRECISIONS
 from pipeline import agreement
-from pipeline.agreement import Evaluated
 from serving import archive
 from synthetic import places365
 from synthetic.photograph import photograph
 from tests.server.conftest import RunningServer
 from training import configuration, evaluate
 from training.data import prepare
+from training.predictions import Predictions
 from training.train import train
 
 # Of a probability (fp32), of images whose most probable class stays (bf16), of the share that is right (int8).
@@ -87,6 +87,10 @@ def trained(server: RunningServer, root: Path, runs: dict[str, Path]) -> Iterato
         yield server
 
 
+def evaluation(run: Path) -> Predictions:
+    return Predictions.load(run / "evaluation" / "predictions.npz")
+
+
 @pytest.mark.parametrize("precision", SERVED)
 @pytest.mark.parametrize("name", ["generated", "real"])
 def test_served_answers_are_the_evaluated_ones(
@@ -94,8 +98,8 @@ def test_served_answers_are_the_evaluated_ones(
 ) -> None:
     model = f"{name}-{precision}"
     assert trained.client.description(model)["precision"] == precision
-    evaluated = Evaluated.read(runs[name])
-    found = agreement.compare(evaluated, model, None, client=trained.client)
+    evaluated = evaluation(runs[name])
+    found = agreement.compare(runs[name], model, None, client=trained.client)
     assert found["images"] == found["labelled"] >= 500 and found["refused"] == 0
     assert found["precision"] == precision and agreement.allowed(found)
     right = (evaluated.probabilities.argmax(axis=1) == evaluated.labels).mean()
@@ -136,7 +140,7 @@ def test_a_large_jpeg_is_answered_as_if_decoded_in_full(
 ) -> None:
     same = right = 0
     for name, run in runs.items():
-        classifier, evaluated = Classifier(run / "model.pt"), Evaluated.read(run)
+        classifier, evaluated = Classifier(run / "model.pt"), evaluation(run)
         mode = "L" if classifier.spec.preprocess.colour == "grey" else "RGB"
 
         def ask(image: bytes, row: int, *, name: str = name, mode: str = mode) -> tuple[bytes, str]:
@@ -151,7 +155,7 @@ def test_a_large_jpeg_is_answered_as_if_decoded_in_full(
             for row, (body, label) in zip(rows, answers, strict=True):
                 full = in_full(classifier, body)
                 same += label == full
-                right += full == evaluated.classes[evaluated.labels[row]]
+                right += full == classifier.spec.classes[evaluated.labels[row]]
         part = decode(body, smallest=classifier.preprocess.shortest_side)
         assert tuple(part.shape[1:]) == (-(-size[1] // factor), -(-size[0] // factor))
     assert right > 0.9 * PHOTOS  # they are still pictures that the networks know
@@ -167,7 +171,7 @@ def in_full(classifier: Classifier, body: bytes) -> str:
 @pytest.mark.parametrize("name", ["generated", "real"])
 def test_the_short_cut_on_a_cpu_answers_as_kornia_does(runs: dict[str, Path], name: str) -> None:
     """Resized in uint8 and normalised in one pass, against the float reference and Kornia's own normalisation."""
-    images = list(Evaluated.read(runs[name]).images())
+    images = list(evaluation(runs[name]).images())
     classifier = Classifier(runs[name] / "model.pt")
     preprocess, colour = classifier.preprocess, classifier.spec.preprocess.colour
     fast = classifier.predict([image for image in classifier.decode(images) if isinstance(image, torch.Tensor)])

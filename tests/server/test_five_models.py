@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pipeline import agreement
-from pipeline.agreement import Evaluated
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
@@ -52,7 +51,7 @@ def test_five_models_share_one_server_and_each_answers_as_it_was_evaluated(home:
         assert {len(each.workers) for each in started.models} == {workers}
         with Client(root=home) as client:
             for name in SCALES:
-                found = agreement.compare(Evaluated.read(home / "runs" / name), name, None, client=client)
+                found = agreement.compare(home / "runs" / name, name, None, client=client)
                 assert found["images"] > 0 and found["refused"] == 0 and agreement.allowed(found), (name, found)
     finally:
         server_module.stop(root=home)

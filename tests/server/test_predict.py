@@ -8,9 +8,10 @@ import pytest
 
 from handlers.classifier import Classifier
 from pipeline import agreement
-from pipeline.agreement import Evaluated, EvaluationError
 from serving import archive
-from tests.server.conftest import CLASSES, RunningServer, export, picture, run_cli
+from tests.server.conftest import RunningServer, export, picture, run_cli
+from training.data.records import DatasetError
+from training.predictions import Predictions
 
 PREDICT = "serving.predict"
 
@@ -153,11 +154,10 @@ def test_an_evaluation_that_is_not_there_is_said(server: RunningServer, folder: 
     done = run_cli("pipeline.agreement", "shapes", root=server.root)
     assert done.returncode == 1 and "make evaluate NAME=shapes" in done.stderr
     write_evaluation(server, folder, wrong=False)
-    evaluated = Evaluated.read(server.root / "runs" / "digits")
+    evaluated = Predictions.load(server.root / "runs" / "digits" / "evaluation" / "predictions.npz")
     (folder / "joined.bin").unlink()
-    with pytest.raises(EvaluationError, match=r"joined.bin cannot be read any more"):
+    with pytest.raises(DatasetError, match=r"joined.bin cannot be read any more"):
         list(evaluated.images())
-    assert len(evaluated.classes) == len(CLASSES["digits"])
 
 
 def test_a_class_may_be_called_error(tmp_path: Path) -> None:
