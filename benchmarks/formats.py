@@ -15,12 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.harness import console
+from benchmarks.interleave import Work, take_turns
 from benchmarks.result import Origin
 from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
@@ -63,35 +65,19 @@ def engines(folder: Path) -> tuple[dict[tuple[str, str], Engine], dict[str, dict
     return engines, costs
 
 
-def pace(engine: Engine, batch: torch.Tensor, seconds: float) -> float:
-    """Return images/s."""
-    start, runs = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        engine(batch)
-        runs += 1
-    return runs * len(batch) / (time.perf_counter() - start)
-
-
 def measure(engines: dict[tuple[str, str], Engine], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Return a row for each format, precision and batch size, with images/s of each round."""
-    rows: dict[tuple[str, str, int], list[float]] = {}
-    for engine in engines.values():
+    works: dict[tuple[str, str, int], Work] = {}
+    for (name, precision), engine in engines.items():
         engine.warm_up(max(BATCHES))
-    for _ in range(rounds):
-        for (name, precision), engine in engines.items():
-            for count in BATCHES:
-                batch = engine.buffer(count).normal_()
-                rows.setdefault((name, precision, count), []).append(round(pace(engine, batch, seconds), 1))
-    return [
-        {
-            "format": name,
-            "precision": precision,
-            "batch": count,
-            "images_per_second": round(statistics.median(paces), 1),
-            "rounds": paces,
-        }
-        for (name, precision, count), paces in rows.items()
-    ]
+        for count in BATCHES:
+            works[name, precision, count] = partial(engine, engine.buffer(count).normal_())
+    rows = []
+    for (name, precision, count), times in take_turns(works, rounds, seconds).items():
+        paces = [round(count / time, 1) for time in times]
+        about = {"format": name, "precision": precision, "batch": count}
+        rows.append({**about, "images_per_second": round(statistics.median(paces), 1), "rounds": paces})
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

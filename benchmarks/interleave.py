@@ -5,11 +5,13 @@ import importlib.metadata
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 Work = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @contextlib.contextmanager
@@ -25,7 +27,7 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def take_turns(works: Mapping[str, Work], rounds: int, turn: float) -> dict[str, list[float]]:
+def take_turns(works: Mapping[Name, Work], rounds: int, turn: float) -> dict[Name, list[float]]:
     """Return the seconds of one call of each work, in each round.
 
     A turn calls a work until about `turn` seconds have passed, as often in each round; the order moves on by one each
@@ -37,7 +39,7 @@ def take_turns(works: Mapping[str, Work], rounds: int, turn: float) -> dict[str,
         start = time.perf_counter()
         work()
         passes[name] = max(1, math.ceil(turn / (time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in works}
+    times: dict[Name, list[float]] = {name: [] for name in works}
     names = list(works)
     for number in range(rounds):
         first = number % len(names)
