@@ -13,6 +13,7 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec, Spec
 from synthetic import places365
 from training.networks import Network, build
+from training.weights import load_checkpoint
 
 SIDE, CLASSES, BATCH = 224, 12, 64
 
@@ -53,13 +54,9 @@ def untrained(classes: int = CLASSES, kind: str = "resnet18") -> Network:
 def learnt(run: Path) -> Network:
     """Return the network of a run with the weights of its best checkpoint, in evaluation mode."""
     settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(run / "config.yaml").network)  # type: ignore[assignment]
-    state = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     of = torchscript.load(run / "model.pt").spec
-    averaged = "average.module."
-    prefix = averaged if any(name.startswith(averaged) for name in state) else "network."
     network = build({**settings, "weights": None, "pretrained": False}, len(of.classes), *of.preprocess.shape[:2])
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    network.load_state_dict(weights)
+    load_checkpoint(network, run / "checkpoints" / "best.ckpt")
     return network.eval()
 
 
