@@ -106,9 +106,9 @@ def publish(document: Mapping[str, Any], path: Path | None, *, failed: bool = Fa
     return int(failed)
 
 
-def busy_cores(seconds: float = 0.5) -> float:
+def busy_cores() -> float:
     """Return how many cores are busy, while this program waits."""
-    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+    return psutil.cpu_percent(0.5) / 100 * (psutil.cpu_count() or 1)
 
 
 def fingerprint(path: Path) -> str:

@@ -83,7 +83,7 @@ def requests(root: Path, count: int, progress: Console, *, leaking: bool = False
             status.update(f"{time.monotonic() - start:.0f} s, {samples[-1]:.0f} MB")
             time.sleep(1)
         seconds = time.monotonic() - start
-        answers, _ = load.stop()
+        answers = load.stop()
     half = np.array(samples[len(samples) // 2 :])
     return {
         "requests": len(answers),

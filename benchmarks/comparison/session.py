@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.comparison.rows import Bench, Row
 from benchmarks.harness.servers import NotMeasured, Running, top_1
+from benchmarks.result import busy_cores
 from benchmarks.traffic import bodies, closed_loop, open_loop
 from benchmarks.traffic.closed_loop import LoadError
 from serving.host.resources import HUGE_PAGES
@@ -50,7 +49,7 @@ class Session:
         if row.name in self.reasons and not any(run["row"] == row.name for run in self.runs):
             return  # a row that failed in the first round is not tried again
         # No server runs now: busy cores are those of other programs, and lower all figures of the row.
-        self.elsewhere.append(psutil.cpu_percent(0.5) / 100 * (psutil.cpu_count() or 1))
+        self.elsewhere.append(busy_cores())
         if self.elsewhere[-1] > BUSY:
             self.log(f"  other programs use {self.elsewhere[-1]:.1f} cores: these figures will be low")
         try:

@@ -131,8 +131,8 @@ def kill(root: Path) -> None:
         psutil.wait_procs(tree, timeout=5)
 
 
-def address(running: ServerState, model: str = MODEL) -> tuple[str, dict[str, str]]:
-    """Return the address of a model's predictions, and the headers of a request with one JPEG image."""
+def address(running: ServerState) -> tuple[str, dict[str, str]]:
+    """Return the address of the predictions, and the headers of a request with one JPEG image."""
     key = json.loads(Path(running.key_file).read_text())["inference"]["key"]
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/jpeg"}
-    return f"{running.inference}/predictions/{model}", headers
+    return f"{running.inference}/predictions/{MODEL}", headers

@@ -37,12 +37,12 @@ class Load:
         """Return whether all requests are answered."""
         return self.pipe.poll()
 
-    def stop(self) -> tuple[list[Answer], list[float]]:
-        """End it; return the answers, and how many seconds late requests were sent on free connections."""
+    def stop(self) -> list[Answer]:
+        """End it and return the answers."""
         self.pipe.send("stop")
-        answers, lateness = self.pipe.recv()
+        answers: list[Answer] = self.pipe.recv()
         self.process.join()
-        return answers, lateness
+        return answers
 
 
 def _send(
@@ -61,7 +61,7 @@ def _send(
     asyncio.run(run.all(connections))
     # A closed loop has no schedule: its latency counts from the sending.
     answers = run.answers if rate else [dataclasses.replace(answer, due=answer.sent) for answer in run.answers]
-    pipe.send((answers, run.lateness))
+    pipe.send(answers)
 
 
 @contextlib.contextmanager
@@ -75,5 +75,4 @@ def beside(
     try:
         yield received
     finally:
-        answers, _ = load.stop()
-        received += answers
+        received += load.stop()

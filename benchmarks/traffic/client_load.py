@@ -14,6 +14,8 @@ import numpy as np
 from benchmarks.harness.small_server import MODEL
 from serving.client import Client
 
+THREADS = 128  # more than requests under way
+
 
 @dataclasses.dataclass(slots=True)
 class ClientLoad:
@@ -37,9 +39,7 @@ class ClientLoad:
 
 
 @contextlib.contextmanager
-def through_client(
-    root: Path, images: Sequence[bytes], *, rate: float, deadline: float, threads: int = 128
-) -> Iterator[ClientLoad]:
+def through_client(root: Path, images: Sequence[bytes], *, rate: float, deadline: float) -> Iterator[ClientLoad]:
     """Send predictions to the server of `root` at an even rate (requests/s) while the block runs.
 
     Each call has `deadline` seconds.
@@ -54,7 +54,7 @@ def through_client(
             load.errors.append((time.monotonic(), f"{type(error).__name__}: {error}"))
 
     def send() -> None:
-        with Client(root=root, deadline=deadline) as client, ThreadPoolExecutor(threads) as pool:
+        with Client(root=root, deadline=deadline) as client, ThreadPoolExecutor(THREADS) as pool:
             start, number = time.monotonic(), 0
             while not ended.wait(max(0.0, start + number / rate - time.monotonic())):
                 pool.submit(predict, client, images[number % len(images)], start + number / rate)
