@@ -109,7 +109,7 @@ def test_an_answer_that_only_a_request_gets_wrong_is_refused(run: Path, handlers
 
 
 def test_a_body_that_is_no_image_must_be_refused_alone(run: Path, handlers: Path) -> None:
-    edit(handlers / "errors.py", "class BadImage(RequestError):", "class BadImage(RequestError):\n    code = 415\n")
+    edit(handlers / "errors.py", 'end too early."""\n\n    code = 400\n', 'end too early."""\n\n    code = 415\n')
     assert "a body that is not an image is answered with 415, not 400" in refused(run, FP32)
 
 
