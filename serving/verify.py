@@ -22,7 +22,7 @@ from serving.errors import ServingError
 from serving.page import page
 from serving.store import model_store, package, provenance, rehearsal
 from serving.store.model_store import Archive, ArchiveError
-from serving.store.rehearsal import Rehearsed
+from serving.store.rehearsal import Rehearsal
 
 REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, golden.FILE, "handlers/__init__.py")
 OLDER = "{} was built by an older release, which wrote no provenance: build it again as another version"
@@ -44,7 +44,7 @@ class Verified:
     archive: Archive
     sidecar: Mapping[str, Any]
     checks: tuple[Check, ...]
-    rehearsed: Rehearsed | None
+    rehearsed: Rehearsal | None
 
 
 class _Checks:

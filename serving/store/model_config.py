@@ -30,22 +30,31 @@ def configure(overrides: Sequence[str]) -> dict[str, Any]:
     """
     settings = copy.deepcopy(DEFAULTS)
     for override in overrides:
-        key, _, text = override.partition("=")
-        group = settings["handler"] if key.startswith("handler.") else settings
-        leaf = key.removeprefix("handler.")
-        if leaf == "handler" or leaf not in group:
-            known = [*(k for k in DEFAULTS if k != "handler"), *(f"handler.{k}" for k in DEFAULTS["handler"])]
-            raise ArchiveError(f"{key!r} is not a setting of an archive: use {', '.join(known)}")
-        number = not isinstance(group[leaf], str)
-        if number and not text.isdecimal():
-            raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
-        group[leaf] = int(text) if number else text
+        _apply(override, settings)
+    try:
+        Settings.read(settings["handler"])
+    except ValueError as error:
+        raise ArchiveError(str(error)) from error
     if settings["minWorkers"]:  # TorchServe heeds it only with a maxWorkers
         settings["maxWorkers"] = max(settings["minWorkers"], settings["maxWorkers"] or 0)
-    settings = {key: value for key, value in settings.items() if value is not None}
-    if any(override.startswith("handler.") for override in overrides):
-        try:
-            Settings.read(settings["handler"])
-        except ValueError as error:
-            raise ArchiveError(str(error)) from error
-    return settings
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _apply(override: str, settings: dict[str, Any]) -> None:
+    """Set `key=value` in these settings, and `handler.key=value` in their handler section."""
+    path, _, text = override.partition("=")
+    section = settings["handler"] if path.startswith("handler.") else settings
+    key = path.removeprefix("handler.")
+    if key == "handler" or key not in section:
+        raise ArchiveError(f"{path!r} is not a setting of an archive: use {', '.join(_paths())}")
+    if isinstance(section[key], str):
+        section[key] = text
+    elif text.isdecimal():
+        section[key] = int(text)
+    else:
+        raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
+
+
+def _paths() -> list[str]:
+    """Return the settings as overrides name them."""
+    return [*(key for key in DEFAULTS if key != "handler"), *(f"handler.{key}" for key in DEFAULTS["handler"])]

@@ -1,6 +1,6 @@
 """A stand-in for TorchServe's worker in the rehearsal of an archive: loads it, and answers batches of requests.
 
-python -P stand_in_worker.py ASKED.json ANSWERED.json    in the unpacked archive, with that folder as PYTHONPATH
+python -P stand_in_worker.py JOB.json OUTPUT.json    in the unpacked archive, with that folder as PYTHONPATH
 
 This repository cannot be imported there: the script needs only the standard library and TorchServe.
 """
