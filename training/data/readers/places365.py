@@ -121,18 +121,21 @@ def _categories(path: Path) -> dict[int, str]:
 def _lines(path: Path, categories: Mapping[int, str]) -> Iterator[tuple[str, int]]:
     """Yield (file name without a leading slash, class index) for each line of a list, and refuse a wrong line."""
     for number, line in enumerate(text_lines(path), start=1):
-        if not line.strip():
-            continue
-        name, _, text = line.strip().rpartition(" ")
-        index = int(text) if text.isdecimal() else -1
-        name = name.strip().lstrip("/")
-        if not name or index < 0:
-            raise DatasetError(f"{path}: line {number} is {line.strip()!r}, truncated or of another layout. {_MEND}")
-        if index not in categories:
-            raise DatasetError(f"{path}: line {number} has index {index}, which {_CATEGORIES} does not have. {_MEND}")
-        if ".." in name.split("/"):
-            raise DatasetError(f"{path}: line {number} points outside the image folder. {_MEND}")
-        yield name, index
+        if line.strip():
+            yield _name_and_index(path, number, line.strip(), categories)
+
+
+def _name_and_index(path: Path, number: int, line: str, categories: Mapping[int, str]) -> tuple[str, int]:
+    name, _, text = line.rpartition(" ")
+    index = int(text) if text.isdecimal() else -1
+    name = name.strip().lstrip("/")
+    if not name or index < 0:
+        raise DatasetError(f"{path}: line {number} is {line!r}, truncated or of another layout. {_MEND}")
+    if index not in categories:
+        raise DatasetError(f"{path}: line {number} has index {index}, which {_CATEGORIES} does not have. {_MEND}")
+    if ".." in name.split("/"):
+        raise DatasetError(f"{path}: line {number} points outside the image folder. {_MEND}")
+    return name, index
 
 
 _MEND = "Each line is a file name and the index of its class: get the list again"
