@@ -8,16 +8,17 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from training.data import tfrecord
 from training.data.readers import options as option
 from training.data.readers.folder import listing, text_lines, wrong_layout
 from training.data.records import DatasetError, RawDataset, Record, Split
 
+T = TypeVar("T")
 _SIDES: dict[str, Split] = {"train": "train", "val": "train", "test": "test"}
 _SUFFIXES = (".tfrec", ".tfrecord", ".tfrecords")
 _LAYOUT = "tfrecords-jpeg-224x224/{train,val,test}/*.tfrec"
@@ -42,12 +43,7 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     option.check(options, "size", "test_labels", "images_per_class")
     names = _names(raw)
     folder = _folder(raw, option.count(options, "size"))
-    files: list[tuple[str, Split]] = []
-    for side, split in _SIDES.items():
-        paths = _tfrecords(raw / folder / side)
-        if not paths and side != "val":
-            raise DatasetError(f"{raw / folder / side} holds no TFRecord file. Give a folder that holds {_LAYOUT}")
-        files += [((Path(folder) / side / name).as_posix(), split) for name in paths]
+    files = _files(raw, folder)
     for path, _ in files:
         _peek(raw / path)
     labels = _test_labels(raw) if options.get("test_labels", True) else {}
@@ -77,6 +73,17 @@ def _folder(raw: Path, size: int | None) -> str:
             _peek(raw / name)
             raise DatasetError(f"{raw / name} is beside train/ and test/, not in one of them. Move it to {_LAYOUT}")
     raise wrong_layout(raw, "Petals to the Metal", _LAYOUT)
+
+
+def _files(raw: Path, folder: str) -> list[tuple[str, Split]]:
+    """Return the path of each TFRecord file, relative to `raw`, and its split."""
+    files: list[tuple[str, Split]] = []
+    for side, split in _SIDES.items():
+        names = _tfrecords(raw / folder / side)
+        if not names and side != "val":
+            raise DatasetError(f"{raw / folder / side} holds no TFRecord file. Give a folder that holds {_LAYOUT}")
+        files += [((Path(folder) / side / name).as_posix(), split) for name in names]
+    return files
 
 
 def _tfrecords(folder: Path) -> list[str]:
@@ -130,23 +137,32 @@ def _parse(path: Path, number: int, payload: bytes) -> tuple[bytes, str, int | N
         features = tfrecord.features(payload)
     except ValueError as error:
         raise DatasetError(f"{path}: record {number} is {error}. Give TFRecord files with {_LAYOUT}") from error
-    image, name, label = (features.get(key, []) for key in ("image", "id", "class"))
-    if len(image) == 1 and len(name) == 1 and isinstance(image[0], bytes) and isinstance(name[0], bytes) and image[0]:
-        try:
-            text = name[0].decode()
-        except UnicodeDecodeError as error:
-            raise DatasetError(
-                f"{path}: record {number} has the id {name[0]!r}, which is not UTF-8. Copy or download this file again"
-            ) from error
-        if not label:
-            return image[0], text, None
-        if len(label) == 1 and isinstance(label[0], int):
-            return image[0], text, label[0]
+    image, name = _single(features.get("image"), bytes), _single(features.get("id"), bytes)
+    if image and name is not None:
+        text = _text(path, number, name)
+        label = _single(features.get("class"), int)
+        if label is not None or not features.get("class"):
+            return image, text, label
     keys = ", ".join(sorted(features)) or "none"
     raise DatasetError(
         f"{path}: record {number} is of another layout: its keys are {keys}; image, id and class are needed, one value "
         "each. Give the TFRecord files of Petals to the Metal, or unpack these into class folders and read them as such"
     )
+
+
+def _single(values: Sequence[object] | None, kind: type[T]) -> T | None:
+    """Return the value of a feature that has one, of this type."""
+    value = values[0] if values and len(values) == 1 else None
+    return value if isinstance(value, kind) else None
+
+
+def _text(path: Path, number: int, name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path}: record {number} has the id {name!r}, which is not UTF-8. Copy or download this file again"
+        ) from error
 
 
 def _records(
