@@ -50,16 +50,15 @@ def read(raw: Path, options: Mapping[str, Any]) -> RawDataset:
     names = class_names(in_train)
     classes = option.choose(options, "classes", names, str(raw / train))
     check_class_folders(raw / train, [folder for folder in in_train if class_name(folder) in classes])
-    folders_by_side = {
-        side: [
-            folder
-            for folder in listing(raw / side).folders
-            if len(classes) == len(names) or class_name(folder) in classes
-        ]
-        for side in layout
-    }
+    choice = None if len(classes) == len(names) else classes
+    folders_by_side = {side: _class_folders(raw / side, choice) for side in layout}
     remarks = (*two_forms(itertools.chain(*folders_by_side.values())), *_unlabelled(raw, folders, layout))
     return RawDataset(classes, _records(raw, layout, folders_by_side, per_class), remarks=remarks)
+
+
+def _class_folders(side: Path, choice: Sequence[str] | None) -> list[str]:
+    """Return the class folders of a side: those of the classes of a choice, or all of them."""
+    return [folder for folder in listing(side).folders if choice is None or class_name(folder) in choice]
 
 
 def _are_classes(options: Mapping[str, Any], folders: Sequence[str]) -> bool:
