@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +88,7 @@ def source(dataset: str) -> tuple[str, str]:
     names = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
     node = _source(dataset) if dataset in names else {}
     if not node:
-        downloadable = ", ".join(name for name in names if _source(name))
-        reason = "its config has no dataset.source" if dataset in names else "there is no such config"
-        raise DatasetError(
-            f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give "
-            "RAW=<folder>"
-        )
+        raise _nothing_to_download(dataset, names)
     kind, name = next(iter(node.items()))
     if len(node) > 1 or not ((kind in _KAGGLE and isinstance(name, str)) or (kind, name) == ("places365", "small")):
         raise DatasetError(
@@ -100,6 +96,14 @@ def source(dataset: str) -> tuple[str, str]:
             "or {places365: small}"
         )
     return kind, name
+
+
+def _nothing_to_download(dataset: str, names: Sequence[str]) -> DatasetError:
+    downloadable = ", ".join(name for name in names if _source(name))
+    reason = "its config has no dataset.source" if dataset in names else "there is no such config"
+    return DatasetError(
+        f"there is nothing to download for {dataset!r}, {reason}: choose one of {downloadable}, or give RAW=<folder>"
+    )
 
 
 def _source(dataset: str) -> dict[str, Any]:
