@@ -28,6 +28,7 @@ from rich.console import Console
 from handlers.atomic import replace_folder
 from handlers.machine import cores
 from training.data import class_counts, store
+from training.data.arrays import RowFile
 from training.data.decoders import Job, Pool, PoolBroken, require_space, run_chunk
 from training.data.index import Index
 from training.data.progress import plain_console, progress
@@ -154,19 +155,7 @@ def _finish(
     classes = raw_dataset.classes
     if not raw_dataset.fixed:
         _refuse_empty_classes(recipe.raw, classes, index)
-    images, moments = job.open_images(), job.open_moments()
-    index.plan_moves()
-    for file in (images, moments):
-        if file is not None:
-            for source, target in index.moves():
-                file.move(source, target)
-            file.sync()
-    index.renumber()
-    for file in (images, moments):
-        if file is not None:
-            file.shorten(rows)
-            file.sync()
-            file.close()
+    _close_gaps(index, [file for file in (job.open_images(), job.open_moments()) if file is not None], rows)
     np.save(folder / store.LABELS, index.column("class", rows))
     index.write_left_out(folder / store.LEFT_OUT)
     document = {
@@ -176,6 +165,20 @@ def _finish(
     }
     index.seal()
     (folder / store.DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _close_gaps(index: Index, files: Sequence[RowFile], rows: int) -> None:
+    """Move the rows of images together; the index says so once the files are on the disk."""
+    index.plan_moves()
+    for file in files:
+        for source, target in index.moves():
+            file.move(source, target)
+        file.sync()
+    index.renumber()
+    for file in files:
+        file.shorten(rows)
+        file.sync()
+        file.close()
 
 
 def _refuse_empty_classes(raw: Path, classes: tuple[str, ...], index: Index) -> None:
