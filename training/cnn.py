@@ -73,13 +73,8 @@ class ConvNet(nn.Module):
 
 def _layer(index: int, settings: Mapping[str, Any], channels: int) -> tuple[nn.Sequential, int]:
     """Return one block for inputs of `channels`, and the channels that it gives."""
-    for key in settings:
-        if key not in LAYER_DEFAULTS:
-            raise ConfigurationError(f"network.layers[{index}] has no option {key!r}{near(key, list(LAYER_DEFAULTS))}")
-    layer = {**LAYER_DEFAULTS, **settings}
+    layer = _options(index, settings)
     out = layer["channels"]
-    if not isinstance(out, int) or out < 1:
-        raise ConfigurationError(f"network.layers[{index}].channels is {out!r}: give a number of at least 1")
     padding = layer["kernel"] // 2 if layer["padding"] == "same" else layer["padding"]
     convolution = nn.Conv2d(channels, out, layer["kernel"], layer["stride"], padding, bias=not layer["norm"])
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
@@ -88,9 +83,22 @@ def _layer(index: int, settings: Mapping[str, Any], channels: int) -> tuple[nn.S
         parts.append(nn.BatchNorm2d(out))
     parts.append(nn.ReLU(inplace=True))
     if layer["pool"] is not None:
-        if layer["pool"] not in POOLS:
-            raise ConfigurationError(f"network.layers[{index}].pool is {layer['pool']!r}: write max, avg or null")
         parts.append(POOLS[layer["pool"]](layer["pool_size"], layer["pool_stride"], layer["pool_padding"]))
     if layer["dropout"]:
         parts.append(nn.Dropout2d(layer["dropout"]))
     return nn.Sequential(*parts), out
+
+
+def _options(index: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a layer with the defaults, after checking its options, channels and pool."""
+    for key in settings:
+        if key not in LAYER_DEFAULTS:
+            raise ConfigurationError(f"network.layers[{index}] has no option {key!r}{near(key, list(LAYER_DEFAULTS))}")
+    layer = {**LAYER_DEFAULTS, **settings}
+    if not isinstance(layer["channels"], int) or layer["channels"] < 1:
+        raise ConfigurationError(
+            f"network.layers[{index}].channels is {layer['channels']!r}: give a number of at least 1"
+        )
+    if layer["pool"] is not None and layer["pool"] not in POOLS:
+        raise ConfigurationError(f"network.layers[{index}].pool is {layer['pool']!r}: write max, avg or null")
+    return layer
