@@ -34,7 +34,7 @@ from handlers import naming
 from handlers.atomic import write_json
 from training import configuration
 from training.data.progress import plain_console
-from training.data.records import DatasetError
+from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.page import page
@@ -64,13 +64,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
         console.print(f"{written} is up to date", highlight=False)
         return dict(metrics_file)
 
-    rows = dataset.split(SplitSpec.from_config(config["split"])).test
-    rows = rows[dataset.labels[rows] >= 0]
-    if not len(rows):
-        raise DatasetError(
-            f"{dataset.folder}: no test image has a label, so there is nothing to evaluate. "
-            "Train with split.test=folds, or write a submission with `python -m training.submission`"
-        )
+    rows = _labelled_test_images(dataset, SplitSpec.from_config(config["split"]))
     classifier = answering(folder, dataset)
     records = [dataset.record(int(row)) for row in rows]
     started = time.perf_counter()
@@ -85,18 +79,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     written.unlink(missing_ok=True)
     predictions.save(written.parent / "predictions.npz")
     draw(written.parent, predictions, dataset.classes)
-
-    from training import pictures
-
-    shown, title = pictures.worst(probabilities, predictions.labels)
-    pictures.contact_sheet(
-        [image.numpy() for image in decode(classifier, [records[row] for row in shown], dataset.raw)],
-        [dataset.classes[k] for k in predictions.labels[shown]],
-        [dataset.classes[k] for k in probabilities[shown].argmax(axis=1)],
-        [float(value) for value in probabilities[shown].max(axis=1)],
-        title,
-        written.parent / "mistakes.png",
-    )
+    _draw_mistakes(written.parent / "mistakes.png", predictions, records, classifier, dataset)
     write_json(written, metrics)
     return metrics
 
@@ -128,6 +111,17 @@ def answering(folder: Path, dataset: PreparedDataset) -> "Classifier":
     return classifier
 
 
+def _labelled_test_images(dataset: PreparedDataset, spec: SplitSpec) -> npt.NDArray[np.int64]:
+    rows = dataset.split(spec).test
+    rows = rows[dataset.labels[rows] >= 0]
+    if not len(rows):
+        raise DatasetError(
+            f"{dataset.folder}: no test image has a label, so there is nothing to evaluate. "
+            "Train with split.test=folds, or write a submission with `python -m training.submission`"
+        )
+    return rows
+
+
 def judge(predictions: Predictions, classes: Sequence[str], patterns: Mapping[str, str]) -> dict[str, Any]:
     """Return the scores of labelled predictions; with `patterns`, those of each part of the class names too."""
     from training import scores  # scikit-learn and SciPy take a second to import
@@ -146,6 +140,23 @@ def draw(folder: Path, predictions: Predictions, classes: Sequence[str]) -> None
     pictures.confusion_matrix(predictions.labels, answers, classes, folder / "confusion.png")
     right = answers == predictions.labels
     pictures.reliability(predictions.probabilities.max(axis=1), right, folder / "reliability.png")
+
+
+def _draw_mistakes(
+    path: Path, predictions: Predictions, records: Sequence[Record], classifier: "Classifier", dataset: PreparedDataset
+) -> None:
+    from training import pictures
+
+    shown, title = pictures.worst(predictions.probabilities, predictions.labels)
+    probabilities = predictions.probabilities[shown]
+    pictures.contact_sheet(
+        [image.numpy() for image in decode(classifier, [records[row] for row in shown], dataset.raw)],
+        [dataset.classes[k] for k in predictions.labels[shown]],
+        [dataset.classes[k] for k in probabilities.argmax(axis=1)],
+        [float(value) for value in probabilities.max(axis=1)],
+        title,
+        path,
+    )
 
 
 def _key(folder: Path, fingerprint: str) -> str:

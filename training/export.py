@@ -83,12 +83,7 @@ def export(
                 _check_golden(artifact, run)
         except (torchscript.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
-        if document["different_top1"] or not document["largest_difference"] <= TOLERANCE:
-            raise TrainingError(
-                f"{run}/{name} was not written: exported and trained network differ on {document['different_top1']} "
-                f"of {document['images']} images, by at most {document['largest_difference']:.1e} (allowed: "
-                f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
-            )
+        _check_difference(document, run / name)
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, artifact, pixels, data, split)
             golden.write(choose(artifact, data, shown), run / golden.FILE)
@@ -100,6 +95,16 @@ def export(
     if kind == "torchscript":
         write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
     return document
+
+
+def _check_difference(comparison: Mapping[str, Any], path: Path) -> None:
+    """Refuse an artifact that answers otherwise than the trained network."""
+    if comparison["different_top1"] or not comparison["largest_difference"] <= TOLERANCE:
+        raise TrainingError(
+            f"{path} was not written: exported and trained network differ on {comparison['different_top1']} "
+            f"of {comparison['images']} images, by at most {comparison['largest_difference']:.1e} (allowed: "
+            f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
+        )
 
 
 def _quantized(
@@ -191,6 +196,17 @@ def commit() -> str | None:
         return None
 
 
+def _best_checkpoint(run: Path, settings: dict[str, Any], data: PreparedDataset) -> Path:
+    best = run / "checkpoints" / "best.ckpt"
+    if not best.is_file():
+        raise ConfigurationError(
+            f"{best} does not exist: train first (make train NAME={run.name} DATASET={settings['dataset']['name']})"
+        )
+    if (best.parent / "key").read_text() != run_key(settings, data):
+        raise ConfigurationError(f"{best} is of other data, settings or versions than those here: train {run} again")
+    return best
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit code."""
     formats = [argument.removeprefix("format=") for argument in arguments if argument.startswith("format=")]
@@ -204,15 +220,7 @@ def main(arguments: Sequence[str]) -> int:
         settings = plain(config)
         data = PreparedDataset.open(store_folder(config))
         split = data.split(SplitSpec.from_config(settings["split"]))
-        best = run / "checkpoints" / "best.ckpt"
-        if not best.is_file():
-            raise ConfigurationError(
-                f"{best} does not exist: train first (make train NAME={run.name} DATASET={config.dataset.name})"
-            )
-        if (best.parent / "key").read_text() != run_key(settings, data):
-            raise ConfigurationError(
-                f"{best} is of other data, settings or versions than those here: train {run} again"
-            )
+        best = _best_checkpoint(run, settings, data)
         preprocess = data.preprocess(*data.statistics(split.train))
         settings = with_planned_epochs(settings, run)
         # The checkpoint holds all weights: the files that training started from may be gone.

@@ -120,19 +120,16 @@ def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str],
     else:
         if mark.is_file():
             say(f"{run}: configuration, data or versions changed; starting again")
-        for name in (
-            "metrics.csv",
-            "curves.png",
-            *ARTIFACTS.values(),
-            INT8,
-            "golden.json",
-            "export.json",
-        ):
-            (run / name).unlink(missing_ok=True)
-        for name in ("checkpoints", "evaluation"):
-            shutil.rmtree(run / name, ignore_errors=True)
+        _remove_results(run)
         (run / "checkpoints").mkdir(parents=True)
         mark.write_text(key)
     (run / "train.json").unlink(missing_ok=True)
     resolved = OmegaConf.create(plain(config))
     OmegaConf.save(resolved, run / "config.yaml")
+
+
+def _remove_results(run: Path) -> None:
+    for name in ("metrics.csv", "curves.png", *ARTIFACTS.values(), INT8, "golden.json", "export.json"):
+        (run / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "evaluation"):
+        shutil.rmtree(run / name, ignore_errors=True)
