@@ -98,7 +98,7 @@ def export(
 
 
 def _check_difference(comparison: Mapping[str, Any], path: Path) -> None:
-    """Refuse an artifact that answers otherwise than the trained network."""
+    """Refuse an artifact whose answers differ from those of the trained network."""
     if comparison["different_top1"] or not comparison["largest_difference"] <= TOLERANCE:
         raise TrainingError(
             f"{path} was not written: exported and trained network differ on {comparison['different_top1']} "

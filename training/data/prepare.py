@@ -168,7 +168,7 @@ def _finish(
 
 
 def _close_gaps(index: Index, files: Sequence[RowFile], rows: int) -> None:
-    """Move the rows of images together; the index says so once the files are on the disk."""
+    """Move rows into the places of the images left out; the index is renumbered once the files are on the disk."""
     index.plan_moves()
     for file in files:
         for source, target in index.moves():
