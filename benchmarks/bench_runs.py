@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from handlers.run_folder import RUNS, RunFolder
+
 CLASSES, IMAGE_SIZE = 12, 224
 RAW, STORE = "data/raw/bench-scenes", "bench"
 # network -> overrides of its training
@@ -30,8 +32,8 @@ def run(network: str, root: Path, say: Callable[[str], None] = print, *, timeout
     Raises:
         TrainingFailed: one of the project's commands failed, or took longer than `timeout` seconds.
     """
-    folder = Path("runs") / f"bench-{network}"
-    if (root / folder / "train.json").is_file():
+    folder = RUNS / f"bench-{network}"
+    if RunFolder(root / folder).training.is_file():
         return folder
     say(f"training {network} on drawn images, once")
     data = ("dataset=places365", f"store={STORE}", f"dataset.image_size={IMAGE_SIZE}")

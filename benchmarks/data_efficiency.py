@@ -28,6 +28,7 @@ from rich.console import Console
 from benchmarks.harness import console
 from benchmarks.real import RunError, step
 from benchmarks.result import TRAINING, Origin
+from handlers.run_folder import RunFolder
 from training import configuration, evaluate
 from training.configuration import TrainingError
 from training.data.records import DatasetError
@@ -122,7 +123,7 @@ def run(config: DictConfig, settings: dict[str, Any], progress: Console) -> dict
 
 
 def _point(folder: Path, width: int, images: int) -> dict[str, Any]:
-    training = json.loads((folder / "train.json").read_text())
+    training = json.loads(RunFolder(folder).training.read_text())
     return {
         "run": folder.name,
         "width": width,

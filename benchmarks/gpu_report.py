@@ -33,6 +33,7 @@ from benchmarks.serving import DRAWN
 from benchmarks.traffic import bodies
 from handlers.atomic import write_json, write_text
 from handlers.network import torchscript
+from handlers.run_folder import RUNS, RunFolder
 from serving import server
 
 RESULT, REHEARSAL = Path("benchmarks/results/gpu.json"), Path("runs/gpu-rehearsal.json")
@@ -150,7 +151,7 @@ def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -
     network, module, _, real, small = SECTIONS[name]
     options = (small if rehearse else real).split()
     if not network:
-        output = ["--output", str(root / "runs" / "gpu-training.json")] if module == "training" else []
+        output = ["--output", str(root / RUNS / "gpu-training.json")] if module == "training" else []
         return [f"benchmarks.{module}", *output, *options]
     folders = [bodies.draw(size, DRAWN)[0].parent for size in bodies.SIZES[:2]]
     images = [word for folder in folders for word in ("--bodies", str(folder))]
@@ -166,9 +167,9 @@ def command(root: Path, name: str, rehearse: bool, say: Callable[[str], None]) -
 
 def _untrained(root: Path, network: str) -> Path:
     """Return a run whose network has random weights."""
-    run = Path("runs") / f"gpu-{network}"
+    run = RUNS / f"gpu-{network}"
     (root / run).mkdir(parents=True, exist_ok=True)
-    torchscript.save(resnet.untrained(kind=network), resnet.spec(network=network), root / run / "model.pt")
+    torchscript.save(resnet.untrained(kind=network), resnet.spec(network=network), RunFolder(root / run).model)
     return run
 
 

@@ -35,6 +35,7 @@ from benchmarks.result import TRAINING, Origin
 from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.precision import gains_from_bf16
+from handlers.run_folder import RunFolder
 from handlers.spec import Spec
 from training.quantization import QuantizationError, quantize
 from training.run import machine
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
     except bench_runs.TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    spec, network = torchscript.load(run / "model.pt").spec, resnet.learnt(run)
+    spec, network = torchscript.load(RunFolder(run).model).spec, resnet.learnt(run)
     calibration, _ = resnet.scenes(spec, options.images, 0)
     images, labels = resnet.scenes(spec, options.images, 1)
     kinds: dict[str, Kind] = {}

@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.harness import console
 from benchmarks.result import SERVING, Origin
 from handlers.atomic import write_json
+from handlers.run_folder import RunFolder
 from pipeline import agreement
 from pipeline.steps import next_version
 from serving import archive, server
@@ -86,19 +87,19 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
     common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
     step("training.data.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
     document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
-    folder = Path("runs") / name
+    files = RunFolder.of(name)
     if run.folds:
         step("training.crossvalidate", *common, f"name={name}")
-        pooled = _read(folder / "crossvalidation.json")
-        first = _read(folder / "fold-0" / "train.json")
+        pooled = _read(files.crossvalidation)
+        first = _read(RunFolder(files.path / "fold-0").training)
         times = [fold["train_seconds"] for fold in pooled["folds"]]
         document |= _figures(first, pooled) | {"folds": pooled["folds"], "train_seconds": max(times)}
-        return document | {"served": _serve([folder / fold["run"] for fold in pooled["folds"]])}
+        return document | {"served": _serve([files.path / fold["run"] for fold in pooled["folds"]])}
     step("training.train", *common, f"name={name}")
     step("training.evaluate", f"name={name}")
-    training, metrics = _read(folder / "train.json"), _read(folder / "evaluation" / "metrics.json")
+    training, metrics = _read(files.training), _read(files.metrics)
     document |= _figures(training, metrics) | {"train_seconds": training["seconds"]}
-    return document | {"export": _read(folder / "export.json"), "served": _serve([folder])}
+    return document | {"export": _read(files.export), "served": _serve([files.path])}
 
 
 def _figures(training: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
         with Client() as client:
             for run, served in zip(runs, archives, strict=True):
                 parts.append(agreement.compare(run, served.name, served.version, client=client))
-                write_json(run / "evaluation" / "served.json", parts[-1])
+                write_json(RunFolder(run).served, parts[-1])
     sums = {key: sum(part[key] for part in parts) for key in ("images", "agree", "same_top1", "refused", "correct")}
     return sums | {
         "top1": sums["correct"] / sum(part["labelled"] for part in parts),

@@ -34,6 +34,7 @@ from benchmarks.traffic import bodies, closed_loop
 from benchmarks.traffic.closed_loop import LoadError
 from handlers.atomic import write_json
 from handlers.classifier import Classifier
+from handlers.run_folder import RunFolder
 from pipeline import lock
 from pipeline.setup import SetupError
 from serving.host import ports
@@ -49,7 +50,7 @@ PEERS = ("litserve", "bentoml", "openvino", "nvidia-pytriton", "torchserve")
 
 def labels_of(bench: Bench, images: dict[str, list[Path]]) -> dict[str, list[str]]:
     """Return our labels of the first images of each body, in fp32 and in process."""
-    classifier = Classifier(bench.root / bench.run / "model.pt", top_k=1)
+    classifier = Classifier(RunFolder(bench.root / bench.run).model, top_k=1)
     labels = {}
     for body, paths in images.items():
         answers = classifier.classify([path.read_bytes() for path in paths[:CHECKED]])
@@ -64,7 +65,7 @@ def document(
 ) -> dict[str, Any]:
     """Return the result so far, with all raw rows."""
     cells, open_cells = figures.cells(session.runs), figures.open_cells(session.runs)
-    training = json.loads((session.bench.root / session.bench.run / "train.json").read_text())
+    training = json.loads(RunFolder(session.bench.root / session.bench.run).training.read_text())
     network = {name: training[name] for name in ("network", "classes", "image_size", "parameters")}
     peer_versions = lock.versions(session.bench.root / environment.LOCK)
     generator_cores = [

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.harness import console
 from benchmarks.result import publish
+from handlers.run_folder import RunFolder
 
 GOAL = 0.995
 NAME, DRAWN = "time-to-accuracy", Path("data/raw/time-to-accuracy")
@@ -49,11 +50,11 @@ def measure(raw: Path | None, goal: float, images: int | None, overrides: Sequen
     data = ("dataset=asl_alphabet", f"store={NAME}")
     prepared = [override for override in overrides if override.startswith("dataset.")]
     _do("training.data.prepare", *data, f"raw={(raw or DRAWN).absolute()}", *prepared)
-    run = Path("runs") / NAME
-    shutil.rmtree(run, ignore_errors=True)
+    run = RunFolder.of(NAME)
+    shutil.rmtree(run.path, ignore_errors=True)
     _do("training.train", *data, f"name={NAME}", *RECIPE, *overrides)
-    training = json.loads((run / "train.json").read_text())
-    with open(run / "metrics.csv", encoding="utf-8") as file:
+    training = json.loads(run.training.read_text())
+    with open(run.epoch_metrics, encoding="utf-8") as file:
         accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader(file)]
     seconds = reached(accuracies, training["seconds_by_epoch"], goal)
     copied = ("images", "network", "image_size", "precision", "machine", "versions", "epochs", "seconds")

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from handlers import tolerances
+from handlers.run_folder import RUNS, RunFolder
 from serving import archive
-from serving.archive import RUNS
 from serving.client import Client, RequestRefused
 from serving.errors import ServingError
 from serving.store import model_store
@@ -39,8 +39,9 @@ def compare(run: Path, model: str, version: str | None, *, client: Client) -> di
         DatasetError: the run is not evaluated, or an image is gone.
         ArchiveError: the run has no model.pt.
     """
-    evaluated = Predictions.load(run / "evaluation" / "predictions.npz")
-    column = {label: index for index, label in enumerate(archive.read_spec(run / "model.pt")["classes"])}
+    files = RunFolder(run)
+    evaluated = Predictions.load(files.predictions)
+    column = {label: index for index, label in enumerate(archive.read_spec(files.model)["classes"])}
     best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
     versions: set[str | None] = set()
     apart: list[str] = []
@@ -117,7 +118,7 @@ def main() -> int:
     except (ServingError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    path = run / "evaluation" / "served.json"
+    path = RunFolder(run).served
     path.write_text(json.dumps(document, indent=2) + "\n")
     share = "no labels" if document["top1"] is None else f"served top-1 {document['top1']:.2%}"
     print(

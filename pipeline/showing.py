@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from handlers.run_folder import RunFolder
 from pipeline.steps import Served
 from serving.client import Client
 from training.predictions import Predictions
@@ -44,7 +45,7 @@ def ask(served: Served, run: Path, classes: list[str], count: int, root: Path) -
     Raises:
         ClientError: the server refuses one, or does not answer.
     """
-    predictions = Predictions.load(run / "evaluation" / "predictions.npz")
+    predictions = Predictions.load(RunFolder(run).predictions)
     records, answers = predictions.records(), []
     with Client(root=root) as client:
         for row in pick(predictions, count):

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from handlers import atomic
+from handlers.run_folder import RUNS, RunFolder
 from serving import archive, deploy, server
 from serving.client import Client, ModelStatus, NotFound
 from serving.errors import ServingError
@@ -119,7 +120,7 @@ def guarded(work: Callable[[], object]) -> int:
 
 def is_current(found: Archive, run: Path) -> bool:
     """Return whether an archive holds what `run` would give: its files, this code's handlers, settings as asked for."""
-    files = package.sources(run / "model.pt")
+    files = package.sources(RunFolder(run).model)
     try:
         with zipfile.ZipFile(found.path) as packed:
             sums = {member.filename: member.CRC for member in packed.infolist() if member.filename not in package.MADE}
@@ -143,7 +144,7 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     Raises:
         ArchiveError: the run is not complete, or a worker could not serve it.
     """
-    store, run = root / model_store.FOLDER, root / archive.RUNS / name
+    store, run = root / model_store.FOLDER, root / RUNS / name
     there = [each for each in model_store.archives(store) if each.name == name]
     live = Live.read(root).models.get(name)
     # The live archive is kept, also if there are newer ones of the same run.
@@ -154,7 +155,7 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     # Keep the settings of the live archive for the next one; those of a trial count only if none is live.
     asked = candidates[0].provenance().get("overrides", []) if candidates else []
     version = next_version(name, store)
-    runs = root / archive.RUNS
+    runs = root / RUNS
     return archive.build(name, version, runs=runs, store=store, overrides=asked, rehearse=rehearse), True
 
 

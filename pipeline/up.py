@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from handlers import naming
+from handlers.run_folder import RUNS, RunFolder
 from pipeline import showing, steps, unpacking
 from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
-from serving.archive import RUNS, read_spec
+from serving.archive import read_spec
 from serving.host import lock, state
 from serving.store import model_store
 from serving.store.live import Live
@@ -78,7 +79,7 @@ def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 def serve_and_ask(run: Steps, name: str, count: int) -> None:
     """Build the archive of a run unless it exists, serve it unless it is served, and show `count` answers."""
-    folder = run.root / RUNS / name
+    files = RunFolder(run.root / RUNS / name)
     with run.step("archive", "building the archive, and rehearsing it as a worker"):
         found, new = steps.build_archive(name, run.root)
         run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
@@ -88,24 +89,24 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
         served, started = steps.serve(found, run.root)
         run.console.print("every worker is READY" if started else "it is live already", highlight=False)
     with run.step("predict", "asking for the first prediction"):
-        answers = showing.ask(served, folder, read_spec(folder / "model.pt")["classes"], count, run.root)
+        answers = showing.ask(served, files.path, read_spec(files.model)["classes"], count, run.root)
     first = run.elapsed
     showing.show(answers, served, run.console)
-    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(files.metrics.read_text(encoding="utf-8"))
     right = sum(answer.predicted == answer.true for answer in answers)
     compared = Comparison.of(run.root, live.version if live else None, found, metrics)
     results = {"answers": len(answers), "right": right, "top_1": metrics["top_1"]}
     run.write(first_prediction=round(first, 3), **results, compared=compared and dataclasses.asdict(compared))
-    run.console.print(f"{right} of {len(answers)} right; {_worth(folder, metrics)}", highlight=False)
+    run.console.print(f"{right} of {len(answers)} right; {_worth(files, metrics)}", highlight=False)
     for line in compared.lines(run.root) if compared else ():
         run.console.print(line, highlight=False)
     run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
 
 
-def _worth(folder: Path, metrics: dict[str, Any]) -> str:
+def _worth(run: RunFolder, metrics: dict[str, Any]) -> str:
     """Return the test score of a run, and whether its training was cut short."""
     said = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
-    trained = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    trained = json.loads(run.training.read_text(encoding="utf-8"))
     done, wanted = trained["epochs"], trained.get("wanted_epochs", trained["epochs"])
     return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: as many as the time allowed"
 

@@ -23,12 +23,11 @@ from rich.console import Console
 
 from handlers import atomic, golden
 from handlers.golden import GoldenError
-from handlers.spec import ARTIFACTS, INT8
+from handlers.run_folder import RUNS, RunFolder
+from handlers.spec import ARTIFACTS
 from serving.errors import ServingError
 from serving.store import model_config, model_store, package, provenance, prune, rehearsal
 from serving.store.model_store import Archive, ArchiveError
-
-RUNS = Path("runs")
 
 
 def build(
@@ -55,17 +54,19 @@ def build(
     model_store.check_name(name)
     model_store.check_version(version)
     run = run or runs / name
-    weights = run / ARTIFACTS[kind]
+    files = RunFolder(run)
+    weights = files.artifact(kind)
     spec = read_spec(weights)
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
     settings = model_config.configure(overrides)
     if settings["handler"]["precision"] == "int8" and kind != "torchscript":
         raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
-    if settings["handler"]["precision"] == "int8" and not weights.with_name(INT8).is_file():
-        why = ((provenance.read_json(run / "export.json") or {}).get("int8") or {}).get("why", "it was never exported")
+    if settings["handler"]["precision"] == "int8" and not files.int8_model.is_file():
+        why = ((provenance.read_json(files.export) or {}).get("int8") or {}).get("why", "it was never exported")
         other = f"make archive NAME={name} VERSION={version} ARGS=handler.precision=auto"
-        raise ArchiveError(f"{run} has no {INT8} ({why}): export the run again, or choose another precision ({other})")
+        name = files.int8_model.name
+        raise ArchiveError(f"{run} has no {name} ({why}): export the run again, or choose another precision ({other})")
     if settings["handler"]["precision"] == "int8" and (fault := _doubt_of_int8(run)):
         logging.getLogger(__name__).warning("int8 may cost accuracy: %s", fault)
     _refuse_older_golden(run)
@@ -94,7 +95,7 @@ def build(
 
 def _doubt_of_int8(run: Path) -> str | None:
     """Return why a run's int8 network is not offered, with the interval of its accuracy loss; None if it is."""
-    about = (provenance.read_json(run / "export.json") or {}).get("int8") or {}
+    about = (provenance.read_json(RunFolder(run).export) or {}).get("int8") or {}
     return None if about.get("offered") else about.get("why", "its accuracy was not measured")
 
 
@@ -127,7 +128,7 @@ def _refuse_existing(archive: Archive) -> None:
 
 def _refuse_older_golden(run: Path) -> None:
     """Refuse golden images without pixels: a broken decoder would pass with them."""
-    path = run / golden.FILE
+    path = RunFolder(run).golden
     try:
         images = golden.read(path) if path.is_file() else []
     except GoldenError as error:

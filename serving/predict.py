@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from serving import archive
+from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
 from serving.errors import NotFound, ServingError
 from serving.page import page
@@ -138,7 +138,7 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
         return f"{name} {version or '(default version)'} at {client.inference}", online(
             name, paths, version, client=client
         )
-    weights = archive.RUNS / name / "model.pt"
+    weights = RunFolder.of(name).model
     live = Live.read(Path.cwd()).models
     if version is None and name in live:
         version = live[name].version  # the server's live version, which may not be the newest

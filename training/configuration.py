@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from handlers import naming
+from handlers.run_folder import RUNS, RunFolder
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 TEXT = ("name", "store", "raw")  # settings that are text, whatever they look like
@@ -126,7 +127,7 @@ def store_folder(config: DictConfig) -> Path:
 
 def run_folder(config: DictConfig) -> Path:
     """Return the folder of one trained model, relative to the current directory."""
-    return Path("runs") / str(config.name)
+    return RUNS / str(config.name)
 
 
 def load(run: Path) -> DictConfig:
@@ -135,7 +136,7 @@ def load(run: Path) -> DictConfig:
     Raises:
         ConfigurationError: there is no such run.
     """
-    path = run / "config.yaml"
+    path = RunFolder(run).config
     if not path.is_file():
         raise ConfigurationError(f"{path} does not exist: train first (make train NAME={run.name} DATASET=…)")
     return cast(DictConfig, OmegaConf.load(path))

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from handlers.atomic import write_json
-from handlers.spec import INT8
+from handlers.run_folder import RUNS, RunFolder
 from training import configuration, evaluate
 from training.configuration import TrainingError
 from training.data.progress import plain_console
@@ -81,9 +81,10 @@ def compare_int8(run: Path, console: Console) -> dict[str, int] | None:
 
     `lost` is the float32 network, `gained` the int8 one; None where a fold has no int8 network.
     """
-    if not (run / INT8).is_file():
+    files = RunFolder(run)
+    if not files.int8_model.is_file():
         return None
-    exact = Predictions.load(run / "evaluation" / "predictions.npz")
+    exact = Predictions.load(files.predictions)
     rounded = predict(open_classifier(run, "int8"), exact.records(), exact.raw, batch=BATCH, console=console)
     first, second = (answers.argmax(axis=1) == exact.labels for answers in (exact.probabilities, rounded))
     return {"images": len(first), "lost": int((first & ~second).sum()), "gained": int((second & ~first).sum())}
@@ -97,7 +98,7 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
     """
     runs = [configuration.run_folder(config) for config in configs]
     folder = runs[0].parent
-    parts = [Predictions.load(run / "evaluation" / "predictions.npz") for run in runs]
+    parts = [Predictions.load(RunFolder(run).predictions) for run in runs]
     together = Predictions(
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -112,7 +113,7 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
     dataset = PreparedDataset.open(configuration.store_folder(configs[0]))
     patterns = configuration.plain(configs[0])["dataset"].get("label_parts") or {}
     document = {
-        "name": str(folder.relative_to("runs")),
+        "name": str(folder.relative_to(RUNS)),
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         **evaluate.judge(together, dataset.classes, patterns),
@@ -120,8 +121,8 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
         "folds": [_fold(run, result) for run, result in zip(runs, results, strict=True)],
     }
     evaluate.draw(folder, together, dataset.classes)
-    together.save(folder / "predictions.npz")
-    write_json(folder / "crossvalidation.json", document)
+    together.save(RunFolder(folder).pooled_predictions)
+    write_json(RunFolder(folder).crossvalidation, document)
     return document
 
 
@@ -139,7 +140,7 @@ def judge_int8(folds: Sequence[Mapping[str, int] | None]) -> dict[str, Any]:
 
 def _fold(run: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Return the report's entry of one fold; times in seconds."""
-    trained = json.loads((run / "train.json").read_text())
+    trained = json.loads(RunFolder(run).training.read_text())
     return {
         "run": run.name,
         "images": metrics["images"],

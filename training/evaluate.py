@@ -32,6 +32,7 @@ from yaml import YAMLError
 
 from handlers import naming
 from handlers.atomic import write_json
+from handlers.run_folder import RUNS, RunFolder
 from training import configuration
 from training.data.progress import plain_console
 from training.data.records import DatasetError, Record
@@ -59,7 +60,8 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     console = console or plain_console()
     config, dataset = trained(folder)
     key = _key(folder, dataset.fingerprint)
-    written = folder / "evaluation" / "metrics.json"
+    files = RunFolder(folder)
+    written = files.metrics
     if written.is_file() and (metrics_file := json.loads(written.read_text())).get("key") == key:
         console.print(f"{written} is up to date", highlight=False)
         return dict(metrics_file)
@@ -75,11 +77,11 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     metrics = {"name": config["name"], "key": key, "fingerprint": dataset.fingerprint, "seconds": seconds}
     metrics |= judge(predictions, dataset.classes, config["dataset"].get("label_parts") or {})
     # The metrics are written last: if they exist, all files beside them are of the same evaluation.
-    written.parent.mkdir(exist_ok=True)
+    files.evaluation.mkdir(exist_ok=True)
     written.unlink(missing_ok=True)
-    predictions.save(written.parent / "predictions.npz")
-    draw(written.parent, predictions, dataset.classes)
-    _draw_mistakes(written.parent / "mistakes.png", predictions, records, classifier, dataset)
+    predictions.save(files.predictions)
+    draw(files.evaluation, predictions, dataset.classes)
+    _draw_mistakes(files.mistakes, predictions, records, classifier, dataset)
     write_json(written, metrics)
     return metrics
 
@@ -92,9 +94,9 @@ def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
         DatasetError: the data set is not prepared.
     """
     config = configuration.load(folder)
-    if not (folder / "model.pt").is_file():
+    if not (model := RunFolder(folder).model).is_file():
         command = f"make train NAME={config.name} DATASET={config.dataset.name}"
-        raise configuration.ConfigurationError(f"{folder}/model.pt does not exist: train and export it ({command})")
+        raise configuration.ConfigurationError(f"{model} does not exist: train and export it ({command})")
     return configuration.plain(config), PreparedDataset.open(configuration.store_folder(config))
 
 
@@ -107,7 +109,8 @@ def answering(folder: Path, dataset: PreparedDataset) -> "Classifier":
     """
     classifier = open_classifier(folder)
     if classifier.spec.provenance.get("fingerprint") != dataset.fingerprint:
-        raise DatasetError(f"{dataset.folder} is not the data that {folder}/model.pt was trained on: train it again")
+        model = RunFolder(folder).model
+        raise DatasetError(f"{dataset.folder} is not the data that {model} was trained on: train it again")
     return classifier
 
 
@@ -163,7 +166,8 @@ def _key(folder: Path, fingerprint: str) -> str:
     """Return a hash of all that made an evaluation: the artifact, the configuration, the images and this code."""
     key = hashlib.sha256(fingerprint.encode())
     code = [*(Path(__file__).with_name(name) for name in CODE), *sorted(HANDLERS.rglob("*.py"))]
-    for path in (folder / "model.pt", folder / "config.yaml", *code):
+    files = RunFolder(folder)
+    for path in (files.model, files.config, *code):
         with open(path, "rb") as file:
             key.update(hashlib.file_digest(file, "sha256").digest())
     return key.hexdigest()[:32]
@@ -222,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
         if options["batch"] < 1:
             raise configuration.ConfigurationError(f"batch={options['batch']}: it must be at least 1")
-        metrics = run(Path("runs") / options["name"], batch=options["batch"])
+        metrics = run(RUNS / options["name"], batch=options["batch"])
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

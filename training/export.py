@@ -23,6 +23,7 @@ from handlers.atomic import write_json
 from handlers.classifier import Classifier
 from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
+from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
@@ -58,7 +59,8 @@ def export(
             has no validation images.
     """
     shown = split if len(split.validation) else dataclasses.replace(split, validation=calibration_rows(split))
-    name = ARTIFACTS[kind]
+    files = RunFolder(run)
+    target = files.artifact(kind)
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
@@ -75,7 +77,7 @@ def export(
     pixels = Preprocess(preprocess)
     # In a separate folder: TorchScript writes the file's name into the file.
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
-        artifact = Path(folder) / name
+        artifact = Path(folder) / target.name
         try:
             exported_network = _written(network, spec, artifact)
             document = compare(network, exported_network, pixels, validation_batches(data, shown, 8))
@@ -83,17 +85,17 @@ def export(
                 _check_golden(artifact, run)
         except (torchscript.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
-        _check_difference(document, run / name)
+        _check_difference(document, target)
         if kind == "torchscript":
             document["int8"] = _quantized(network, spec, artifact, pixels, data, split)
-            golden.write(choose(artifact, data, shown), run / golden.FILE)
-            for stale in (torchscript.quantized(run / "model.pt"), run / ARTIFACTS["pt2"]):
+            golden.write(choose(artifact, data, shown), files.golden)
+            for stale in (files.int8_model, files.compiled_model):
                 stale.unlink(missing_ok=True)
             if torchscript.quantized(artifact).is_file():
-                os.replace(torchscript.quantized(artifact), torchscript.quantized(run / "model.pt"))
-        os.replace(artifact, run / name)
+                os.replace(torchscript.quantized(artifact), files.int8_model)
+        os.replace(artifact, target)
     if kind == "torchscript":
-        write_json(run / "export.json", {**document, "commit": spec.provenance["commit"]})
+        write_json(files.export, {**document, "commit": spec.provenance["commit"]})
     return document
 
 
@@ -160,9 +162,10 @@ def _written(network: nn.Module, spec: Spec, path: Path) -> Any:
 
 def _check_golden(weights: Path, run: Path) -> None:
     """Check an artifact, in each precision, against the golden images of the run."""
-    if not (run / golden.FILE).is_file():
-        raise TrainingError(f"{run / golden.FILE} is not there: python -m training.export name={run.name} writes it")
-    images = golden.read(run / golden.FILE)
+    path = RunFolder(run).golden
+    if not path.is_file():
+        raise TrainingError(f"{path} is not there: python -m training.export name={run.name} writes it")
+    images = golden.read(path)
     for precision in aot.PRECISIONS:
         golden.check(Classifier(weights, precision=precision), images)
 
@@ -197,12 +200,13 @@ def commit() -> str | None:
 
 
 def _best_checkpoint(run: Path, settings: dict[str, Any], data: PreparedDataset) -> Path:
-    best = run / "checkpoints" / "best.ckpt"
+    files = RunFolder(run)
+    best = files.best_checkpoint
     if not best.is_file():
         raise ConfigurationError(
             f"{best} does not exist: train first (make train NAME={run.name} DATASET={settings['dataset']['name']})"
         )
-    if (best.parent / "key").read_text() != run_key(settings, data):
+    if files.key.read_text() != run_key(settings, data):
         raise ConfigurationError(f"{best} is of other data, settings or versions than those here: train {run} again")
     return best
 
@@ -229,15 +233,13 @@ def main(arguments: Sequence[str]) -> int:
         network = build(node, len(data.classes), preprocess.channels, preprocess.image_size)
         load_checkpoint(network.to(memory_format=torch.channels_last), best)
         long = ": compiling takes minutes" if kind == "pt2" else ""
-        print(f"exporting {run / ARTIFACTS[kind]}{long}", flush=True)
+        target = RunFolder(run).artifact(kind)
+        print(f"exporting {target}{long}", flush=True)
         document = export(network, settings, data, split, preprocess, run, kind)
     except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{run / ARTIFACTS[kind]}: largest difference {document['largest_difference']:.1e} "
-        f"on {document['images']} images"
-    )
+    print(f"{target}: largest difference {document['largest_difference']:.1e} on {document['images']} images")
     if "int8" in document:
         print(verdict(document["int8"]))
     return 0

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from handlers.atomic import replacing, write_text
+from handlers.run_folder import RunFolder
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -26,7 +27,7 @@ class Journal(Checkpoint):
     """
 
     def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:
-        self.run = run
+        self.files = RunFolder(run)
         self.images = images
         self.max_minutes = max_minutes
         self.say = say
@@ -50,12 +51,12 @@ class Journal(Checkpoint):
         row |= {name: metrics.get(name, float("nan")) for name in COLUMNS[2:]}
         self.rows.append(row)
         self.seconds.append(time.perf_counter() - self._started)
-        (self.run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.files.checkpoints.mkdir(parents=True, exist_ok=True)
         if self._is_best(row):
             self.best = row
-            self._save(trainer, "best.ckpt", weights_only=True)
-        self._save(trainer, "last.ckpt", weights_only=False)
-        write_text(self.run / "metrics.csv", self._table())
+            self._save(trainer, self.files.best_checkpoint, weights_only=True)
+        self._save(trainer, self.files.last_checkpoint, weights_only=False)
+        write_text(self.files.epoch_metrics, self._table())
         self._report(trainer, row)
 
     def _is_best(self, row: dict[str, float]) -> bool:
@@ -64,8 +65,8 @@ class Journal(Checkpoint):
         # NaN without validation images: then the last epoch counts.
         return math.isnan(self.best["validation_loss"]) or row["validation_loss"] < self.best["validation_loss"]
 
-    def _save(self, trainer: L.Trainer, name: str, *, weights_only: bool) -> None:
-        with replacing(self.run / "checkpoints" / name) as part:
+    def _save(self, trainer: L.Trainer, path: Path, *, weights_only: bool) -> None:
+        with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)
 
     def _table(self) -> str:

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
+from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError
 from training.data.batches import Joined
@@ -89,7 +90,7 @@ def fit(
             num_sanity_val_steps=0,
             log_every_n_steps=min(50, len(train)),
         )
-        last = run / "checkpoints" / "last.ckpt"
+        last = RunFolder(run).last_checkpoint
         trainer.fit(
             module,
             train,
@@ -100,7 +101,7 @@ def fit(
         import wandb
 
         wandb.finish()  # else the next run of this process, another fold, would write into this one
-    best = torch.load(run / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
 

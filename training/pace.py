@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from handlers.atomic import write_text
+from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.data.batches import Batch
 from training.data.splits import Split
@@ -16,7 +17,7 @@ from training.data.store import PreparedDataset
 from training.module import Classification
 from training.optimizers import make_optimizer
 from training.precision import choose_bf16, choose_device, use_all_cores
-from training.run import EPOCHS, with_planned_epochs
+from training.run import with_planned_epochs
 
 WARM_UP, TIMED = 2, 5  # steps
 # Of the time given, what training plans with: the rest is for checkpoints and for a machine that slows down.
@@ -86,7 +87,7 @@ def fit_epochs(
     trainer = settings["trainer"]
     if trainer["max_minutes"] is None:
         return settings
-    budget = run / EPOCHS
+    budget = RunFolder(run).planned_epochs
     if not budget.is_file():
         say("timing the training step, for up to a minute")
         use_all_cores()

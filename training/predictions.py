@@ -13,6 +13,7 @@ from rich.console import Console
 from handlers import atomic
 from handlers.images.limits import UNLIMITED
 from handlers.lookahead import map_ahead
+from handlers.run_folder import RunFolder
 from training.configuration import ConfigurationError
 from training.data.progress import progress
 from training.data.records import DatasetError, Record
@@ -110,7 +111,7 @@ def open_classifier(run: Path, precision: str = "fp32") -> "Classifier":
     from handlers.network.torchscript import ArtifactError  # brings torch
 
     try:  # without limits: the data set has its own
-        return Classifier(run / "model.pt", device="cpu", precision=precision, limits=UNLIMITED)
+        return Classifier(RunFolder(run).model, device="cpu", precision=precision, limits=UNLIMITED)
     except ArtifactError as error:
         raise ConfigurationError(str(error)) from error
 

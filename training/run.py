@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from handlers.machine import cores
-from handlers.spec import ARTIFACTS, INT8
+from handlers.run_folder import RunFolder
 from training.configuration import fingerprint, plain
 from training.data.splits import Split
 from training.data.store import PreparedDataset
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from training.loop import Outcome
 
 RUN_FORMAT = 3  # raise it where the results of older code must be trained again
-EPOCHS = "checkpoints/epochs"  # in the folder of a run: how many epochs fit into its time
 NOT_TRAINED = ("name", "store", "raw", "tracking")  # settings that do not affect the weights
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
@@ -41,16 +40,17 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
 
 def is_finished(run: Path, key: str) -> bool:
     """Return whether this very run is trained and exported."""
+    files = RunFolder(run)
     try:
-        document = json.loads((run / "train.json").read_text())
+        document = json.loads(files.training.read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return bool(document.get("key") == key and (run / "model.pt").is_file() and (run / "export.json").is_file())
+    return bool(document.get("key") == key and files.model.is_file() and files.export.is_file())
 
 
 def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
     """Return the settings with the epochs that were planned for the time of this run, if it has a time limit."""
-    trainer, plan = settings["trainer"], run / EPOCHS
+    trainer, plan = settings["trainer"], RunFolder(run).planned_epochs
     if trainer["max_minutes"] is None or not plan.is_file():
         return settings
     return {**settings, "trainer": {**trainer, "epochs": int(plan.read_text())}}
@@ -113,23 +113,24 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
 
 def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str], None]) -> None:
     """Keep the files of this run, so that it resumes, and remove those of a run with another key."""
-    mark = run / "checkpoints" / "key"
-    if mark.is_file() and mark.read_text() == key:
-        if (run / "checkpoints" / "last.ckpt").is_file():
+    files = RunFolder(run)
+    if files.key.is_file() and files.key.read_text() == key:
+        if files.last_checkpoint.is_file():
             say(f"{run}: resuming after its last whole epoch")
     else:
-        if mark.is_file():
+        if files.key.is_file():
             say(f"{run}: configuration, data or versions changed; starting again")
-        _remove_results(run)
-        (run / "checkpoints").mkdir(parents=True)
-        mark.write_text(key)
-    (run / "train.json").unlink(missing_ok=True)
+        _remove_results(files)
+        files.checkpoints.mkdir(parents=True)
+        files.key.write_text(key)
+    files.training.unlink(missing_ok=True)
     resolved = OmegaConf.create(plain(config))
-    OmegaConf.save(resolved, run / "config.yaml")
+    OmegaConf.save(resolved, files.config)
 
 
-def _remove_results(run: Path) -> None:
-    for name in ("metrics.csv", "curves.png", *ARTIFACTS.values(), INT8, "golden.json", "export.json"):
-        (run / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "evaluation"):
-        shutil.rmtree(run / name, ignore_errors=True)
+def _remove_results(run: RunFolder) -> None:
+    networks = (run.model, run.compiled_model, run.int8_model)
+    for path in (run.epoch_metrics, run.curves, *networks, run.golden, run.export):
+        path.unlink(missing_ok=True)
+    for folder in (run.checkpoints, run.evaluation):
+        shutil.rmtree(folder, ignore_errors=True)

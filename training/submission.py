@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from handlers import atomic
+from handlers.run_folder import RUNS, RunFolder
 from training import configuration
 from training.data.progress import plain_console
 from training.data.records import DatasetError
@@ -50,7 +51,7 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> Pat
     writer.writerows(
         (record.id, int(answer)) for record, answer in zip(records, probabilities.argmax(axis=1), strict=True)
     )
-    path = folder / "submission.csv"
+    path = RunFolder(folder).submission
     atomic.write_text(path, text.getvalue())
     return path
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the submission of the run that the command line names."""
     try:
         options = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
-        path = run(Path("runs") / options["name"], batch=max(1, options["batch"]))
+        path = run(RUNS / options["name"], batch=max(1, options["batch"]))
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

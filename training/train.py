@@ -21,6 +21,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from handlers.atomic import write_json
+from handlers.run_folder import RunFolder
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
 from training.data import class_counts
 from training.data.records import DatasetError
@@ -57,23 +58,24 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     from training.pace import fit_epochs
     from training.pictures import learning_curves
 
+    files = RunFolder(run)
     start = time.perf_counter()
     mean, std = data.statistics(split.train)
     preprocess = data.preprocess(mean, std)
     requested_epochs = settings["trainer"]["epochs"]
     settings = fit_epochs(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say)
-    learning_curves(outcome.journal.rows, run / "curves.png")
-    say(f"exporting {run}/model.pt, and its int8 form, for up to a minute")
+    learning_curves(outcome.journal.rows, files.curves)
+    say(f"exporting {files.model}, and its int8 form, for up to a minute")
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
     best = outcome.journal.best or {}
     say(
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
-        f"{run}/model.pt differs from the checkpoint by at most {exported['largest_difference']:.1e}"
+        f"{files.model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
     seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}
     write_json(
-        run / "train.json",
+        files.training,
         {"key": key, **document(settings, data, split, outcome), "wanted_epochs": requested_epochs, **seconds},
     )
     return run

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
 from handlers.lookahead import map_ahead
+from handlers.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -91,7 +92,7 @@ def measure(options: argparse.Namespace, number: int, barrier: Barrier, results:
 
     Afterwards the first of them measures single images, and one process on all cores.
     """
-    classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+    classifier = Classifier(RunFolder(options.run).model, threads=options.threads, precision=options.precision)
     classifier.warm_up(options.batch)
     rates: dict[str, dict[str, float]] = {folder.name: {} for folder in options.bodies}
     for folder, (name, loop) in itertools.product(options.bodies, LOOPS.items()):
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace, number: int, barrier: Barrier, results:
             rates[folder.name]["single_ms"] = milliseconds
         if options.workers > 1:
             threads = options.workers * options.threads
-            classifier = Classifier(options.run / "model.pt", threads=threads, precision=options.precision)
+            classifier = Classifier(RunFolder(options.run).model, threads=threads, precision=options.precision)
         classifier.warm_up(options.batch)
         for folder in options.bodies:
             source = batches(read(folder), options.batch)

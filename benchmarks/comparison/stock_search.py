@@ -14,6 +14,7 @@ from benchmarks.peers import stock
 from benchmarks.traffic import closed_loop
 from benchmarks.traffic.closed_loop import LoadError
 from handlers.atomic import write_json
+from handlers.run_folder import RunFolder
 from training.run import machine, versions
 
 
@@ -56,6 +57,6 @@ def best(session: Session, quick: bool) -> tuple[stock.Setting, list[dict[str, A
 
 def _key(bench: Bench) -> str:
     """Return a key of the weights, the machine and torch, on which the best settings depend."""
-    run = json.loads((bench.root / bench.run / "train.json").read_text())
+    run = json.loads(RunFolder(bench.root / bench.run).training.read_text())
     about = machine("cpu")
     return f"{run['key']} {about['processor']} {about['cores']} {versions()['torch']}"

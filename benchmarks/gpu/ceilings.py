@@ -39,6 +39,7 @@ from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.precision import by_speed
 from handlers.preprocessing import Preprocess
+from handlers.run_folder import RunFolder
 from synthetic import places365
 
 BATCH = 64
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
     measured = Measurements()
     try:
-        measure(options.run / "model.pt", options.bodies, device, options.seconds, options.distinct, measured)
+        measure(RunFolder(options.run).model, options.bodies, device, options.seconds, options.distinct, measured)
     except KeyboardInterrupt:
         measured.document["reasons"]["the rest"] = "interrupted"
     print(json.dumps(measured.document))

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from handlers.images.decoding import decode
 from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
+from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec, Spec
 from synthetic import places365
 from training.networks import Network, build
@@ -53,10 +54,11 @@ def untrained(classes: int = CLASSES, kind: str = "resnet18") -> Network:
 
 def learnt(run: Path) -> Network:
     """Return the network of a run with the weights of its best checkpoint, in evaluation mode."""
-    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(run / "config.yaml").network)  # type: ignore[assignment]
-    of = torchscript.load(run / "model.pt").spec
+    files = RunFolder(run)
+    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(files.config).network)  # type: ignore[assignment]
+    of = torchscript.load(files.model).spec
     network = build({**settings, "weights": None, "pretrained": False}, len(of.classes), *of.preprocess.shape[:2])
-    load_checkpoint(network, run / "checkpoints" / "best.ckpt")
+    load_checkpoint(network, files.best_checkpoint)
     return network.eval()
 
 

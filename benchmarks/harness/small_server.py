@@ -21,6 +21,7 @@ from benchmarks.harness import resnet, servers
 from handlers import golden
 from handlers.classifier import Classifier
 from handlers.network import torchscript
+from handlers.run_folder import RUNS, RunFolder
 from serving import archive, server
 from serving.host import ports, state
 from serving.host.state import ServerState
@@ -61,13 +62,13 @@ def prepare(
     (root / launch.CONFIG).write_text(f"{(ROOT / launch.CONFIG).read_text()}\ntoken_expiration_min=525600\n")
     spec = resnet.spec(side=SIDE)
     for name, (seed, version) in itertools.product(names, enumerate(versions)):
-        run = root / "runs" / f"{name}-{version}"
-        run.mkdir(parents=True)
-        torchscript.save(network(len(spec.classes), seed), spec, run / "model.pt")
+        run = RunFolder(root / RUNS / f"{name}-{version}")
+        run.path.mkdir(parents=True)
+        torchscript.save(network(len(spec.classes), seed), spec, run.model)
         examples = {f"{number}.jpg": image for number, image in enumerate(images(4))}
-        golden.write(golden.of(Classifier(run / "model.pt"), examples), run / golden.FILE)
+        golden.write(golden.of(Classifier(run.model), examples), run.golden)
         settings = ["handler.precision=fp32", *overrides]
-        archive.build(name, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
+        archive.build(name, version, run=run.path, store=root / "model_store", overrides=settings, rehearse=False)
 
 
 def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
@@ -96,7 +97,7 @@ class Expected:
         """Return the answers of the artifacts of `root` in process."""
         rows = {}
         for version in versions:
-            answers = Classifier(root / "runs" / f"{MODEL}-{version}" / "model.pt", top_k=5).classify(images)
+            answers = Classifier(RunFolder(root / RUNS / f"{MODEL}-{version}").model, top_k=5).classify(images)
             rows[version] = [answer for answer in answers if isinstance(answer, dict)]
         return cls(rows)
 

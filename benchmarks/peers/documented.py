@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision import transforms
 
 from handlers.network import torchscript
+from handlers.run_folder import RunFolder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -20,7 +21,7 @@ class Parts:
     """A network, its preprocessing, and the names of its classes."""
 
     def __init__(self, run: Path) -> None:
-        loaded = torchscript.load(run / "model.pt")
+        loaded = torchscript.load(RunFolder(run).model)
         self.model, self.classes = loaded.module, loaded.spec.classes
         size = loaded.spec.preprocess.image_size
         self.transform = transforms.Compose(

@@ -13,6 +13,7 @@ from fastapi import Body
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
 from handlers.errors import RequestError
+from handlers.run_folder import RunFolder
 
 
 class OurParts(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types here
@@ -20,7 +21,7 @@ class OurParts(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types 
 
     def setup(self, device: str) -> None:
         options = parse()
-        self.classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+        self.classifier = Classifier(RunFolder(options.run).model, threads=options.threads, precision=options.precision)
         self.classifier.warm_up(options.batch)
 
     def decode_request(self, request: Annotated[bytes, Body()]) -> bytes:

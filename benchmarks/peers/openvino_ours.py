@@ -17,6 +17,7 @@ from benchmarks.comparison.in_process import batches, pipelined, rate, read, sim
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
 from handlers.network import torchscript
+from handlers.run_folder import RunFolder
 
 TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -49,7 +50,7 @@ class WithOpenVino(Classifier):
 def main() -> None:
     """Measure every folder and print the document."""
     options = parse()
-    path = str(options.run / "model.pt")
+    path = str(RunFolder(options.run).model)
     threads = options.workers * options.threads
     classifier = WithOpenVino(path, threads=threads)
     classifier.compile(path, options.precision, threads)

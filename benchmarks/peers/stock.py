@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from handlers.run_folder import RunFolder
+
 HERE = Path(__file__).parent
 HANDLER = "image_classifier"
 
@@ -74,12 +76,12 @@ def build(name: str, setting: Setting, run: Path, store: Path) -> Path:
 
     from handlers.network import torchscript
 
-    loaded = torchscript.load(run / "model.pt")
+    weights = RunFolder(run).model
+    loaded = torchscript.load(weights)
     with tempfile.TemporaryDirectory() as folder:
         labels = Path(folder) / "index_to_name.json"
         labels.write_text(json.dumps({str(row): label for row, label in enumerate(loaded.spec.classes)}))
         arguments = ["--handler", HANDLER, "--extra-files", str(labels)]
-        weights = run / "model.pt"
         if setting.compiled:
             weights = Path(folder) / "weights.pt"
             torch.save(_state(loaded.module.state_dict()), weights)

@@ -25,6 +25,7 @@ from pytriton.triton import Triton, TritonConfig
 from benchmarks.peers.options import parse
 from handlers.classifier import Classifier
 from handlers.errors import RequestError
+from handlers.run_folder import RunFolder
 
 LIBRARIES = "LD_LIBRARY_PATH"
 
@@ -50,7 +51,7 @@ class Worker:
     @classmethod
     def load(cls, options: Namespace) -> None:
         """Load and warm up the classifier of this process."""
-        cls.classifier = Classifier(options.run / "model.pt", threads=options.threads, precision=options.precision)
+        cls.classifier = Classifier(RunFolder(options.run).model, threads=options.threads, precision=options.precision)
         cls.classifier.warm_up(options.batch)
 
     @classmethod

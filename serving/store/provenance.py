@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from handlers.run_folder import RunFolder
 from serving.store.model_store import ArchiveError
 
 FILE = "provenance.json"
@@ -41,18 +42,18 @@ def document(
     staged: Path,
 ) -> dict[str, Any]:
     """Return the provenance of the archive whose files are below `staged`; reads the files of training in `run`."""
-    trained = read_json(run / "train.json") or {}
+    files = RunFolder(run)
+    trained = read_json(files.training) or {}
     artifact = spec["provenance"]
-    config = run / "config.yaml"
     return {
         "commit": commit(),
         "date": created.isoformat(),
         "trained": {name: artifact.get(name) for name in ("commit", "versions")},
-        "config": yaml.safe_load(config.read_text()) if config.is_file() else None,
+        "config": yaml.safe_load(files.config.read_text()) if files.config.is_file() else None,
         "dataset_fingerprint": trained.get("fingerprint") or artifact.get("fingerprint"),
         "network": spec["network"],
         "classes": spec["classes"],
-        "metrics": read_json(run / "evaluation" / "metrics.json"),
+        "metrics": read_json(files.metrics),
         "model_config": dict(settings),
         "overrides": list(overrides),
         "versions": {"python": platform.python_version(), **{e: importlib.metadata.version(e) for e in PACKAGES}},

@@ -11,7 +11,7 @@ from tests.unit.tinted_store import TINY, tinted_store
 from training import run as module
 from training.configuration import compose, plain
 from training.data.store import PreparedDataset
-from training.run import EPOCHS, is_finished, prepare_folder, run_key, with_planned_epochs
+from training.run import is_finished, prepare_folder, run_key, with_planned_epochs
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_run_keeps_its_files_and_those_of_another_key_go(tmp_path: Path) -> No
     prepare_folder(run, compose(TINY), "a", said.append)
     assert files(run) == {"checkpoints/key", "config.yaml"} and not said
     results = {"metrics.csv", "curves.png", *ARTIFACTS.values(), INT8, "golden.json", "export.json", "train.json"}
-    results |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt", EPOCHS, "evaluation/predictions.csv"}
+    results |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/epochs", "evaluation/predictions.csv"}
     (run / "evaluation").mkdir()
     for name in (*results, "notes.txt"):
         (run / name).write_text("")
@@ -85,8 +85,8 @@ def test_a_run_keeps_its_files_and_those_of_another_key_go(tmp_path: Path) -> No
 def test_planned_epochs_count_only_with_a_time_limit(tmp_path: Path) -> None:
     free, limited = settings(), settings("trainer.max_minutes=5")
     assert with_planned_epochs(limited, tmp_path) == limited
-    (tmp_path / EPOCHS).parent.mkdir()
-    (tmp_path / EPOCHS).write_text("11\n")
+    (tmp_path / "checkpoints/epochs").parent.mkdir()
+    (tmp_path / "checkpoints/epochs").write_text("11\n")
     assert with_planned_epochs(free, tmp_path) == free
     planned = with_planned_epochs(limited, tmp_path)
     assert planned == {**limited, "trainer": {**limited["trainer"], "epochs": 11}}

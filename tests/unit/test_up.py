@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from handlers.run_folder import RunFolder
 from pipeline import demo, steps, up
 from serving.errors import ServingError
 from tests.server.conftest import another_server
@@ -49,7 +50,7 @@ def test_a_given_test_side_judges_and_does_nothing_else(
 )
 def test_training_that_was_cut_short_is_told(tmp_path: Path, trained: dict[str, int], said: str) -> None:
     (tmp_path / "train.json").write_text(json.dumps(trained))
-    found = up._worth(tmp_path, {"images": 1200, "top_1": {"value": 0.9583}})
+    found = up._worth(RunFolder(tmp_path), {"images": 1200, "top_1": {"value": 0.9583}})
     assert found == f"of 1,200 test images 95.8%{said}"
 
 

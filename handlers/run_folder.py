@@ -1,0 +1,62 @@
+"""The folder of one trained network, `runs/<name>/`, and its files."""
+
+import dataclasses
+from pathlib import Path
+
+from handlers.golden import FILE as GOLDEN
+from handlers.spec import ARTIFACTS, INT8
+
+RUNS = Path("runs")  # the folder of all runs, relative to the current directory
+
+
+class _File:
+    """The path of a file, as a read-only property of a `RunFolder`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self.name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of a run by what they hold; not every run has all of them."""
+
+    path: Path
+
+    config = _File("config.yaml")
+    # Written by each epoch.
+    checkpoints = _File("checkpoints")
+    key = _File("checkpoints/key")  # of the configuration, the data and the versions of the checkpoints
+    planned_epochs = _File("checkpoints/epochs")  # how many fit into the time of the run
+    best_checkpoint = _File("checkpoints/best.ckpt")
+    last_checkpoint = _File("checkpoints/last.ckpt")
+    epoch_metrics = _File("metrics.csv")
+    # Written once, after the last epoch.
+    curves = _File("curves.png")
+    model = _File(ARTIFACTS["torchscript"])
+    compiled_model = _File(ARTIFACTS["pt2"])
+    int8_model = _File(INT8)
+    golden = _File(GOLDEN)
+    export = _File("export.json")
+    training = _File("train.json")
+    # Written by an evaluation.
+    evaluation = _File("evaluation")
+    metrics = _File("evaluation/metrics.json")
+    predictions = _File("evaluation/predictions.npz")
+    mistakes = _File("evaluation/mistakes.png")
+    served = _File("evaluation/served.json")
+    submission = _File("submission.csv")
+    # In the folder that holds the folds of a cross-validation.
+    crossvalidation = _File("crossvalidation.json")
+    pooled_predictions = _File("predictions.npz")
+
+    @classmethod
+    def of(cls, name: str) -> "RunFolder":
+        """Return the folder of the run of that name, below the current directory."""
+        return cls(RUNS / name)
+
+    def artifact(self, kind: str) -> Path:
+        """Return the path of the network in one of the `ARTIFACTS`."""
+        return self.path / ARTIFACTS[kind]
