@@ -123,7 +123,11 @@ def is_current(found: Archive, run: Path) -> bool:
     files = package.sources(RunFolder(run).model)
     try:
         with zipfile.ZipFile(found.path) as packed:
-            sums = {member.filename: member.CRC for member in packed.infolist() if member.filename not in package.MADE}
+            sums = {
+                member.filename: member.CRC
+                for member in packed.infolist()
+                if member.filename not in package.GENERATED_FILES
+            }
         same = sums == {name: zlib.crc32(path.read_bytes()) for name, path in files.items()}
         kept = json.loads(found.sidecar.read_text())
         return same and bool(kept["model_config"] == model_config.configure(kept["overrides"]))

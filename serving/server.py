@@ -278,7 +278,7 @@ def stop(*, root: Path) -> bool:
         return False
     process = known.process()
     if process is not None:
-        known.taken().write(root)  # so that a watcher leaves it alone
+        known.with_this_process_busy().write(root)  # so that a watcher leaves it alone
         state.end_tree(process)
         Path(known.key_file).unlink(missing_ok=True)  # its tokens are no longer valid
     state.end_orphans(known)

@@ -241,7 +241,7 @@ class Watch:
         try:
             if alive:  # scaling down would end these; TorchServe still lists the one that it gave up
                 client.scale(*key, len(model.workers) + new)
-                client.scale(*key, wanted, most=len(model.workers) + new)
+                client.scale(*key, wanted, max_workers=len(model.workers) + new)
             else:
                 client.scale(*key, 0)
                 client.scale(*key, wanted)

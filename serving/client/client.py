@@ -75,23 +75,23 @@ class Client:
     ) -> None:
         root = (root or Path.cwd()).resolve()
 
-        def find() -> tuple[str, str] | None:
-            known = state.running(root)
-            return (inference or known.inference, management or known.management) if known else None
+        def current_addresses() -> tuple[str, str] | None:
+            server = state.running(root)
+            return (inference or server.inference, management or server.management) if server else None
 
-        known = state.running(root)
-        if known is None and key_file is None:
+        server = state.running(root)
+        if server is None and key_file is None:
             _refuse_copied_keys(root)
-        addresses = find() or (inference or _usual("inference"), management or _usual("management"))
-        key_file = key_file or Path(known.key_file if known else root / state.KEY_FILE)
-        self._connection = Connection(addresses, key_file, find=find, transport=transport)
+        addresses = current_addresses() or (inference or _default("inference"), management or _default("management"))
+        key_file = key_file or Path(server.key_file if server else root / state.KEY_FILE)
+        self._connection = Connection(addresses, key_file, find=current_addresses, transport=transport)
         self.deadline = deadline
 
     @classmethod
-    def of_state(cls, known: ServerState, *, deadline: float = DEADLINE) -> Self:
+    def of_state(cls, server: ServerState, *, deadline: float = DEADLINE) -> Self:
         """Return a client of the server that this state describes."""
-        key_file = Path(known.key_file)
-        return cls(inference=known.inference, management=known.management, key_file=key_file, deadline=deadline)
+        key_file = Path(server.key_file)
+        return cls(inference=server.inference, management=server.management, key_file=key_file, deadline=deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -206,14 +206,14 @@ class Client:
         return ModelStatus.of_entry(self._look(path, self._within(deadline))[0])
 
     def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
-        """Return a model's own description: its spec, version, top_k and precision. A worker answers this."""
+        """Return a worker's answer: its classes, preprocessing, version, top_k and precision (`describe` asks none)."""
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
         try:
-            found: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
-            found["precision"], found["classes"]
+            document: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
+            document["precision"], document["classes"]
         except (KeyError, TypeError, IndexError):
             raise ServerFailed(200, f"{model} does not describe itself: is it a Sightline archive?") from None
-        return found
+        return document
 
     def register(self, file: str, *, workers: int | None = None, deadline: float | None = None) -> None:
         """Have the server load an archive of its store, named by its file, as a further version; do not wait for it.
@@ -236,10 +236,10 @@ class Client:
         self._change("PUT", f"/models/{model}/{version}/set-default", deadline)
 
     def scale(
-        self, model: str, version: str, workers: int, *, most: int | None = None, deadline: float | None = None
+        self, model: str, version: str, workers: int, *, max_workers: int | None = None, deadline: float | None = None
     ) -> None:
-        """Ask for this number of workers of a version, or for a number up to `most`; do not wait for them."""
-        query = urlencode({"min_worker": workers, "max_worker": most or workers, "synchronous": "false"})
+        """Ask for this number of workers of a version, or for a number up to `max_workers`; do not wait for them."""
+        query = urlencode({"min_worker": workers, "max_worker": max_workers or workers, "synchronous": "false"})
         self._change("PUT", f"/models/{model}/{version}?{query}", deadline)
 
     def _within(self, deadline: float | None) -> Deadline:
@@ -263,7 +263,7 @@ def _refuse_copied_keys(root: Path) -> None:
         )
 
 
-def _usual(api: str) -> str:
+def _default(api: str) -> str:
     """Return the default address of an API: TorchServe's, moved by SIGHTLINE_PORT_OFFSET."""
     try:
         address: Address = getattr(Ports.of_config("").moved(offset_of_environment()), api)

@@ -41,7 +41,7 @@ class Key(httpx.Auth):
 
     secret: str = dataclasses.field(repr=False)
     expires: float | None
-    seen: float
+    read_time: float
 
     @property
     def header(self) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Key(httpx.Auth):
         """Return whether it should be renewed."""
         if self.expires is None:
             return False
-        return time.time() >= self.expires - min(MARGIN, (self.expires - self.seen) / 4)
+        return time.time() >= self.expires - min(MARGIN, (self.expires - self.read_time) / 4)
 
     @property
     def has_expired(self) -> bool:
@@ -66,11 +66,11 @@ class Key(httpx.Auth):
         return self.expires is not None and time.time() >= self.expires
 
     @classmethod
-    def of_entry(cls, entry: dict[str, str], known: Self | None) -> Self:
-        """Return the key of an entry of the file; `known` if it is the same."""
+    def of_entry(cls, entry: dict[str, str], previous: Self | None) -> Self:
+        """Return the key of an entry of the file; `previous` if it is the same."""
         secret = entry["key"]
-        if known is not None and known.secret == secret:
-            return known
+        if previous is not None and previous.secret == secret:
+            return previous
         if not secret.isascii() or not secret.isprintable():  # an error about a header would show it
             raise TypeError
         until = entry.get("expiration time")
@@ -90,7 +90,7 @@ class Keys:
         self._keys: dict[str, Key] = {}
         self._signature: tuple[int, int, int] | None = None
         self._renewing = threading.Lock()
-        self._failed = 0.0  # when a renewal last failed, by time.monotonic
+        self._last_failure = 0.0  # of a renewal, by time.monotonic
 
     def current(self, api: Api, deadline: Deadline) -> Key:
         """Return the token of an address, after renewing every one that has little time left, if that can be done.
@@ -99,13 +99,13 @@ class Keys:
             NoKey: there is no key file, or no such token in it.
         """
         keys = self._read()
-        for each_api in APIS:
-            key = keys.get(each_api)
-            if key is not None and key.is_due and time.monotonic() > self._failed + PAUSE:
+        for name in APIS:
+            key = keys.get(name)
+            if key is not None and key.is_due and time.monotonic() > self._last_failure + PAUSE:
                 try:
-                    self._replace(each_api, key, deadline.at_most(RENEWAL), wait=key.has_expired)
+                    self._replace(name, key, deadline.at_most(RENEWAL), wait=key.has_expired)
                 except (ClientError, OSError):  # the server may still accept the token, and says so if not
-                    self._failed = time.monotonic()
+                    self._last_failure = time.monotonic()
         return self._of(api, self._read())
 
     def replace(self, api: Api, refused: Key, deadline: Deadline) -> Key:
@@ -114,9 +114,9 @@ class Keys:
         Raises:
             NoKey: there is no valid token; the message says why.
         """
-        found = self._of(api, self._read(again=True))
-        if found.secret != refused.secret:
-            return found
+        successor = self._of(api, self._read(again=True))
+        if successor.secret != refused.secret:
+            return successor
         try:
             self._replace(api, refused, deadline, wait=True)
         except (ClientError, OSError) as error:
@@ -130,9 +130,9 @@ class Keys:
         Raises:
             ClientError: the server does not renew it, or writes it to another file.
         """
-        with self._alone(deadline.at_most(RENEWAL) if wait else None) as alone:
+        with self._renewal_lock(deadline.at_most(RENEWAL) if wait else None) as locked:
             keys = self._read(again=True)
-            if self._of(api, keys).secret != old.secret or not (alone or wait):
+            if self._of(api, keys).secret != old.secret or not (locked or wait):
                 return
             if RENEWING not in keys:
                 raise NoKey(f"{self.path.name} has no API key to renew tokens with")
@@ -141,15 +141,17 @@ class Keys:
                 raise NoKey(f"{self.path.name} is a copy: use the key file that the server writes")
 
     @contextlib.contextmanager
-    def _alone(self, wait: Deadline | None) -> Generator[bool]:
+    def _renewal_lock(self, deadline: Deadline | None) -> Generator[bool]:
         """Take the lock shared by all clients; yield whether it was free. It saves renewals; nothing breaks without it.
 
         Threads of this process wait for each other first, without polling. Without a deadline there is no waiting.
         """
-        if not self._renewing.acquire(timeout=wait.remaining_seconds if wait else 0):
+        if not self._renewing.acquire(timeout=deadline.remaining_seconds if deadline else 0):
             yield False
             return
-        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=wait.remaining_seconds if wait else 0)
+        lock = FileLock(
+            self.path.with_name(f"{self.path.name}.lock"), timeout=deadline.remaining_seconds if deadline else 0
+        )
         try:
             with contextlib.suppress(OSError):  # also filelock's Timeout
                 lock.acquire()

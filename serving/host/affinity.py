@@ -13,28 +13,28 @@ from serving.host.state import ServerState
 
 
 @contextlib.contextmanager
-def loading(known: ServerState | None) -> Iterator[Callable[[], None]]:
+def loading(server: ServerState | None) -> Iterator[Callable[[], None]]:
     """Yield a function that moves newly started workers to the last half of the cores; at the end they get all cores.
 
     Call it repeatedly while workers load: it sees only processes that exist.
     """
-    front = known.process() if known is not None else None
+    front = server.process() if server is not None else None
     cores = sorted(os.sched_getaffinity(0))
     if front is None or len(cores) < 2:
         yield lambda: None
         return
     before = _children(front)
-    kept: set[int] = set()
+    moved_pids: set[int] = set()
 
-    def keep() -> None:
-        for pid in _children(front) - before - kept:
+    def move_new_workers() -> None:
+        for pid in _children(front) - before - moved_pids:
             _run_on(pid, cores[-(len(cores) // 2) :])
-            kept.add(pid)
+            moved_pids.add(pid)
 
     try:
-        yield keep
+        yield move_new_workers
     finally:
-        for pid in kept:
+        for pid in moved_pids:
             _run_on(pid, cores)
 
 

@@ -22,7 +22,7 @@ def deploying(root: Path) -> contextlib.AbstractContextManager[None]:
     Raises:
         Held: another process does.
     """
-    return _held(root, "deploy.lock", "another deployment runs here: wait for it")
+    return _lock(root, "deploy.lock", "another deployment runs here: wait for it")
 
 
 def starting(root: Path) -> contextlib.AbstractContextManager[None]:
@@ -31,7 +31,7 @@ def starting(root: Path) -> contextlib.AbstractContextManager[None]:
     Raises:
         Held: another process does.
     """
-    return _held(root, "start.lock", "a server is being started here already: wait for it (make status)")
+    return _lock(root, "start.lock", "a server is being started here already: wait for it (make status)")
 
 
 def recording(root: Path) -> contextlib.AbstractContextManager[None]:
@@ -41,24 +41,24 @@ def recording(root: Path) -> contextlib.AbstractContextManager[None]:
         Held: another process has had it for `RECORDING` seconds.
     """
     reason = f"another process has held logs/live.lock for {RECORDING:.0f} s: end it if it hangs, and try again"
-    return _held(root, "live.lock", reason, RECORDING)
+    return _lock(root, "live.lock", reason, RECORDING)
 
 
 @contextlib.contextmanager
 def training(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     """Wait for the lock for training, archiving and serving the model `name`, and hold it while the block runs."""
     file, reason = f"up-{name}.lock", f"another make up of {name} runs here: waiting for its end"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            held.enter_context(_held(root, file, reason))
+            stack.enter_context(_lock(root, file, reason))
         except Held:
             log(reason)
-            held.enter_context(_held(root, file, reason, -1))
+            stack.enter_context(_lock(root, file, reason, -1))
         yield
 
 
 @contextlib.contextmanager
-def _held(root: Path, name: str, reason: str, timeout: float = 0) -> Iterator[None]:
+def _lock(root: Path, name: str, reason: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock, waiting `timeout` seconds for it: -1 for as long as it takes."""
     (root / logs.FOLDER).mkdir(exist_ok=True)
     try:

@@ -77,7 +77,7 @@ class Ports:
         """
         pairs = properties.read(text)
 
-        def rest(name: str, port: int) -> Address:
+        def http(name: str, port: int) -> Address:
             url = urlsplit(pairs.get(f"{name}_address", ""))
             return Address(url.hostname or "127.0.0.1", url.port or port)
 
@@ -86,9 +86,9 @@ class Ports:
 
         try:
             return cls(
-                inference=rest("inference", 8080),
-                management=rest("management", 8081),
-                metrics=rest("metrics", 8082),
+                inference=http("inference", 8080),
+                management=http("management", 8081),
+                metrics=http("metrics", 8082),
                 grpc_inference=grpc("grpc_inference", 7070),
                 grpc_management=grpc("grpc_management", 7071),
             )

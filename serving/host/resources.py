@@ -2,7 +2,7 @@
 
 The rule: a core computes for only one worker, so that a worker never waits for another core. Every model gets as many
 workers as its share of the cores, and of a third of the memory, since a version kept for a rollback and one that is
-being deployed need workers too; the remaining cores go to the workers' threads. A GPU gets one worker of each model.
+being deployed need workers too; the workers' threads share the remaining cores. A GPU gets one worker of each model.
 The shares count the models that a server starts with; a version deployed later gets its share of all models served by
 then, and the other models keep theirs until the next start. `python -m benchmarks.sweep` compares the rule with others.
 """
@@ -50,12 +50,12 @@ class Resources:
         """Return the workers of a model on one device: the CPU, or one of the GPUs."""
         return 1 if self.has_gpu else self.workers
 
-    def java(self, told: str = "") -> str:
-        """Return the options to add to TorchServe's `vmargs`, without those that `told` already has."""
-        wanted = {HEAP: f"-Xmx{self.heap}m"}
+    def java(self, present: str = "") -> str:
+        """Return the options to add to TorchServe's `vmargs`: none of a kind that the `present` ones have already."""
+        options = {HEAP: f"-Xmx{self.heap}m"}
         if not self.has_gpu:
-            wanted |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
-        return " ".join(option for pattern, option in wanted.items() if not re.search(pattern, told))
+            options |= {"-XX:TieredStopAtLevel=": "-XX:TieredStopAtLevel=1", COLLECTOR: "-XX:+UseParallelGC"}
+        return " ".join(option for pattern, option in options.items() if not re.search(pattern, present))
 
     @classmethod
     def of(cls, models: int, *, cores: int, memory: int, gpus: int = 0) -> "Resources":
@@ -87,23 +87,23 @@ class Resources:
         return int(text)
 
     def properties(self, config: str) -> str:
-        """Return the lines to add to config.properties; settings that it already has stay."""
-        known = properties.read(config)
+        """Return the lines to add to config.properties; it keeps its own settings."""
+        settings = properties.read(config)
         lines = []
-        if WORKERS not in known:
+        if WORKERS not in settings:
             lines.append(f"{WORKERS}={self.workers}")
-        told = known.get("vmargs", "")
+        vmargs = settings.get("vmargs", "")
         # Two collectors stop Java, wherever they are named.
-        if more := self.java(" ".join([told, *(os.environ.get(name, "") for name in JAVA_VARIABLES)])):
-            lines.append(f"vmargs={told} {more}")
-        if self.has_gpu and "system_metrics_cmd" not in known:
+        if options := self.java(" ".join([vmargs, *(os.environ.get(name, "") for name in JAVA_VARIABLES)])):
+            lines.append(f"vmargs={vmargs} {options}")
+        if self.has_gpu and "system_metrics_cmd" not in settings:
             lines.append(SYSTEM_METRICS)
         return "\n".join(lines) + "\n"
 
     def environment(self) -> dict[str, str]:
         """Return the variables for the workers that the environment does not set already."""
-        wanted = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
-        return {name: value for name, value in wanted.items() if name not in os.environ}
+        variables = {THREADS_VARIABLE: str(self.threads), "GLIBC_TUNABLES": HUGE_PAGES}
+        return {name: value for name, value in variables.items() if name not in os.environ}
 
 
 def gpus() -> int:
@@ -112,9 +112,9 @@ def gpus() -> int:
         cpu_build = importlib.metadata.version("torch").endswith("+cpu")
     except importlib.metadata.PackageNotFoundError:
         cpu_build = True
-    there = 0 if cpu_build else len(list(Path("/dev").glob("nvidia[0-9]*")))
+    devices = 0 if cpu_build else len(list(Path("/dev").glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return there
-    named = [device for device in visible.split(",") if device.strip() and device.strip() != "-1"]
-    return min(there, len(named))
+        return devices
+    names = [device for device in visible.split(",") if device.strip() and device.strip() != "-1"]
+    return min(devices, len(names))

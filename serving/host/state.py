@@ -89,7 +89,7 @@ class ServerState:
             return False
         return runs(self.busy, self.busy_created) if self.busy_created else psutil.pid_exists(self.busy)
 
-    def taken(self) -> Self:
+    def with_this_process_busy(self) -> Self:
         """Return this state with this process as the one that starts or stops the server."""
         return dataclasses.replace(self, busy=os.getpid(), busy_created=created(os.getpid()))
 
@@ -127,8 +127,8 @@ def owner_of_keys(root: Path) -> Path | None:
         owner = _folder_of(document["pid"]) or recorded.parent
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    here, there = _renewing_key(root / KEY_FILE), _renewing_key(owner / KEY_FILE)
-    return owner if here is None or there is None or here == there else None
+    key, owner_key = _renewing_key(root / KEY_FILE), _renewing_key(owner / KEY_FILE)
+    return owner if key is None or owner_key is None or key == owner_key else None
 
 
 def _folder_of(pid: int) -> Path | None:
@@ -162,23 +162,23 @@ def end_tree(process: psutil.Process, *, timeout: float = 15.0) -> None:
     _wait(tree, timeout)
 
 
-def end_orphans(known: ServerState) -> None:
+def end_orphans(server: ServerState) -> None:
     """Kill the orphans of a killed front end: TorchServe's processes that use its temporary folder."""
     for process in psutil.process_iter():
         try:
-            if is_part(known, process.cmdline()):
+            if is_part(server, process.cmdline()):
                 process.kill()
         except psutil.Error:
             continue
 
 
-def is_part(known: ServerState, command: Sequence[str]) -> bool:
+def is_part(server: ServerState, command: Sequence[str]) -> bool:
     """Return whether a command line is that of this server's front end or of one of its workers.
 
     A user's `curl --unix-socket` of the same folder is not.
     """
     ours = any(word.endswith(WORKER) or word == FRONT_END for word in command)
-    return ours and bool(known.temporary) and any(known.temporary in word for word in command)
+    return ours and bool(server.temporary) and any(server.temporary in word for word in command)
 
 
 def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:

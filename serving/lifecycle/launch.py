@@ -79,7 +79,7 @@ def launch(
         config=str(config),
         offset=offset,
         access_log=access_log,
-    ).taken()
+    ).with_this_process_busy()
     # Before the process exists: after a killed launch, the next start finds its leftovers by this folder.
     starting.write(root)
     try:

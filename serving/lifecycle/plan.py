@@ -39,7 +39,7 @@ class Plan:
             live, first = known.select(wanted, store)
             for archive in first:
                 archive.check()
-            return cls(known, live, first, live.kept(), strict=True)
+            return cls(known, live, first, live.rollback_versions(), strict=True)
         named = {text.partition("=")[0] for text in wanted}
         unnamed = Live({name: model for name, model in known.models.items() if name not in named})
         whole, damaged = unnamed.without_damaged(store)
@@ -51,7 +51,7 @@ class Plan:
             if archive.name in named:
                 archive.check()
         new = [archive for archive in model_store.newest(store) if archive.name not in known.models and not restore]
-        others = [*live.kept(), *((archive.name, archive.version) for archive in new)]
+        others = [*live.rollback_versions(), *((archive.name, archive.version) for archive in new)]
         return cls(known, live, first, others, strict=False, damaged=damaged, named=named)
 
     @property

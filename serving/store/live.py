@@ -76,12 +76,12 @@ class Live:
                 after.write(root)
         return after
 
-    def merged(self, base: Self, wanted: Self) -> Self:
-        """Return `wanted`, but keep the models that differ between `base` and this: other processes changed them."""
+    def merged(self, base: Self, target: Self) -> Self:
+        """Return `target`, but keep the models that differ between `base` and this: other processes changed them."""
         names = {*self.models, *base.models}
         changed = {name for name in names if self.models.get(name) != base.models.get(name)}
         return type(self)(
-            {name: model for name, model in wanted.models.items() if name not in changed}
+            {name: model for name, model in target.models.items() if name not in changed}
             | {name: model for name, model in self.models.items() if name in changed}
         )
 
@@ -89,17 +89,17 @@ class Live:
         """Return a copy with another state of one model."""
         return type(self)({**self.models, name: model})
 
-    def kept(self) -> list[tuple[str, str]]:
+    def rollback_versions(self) -> list[tuple[str, str]]:
         """Return name and version of the versions kept for a rollback."""
         return [(name, model.before) for name, model in self.models.items() if model.before is not None]
 
-    def without(self, gone: Collection[tuple[str, str]]) -> Self:
+    def without(self, versions: Collection[tuple[str, str]]) -> Self:
         """Return a copy without some versions, kept ones or live ones with their models."""
         return type(self)(
             {
-                name: dataclasses.replace(model, before=None) if (name, model.before) in gone else model
+                name: dataclasses.replace(model, before=None) if (name, model.before) in versions else model
                 for name, model in self.models.items()
-                if (name, model.version) not in gone
+                if (name, model.version) not in versions
             }
         )
 
@@ -120,26 +120,25 @@ class Live:
                     break
         return type(self)(models), damaged
 
-    def select(self, wanted: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
-        """Return the live versions for the requests `wanted` (`NAME` or `NAME=VERSION`), and the default archives.
+    def select(self, requests: Iterable[str], store: Path) -> tuple[Self, list[Archive]]:
+        """Return the live versions for `requests` (`NAME` or `NAME=VERSION`), and the default archives.
 
-        `NAME` means the live version, or the newest one of a model that is not live. An empty `wanted` means the newest
+        `NAME` means the live version, or the newest one of a model that is not live. No request means the newest
         version of every model. A version kept for a rollback whose archive is missing is dropped.
 
         Raises:
             ArchiveError: a requested archive is missing, or the store is empty.
         """
         live = {name: f"{name}={model.version}" for name, model in self.models.items()}
-        chosen = model_store.select([live.get(text.removesuffix("="), text) for text in wanted], store)
-        kept = {archive.name: self._before(archive, store) for archive in chosen}
-        models = {archive.name: LiveModel(archive.version, kept[archive.name]) for archive in chosen}
-        return type(self)(models), chosen
+        archives = model_store.select([live.get(text.removesuffix("="), text) for text in requests], store)
+        models = {archive.name: LiveModel(archive.version, self._before(archive, store)) for archive in archives}
+        return type(self)(models), archives
 
     def _before(self, archive: Archive, store: Path) -> str | None:
         """Return the version to keep beside this one: the live one, or its predecessor if this one is live."""
-        known = self.models.get(archive.name)
-        if known is None:
+        live = self.models.get(archive.name)
+        if live is None:
             return None
-        before = known.version if known.version != archive.version else known.before
-        there = before is not None and model_store.path_of(archive.name, before, store).is_file()
-        return before if there else None
+        before = live.version if live.version != archive.version else live.before
+        exists = before is not None and model_store.path_of(archive.name, before, store).is_file()
+        return before if exists else None

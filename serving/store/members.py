@@ -59,12 +59,12 @@ def _check_headers(file: zipfile.ZipFile, path: Path) -> None:
             header = source.read(HEADER.size)
             if member.header_offset != end or len(header) < HEADER.size:
                 raise MembersError("it holds bytes that its directory does not list")
-            signature, _, _, method, _, _, crc, compressed, whole, name, extra = HEADER.unpack(header)
-            said = (signature, method, crc, *(size for size in (compressed, whole) if size != IN_ZIP64))
-            listed = (SIGNATURE, member.compress_type, member.CRC, member.compress_size, member.file_size)
-            encoding = "utf-8" if member.flag_bits & UTF8 else "cp437"
-            if said != listed[: len(said)] or source.read(name) != member.orig_filename.encode(encoding):
+            signature, _, _, method, _, _, crc, compressed, whole, name_size, extra_size = HEADER.unpack(header)
+            header_fields = (signature, method, crc, *(size for size in (compressed, whole) if size != IN_ZIP64))
+            directory_fields = (SIGNATURE, member.compress_type, member.CRC, member.compress_size, member.file_size)
+            name = member.orig_filename.encode("utf-8" if member.flag_bits & UTF8 else "cp437")
+            if header_fields != directory_fields[: len(header_fields)] or source.read(name_size) != name:
                 raise MembersError(f"{member.filename!r} has a header that contradicts the directory")
-            end += HEADER.size + name + extra + member.compress_size
+            end += HEADER.size + name_size + extra_size + member.compress_size
     if end != file.start_dir:
         raise MembersError("it holds bytes that its directory does not list")

@@ -245,32 +245,32 @@ def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive
     if version is not None:
         matches = [archive for archive in matches if archive.version == version]
     if not matches:
-        what = name if version is None else f"{name} {version}"
+        archive_name = name if version is None else f"{name} {version}"
         raise ArchiveError(
-            f"no archive of {what} in {store}/{_have(archives(store))}: "
+            f"no archive of {archive_name} in {store}/{_have(archives(store))}: "
             f"make archive NAME={name} VERSION={version or '1.0'}"
         )
     return matches[-1]
 
 
-def select(wanted: Iterable[str], store: Path = FOLDER) -> list[Archive]:
+def select(requests: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     """Return the archives that `NAME` or `NAME=VERSION` ask for; the newest of every name without any request.
 
     Raises:
         ArchiveError: one is missing or named twice, or the store is empty.
     """
-    chosen = []
-    for text in wanted:
+    matches = []
+    for text in requests:
         name, _, version = text.partition("=")
-        chosen.append(find(name, version or None, store))
-    names = [archive.name for archive in chosen]
+        matches.append(find(name, version or None, store))
+    names = [archive.name for archive in matches]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ArchiveError(f"{', '.join(twice)}: named twice. Name each model once")
-    if not chosen:
-        chosen = newest(store)
-    if not chosen:
+    if not matches:
+        matches = newest(store)
+    if not matches:
         raise ArchiveError(f"no archive in {store}/: make archive NAME=<run> VERSION=1.0")
-    return chosen
+    return matches
 
 
 def _have(matches: list[Archive]) -> str:

@@ -28,23 +28,23 @@ HANDLERS = Path(handlers.__file__).parent
 HANDLER_FILE = "sightline_handler.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
-MADE = frozenset((MANIFEST, CONFIG, provenance.FILE))  # written for an archive; all else is copied
+GENERATED_FILES = frozenset((MANIFEST, CONFIG, provenance.FILE))  # written for an archive; all else is copied
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every member
 ZIP_MODE = stat.S_IFREG | 0o644
 ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as main; main()"
 
 
 def sources(weights: Path) -> dict[str, Path]:
-    """Return the files of an archive of these weights, by their names in it, without those of `MADE`.
+    """Return the files of an archive of these weights, by their names in it, without those of `GENERATED_FILES`.
 
     The golden images and the int8 network are beside the weights.
     """
-    found = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
-    found |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
+    files = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
+    files |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
     for name in (golden.FILE, INT8) if weights.suffix == ".pt" else (golden.FILE,):
         if weights.with_name(name).is_file():
-            found[name] = weights.with_name(name)
-    return found
+            files[name] = weights.with_name(name)
+    return files
 
 
 def stage(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any], date: dt.datetime) -> Path:
@@ -67,9 +67,9 @@ def stage(folder: Path, name: str, version: str, weights: Path, settings: Mappin
     command += ["--version", version, "--serialized-file", str(weights), "--handler", str(HANDLERS / HANDLER_FILE)]
     command += ["--extra-files", str(extra), "--config-file", str(config), "--export-path", str(exported)]
     # A separate process: it empties and fills <temporary folder>/<name>, in which two builds would collide.
-    done = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
-    if done.returncode:
-        raise ArchiveError(f"torch-model-archiver failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
+    result = subprocess.run(command, env=os.environ | {"TMPDIR": str(temporary)}, capture_output=True, text=True)
+    if result.returncode:
+        raise ArchiveError(f"torch-model-archiver failed: {(result.stderr.splitlines() or ['no output'])[-1]}")
     staged = exported / name
     manifest = json.loads((staged / MANIFEST).read_text())
     manifest["createdOn"] = date.strftime("%d/%m/%Y %H:%M:%S")

@@ -215,7 +215,7 @@ def test_workers_beyond_those_that_are_wanted_go_again(watched: Path) -> None:
     with Client(root=watched) as client:
         first = worker(watched)
         client.scale(NAME, "2.0", 2)
-        client.scale(NAME, "2.0", 1, most=2)  # as the watcher does, of which both come to work
+        client.scale(NAME, "2.0", 1, max_workers=2)  # as the watcher does, of which both come to work
         until(lambda: len(client.describe(NAME).workers) == 1, 40)
         assert worker(watched) == first
 

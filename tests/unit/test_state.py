@@ -107,4 +107,5 @@ def test_a_process_of_the_same_id_and_another_start_has_no_server_in_hand(
     front.kill()
     os.waitid(os.P_PID, front.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
     assert [each.is_starting_or_stopping for each in (taken, reused)] == [False, False] and known.process() is None
-    assert known.taken().busy_created == process.created(os.getpid()) and not known.taken().is_starting_or_stopping
+    busy = known.with_this_process_busy()
+    assert busy.busy_created == process.created(os.getpid()) and not busy.is_starting_or_stopping
