@@ -25,7 +25,6 @@ from serving.store.model_store import Archive, ArchiveError
 from serving.store.rehearsal import Rehearsal
 
 REQUIRED = (package.MANIFEST, package.CONFIG, package.HANDLER_FILE, golden.FILE, "handlers/__init__.py")
-OLDER = "{} was built by an older release, which wrote no provenance: build it again as another version"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,10 +99,8 @@ def _check_file(archive: Archive) -> dict[str, Any]:
         sidecar = json.loads(archive.sidecar.read_text())
     except ValueError as error:
         raise ArchiveError(f"{archive.sidecar} is damaged ({error}). {again}") from error
-    if not isinstance(sidecar, dict) or not {"sha256", "bytes", "name", "version"} <= set(sidecar):
+    if not isinstance(sidecar, dict) or not {"sha256", "bytes", "name", "version", "members"} <= set(sidecar):
         raise ArchiveError(f"{archive.sidecar} is not complete. {again}")
-    if "members" not in sidecar:
-        raise ArchiveError(OLDER.format(archive.path))
     if (sidecar["name"], sidecar["version"]) != (archive.name, archive.version):
         raise ArchiveError(f"{archive.sidecar} describes {sidecar['name']} {sidecar['version']}. {again}")
     if (size := archive.path.stat().st_size) != sidecar["bytes"]:
@@ -125,10 +122,10 @@ def _is_ours(archive: Archive) -> bool:
 def _check_members(archive: Archive, file: zipfile.ZipFile) -> int:
     """Return the bytes of all members, after checking that none that a worker needs is missing."""
     names = set(file.namelist())
-    if provenance.FILE not in names:
-        raise ArchiveError(OLDER.format(archive.path))
     model = archive.manifest(file)
-    missing = sorted({*REQUIRED, model["handler"], model["serializedFile"], model["configFile"]} - names)
+    missing = sorted(
+        {*REQUIRED, provenance.FILE, model["handler"], model["serializedFile"], model["configFile"]} - names
+    )
     if missing:
         raise ArchiveError(f"{archive.path} holds no {missing[0]}: build it again as another version")
     return sum(member.file_size for member in file.infolist())
