@@ -231,7 +231,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = console.parser("decoders", __doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="fewer write no result")
     options = parser.parse_args(arguments)
     origin = Origin("decoders", arguments, code=("handlers",))
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -241,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
     rows = []
     with one_core(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision")
-        for kind, size in itertools.product(("JPEG", *OTHERS), options.sizes):
+        for kind, size in itertools.product(("JPEG", *OTHERS), SIZES):
             if kind == "JPEG" or size != "4000 x 3000":
                 rows += compare(kind, size, pictures(size, kind), options.rounds, options.device)
     figures = {
@@ -255,7 +254,7 @@ def main(arguments: Sequence[str]) -> int:
         "rows": rows,
     }
     show(figures)
-    return origin.publish(figures, RESULT if options.sizes == list(SIZES) else None)
+    return origin.publish(figures, RESULT)
 
 
 if __name__ == "__main__":

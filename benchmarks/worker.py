@@ -29,6 +29,7 @@ from serving.host.state import ServerState
 
 RESULT, WORK = Path("benchmarks/results/worker.json"), Path("runs/bench-worker")
 CONNECTIONS, STEP = 32, 5  # connections, seconds of one load
+STARTS = 5
 GOALS = {"start_seconds": 4.5, "anonymous_mb": 600.0}
 
 
@@ -86,7 +87,6 @@ def grow(folder: Path, running: Running, paths: list[Path], target: int) -> list
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write the result; 1 where a goal is missed."""
     parser = console.parser("worker", __doc__)
-    parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
@@ -102,17 +102,17 @@ def main(arguments: Sequence[str]) -> int:
     folder = root / WORK
     starts: list[float] = []
     memory: list[dict[str, float]] = []
-    for number in range(1, options.starts + 1):
+    for number in range(1, STARTS + 1):
         server = servers.sightline(folder, run, [f"handler.precision={options.precision}"])
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(ready_after, folder)
             with server as running:
                 starts.append(round(ready.result(), 2))
-                print(f"start {number} of {options.starts}: {starts[-1]:.2f} s", file=sys.stderr)
-                if number == options.starts:
+                print(f"start {number} of {STARTS}: {starts[-1]:.2f} s", file=sys.stderr)
+                if number == STARTS:
                     memory = grow(folder, running, paths, options.requests)
     seconds, megabytes, requests = statistics.median(starts), memory[-1]["anonymous_mb"], memory[-1]["requests"]
-    print(f"process to READY: {seconds} s (goal {GOALS['start_seconds']}), median of {options.starts}")
+    print(f"process to READY: {seconds} s (goal {GOALS['start_seconds']}), median of {STARTS}")
     print(f"anonymous after {requests:,.0f} requests: {megabytes} MB (goal {GOALS['anonymous_mb']:g})")
     figures = {
         "precision": options.precision,
