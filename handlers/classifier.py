@@ -148,7 +148,8 @@ class Classifier:
 
     @torch.inference_mode()
     def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self.engine(self._inputs(images))[: len(images)].softmax(dim=1)
+        logits = self.engine(self._inputs(images))[: len(images)]
+        return (logits / self.spec.temperature).softmax(dim=1)
 
     def _inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the network's input for images, filled up to a size that the engine has."""

@@ -1,12 +1,16 @@
 """From decoded pixels to the network's input: the one module that training, evaluation and serving share.
 
-Resizing is bilinear with antialiasing: the triangle filter widened by the scale, half-pixel centres, as torchvision,
-timm and Pillow do it. `resize` computes it in uint8 on a CPU, `reference` in float on any device; they agree to one
-level of 255. Where nothing shrinks, both are `kornia.geometry.transform.resize(align_corners=False, antialias=False)`.
-Where something shrinks, Kornia has no such filter: its `antialias=True` is a Gaussian cut off at two sigma followed by
-point sampling, has no uint8 form, and differs from the triangle by a mean of 0.2 to 3 levels of 255 on photographs. So
-torch's own antialiased interpolation does that step, and Kornia the rest; on a GPU, `handlers.images.resampling`
-multiplies images of many sizes by the same filter at once.
+Resizing is bilinear or bicubic with antialiasing: the triangle or the cubic (a = -0.5) widened by the scale, half-pixel
+centres, as torchvision, timm and Pillow do it. `resize` computes it in uint8 on a CPU, `reference` in float on any
+device; they agree to one level of 255. Where nothing shrinks, the bilinear form of both is
+`kornia.geometry.transform.resize(align_corners=False, antialias=False)`. Where something shrinks, Kornia has no such
+filter: its `antialias=True` is a Gaussian cut off at two sigma followed by point sampling, has no uint8 form, and
+differs from the triangle by a mean of 0.2 to 3 levels of 255 on photographs; its bicubic form has another cubic
+(a = -0.75). So torch's own antialiased interpolation does these steps, and Kornia the rest; on a GPU,
+`handlers.images.resampling` multiplies images of many sizes by the same filter at once.
+
+The cubic has negative weights. The width is resized first, then the height, and the values are limited to [0, 1] after
+each: in uint8 they are in between too, here as in Pillow.
 """
 
 import functools
@@ -19,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 
 from handlers.images import resampling
-from handlers.spec import PreprocessSpec
+from handlers.spec import Interpolation, PreprocessSpec
 
 # Of the sides of an image that is cropped. Pixels further from the centre do not count.
 LONGEST_RATIO = 8
@@ -64,7 +68,7 @@ class Preprocess(nn.Module):
         image = self._shortened(image)
         size = self._scaled(image)
         if size != tuple(image.shape[-2:]):
-            image = _interpolate(image, size)
+            image = _interpolate(image, size, self.spec.interpolation)
         return self._cropped(image).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
     @torch.inference_mode()
@@ -86,7 +90,7 @@ class Preprocess(nn.Module):
         for part in resampling.batches(shapes, GROUP_VALUES // self.spec.channels, self.spec.image_size):
             group = [images[place] for place in part]
             scaled = [self._scaled(image) for image in group]
-            resized[part] = resampling.resize(group, scaled, self.spec.image_size, dtype)
+            resized[part] = resampling.resize(group, scaled, self.spec.image_size, dtype, self.spec.interpolation)
         return resized
 
     def reference(self, image: torch.Tensor) -> torch.Tensor:
@@ -102,12 +106,15 @@ class Preprocess(nn.Module):
         image = self._shortened(image)
         size = self._scaled(image)
         values = image.to(torch.float32) / 255
-        if size[0] >= image.shape[-2] and size[1] >= image.shape[-1]:
+        if self.spec.interpolation == "bicubic":
+            values = _interpolate(values, (image.shape[-2], size[1]), "bicubic").clamp_(0, 1)
+            values = _interpolate(values, size, "bicubic").clamp_(0, 1)
+        elif size[0] >= image.shape[-2] and size[1] >= image.shape[-1]:
             values = kornia.geometry.transform.resize(
                 values, size, interpolation="bilinear", align_corners=False, antialias=False
             )
         else:
-            values = _interpolate(values, size)
+            values = _interpolate(values, size, "bilinear")
         return self._cropped(values)
 
     def normalize(self, batch: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -209,9 +216,9 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
     return (values * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _interpolate(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _interpolate(image: torch.Tensor, size: tuple[int, int], mode: Interpolation) -> torch.Tensor:
     if image.ndim == 4:
-        return functional.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return functional.interpolate(image, size=size, mode=mode, align_corners=False, antialias=True)
     # A batch of one with the strides of interleaved pixels: `image[None]` does not keep them.
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return functional.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)[0]

@@ -31,7 +31,8 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()
-        if k not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels")
+        if k
+        not in ("source", "store", "max_decoded_gb", "max_bytes", "max_pixels", "interpolation")  # in the store's key
     }
     # Transformed copies are added and removed without preparing the data set again.
     copies = [data.transformed_key] if data.transformed_key else []

@@ -82,7 +82,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
 
 
 def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
-    for name in ("image_size", "colour", "resize", "crop_fraction"):
+    for name in ("image_size", "colour", "resize", "crop_fraction", "interpolation"):
         configured, stored = settings["dataset"][name], getattr(data, name)
         if configured != stored:
             raise DatasetError(

@@ -1,19 +1,27 @@
 """The filter of `handlers.preprocessing` on a GPU: images of many sizes are resized in two multiplications of matrices.
 
-A row of a matrix is the weight of each pixel of an input's side in one of the output's: bilinear, half-pixel
-centres, widened by the scale where an image shrinks. It gives what `torch.nn.functional.interpolate(mode="bilinear",
-antialias=True)` computes image by image, enlarging and cropping included.
+A row of a matrix is the weight of each pixel of an input's side in one of the output's: bilinear or bicubic, half-pixel
+centres, widened by the scale where an image shrinks. It gives what `torch.nn.functional.interpolate(antialias=True)`
+computes image by image, enlarging and cropping included.
 """
 
 from collections.abc import Iterator, Sequence
 
 import torch
 
+from handlers.spec import Interpolation
+
+CUBIC = -0.5  # the parameter of Keys' cubic (1981), as Pillow has it
 PADDING = 2  # times the pixels of the images of one batch
 
 
 def matrices(
-    sides: Sequence[int], scaled: Sequence[int], size: int, device: torch.device, dtype: torch.dtype
+    sides: Sequence[int],
+    scaled: Sequence[int],
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    interpolation: Interpolation = "bilinear",
 ) -> torch.Tensor:
     """Return the matrices of one side of a batch, height or width.
 
@@ -23,6 +31,7 @@ def matrices(
         size: pixels of the middle of those that are kept.
         device: of the matrices.
         dtype: a floating type.
+        interpolation: the filter.
 
     Returns:
         (B, size, longest of `sides`); each row adds up to 1, and is 0 beyond its image.
@@ -32,13 +41,24 @@ def matrices(
     scale = lengths / whole
     positions = torch.arange(size, dtype=torch.float32, device=device)[:, None] + ((whole - size) / 2).floor()
     places = torch.arange(max(sides), dtype=torch.float32, device=device)
-    distance = (places + 0.5 - (positions + 0.5) * scale).abs_()
-    weights = (1 - distance / scale.clamp(min=1)).clamp_(min=0) * (places < lengths)
+    distance = (places + 0.5 - (positions + 0.5) * scale).abs_() / scale.clamp(min=1)
+    kernel = _cubic(distance) if interpolation == "bicubic" else (1 - distance).clamp_(min=0)
+    weights = kernel * (places < lengths)
     return (weights / weights.sum(dim=2, keepdim=True)).to(dtype)
 
 
+def _cubic(distance: torch.Tensor) -> torch.Tensor:
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * CUBIC
+    return torch.where(distance < 1, near, far).where(distance < 2, 0)
+
+
 def resize(
-    images: Sequence[torch.Tensor], scaled: Sequence[tuple[int, int]], size: int, dtype: torch.dtype
+    images: Sequence[torch.Tensor],
+    scaled: Sequence[tuple[int, int]],
+    size: int,
+    dtype: torch.dtype,
+    interpolation: Interpolation = "bilinear",
 ) -> torch.Tensor:
     """Scale images to `scaled` (height, width) each, and keep the `size` x `size` pixels in their middle.
 
@@ -47,6 +67,7 @@ def resize(
         scaled: no side below `size`.
         size: in pixels.
         dtype: of the computation; float16 gives every level of 255 to a quarter.
+        interpolation: the filter.
 
     Returns:
         uint8 of shape (B, C, size, size).
@@ -54,10 +75,14 @@ def resize(
     shapes = [tuple(image.shape[-2:]) for image in images]
     batch = _together(images, shapes)
     device = batch.device
-    across = matrices([width for _, width in shapes], [width for _, width in scaled], size, device, dtype)
-    down = matrices([height for height, _ in shapes], [height for height, _ in scaled], size, device, dtype)
+    heights, widths = zip(*shapes, strict=True)
+    scaled_heights, scaled_widths = zip(*scaled, strict=True)
+    across = matrices(widths, scaled_widths, size, device, dtype, interpolation)
+    down = matrices(heights, scaled_heights, size, device, dtype, interpolation)
     count, channels, height, _ = batch.shape
     narrow = batch.to(dtype).flatten(1, 2).bmm(across.mT).view(count, channels, height, size)
+    if interpolation == "bicubic":  # its negative weights pass the limits of uint8, which the CPU has here
+        narrow.clamp_(0, 255)
     return (down[:, None] @ narrow).round_().clamp_(0, 255).to(torch.uint8)
 
 

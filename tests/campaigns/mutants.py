@@ -18,8 +18,8 @@ class Mutant:
     new: str
 
 
-RESIZED = "image = _interpolate(image, size)"
-INTERPOLATED = 'functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)'
+RESIZED = "image = _interpolate(image, size, self.spec.interpolation)"
+INTERPOLATED = "functional.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)"
 CROPPED = "return self._cropped(image).permute(1, 2, 0)"
 MIDDLE = "top, left = ((side - size) // 2 for side in image.shape[-2:])"
 MUTANTS: Mapping[str, Mutant] = MappingProxyType(

@@ -81,7 +81,8 @@ def test_more_images_than_a_batch_holds_are_answered_in_parts(folder: Path) -> N
 def test_it_answers_behind_a_front_door(folder: Path) -> None:
     threads = torch.get_num_threads()
     try:
-        service = Service(folder / "model.pt2", {"minWorkers": 1, "handler": {"max_images": 1}}, version="1")
+        settings = {"minWorkers": 1, "handler": {"max_images": 1, "precision": "fp32"}}
+        service = Service(folder / "model.pt2", settings, version="1")
     finally:
         torch.set_num_threads(threads)
     good, bad = service.answer([RawRequest({}, [Field("body", body)]) for body in (png(0), b"no image")])

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from handlers.images.limits import Limits
 from handlers.network import torchscript
 from handlers.preprocessing import Preprocess
 from tests.unit.small_network import CLASSES, SmallNetwork, save_small, small_spec
+from training.quantization import quantize
 
 
 def png(seed: int, size: tuple[int, int] = (20, 30)) -> bytes:
@@ -34,10 +36,33 @@ def test_probabilities_are_those_of_the_eager_network(path: Path) -> None:
     network, preprocess = SmallNetwork().eval(), Preprocess(small_spec().preprocess)
     images = [png(0), png(1, (16, 16)), png(2, (5, 90))]
     with torch.no_grad():
-        expected = network(preprocess([decode(image) for image in images])).softmax(1)
+        logits = network(preprocess([decode(image) for image in images]))
+    expected = (logits / small_spec().temperature).softmax(1)
+    assert small_spec().temperature == 1.7
     probabilities = classifier.predict([x for x in classifier.decode(images) if isinstance(x, torch.Tensor)])
     torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-5)
     assert probabilities.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_a_temperature_changes_how_sure_an_answer_is_and_not_which_class_is_best(
+    precision: str, temperature: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network, spec = SmallNetwork().eval(), dataclasses.replace(small_spec(), temperature=temperature)
+    torchscript.save(network, spec, tmp_path / "model.pt")
+    calibration = torch.randn(16, *spec.preprocess.shape)
+    torchscript.save_quantized(quantize(network, [calibration]), spec, tmp_path / "model.pt")
+    classifier = Classifier(tmp_path / "model.pt", precision=precision)
+    classifier.warm_up(8)  # the first batches are computed otherwise in bf16
+    images = [x for x in classifier.decode([png(seed) for seed in range(8)]) if isinstance(x, torch.Tensor)]
+    scaled = classifier.predict(images)
+    classifier.spec = dataclasses.replace(spec, temperature=1.0)
+    plain = classifier.predict(images)
+    powers = plain.double() ** (1 / temperature)
+    torch.testing.assert_close(scaled.double(), powers / powers.sum(1, keepdim=True), rtol=0, atol=1e-6)
+    assert torch.equal(scaled.argmax(1), plain.argmax(1))
 
 
 def test_answers_come_best_first_and_name_the_classes(path: Path) -> None:

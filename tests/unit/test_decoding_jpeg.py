@@ -329,8 +329,10 @@ def test_a_large_jpeg_is_decoded_near_the_size_that_is_wanted(
 
 @pytest.mark.parametrize("side", [64, 96, 150])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-def test_decoding_near_the_wanted_size_changes_little(side: int, resize: Any) -> None:
-    preprocess = Preprocess(PreprocessSpec(image_size=side, resize=resize, crop_fraction=0.875))
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_decoding_near_the_wanted_size_changes_little(side: int, resize: Any, interpolation: Any) -> None:
+    spec = PreprocessSpec(image_size=side, resize=resize, crop_fraction=0.875, interpolation=interpolation)
+    preprocess = Preprocess(spec)
     data = photo_jpeg(1200, 900)
     part = decode(data, smallest=preprocess.shortest_side)
     assert part.shape[1] < 900

@@ -13,6 +13,7 @@ from handlers.images.decoding import decode as decode_image
 from handlers.images.limits import Limits
 from handlers.network import torchscript
 from handlers.network.engine import WARM_UP, Engine
+from handlers.preprocessing import Preprocess
 from handlers.service import Service, load
 from handlers.settings import Settings
 from tests.unit.small_network import SmallNetwork, save_small, small_spec
@@ -37,6 +38,18 @@ def kept(path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.05)])
 def test_what_was_exported_is_answered_alike(path: Path, precision: str, tolerance: float) -> None:
     assert golden.check(Classifier(path, precision=precision), golden.read(kept(path))) <= tolerance
+
+
+def test_a_worker_that_is_surer_or_resizes_otherwise_is_refused(path: Path) -> None:
+    images, classifier = golden.read(kept(path)), Classifier(path)
+    classifier.spec = dataclasses.replace(classifier.spec, temperature=1.0)
+    with pytest.raises(GoldenError, match="a probability differs"):
+        golden.check(classifier, images)
+    other = Classifier(path)
+    spec = dataclasses.replace(other.spec.preprocess, interpolation="bicubic")
+    other.decoder.preprocess = Preprocess(spec)
+    with pytest.raises(GoldenError, match="reaches the network with other pixels"):
+        golden.check(other, images)
 
 
 def test_golden_images_form_batches_of_the_size_that_is_warm(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +160,7 @@ def test_a_wrong_answer_is_told_where_every_class_is_unlikely(path: Path) -> Non
             self.rows = rows
 
         def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-            return self.rows[: len(batch)].log()
+            return self.rows[: len(batch)].log() * classifier.spec.temperature
 
     classifier = Classifier(path, precision="bf16")
     rows = torch.rand(16, 365, generator=torch.Generator().manual_seed(0)).pow(3)
@@ -293,7 +306,8 @@ def test_int8_is_held_against_what_int8_answered(path: Path) -> None:
     images = [dataclasses.replace(each, int8=row) for each, row in zip(images, rounded, strict=True)]
     classifier = Classifier(path)
     classifier.engine.precision = "int8"
-    classifier.engine.module = lambda batch: torch.tensor((*rounded, rounded[0])).log()
+    temperature = classifier.spec.temperature
+    classifier.engine.module = lambda batch: temperature * torch.tensor((*rounded, rounded[0])).log()
     assert golden.check(classifier, images) < 1e-6
     with pytest.raises(GoldenError):
         golden.check(classifier, [dataclasses.replace(each, int8=None) for each in images])

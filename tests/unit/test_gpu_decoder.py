@@ -46,7 +46,7 @@ def turned(orientation: int) -> bytes:
 @pytest.fixture(params=["rgb", "grey"])
 def decoders(request: pytest.FixtureRequest, device: torch.device) -> tuple[Decoder, DeviceDecoder]:
     """Return the decoder on the CPU, and that on the device beside it."""
-    colours = {"mean": (0.5,), "std": (0.25,)} if request.param == "grey" else {}
+    colours: dict[str, Any] = {"mean": (0.5,), "std": (0.25,)} if request.param == "grey" else {}
     spec = PreprocessSpec(image_size=64, resize="crop", crop_fraction=0.9, colour=request.param, **colours)
     cpu = Decoder(Preprocess(spec), Limits(max_pixels=100_000), 2)
     return cpu, DeviceDecoder(cpu, Preprocess(spec).to(device))

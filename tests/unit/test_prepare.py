@@ -205,6 +205,29 @@ def test_an_unchanged_set_is_left_alone_and_any_change_is_seen(tmp_path: Path, f
     assert [path.name for path in folder.parent.iterdir()] == ["pets"]
 
 
+def test_a_store_knows_its_interpolation_and_one_of_an_older_release_is_bilinear(tmp_path: Path, folder: Path) -> None:
+    raw = write(tmp_path / "raw", 2)
+    assert prepare(recipe(raw), folder)
+    document = folder / "dataset.json"
+    written = json.loads(document.read_text())
+    assert written.pop("interpolation") == "bilinear"
+    document.write_text(json.dumps(written))
+    assert prepare(recipe(raw), folder) == {}, "it was up to date"
+    bilinear = PreparedDataset.open(folder)
+    assert bilinear.interpolation == bilinear.preprocess((0.5,) * 3, (0.5,) * 3).interpolation == "bilinear"
+    assert "interpolation" not in recipe(raw).content()
+    assert prepare(recipe(raw, interpolation="bicubic"), folder)
+    bicubic = PreparedDataset.open(folder)
+    spec = bicubic.preprocess((0.5,) * 3, (0.5,) * 3)
+    assert bicubic.interpolation == spec.interpolation == bicubic.document["interpolation"] == "bicubic"
+    assert len({bilinear.key, bicubic.key}) == len({bilinear.content_key, bicubic.content_key}) == 2
+    assert bilinear.fingerprint != bicubic.fingerprint
+    served = Preprocess(spec).resize(decode(bicubic.record(0).read(raw)))
+    assert torch.equal(torch.from_numpy(bicubic.images[0].copy()), served)
+    with pytest.raises(DatasetError, match=r"^dataset: interpolation is 'nearest', must be 'bilinear' or 'bicubic'$"):
+        recipe(raw, interpolation="nearest")
+
+
 def test_rows_that_moved_are_another_data_set(tmp_path: Path, folder: Path) -> None:
     raw = write(tmp_path / "raw", 3)
     (raw / "cat" / "broken.jpg").write_bytes(b"no image")

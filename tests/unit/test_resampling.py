@@ -1,28 +1,34 @@
-"""The triangle filter as matrices, and which images are multiplied together."""
+"""The filters as matrices, and which images are multiplied together."""
 
 import random
+from typing import get_args
 
 import pytest
 import torch
 from torch.nn import functional
 
 from handlers.images import resampling
+from handlers.spec import Interpolation
 
 
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
 @pytest.mark.parametrize(("side", "scaled"), [(200, 32), (33, 32), (32, 32), (7, 40), (1, 32), (4000, 37), (257, 64)])
-def test_a_matrix_is_torch_s_own_filter(side: int, scaled: int, device: torch.device) -> None:
-    (ours,) = resampling.matrices([side], [scaled], 32, device, torch.float32)
+def test_a_matrix_is_torch_s_own_filter(
+    side: int, scaled: int, interpolation: Interpolation, device: torch.device
+) -> None:
+    (ours,) = resampling.matrices([side], [scaled], 32, device, torch.float32, interpolation)
     single = torch.eye(side, device=device)[:, None, None]  # one image for each pixel that may contribute
-    theirs = functional.interpolate(single, size=(1, scaled), mode="bilinear", align_corners=False, antialias=True)
+    theirs = functional.interpolate(single, size=(1, scaled), mode=interpolation, align_corners=False, antialias=True)
     first = (scaled - 32) // 2
     torch.testing.assert_close(ours, theirs[:, 0, 0, first : first + 32].T, rtol=0, atol=1e-5)
 
 
-def test_matrices_of_a_batch_are_those_of_its_images(device: torch.device) -> None:
-    together = resampling.matrices([50, 90, 20], [40, 32, 60], 32, device, torch.float32)
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_matrices_of_a_batch_are_those_of_its_images(interpolation: Interpolation, device: torch.device) -> None:
+    together = resampling.matrices([50, 90, 20], [40, 32, 60], 32, device, torch.float32, interpolation)
     assert together.shape == (3, 32, 90)
     for ours, side, scaled in zip(together, [50, 90, 20], [40, 32, 60], strict=True):
-        (alone,) = resampling.matrices([side], [scaled], 32, device, torch.float32)
+        (alone,) = resampling.matrices([side], [scaled], 32, device, torch.float32, interpolation)
         torch.testing.assert_close(ours[:, :side], alone)
         assert not ours[:, side:].any()
 

@@ -267,6 +267,7 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
     [
         (["store=nothing"], "data/processed/nothing: no prepared data set"),
         (["dataset.image_size=32"], "prepared with dataset.image_size=16"),
+        (["dataset.interpolation=bicubic"], "prepared with dataset.interpolation=bilinear"),
         (["trainer.epochs=0"], "trainer.epochs is 0"),
         (["trainer.batch_size=many"], "trainer.batch_size is 'many'"),
         (["trainer.lr=null"], "trainer.lr is None"),

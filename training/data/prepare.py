@@ -220,6 +220,7 @@ def _describe(
         "store": "encoded" if encoded else "decoded",
         "raw": str(recipe.raw.resolve()),
         **recipe.content(),
+        "interpolation": recipe.interpolation,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from handlers import naming
 from handlers.images.limits import DEFAULT_LIMITS, Limits
-from handlers.spec import Colour, PreprocessSpec, Resize
+from handlers.spec import Colour, Interpolation, PreprocessSpec, Resize
 from training.data import readers
 from training.data.readers.folder import walk
 from training.data.records import DatasetError
@@ -39,10 +39,10 @@ class Recipe:
     """Source, reader and format of a prepared data set.
 
     `raw` is the folder that the reader named `reader` (a module of `training.data.readers`) reads with
-    `reader_options`. `image_size`, `resize`, `crop_fraction` and `colour` are those of `PreprocessSpec`. `store`
-    "decoded" keeps uint8 pixels, "encoded" keeps shards of the original bytes; "auto" decodes while that needs at most
-    `max_decoded_gb` gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or `max_pixels` pixels are
-    left out.
+    `reader_options`. `image_size`, `resize`, `crop_fraction`, `interpolation` and `colour` are those of
+    `PreprocessSpec`. `store` "decoded" keeps uint8 pixels, "encoded" keeps shards of the original bytes; "auto" decodes
+    while that needs at most `max_decoded_gb` gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or
+    `max_pixels` pixels are left out.
 
     Raises:
         DatasetError: a value is not one of those allowed; the message names it.
@@ -54,6 +54,7 @@ class Recipe:
     image_size: int
     resize: Resize = "squash"
     crop_fraction: float = 1.0
+    interpolation: Interpolation = "bilinear"
     colour: Colour = "rgb"
     reader_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: StoreKind = "auto"
@@ -83,6 +84,7 @@ class Recipe:
             image_size=self.image_size,
             resize=self.resize,
             crop_fraction=self.crop_fraction,
+            interpolation=self.interpolation,
             colour=self.colour,
             mean=neutral,
             std=neutral,
@@ -100,7 +102,7 @@ class Recipe:
 
     def content(self) -> dict[str, Any]:
         """Return the part of the recipe that holds on every machine; the fingerprint is made from it."""
-        return {
+        content: dict[str, Any] = {
             "reader": self.reader,
             "reader_options": dict(self.reader_options),
             "image_size": self.image_size,
@@ -108,6 +110,8 @@ class Recipe:
             "crop_fraction": self.crop_fraction,
             "colour": self.colour,
         }
+        # A store of before there was a choice is bilinear, and keeps its key.
+        return content if self.interpolation == "bilinear" else {**content, "interpolation": self.interpolation}
 
     def made(self) -> str:
         """Return a hash of all that turns the same files into the same pixels: options, code and package versions."""

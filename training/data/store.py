@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handlers.spec import Colour, PreprocessSpec, Resize
+from handlers.spec import Colour, Interpolation, PreprocessSpec, Resize
 from training.data.index import Index
 from training.data.recipe import digest
 from training.data.records import DatasetError, Record
@@ -57,6 +57,7 @@ class PreparedDataset:
         self.image_size: int = document["image_size"]
         self.resize: Resize = document["resize"]
         self.crop_fraction: float = document["crop_fraction"]
+        self.interpolation: Interpolation = document.get("interpolation", "bilinear")  # a store of an older release
         self.colour: Colour = document["colour"]
         self.encoded: bool = document["store"] == "encoded"
         self.raw = Path(document["raw"])
@@ -113,6 +114,7 @@ class PreparedDataset:
             image_size=self.image_size,
             resize=self.resize,
             crop_fraction=self.crop_fraction,
+            interpolation=self.interpolation,
             colour=self.colour,
             mean=mean,
             std=std,
