@@ -145,10 +145,10 @@ def make_environment(venv: Path, *, clear: bool) -> list[str]:
     if clear or python_version(str(python)) not in VERSIONS:
         has_pip = subprocess.run([sys.executable, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
         command = [sys.executable, "-m", "venv", "--clear", *([] if has_pip else ["--without-pip"]), str(venv)]
-        made = subprocess.run(command, capture_output=True, text=True)
-        if made.returncode:
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
             check_space(venv.parent, SPACE["cpu"])
-            reason = (made.stdout + made.stderr).strip().splitlines() or ["no reason given"]
+            reason = (result.stdout + result.stderr).strip().splitlines() or ["no reason given"]
             raise SetupError(f"this Python cannot make a virtual environment ({reason[-1]}). Install its venv package")
     # Debian splits pip and ensurepip off its Python: a pip outside the environment does as well.
     own, outer = [str(python), "-m", "pip"], [sys.executable, "-m", "pip", "--python", str(python)]
@@ -162,9 +162,9 @@ def make_environment(venv: Path, *, clear: bool) -> list[str]:
 def install_uv(pip: list[str], root: Path) -> None:
     """Install the pinned uv into the environment."""
     command = [*pip, "install", "--quiet", "--retries", "1", "--require-hashes", "-r", str(root / UV_LOCK)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        reasons = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
         raise SetupError(
             f"pip could not fetch uv ({reasons[0].removeprefix('ERROR: ')}). "
             "Check the network, or name a registry that this machine reaches: PIP_INDEX_URL=https://..."
