@@ -72,7 +72,7 @@ def build(
     _refuse_older_golden(run)
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
-    prune.unfinished(store)
+    prune.remove_unfinished(store)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=prune.BUILDING, dir=store) as folder:
         built, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name

@@ -190,7 +190,7 @@ class Client:
         token: str | None = None
         within = self._within(deadline)
         while True:
-            page = self._look("/models" + (f"?next_page_token={token}" if token else ""), within)
+            page = self._read("/models" + (f"?next_page_token={token}" if token else ""), within)
             names += [entry["modelName"] for entry in page["models"]]
             token = page.get("nextPageToken")
             if token is None:
@@ -198,18 +198,18 @@ class Client:
 
     def versions(self, model: str, *, deadline: float | None = None) -> list[ModelStatus]:
         """Return the state of every version of a model."""
-        return [ModelStatus.of_entry(entry) for entry in self._look(f"/models/{model}/all", self._within(deadline))]
+        return [ModelStatus.of_entry(entry) for entry in self._read(f"/models/{model}/all", self._within(deadline))]
 
     def describe(self, model: str, version: str | None = None, *, deadline: float | None = None) -> ModelStatus:
         """Return the state of the default version, or of the one named."""
         path = f"/models/{model}" + (f"/{version}" if version else "")
-        return ModelStatus.of_entry(self._look(path, self._within(deadline))[0])
+        return ModelStatus.of_entry(self._read(path, self._within(deadline))[0])
 
     def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
         """Return a worker's answer: its classes, preprocessing, version, top_k and precision (`describe` asks none)."""
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
         try:
-            document: dict[str, Any] = self._look(path, self._within(deadline))[0]["customizedMetadata"]
+            document: dict[str, Any] = self._read(path, self._within(deadline))[0]["customizedMetadata"]
             document["precision"], document["classes"]
         except (KeyError, TypeError, IndexError):
             raise ServerFailed(200, f"{model} does not describe itself: is it a Sightline archive?") from None
@@ -228,11 +228,11 @@ class Client:
         self._change("POST", f"/models?{urlencode(query)}", deadline)
 
     def unregister(self, model: str, version: str, *, deadline: float | None = None) -> None:
-        """Remove a version; requests that wait for it are lost: drain it first. The last one takes the model along."""
+        """Remove a version; drain it first: waiting requests are lost. Without its last version a model is removed."""
         self._change("DELETE", f"/models/{model}/{version}", deadline)
 
     def set_default(self, model: str, version: str, *, deadline: float | None = None) -> None:
-        """Send requests that name no version to this one from now on: in one step, even to one without a worker."""
+        """Make this the version of requests that name none, at once, even if it has no ready worker."""
         self._change("PUT", f"/models/{model}/{version}/set-default", deadline)
 
     def scale(
@@ -248,7 +248,7 @@ class Client:
     def _infer(self, path: str, deadline: Deadline, **options: Any) -> Answer:
         return self._connection.request("inference", "POST", path, deadline=deadline, repeat=Repeat.WAITING, **options)
 
-    def _look(self, path: str, deadline: Deadline) -> Any:
+    def _read(self, path: str, deadline: Deadline) -> Any:
         return self._connection.request("management", "GET", path, deadline=deadline, repeat=Repeat.READING).json()
 
     def _change(self, method: str, path: str, deadline: float | None) -> None:

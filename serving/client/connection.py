@@ -1,4 +1,4 @@
-"""HTTP to a server's two addresses: tokens, a deadline for each call, and repeats where they are safe.
+"""HTTP to a server's two addresses: tokens, a deadline for each call, and safe repeats.
 
 Requests that TorchServe loses are sent again: `serving.client.attempts` says which, how often and when.
 """
@@ -47,7 +47,7 @@ class Connection:
             "inference": Endpoint(addresses[0], transport),
             "management": Endpoint(addresses[1], transport),
         }
-        self._moving = threading.Lock()
+        self._switching = threading.Lock()
         self._former_endpoints: list[Endpoint] = []  # the server has moved from them
         self._has_answered = False
         self._latencies: dict[Api, deque[float]] = {
@@ -97,11 +97,11 @@ class Connection:
         try:
             answer = endpoint.send(method, path, key, deadline, options)
         except NobodyListens:
-            if not self._moved(api, endpoint):
+            if not self._switch_address(api, endpoint):
                 raise
             answer = self._endpoints[api].send(method, path, key, deadline, options)
         except DeadlinePassed:
-            self._latencies[api].append(time.monotonic() - start_time)  # at least
+            self._latencies[api].append(time.monotonic() - start_time)  # the latency is at least that
             raise
         self._latencies[api].append(time.monotonic() - start_time)
         self._has_answered = True
@@ -117,13 +117,13 @@ class Connection:
         latencies = sorted(self._latencies[api])
         return latencies[LATEST // 4] if len(latencies) == LATEST else 0.0
 
-    def _moved(self, api: Api, before: Endpoint) -> bool:
-        """Switch to the server's current address; return whether it differs from that of `before`."""
+    def _switch_address(self, api: Api, failed_endpoint: Endpoint) -> bool:
+        """Switch to the server's current address; return whether it differs from the failed one."""
         addresses = self._find()
         address = addresses[0 if api == "inference" else 1] if addresses is not None else None
-        if address is None or address == before.address:
+        if address is None or address == failed_endpoint.address:
             return False
-        with self._moving:  # several threads may see that the server is gone; one switches
+        with self._switching:  # several threads may notice a failure at once; one of them switches
             if self._endpoints[api].address != address:
                 self._former_endpoints.append(self._endpoints[api])  # another thread may be using it
                 self._endpoints[api] = Endpoint(address, self._transport)

@@ -35,13 +35,13 @@ class Answer:
             raise ServerFailed(self.code, "the answer is not JSON") from None
 
     def error(self) -> ClientError:
-        """Return what an answer of 400 or more means."""
+        """Return the error of an answer of 400 or more."""
         try:
             document = json.loads(self.body)
             kind, message = str(document["type"]), str(document["message"])
         except (ValueError, KeyError, TypeError):
             kind, message = httpx.codes.get_reason_phrase(self.code), self.body.decode(errors="replace")[:200]
-        if self.code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and not message:  # the front end says no more
+        if self.code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and not message:  # the front end gives no message
             message = "the request has more bytes than max_request_size in config.properties allows"
         if kind == "InvalidKeyException":
             return InvalidKey(message)
@@ -61,11 +61,11 @@ class Answer:
 
 
 class NobodyListens(Unreachable):
-    """Nothing has been sent."""
+    """No process listens at the address: nothing was sent."""
 
 
 class InvalidKey(ClientError):
-    """The server has not looked at the request."""
+    """The server refused the token, and did not read the request."""
 
 
 class Endpoint:
@@ -95,7 +95,7 @@ class Endpoint:
         """
         timeout = timeout_of(deadline, connect=CONNECT)
         try:
-            self._knock(timeout.connect)
+            self._check_listener(timeout.connect)
             response = self._http.request(method, path, auth=key, timeout=timeout, **options)
             return Answer(response.status_code, response.headers, response.content)
         # Not chained: the frames below hold the header, and a traceback with its locals would show the token.
@@ -106,7 +106,7 @@ class Endpoint:
         except httpx.RequestError as error:
             raise Unreachable(f"{self.address} did not answer: {error or type(error).__name__}") from None
 
-    def _knock(self, timeout: float | None) -> None:
+    def _check_listener(self, timeout: float | None) -> None:
         """Check that a server listens on the socket: httpcore leaves a failed one to the garbage collector."""
         if self._socket is None:
             return

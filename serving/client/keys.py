@@ -27,7 +27,7 @@ from serving.errors import ClientError, NoKey
 
 Api = Literal["inference", "management"]
 APIS: tuple[Api, ...] = ("inference", "management")
-RENEWING = "API"
+RENEWAL_KEY = "API"
 
 MARGIN = 20.0  # seconds before its end that a token is renewed, or a quarter of its life if that is shorter
 RENEWAL = 2.0  # seconds that a renewal may take if it can wait, and that one client waits for another's
@@ -45,7 +45,7 @@ class Key(httpx.Auth):
 
     @property
     def header(self) -> dict[str, str]:
-        """Return the header that opens an address."""
+        """Return the header that authorizes a request."""
         return {"Authorization": f"Bearer {self.secret}"}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -81,7 +81,7 @@ class Key(httpx.Auth):
 class Keys:
     """The tokens in the file at `path`. Threads may share them.
 
-    `renew(api, key, deadline)` has the server replace the token of `api`, with the key that opens this.
+    `renew(api, key, deadline)` has the server replace the token of `api`; `key` authorizes that.
     """
 
     def __init__(self, path: Path, renew: Callable[[Api, Key, Deadline], None]) -> None:
@@ -134,9 +134,9 @@ class Keys:
             keys = self._read(again=True)
             if self._of(api, keys).secret != old.secret or not (locked or wait):
                 return
-            if RENEWING not in keys:
+            if RENEWAL_KEY not in keys:
                 raise NoKey(f"{self.path.name} has no API key to renew tokens with")
-            self._renew(api, keys[RENEWING], deadline)
+            self._renew(api, keys[RENEWAL_KEY], deadline)
             if self._of(api, self._read(again=True)).secret == old.secret:
                 raise NoKey(f"{self.path.name} is a copy: use the key file that the server writes")
 

@@ -37,7 +37,7 @@ class ModelStatus:
 
     @classmethod
     def of_entry(cls, entry: dict[str, Any]) -> Self:
-        """Return what an entry of the API's answer says."""
+        """Return the status in an entry of the API's answer."""
         return cls(
             name=entry["modelName"],
             version=entry["modelVersion"],

@@ -11,10 +11,10 @@ CONFIG = Path(__file__).parents[1] / "log4j2.xml"
 CONSOLE = "console.log"
 FILES = (CONSOLE, "ts_log.log", "model_log.log")
 _LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
-_RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
-_INSTALL = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
-# The last exception of TorchServe's worker after any failure of the handler.
-_OWN = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
+_CURE = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
+# TorchServe's worker ends with this exception after any failure of the handler.
+_TORCHSERVE_EXCEPTION = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Mark:
             parts = _LINE.fullmatch(line)
             if parts is None or parts["model"] != f"{name}_{version}":
                 continue
-            if _RAISED.fullmatch(parts["text"]) and not _OWN.match(parts["text"]):
+            if _EXCEPTION.fullmatch(parts["text"]) and not _TORCHSERVE_EXCEPTION.match(parts["text"]):
                 exception = parts["text"]
-        return f"{exception} ({_INSTALL})" if exception.startswith("ModuleNotFoundError: ") else exception
+        return f"{exception} ({_CURE})" if exception.startswith("ModuleNotFoundError: ") else exception
 
 
 def _size(path: Path) -> int:

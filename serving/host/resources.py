@@ -20,14 +20,14 @@ from serving.host import properties
 
 WORKERS = "default_workers_per_model"  # of config.properties
 WORKER_MEMORY = 0.75e9  # bytes; measured: 0.5 GB anonymous with a ResNet-18, plus room for large images
-JAVA_SHARE, JAVA_MOST = 8, 2048  # 1/8 of the memory, and megabytes that hold full queues of large requests
-JAVA_LEAST = 256
+HEAP_SHARE = 8  # Java's heap gets 1/8 of the memory
+HEAP_MIN, HEAP_MAX = 256, 2048  # megabytes; the maximum holds full queues of large requests
 HEAP = r"-Xmx|-XX:Max(HeapSize|RAMPercentage)="
 # Options that choose one of Java's collectors, or may do so in a file. G1, Java's default on most machines, allocates
 # every body of a megabyte as a separate object (`python -m benchmarks.sweep` compares the two).
 COLLECTOR = r"-XX:\+Use\w+GC\b|-XX:(VMOptionsFile|Flags)=|(^|\s)@"
 JAVA_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
-# For a GPU's own metrics it imports nvgpu, which depends on a web server; else there are no system metrics.
+# On a GPU, TorchServe's collector fails without nvgpu, which needs a web server: `--gpu 0` omits the GPU's metrics.
 SYSTEM_METRICS = "system_metrics_cmd=ts/metrics/metric_collector.py --gpu 0"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # activations between layers take megabytes: 5 to 8 % faster (measured)
 
@@ -62,7 +62,7 @@ class Resources:
         """Return the shares on a machine with these cores, bytes of memory and GPUs."""
         fitting = int(memory / 3 / WORKER_MEMORY)
         workers = gpus or max(1, min(cores, fitting) // models)
-        heap = min(JAVA_MOST, max(JAVA_LEAST, memory // JAVA_SHARE // 2**20))
+        heap = min(HEAP_MAX, max(HEAP_MIN, memory // HEAP_SHARE // 2**20))
         return cls(workers, max(1, cores // (workers * models)), heap, has_gpu=gpus > 0)
 
     @classmethod

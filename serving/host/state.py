@@ -103,7 +103,7 @@ class ServerState:
 
 
 def _is_of(root: Path, directory: dict[str, int] | None, key_file: str) -> bool:
-    """Return whether a state was written in `root`, which keeps its inode; its device may be numbered again."""
+    """Return whether a state was written in `root`: same inode, and same device or path (device numbers can change)."""
     same_path = Path(key_file).parent == root
     if directory is None:  # an older release wrote it
         return same_path

@@ -247,7 +247,7 @@ def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive
     if not matches:
         archive_name = name if version is None else f"{name} {version}"
         raise ArchiveError(
-            f"no archive of {archive_name} in {store}/{_have(archives(store))}: "
+            f"no archive of {archive_name} in {store}/{_available(archives(store))}: "
             f"make archive NAME={name} VERSION={version or '1.0'}"
         )
     return matches[-1]
@@ -264,8 +264,8 @@ def select(requests: Iterable[str], store: Path = FOLDER) -> list[Archive]:
         name, _, version = text.partition("=")
         matches.append(find(name, version or None, store))
     names = [archive.name for archive in matches]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ArchiveError(f"{', '.join(twice)}: named twice. Name each model once")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise ArchiveError(f"{', '.join(duplicates)}: named twice. Name each model once")
     if not matches:
         matches = newest(store)
     if not matches:
@@ -273,5 +273,5 @@ def select(requests: Iterable[str], store: Path = FOLDER) -> list[Archive]:
     return matches
 
 
-def _have(matches: list[Archive]) -> str:
+def _available(matches: list[Archive]) -> str:
     return f" (available: {', '.join(f'{archive.name} {archive.version}' for archive in matches)})" if matches else ""

@@ -50,7 +50,7 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
     return old
 
 
-def unfinished(store: Path) -> None:
+def remove_unfinished(store: Path) -> None:
     """Remove the folders that builds left in a store when they were killed, a day ago or more."""
     for folder in store.glob(f"{BUILDING}*"):
         with contextlib.suppress(FileNotFoundError):  # a build beside this one has just ended

@@ -38,7 +38,7 @@ HIDDEN = ("PYTHONPATH", "PYTHONHOME", "TS_CONFIG_FILE")  # of our environment, f
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """Its result: the precision, the largest difference of the golden answers, and the total seconds.
+    """The result of a rehearsal: the precision, the largest difference of the golden answers, and the total seconds.
 
     `pixels` is False for an archive of an older release: the network's input is not compared then.
     """
@@ -150,17 +150,17 @@ def _job(archive: Archive, config: Mapping[str, Any], bodies: Sequence[bytes]) -
 def _batches(images: Sequence[bytes], size: int) -> list[list[bytes]]:
     """Return images in batches, in order; a slow image gets its own batch: a worker puts it off beside others."""
     batches: list[list[bytes]] = []
-    fits = False
+    has_room = False
     for image in images:
-        alone = _takes_long(image)
-        if not fits or alone or len(batches[-1]) == size:
+        is_slow = _is_slow(image)
+        if not has_room or is_slow or len(batches[-1]) == size:
             batches.append([])
         batches[-1].append(image)
-        fits = not alone
+        has_room = not is_slow
     return batches
 
 
-def _takes_long(image: bytes) -> bool:
+def _is_slow(image: bytes) -> bool:
     from handlers.images.costs import cost_of  # imports torch, which most commands need not wait for
 
     try:
