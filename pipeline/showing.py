@@ -29,9 +29,9 @@ class Answer:
     milliseconds: float
 
 
-def pick(predictions: Predictions, count: int, seed: int = 0) -> list[int]:
+def pick(predictions: Predictions, count: int) -> list[int]:
     """Return the rows of `count` test images, of as many different classes as there are."""
-    order = np.random.default_rng(seed).permutation(len(predictions.labels))
+    order = np.random.default_rng(0).permutation(len(predictions.labels))
     firsts = {int(predictions.labels[row]): int(row) for row in order[::-1]}
     rows = [firsts[label] for label in sorted(firsts)]
     step = max(1, len(rows) // count)

@@ -126,19 +126,17 @@ def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], pat
     save(figure, path)
 
 
-def worst(
-    probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], limit: int = SHEET
-) -> tuple[npt.NDArray[Any], str]:
-    """Return the rows (n,) of the most confident mistakes, surest first, and a title.
+def worst(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
+    """Return the rows (n,) of the most confident mistakes, at most `SHEET`, surest first, and a title.
 
     Where there is no mistake, the least confident right answers are returned instead: the next ones to go wrong.
     """
     answers, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(answers != labels)
     if len(wrong):
-        rows = wrong[np.argsort(-confidences[wrong], kind="stable")][:limit]
+        rows = wrong[np.argsort(-confidences[wrong], kind="stable")][:SHEET]
         return rows, f"most confident mistakes: {len(rows)} of {len(wrong):,} ({len(labels):,} test images)"
-    rows = np.argsort(confidences, kind="stable")[:limit]
+    rows = np.argsort(confidences, kind="stable")[:SHEET]
     return rows, f"no mistake on {len(labels):,} test images; the least confident right answers"
 
 

@@ -11,14 +11,14 @@ from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.host import processor
 
 LEAST = 0.5  # seconds for an answer to reach its client
-MOST = 30.0  # seconds until a stalled version is given up, or its responseTimeout if that is longer
+MOST = 30.0  # seconds until a stalled version is given up
 
 
-def remove(client: Client, name: str, version: str, image: bytes, *, timeout: float | None = None) -> None:
+def remove(client: Client, name: str, version: str, image: bytes) -> None:
     """Drain a version that is not the default any more (or never was), and unregister it.
 
     `image` is one that it can answer; without one, or if it does not answer, only its queue is waited for. After
-    `timeout` seconds (None: 30, or the version's responseTimeout if that is longer) it is removed with its queue.
+    `MOST` seconds, or the version's responseTimeout if that is longer, it is removed with its queue.
 
     Raises:
         NotFound: the server has no such version.
@@ -26,7 +26,7 @@ def remove(client: Client, name: str, version: str, image: bytes, *, timeout: fl
     """
     start_time = time.monotonic()
     status = client.describe(name, version)
-    deadline = start_time + (max(MOST, status.response_timeout) if timeout is None else timeout)
+    deadline = start_time + max(MOST, status.response_timeout)
     slowest = 0.0
     if image and _answers(status):
         # One for each worker: while the first computes its batch, the others take the queue.

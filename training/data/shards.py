@@ -37,6 +37,7 @@ DOCUMENT = "shards.json"
 PLACES = "places.npy"
 _SHUFFLE_BUFFER = 2000
 _DECODE_AT_ONCE = 16
+_SHARD_BYTES = 5e8  # at most
 _TAR_BYTES = 2560  # two headers, the label and the padding of an image in a tar file
 
 
@@ -47,7 +48,6 @@ def ensure(
     seed: int,
     console: Console,
     images_per_shard: int = 4_000,
-    shard_bytes: float = 5e8,
 ) -> None:
     """Make the prepared data set in `folder` hold shards for this split, unless it does.
 
@@ -59,7 +59,7 @@ def ensure(
         ValueError: too few images for this split.
     """
     dataset = store.PreparedDataset.open(folder)
-    images = min(images_per_shard, max(1, int(shard_bytes * len(dataset) / max(1, dataset.encoded_bytes))))
+    images = min(images_per_shard, max(1, int(_SHARD_BYTES * len(dataset) / max(1, dataset.encoded_bytes))))
     key = digest({"store": dataset.content_key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
     target = folder / store.SHARDS
     if store.key_of(target / DOCUMENT) == key:
