@@ -147,7 +147,7 @@ def _operated(root: Path, log: Callable[[str], None]) -> Iterator[tuple[ServerSt
 
 
 def _finish(known: ServerState, client: Client, root: Path, log: Callable[[str], None]) -> None:
-    for name, version in server.finish(known, client, root, alone=True):
+    for name, version in server.finish(known, client, root, is_deploying=True):
         log(f"{name} {version} was loaded by a start that was killed: recorded as live")
 
 

@@ -18,7 +18,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -60,7 +60,7 @@ class Started:
 
 
 def start(
-    wanted: Sequence[str] = (),
+    selection: Sequence[str] = (),
     *,
     root: Path,
     config: Path | None = None,
@@ -69,12 +69,12 @@ def start(
     access_log: bool = False,
     restore: bool = False,
 ) -> Started:
-    """Start TorchServe in `root` with the archives that `wanted` asks for, and return once every worker is READY.
+    """Start TorchServe in `root` with the archives of `selection`, and return once every worker is READY.
 
-    `wanted` holds `NAME` (the live version, or else the newest) or `NAME=VERSION`, and only these are served (with
-    `restore`: and the other previously live models). An empty `wanted` means the previously live models, with the
-    versions kept for a rollback, and the newest version of every other model in the store (with `restore`: without
-    those). A version that was not named and does not load is left out and reported; the previous version replaces a
+    `selection` holds `NAME` (the live version, or else the newest) or `NAME=VERSION`, and only these are served (with
+    `restore`: and the other previously live models). An empty one means the previously live models, with the versions
+    kept for a rollback, and the newest version of every other model in the store (with `restore`: without those). A
+    version that was not named and does not load is left out and reported; the previous version replaces a
     live one until the next start.
     `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
     seconds, to wait less than the versions' startupTimeout. `access_log` logs each request in logs/access_log.log.
@@ -87,17 +87,17 @@ def start(
     """
     root = root.resolve()
     start_time = time.monotonic()
-    if wanted or not restore:
+    if selection or not restore:
         ServerState.take_up(root)
     with lock.starting(root):
         if (running := state.running(root)) is not None:
             raise RunsAlready(f"a server runs here already (process {running.pid}, {running.inference}): stop it first")
         # Under the lock of live.json, after that check: a deployment checks under it that the server still runs.
-        known = Live.update(root, lambda live: live)
-        plan = Plan.of(known, wanted, root / model_store.FOLDER, restore=restore)
+        previous = Live.update(root, lambda live: live)
+        plan = Plan.of(previous, selection, root / model_store.FOLDER, restore=restore)
         config = config or root / CONFIG
         listening = addresses_to_use(config, offset)
-        stop(root=root)  # what a killed server left behind: workers, its temporary folder
+        stop(root=root)  # remove the workers and the temporary folder of a killed server
         mark = logs.Mark.now(root)
         try:
             started = launch.launch(
@@ -113,7 +113,7 @@ def start(
             if isinstance(error, NotReady | LaunchError):
                 raise ServerError("\n".join(filter(None, [str(error), mark.last()]))) from error
             raise
-    misnamed = [] if wanted else model_store.misnamed(root / model_store.FOLDER)
+    misnamed = [] if selection else model_store.misnamed(root / model_store.FOLDER)
     return Started(started, models, time.monotonic() - start_time, [*left_out, *misnamed])
 
 
@@ -132,71 +132,76 @@ def addresses_to_use(config: Path, offset: int) -> Ports:
 
 
 def _load(plan: Plan, started: ServerState, root: Path, deadline: float) -> tuple[list[ModelStatus], list[str]]:
-    """Load and record all versions of a plan; return those that answer, and the reasons for the others."""
+    """Load and record all versions of a plan; return those that answer, and warnings about the other ones."""
     mark = logs.Mark.now(root)
     with Client.of_state(started) as client:
-        required = plan.required
         remaining = deadline - time.monotonic()
-        models = wait_ready(client, required, alive=lambda: started.process() is not None, timeout=remaining)
-        rest = [
-            archive
-            for archive in ((archive.name, archive.version) for archive in plan.first)
-            if archive not in required
-        ]
-        back, lost = _answering(client, started, rest, mark, deadline)
-        models += back
-        first = plan.recorded(lost)
-        _remember(root, lambda now: now.merged(plan.known, first))
-        refused = {}
-        for name, version in plan.others:
-            try:
-                _register(client, root, (name, version))
-            except (ArchiveError, ClientError) as error:
-                refused[name, version] = str(error)
-        others = [version for version in plan.others if version not in refused]
-        more, failed = _answering(client, started, others, mark, deadline)
-        for status in more:
-            if status.name in {name for name, _ in lost}:  # in its place
-                client.set_default(status.name, status.version)
-    models += more
-    left_out = {**plan.damaged, **lost, **refused, **failed}
+        models = wait_ready(client, plan.required, alive=lambda: started.process() is not None, timeout=remaining)
+        restored, not_restored = _wait_each(client, started, plan.optional, mark, deadline)
+        first = plan.recorded(not_restored)
+        _remember(root, lambda now: now.merged(plan.previous, first))
+        registered, refusals = _register_all(client, root, plan.additions)
+        additions, failures = _wait_each(client, started, registered, mark, deadline)
+        _replace(client, not_restored, additions)
+    models += [*restored, *additions]
+    not_live = {**plan.damaged, **not_restored}
+    left_out = {**not_live, **refusals, **failures}
     if not models:
         raise NotReady(
             "; ".join(f"{name} {version} does not load: {reason}" for (name, version), reason in left_out.items())
         )
-    _remember(root, lambda now: now.merged(first, plan.recorded(left_out, more)))
-    serving = {status.name: status.version for status in models}
-    told = [
+    _remember(root, lambda now: now.merged(first, plan.recorded(left_out, additions)))
+    return models, [*_warnings_of_forgotten(plan), *_warnings_of_left_out(left_out, not_live, models)]
+
+
+def _replace(client: Client, failures: Collection[Version], additions: Sequence[ModelStatus]) -> None:
+    """Make an addition the default where the first version of its model did not load."""
+    names = {name for name, _ in failures}
+    for model in additions:
+        if model.name in names:
+            client.set_default(model.name, model.version)
+
+
+def _warnings_of_forgotten(plan: Plan) -> list[str]:
+    return [
         f"{name} {version} was live and is no longer served: make deploy NAME={name} VERSION={version}"
         for name, version in plan.forgotten
     ]
+
+
+def _warnings_of_left_out(
+    left_out: Mapping[Version, str], not_live: Collection[Version], models: Sequence[ModelStatus]
+) -> list[str]:
+    """Return a warning for each version that is not served; one of `not_live` names the version in its place."""
+    serving = {model.name: model.version for model in models}
+    warnings = []
     for (name, version), reason in left_out.items():
-        was_live = (name, version) in plan.damaged or (name, version) in lost
-        instead = f" ({serving[name]} is served instead)" if was_live and name in serving else ""
-        told.append(f"{name} {version} is not served{instead}: {reason}")
-    return models, told
+        is_replaced = (name, version) in not_live and name in serving
+        instead = f" ({serving[name]} is served instead)" if is_replaced else ""
+        warnings.append(f"{name} {version} is not served{instead}: {reason}")
+    return warnings
 
 
-def _answering(
-    client: Client, started: ServerState, wanted: Sequence[Version], mark: logs.Mark, deadline: float
+def _wait_each(
+    client: Client, started: ServerState, versions: Sequence[Version], mark: logs.Mark, deadline: float
 ) -> tuple[list[ModelStatus], dict[Version, str]]:
-    """Wait for versions; return the states of those that answer, and the reasons for the others, which are removed."""
-    models, failed = [], {}
-    for version in wanted:
+    """Wait for versions; return the states of those that answer, and a reason for each other one, which is removed."""
+    models, failures = [], {}
+    for version in versions:
         try:
             remaining = deadline - time.monotonic()
             models += wait_ready(client, [version], alive=lambda: started.process() is not None, timeout=remaining)
         except NotReady as error:
             if started.process() is None:
                 raise
-            failed[version] = mark.raised(*version) or str(error)
+            failures[version] = mark.raised(*version) or str(error)
             with contextlib.suppress(ClientError):
                 client.unregister(*version)
-    return models, failed
+    return models, failures
 
 
-def add(known: ServerState, root: Path, version: Version, *, ending: Callable[[], bool] = lambda: False) -> None:
-    """Load a version beside those that the server of `root` serves, until `ending` returns True.
+def add(server: ServerState, root: Path, version: Version, *, ending: Callable[[], bool] = lambda: False) -> None:
+    """Load a version beside those that the `server` of `root` serves, until `ending` returns True.
 
     Loading may take minutes: other processes may deploy as soon as it is registered.
 
@@ -206,13 +211,13 @@ def add(known: ServerState, root: Path, version: Version, *, ending: Callable[[]
         ArchiveError, ClientError: it cannot be registered.
     """
     mark = logs.Mark.now(root)
-    with Client.of_state(known) as client, affinity.loading(known) as keep:
+    with Client.of_state(server) as client, affinity.loading(server) as keep:
         with lock.deploying(root):
             _register(client, root, version)
 
         def alive() -> bool:
             keep()
-            return known.process() is not None and not ending()
+            return server.process() is not None and not ending()
 
         try:
             wait_ready(client, [version], alive=alive)
@@ -228,28 +233,47 @@ def _register(client: Client, root: Path, version: Version) -> None:
     client.register(path.name)
 
 
-def finish(known: ServerState, client: Client, root: Path, *, alone: bool = False) -> list[Version]:
+def _register_all(client: Client, root: Path, versions: Sequence[Version]) -> tuple[list[Version], dict[Version, str]]:
+    """Register versions; return those that the server accepts, and a reason for each other one."""
+    refusals = {}
+    for version in versions:
+        try:
+            _register(client, root, version)
+        except (ArchiveError, ClientError) as error:
+            refusals[version] = str(error)
+    return [version for version in versions if version not in refusals], refusals
+
+
+def finish(server: ServerState, client: Client, root: Path, *, is_deploying: bool = False) -> list[Version]:
     """Record the models that answer after a start that was killed before it recorded them, and return them.
 
-    Return none while a deployment runs, whose version is not checked yet, unless the caller holds `lock.deploying`.
+    Return none while another process deploys a version that is not checked yet; `is_deploying`: the caller holds
+    `lock.deploying`.
 
     Raises:
         ClientError: the server does not answer.
     """
-    if not known.busy or known.is_starting_or_stopping:
+    if not server.busy or server.is_starting_or_stopping:
         return []
-    recorded = Live.read(root).models
+    live = Live.read(root)
     defaults = [client.describe(name) for name in client.models()]
-    new = {status.name: status.version for status in defaults if status.ready and status.name not in recorded}
-    if new and not alone:
+    new = _unrecorded(defaults, live)
+    if new and not is_deploying:
         with contextlib.suppress(lock.Held), lock.deploying(root):
-            return finish(known, client, root, alone=True)
+            return finish(server, client, root, is_deploying=True)
         return []
     if new:
-        _remember(root, lambda now: Live({**{name: LiveModel(new[name]) for name in new}, **now.models}))
-    if all(status.ready for status in defaults) and ServerState.read(root) == known:
-        dataclasses.replace(known, busy=0, busy_created=0).write(root)
-    return list(new.items())
+        _remember(root, lambda now: Live({**new, **now.models}))
+    if all(status.ready for status in defaults) and ServerState.read(root) == server:
+        dataclasses.replace(server, busy=0, busy_created=0).write(root)
+    return [(name, model.version) for name, model in new.items()]
+
+
+def _unrecorded(defaults: Sequence[ModelStatus], live: Live) -> dict[str, LiveModel]:
+    """Return the models whose default version is READY and that live.json does not hold."""
+    return {
+        status.name: LiveModel(status.version) for status in defaults if status.ready and status.name not in live.models
+    }
 
 
 def _remember(root: Path, change: Callable[[Live], Live]) -> None:
@@ -273,16 +297,16 @@ def _link(started: ServerState, root: Path) -> None:
 def stop(*, root: Path) -> bool:
     """End the server that was started in `root`; return whether one ran."""
     root = root.resolve()
-    known = ServerState.read(root)
-    if known is None:
+    server = ServerState.read(root)
+    if server is None:
         return False
-    process = known.process()
+    process = server.process()
     if process is not None:
-        known.with_this_process_busy().write(root)  # so that a watcher leaves it alone
+        server.with_this_process_busy().write(root)  # a watcher does not repair a server that another process stops
         state.end_tree(process)
-        Path(known.key_file).unlink(missing_ok=True)  # its tokens are no longer valid
-    state.end_orphans(known)
-    shutil.rmtree(known.temporary, ignore_errors=True)
+        Path(server.key_file).unlink(missing_ok=True)  # its tokens are no longer valid
+    state.end_orphans(server)
+    shutil.rmtree(server.temporary, ignore_errors=True)
     (root / logs.FOLDER / LINK).unlink(missing_ok=True)
     ServerState.remove(root)
     return process is not None

@@ -39,18 +39,18 @@ def status(name: str, version: str) -> ModelStatus:
 
 def test_what_was_live_comes_back_and_the_newest_of_the_rest(store: Path) -> None:
     plan = Plan.of(KNOWN, [], store)
-    assert first(plan) == ["a-2.0", "b-9.0"] and plan.others == [("a", "1.0"), ("c", "1.0")]
+    assert first(plan) == ["a-2.0", "b-9.0"] and plan.additions == [("a", "1.0"), ("c", "1.0")]
     assert plan.models == 3 and not plan.strict and not plan.damaged
     assert plan.recorded([]) == KNOWN
 
 
 def test_a_restored_server_gets_nothing_new(store: Path) -> None:
-    assert Plan.of(KNOWN, [], store, restore=True).others == [("a", "1.0")]
+    assert Plan.of(KNOWN, [], store, restore=True).additions == [("a", "1.0")]
 
 
 def test_what_is_named_must_be_there_and_whole(store: Path) -> None:
     plan = Plan.of(KNOWN, ["a=2.0"], store)
-    assert plan.strict and first(plan) == ["a-2.0"] and plan.others == [("a", "1.0")]
+    assert plan.strict and first(plan) == ["a-2.0"] and plan.additions == [("a", "1.0")]
     assert plan.recorded([]) == Live({"a": LiveModel("2.0", "1.0")})
     (store / "a-2.0.mar").write_text("damaged")
     with pytest.raises(ArchiveError, match=r"a-2\.0\.mar is not a complete archive"):
@@ -69,7 +69,7 @@ def test_what_was_live_and_is_not_named_is_forgotten_and_known(store: Path) -> N
 def test_what_is_named_beside_what_was_live_must_load_and_the_rest_comes_back(store: Path) -> None:
     (store / "b-9.0.mar").write_text("damaged")
     plan = Plan.of(KNOWN, ["a=3.0"], store, restore=True)
-    assert first(plan) == ["a-3.0"] and plan.required == [("a", "3.0")] and plan.others == [("a", "2.0")]
+    assert first(plan) == ["a-3.0"] and plan.required == [("a", "3.0")] and plan.additions == [("a", "2.0")]
     assert plan.recorded(plan.damaged).models == {"a": LiveModel("3.0", "2.0"), "b": LiveModel("9.0")}
     assert plan.forgotten == []
     (store / "b-9.0.mar").write_text("")
@@ -88,7 +88,7 @@ def test_where_nothing_was_live_the_newest_of_each_must_load(store: Path) -> Non
 def test_the_version_before_takes_the_place_of_a_damaged_one_which_stays_written_down(store: Path) -> None:
     (store / "a-2.0.mar").write_text("damaged")
     plan = Plan.of(KNOWN, [], store)
-    assert first(plan) == ["a-1.0", "b-9.0"] and plan.others == [("c", "1.0")]
+    assert first(plan) == ["a-1.0", "b-9.0"] and plan.additions == [("c", "1.0")]
     assert list(plan.damaged) == [("a", "2.0")]
     assert plan.recorded(plan.damaged) == KNOWN
 
@@ -96,7 +96,7 @@ def test_the_version_before_takes_the_place_of_a_damaged_one_which_stays_written
 def test_a_model_of_which_nothing_is_left_costs_the_others_nothing(store: Path) -> None:
     (store / "b-9.0.mar").unlink()
     plan = Plan.of(KNOWN, [], store)
-    assert first(plan) == ["a-2.0"] and ("b", "10.0") not in plan.others, "what was never live does not become so"
+    assert first(plan) == ["a-2.0"] and ("b", "10.0") not in plan.additions, "what was never live does not become so"
     assert plan.recorded(plan.damaged) == KNOWN
     (store / "a-1.0.mar").unlink()
     (store / "a-2.0.mar").unlink()
