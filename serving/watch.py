@@ -41,8 +41,8 @@ LOG, LARGEST = "watch.log", 10_000_000  # bytes
 EVERY = 0.5  # seconds between two checks
 LOOK = 2.0  # seconds for an answer to a ping,
 DESCRIBE = 10.0  # and for the description of a version
-MUTE = 30.0  # seconds until a front end without answers on its management address counts as dead
-SILENT = 6.0  # seconds until a front end without any answers counts as dead
+NO_MANAGEMENT = 30.0  # seconds until a front end without answers on its management address counts as dead
+NO_ANSWER = 6.0  # seconds until a front end without any answers counts as dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
 STUCK = 8.0  # seconds that workers may be idle with a stalled queue, or compute beyond their time-out
 LONGEST = 60.0  # largest pause in seconds between attempts to start a server,
@@ -82,47 +82,58 @@ class Watch:
 
     def look(self) -> None:
         """Check once, and repair."""
-        known = ServerState.read(self.root)
-        self._name_server(known)
-        if known is None or known.is_starting_or_stopping:  # stopped, never started, or starting or stopping
+        server_state = ServerState.read(self.root)
+        self._name_server(server_state)
+        if server_state is None or server_state.is_starting_or_stopping:  # None: stopped, or never started
             self.answered = self.described = self.clock()
             return
-        front = known.process()
+        front = server_state.process()
         if front is None:
-            self._start(known, "the front end has ended")
+            self._start(server_state, "the front end has ended")
             return
-        client = self._client(known)
+        client = self._client(server_state)
         try:
             self._answers(client)
             loading = self.loader.versions  # before the check: versions loaded during it count next time
             statuses = [status for name in client.models() for status in client.versions(name)]
         except Unreachable as error:
-            # With GPUs, TorchServe asks nvidia-smi for each worker that it describes, which is slow.
-            since, patience = (self.described, MUTE) if self.answered > self.described else (self.answered, SILENT)
-            if self.clock() - since > patience:
+            if self._counts_as_dead():
                 self._end(front)
-                self._start(known, f"the front end does not answer ({error})")
+                self._start(server_state, f"the front end does not answer ({error})")
             return
         self.described = self.clock()
-        for name, version in server.finish(known, client, self.root):
+        self._repair(client, server_state, statuses, loading)
+
+    def _counts_as_dead(self) -> bool:
+        """Return whether a front end has not answered for too long."""
+        if self.answered > self.described:
+            # It answers pings. With GPUs, TorchServe runs nvidia-smi for each worker that it describes, which is slow.
+            return self.clock() - self.described > NO_MANAGEMENT
+        return self.clock() - self.answered > NO_ANSWER
+
+    def _repair(
+        self, client: Client, server_state: ServerState, statuses: list[ModelStatus], loading: frozenset[Version]
+    ) -> None:
+        """Repair the versions of a front end that answers, except the workers of those under way (`loading`)."""
+        for name, version in server.finish(server_state, client, self.root):
             logger.warning("%s %s was loaded by a start that was killed: recorded as live", name, version)
         self._name_replaced(statuses)
         for status in statuses:
             if (status.name, status.version) not in loading:
-                self._workers(client, known, status)
-        self._queues(known, statuses)
+                self._workers(client, server_state, status)
+        self._queues(server_state, statuses)
         self._defaults(client, statuses)
-        self._missing(known, statuses, loading)
+        self._missing(server_state, statuses, loading)
 
-    def _name_server(self, known: ServerState | None) -> None:
+    def _name_server(self, server_state: ServerState | None) -> None:
         """Log that another process than this watcher stopped the server or started one."""
-        if known is None and self.server is not None:
+        if server_state is None and self.server is not None:
             logger.info("the server was stopped: waiting until one is started here (make serve)")
             self.server = None
-        elif known is not None and not known.is_starting_or_stopping and known.process() is not None:
-            if self.server != (known.pid, known.created):
-                logger.info("a server was started here: watching %s", known.inference)
-            self.server = known.pid, known.created
+        elif server_state and not server_state.is_starting_or_stopping and server_state.process() is not None:
+            if self.server != (server_state.pid, server_state.created):
+                logger.info("a server was started here: watching %s", server_state.inference)
+            self.server = server_state.pid, server_state.created
 
     def _name_replaced(self, statuses: list[ModelStatus]) -> None:
         """Log the workers that TorchServe has replaced."""
@@ -137,11 +148,12 @@ class Watch:
                 processes[key] = before  # between two processes
         self.processes = processes
 
-    def _client(self, known: ServerState) -> Client:
+    def _client(self, server_state: ServerState) -> Client:
         """Return a client of this server, the same one as long as it runs."""
-        if self.client is None or self.client[0] != (known.pid, known.created):
+        key = server_state.pid, server_state.created
+        if self.client is None or self.client[0] != key:
             self._forget()
-            self.client = (known.pid, known.created), Client.of_state(known, deadline=DESCRIBE)
+            self.client = key, Client.of_state(server_state, deadline=DESCRIBE)
         return self.client[1]
 
     def _answers(self, client: Client) -> None:
@@ -165,9 +177,9 @@ class Watch:
             front.kill()
             psutil.wait_procs([front], timeout=5)
 
-    def _start(self, known: ServerState, reason: str) -> None:
+    def _start(self, ended: ServerState, reason: str) -> None:
         now = ServerState.read(self.root)
-        same = now is not None and (now.pid, now.created) == (known.pid, known.created)
+        same = now is not None and (now.pid, now.created) == (ended.pid, ended.created)
         if not self.starts.is_due() or now is None or now.is_starting_or_stopping or not same:
             return
         if ServerState.is_to_stay_stopped(self.root):
@@ -175,9 +187,9 @@ class Watch:
         logger.warning("%s: starting the server again", reason)
         start_time = self.clock()
         try:
-            config = Path(known.config) if known.config else None
+            config = Path(ended.config) if ended.config else None
             started = server.start(
-                root=self.root, config=config, offset=known.offset, access_log=known.access_log, restore=True
+                root=self.root, config=config, offset=ended.offset, access_log=ended.access_log, restore=True
             )
             logger.warning("the server runs again after %.1f s", self.clock() - start_time)
             for warning in started.left_out:
@@ -189,7 +201,7 @@ class Watch:
             logger.error("the server does not start: %s", str(error).splitlines()[0])
         finally:  # also after an interrupt: the next watcher retries, unless the server was stopped on purpose
             if ServerState.read(self.root) is None and not ServerState.is_to_stay_stopped(self.root):
-                known.write(self.root)
+                ended.write(self.root)
         self.answered = self.described = self.clock()
         self.without.clear()
         self.stalls.clear()
@@ -206,53 +218,56 @@ class Watch:
                     client.set_default(name, model.version)
                     logger.warning("%s %s is the default again, as recorded in %s", name, model.version, FILE)
 
-    def _missing(self, known: ServerState, statuses: list[ModelStatus], loading: frozenset[Version]) -> None:
+    def _missing(self, server_state: ServerState, statuses: list[ModelStatus], loading: frozenset[Version]) -> None:
         """Load live versions that did not load when the server started: the cause may be gone by now."""
-        there = {(status.name, status.version) for status in statuses} - loading
+        served = {(status.name, status.version) for status in statuses} - loading
         live = {(name, model.version) for name, model in Live.read(self.root).models.items()}
-        if not live - there:
+        if not live - served:
             self.loads.reset()
             return
         if not self.loads.is_failing():
-            names = ", ".join(" ".join(version) for version in sorted(live - there))
+            names = ", ".join(" ".join(version) for version in sorted(live - served))
             logger.warning("%s should be live and is not served: retrying with growing pauses", names)
             self.loads.fail()
         if not loading and self.loads.is_due():
-            self.loader.load(known, sorted(live - there), ended=self.loads.fail)
+            self.loader.load(server_state, sorted(live - served), ended=self.loads.fail)
 
-    def _workers(self, client: Client, known: ServerState, model: ModelStatus) -> None:
+    def _workers(self, client: Client, server_state: ServerState, model: ModelStatus) -> None:
         """Give a version new workers if TorchServe does not restart them."""
-        key, wanted = (model.name, model.version), model.min_workers or known.workers
+        key, count = (model.name, model.version), model.min_workers or server_state.workers
         alive = [worker for worker in model.workers if worker.status == "READY" or _runs(worker.pid)]
-        if len(alive) >= wanted:
+        if len(alive) >= count:
             self.without.pop(key, None)
-            if len(model.workers) > wanted and all(worker.status == "READY" for worker in model.workers[:wanted]):
-                client.scale(*key, wanted)  # TorchServe's restart worked after all: drop the last ones
+            self._drop_surplus(client, model, count)
             return
         since = self.without.setdefault(key, self.clock())
         if self.clock() - since < GIVEN_UP:
             return
         # No immediate retry of workers that do not start: they take cores from those that answer.
         self.without[key] = self.clock() + (LONGEST if alive else 0.0)
-        new = wanted - len(alive)
-        if alive and len(model.workers) + new > 2 * wanted:
+        new = count - len(alive)
+        if alive and len(model.workers) + new > 2 * count:
             return
         logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
+        # TorchServe still lists the worker that it gave up. Scaling down would end the ones that are alive.
+        most = len(model.workers) + new if alive else 0
         try:
-            if alive:  # scaling down would end these; TorchServe still lists the one that it gave up
-                client.scale(*key, len(model.workers) + new)
-                client.scale(*key, wanted, max_workers=len(model.workers) + new)
-            else:
-                client.scale(*key, 0)
-                client.scale(*key, wanted)
+            client.scale(*key, most)
+            client.scale(*key, count, max_workers=most or count)
         except ClientError as error:
             logger.error("%s %s: no new workers: %s", *key, error)
 
-    def _queues(self, known: ServerState, statuses: list[ModelStatus]) -> None:
+    @staticmethod
+    def _drop_surplus(client: Client, model: ModelStatus, count: int) -> None:
+        """Drop the workers beyond `count` if the first ones are READY: TorchServe has restarted one after all."""
+        if len(model.workers) > count and all(worker.status == "READY" for worker in model.workers[:count]):
+            client.scale(model.name, model.version, count)
+
+    def _queues(self, server_state: ServerState, statuses: list[ModelStatus]) -> None:
         """Kill the workers of a version with a stalled queue: they neither answer nor compute."""
         waiting = {(status.name, status.version): status for status in statuses if status.pending}
         self.stalls = {key: stall for key, stall in self.stalls.items() if key in waiting}
-        answered = _answered(known) if waiting else None
+        answered = _answered(server_state) if waiting else None
         if answered is None:
             return
         for key, model in waiting.items():
@@ -276,17 +291,16 @@ class Watch:
     @staticmethod
     def _end_workers(model: ModelStatus) -> None:
         pids = [worker.pid for worker in model.workers if worker.status == "READY" and _runs(worker.pid)]
-        what = f"{model.name} {model.version}"
-        logger.warning("the queue of %s is stalled: killing its workers (%s)", what, pids)
+        logger.warning("the queue of %s %s is stalled: killing its workers (%s)", model.name, model.version, pids)
         for pid in pids:
             with contextlib.suppress(psutil.Error):
                 psutil.Process(pid).kill()
 
 
-def _answered(known: ServerState) -> dict[Version, float] | None:
+def _answered(server_state: ServerState) -> dict[Version, float] | None:
     """Return a number for each version that grows with every answer, None without metrics."""
     try:
-        text = httpx.get(f"{known.metrics}/metrics", timeout=LOOK, trust_env=False).text
+        text = httpx.get(f"{server_state.metrics}/metrics", timeout=LOOK, trust_env=False).text
     except httpx.HTTPError:
         return None
     if COUNTED not in text:  # the name is listed before the first answer, unless metrics are sent elsewhere

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import signal
 import time
@@ -127,13 +128,15 @@ class Deployment:
             with self._step("watch"):
                 self._watch(check)
             with self._step("commit"):
-                kept = self.before.version if self.before is not None and keep else None
+                previous = self.before.version if self.before is not None and keep else None
                 undo.callback(self._undo, "live.json is as before", self._record_before)
-                record(self.root, self.server, lambda live: live.with_model(self.name, LiveModel(self.version, kept)))
+                record(
+                    self.root, self.server, lambda live: live.with_model(self.name, LiveModel(self.version, previous))
+                )
                 undo.pop_all()
         try:
             with self._step("drain"):
-                self._drain(kept)
+                self._drain(previous)
         except KeyboardInterrupt:
             self.log(f"interrupted: {self.version} is live, and the next deployment removes the old version")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
@@ -150,8 +153,8 @@ class Deployment:
         """Restore the previous record of this model only."""
 
         def change(live: Live) -> Live:
-            others = {name: model for name, model in live.models.items() if name != self.name}
-            return Live(others | ({self.name: self.recorded} if self.recorded is not None else {}))
+            models = {name: model for name, model in live.models.items() if name != self.name}
+            return Live(models | ({self.name: self.recorded} if self.recorded is not None else {}))
 
         Live.update(self.root, change)
 
@@ -182,7 +185,7 @@ class Deployment:
         """Clean up after a killed deployment: restore the recorded default, remove all other versions."""
         try:
             default = self.client.describe(self.name).version
-            there = [status.version for status in self.client.versions(self.name)]
+            versions = [status.version for status in self.client.versions(self.name)]
         except NotFound:
             self.before = None
             return
@@ -191,7 +194,7 @@ class Deployment:
         if default != self.before.version:
             self.log(f"an earlier deployment was interrupted: {self.before.version} is live again")
             self.client.set_default(self.name, self.before.version)
-        for version in there:
+        for version in versions:
             if version not in (self.before.version, self.before.before):
                 self.log(f"{version} is removed: it is neither live nor kept")
                 self._remove(version)
@@ -223,10 +226,10 @@ class Deployment:
             self.log(f"  unknown: {old.path.name} does not exist")
             return
         try:
-            found = changes(old, self.archive)
+            lines = changes(old, self.archive)
         except (ArchiveError, KeyError) as error:  # an unreadable live version can still be replaced
-            found = [f"unknown: {old.path.name} cannot be read ({error})"]
-        for line in found or ["none in classes, preprocessing, network or metrics"]:
+            lines = [f"unknown: {old.path.name} cannot be read ({error})"]
+        for line in lines or ["none in classes, preprocessing, network or metrics"]:
             self.log(f"  {line}")
 
     def _is_ready(self) -> bool:
@@ -253,8 +256,8 @@ class Deployment:
 
     def _scale(self) -> None:
         """Start its other workers, one after the other."""
-        there = self.client.describe(self.name, self.version).min_workers
-        for count in range(there + 1, self._workers() + 1):
+        workers = self.client.describe(self.name, self.version).min_workers
+        for count in range(workers + 1, self._workers() + 1):
             with self._loading() as ready:
                 self.client.scale(self.name, self.version, count)
                 ready()
@@ -268,10 +271,10 @@ class Deployment:
         if own := self.archive.model_config().get("minWorkers"):
             return int(own)
         running = state.running(self.root)
-        each = running.workers if running else 1
+        workers = running.workers if running else 1
         if running and self.before and _says_workers(Path(running.config or self.root / CONFIG)):
-            return each
-        return min(each, Resources.of_this_machine(len(self.client.models())).workers)
+            return workers
+        return min(workers, Resources.of_this_machine(len(self.client.models())).workers)
 
     def _ask_each(self, check: GoldenCheck) -> None:
         """Warm up every worker before callers reach it: the first request in a process takes longer.
@@ -298,9 +301,9 @@ class Deployment:
         if not checks[self.version].golden:
             self.log("  no golden images in this archive: its answers are not checked")
             return checks[self.version]
-        found = golden_check.latencies(self.client, checks, self.name, self.limits.rounds)
-        new, old = found[self.version], found.get(self.before.version) if self.before else None
-        if len(found) < len(checks):
+        seconds = golden_check.latencies(self.client, checks, self.name, self.limits.rounds)
+        new, old = seconds[self.version], seconds.get(self.before.version) if self.before else None
+        if len(seconds) < len(checks):
             self.log("  the live version does not answer these images: latency is not compared")
         self.log(f"  {new * 1e3:.1f} ms per answer" + (f", {old * 1e3:.1f} ms live" if old is not None else ""))
         if old is not None and new > self.limits.slower * old + self.limits.grace:
@@ -312,25 +315,27 @@ class Deployment:
 
     def _watch(self, check: GoldenCheck) -> None:
         deadline = time.monotonic() + self.limits.watch
-        first = [worker.pid for worker in self.client.describe(self.name, self.version).workers]
-        number = 0
-        while True:
-            status = self.client.describe(self.name, self.version)
-            if not status.ready or [worker.pid for worker in status.workers] != first:
-                raise DeployError("a worker died")
-            if check.golden:
-                answer = check.ask(self.client, self.name, number=number)
-                if answer.version not in (self.version, None):
-                    raise DeployError(f"version {answer.version} answers")
-            number += 1
+        pids = [worker.pid for worker in self.client.describe(self.name, self.version).workers]
+        for number in itertools.count():
+            self._check_live(check, pids, number)
             if time.monotonic() > deadline:
                 return
             time.sleep(0.25)
 
-    def _drain(self, kept: str | None) -> None:
-        """Remove versions neither live nor kept; the deployment counts even if that fails."""
-        gone = {self.before.version, self.before.before} - {kept, self.version, None} if self.before else set()
-        for version in sorted(filter(None, gone)):
+    def _check_live(self, check: GoldenCheck, pids: list[int], number: int) -> None:
+        """Check that the same workers are READY, and that one golden image gets the new version's answer."""
+        status = self.client.describe(self.name, self.version)
+        if not status.ready or [worker.pid for worker in status.workers] != pids:
+            raise DeployError("a worker died")
+        if check.golden:
+            answer = check.ask(self.client, self.name, number=number)
+            if answer.version not in (self.version, None):
+                raise DeployError(f"version {answer.version} answers")
+
+    def _drain(self, previous: str | None) -> None:
+        """Remove the versions but the live one and `previous`; the deployment counts even if that fails."""
+        old = {self.before.version, self.before.before} - {previous, self.version, None} if self.before else set()
+        for version in sorted(filter(None, old)):
             try:
                 self._remove(version)
             except (ClientError, OSError) as error:

@@ -27,24 +27,31 @@ def remove(client: Client, name: str, version: str, image: bytes) -> None:
     start_time = time.monotonic()
     status = client.describe(name, version)
     deadline = start_time + max(MOST, status.response_timeout)
-    slowest = 0.0
-    if image and _answers(status):
-        # One for each worker: while the first computes its batch, the others take the queue.
-        for _ in status.workers:
-            start_time = time.monotonic()
-            try:
-                client.predict(image, name, version, deadline=max(0.1, deadline - start_time))
-            except NotFound:
-                raise
-            except ClientError:
-                break
-            slowest = max(slowest, time.monotonic() - start_time)
+    slowest = _slowest_answer(client, status, image, deadline) if image and _answers(status) else 0.0
     while _answers(status) and status.pending and time.monotonic() < deadline:
         time.sleep(0.05)
         status = client.describe(name, version)
     if _answers(status):
         _wait_still(status, max(LEAST, 2 * slowest) + status.batch_delay, deadline)
     client.unregister(name, version)
+
+
+def _slowest_answer(client: Client, status: ModelStatus, image: bytes, deadline: float) -> float:
+    """Send `image` once for each worker, so that each finishes its batch; return the longest time in seconds.
+
+    While the first worker computes its batch, the other ones take the queue.
+    """
+    slowest = 0.0
+    for _ in status.workers:
+        start_time = time.monotonic()
+        try:
+            client.predict(image, status.name, status.version, deadline=max(0.1, deadline - start_time))
+        except NotFound:
+            raise
+        except ClientError:
+            break
+        slowest = max(slowest, time.monotonic() - start_time)
+    return slowest
 
 
 def _wait_still(status: ModelStatus, seconds: float, deadline: float) -> None:

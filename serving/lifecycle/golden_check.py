@@ -24,14 +24,14 @@ class GoldenCheck:
     precision: str
     judged: bool = True  # otherwise any answer will do
 
-    def check(self, each: Golden, answer: Mapping[str, float]) -> None:
+    def check(self, image: Golden, answer: Mapping[str, float]) -> None:
         """Compare the best labels of one answer with the exported ones.
 
         Raises:
             WrongAnswer: a probability is off by more than `handlers.tolerances` allows.
         """
         try:
-            golden.compare(each, answer, self.classes, self.precision)
+            golden.compare(image, answer, self.classes, self.precision)
         except (GoldenError, AttributeError, TypeError) as error:  # also an answer of another shape
             raise WrongAnswer(str(error)) from error
 
@@ -41,14 +41,29 @@ class GoldenCheck:
         Raises:
             WrongAnswer: it is wrong, or there is none.
         """
-        each = self.golden[number % len(self.golden)]
+        image = self.golden[number % len(self.golden)]
         try:
-            answer = client.predict(each.image, name, version)
+            answer = client.predict(image.image, name, version)
         except ClientError as error:
-            raise WrongAnswer(f"golden image {each.name} is not answered ({error})") from error
+            raise WrongAnswer(f"golden image {image.name} is not answered ({error})") from error
         if self.judged:
-            self.check(each, answer.probabilities)
+            self.check(image, answer.probabilities)
         return answer
+
+    def time(self, client: Client, name: str, version: str, number: int) -> float | None:
+        """Return the seconds that `ask` takes, None if a version that is not judged does not answer.
+
+        Raises:
+            WrongAnswer: the answer is judged and wrong, or there is none.
+        """
+        start_time = time.perf_counter()
+        try:
+            self.ask(client, name, version, number=number)
+        except WrongAnswer:
+            if self.judged:
+                raise
+            return None
+        return time.perf_counter() - start_time
 
 
 def latencies(client: Client, checks: Mapping[str, GoldenCheck], name: str, rounds: int) -> dict[str, float]:
@@ -59,16 +74,12 @@ def latencies(client: Client, checks: Mapping[str, GoldenCheck], name: str, roun
     Raises:
         WrongAnswer: one is wrong, or there is none.
     """
-    taken: dict[str, list[float]] = {version: [] for version in checks}
+    times: dict[str, list[float]] = {version: [] for version in checks}
     for number in range(rounds):
-        for version in list(taken):
-            start_time = time.perf_counter()
-            try:
-                checks[version].ask(client, name, version, number=number)
-            except WrongAnswer:
-                if checks[version].judged:
-                    raise
-                del taken[version]
+        for version in list(times):
+            seconds = checks[version].time(client, name, version, number)
+            if seconds is None:
+                del times[version]
             else:
-                taken[version].append(time.perf_counter() - start_time)
-    return {version: statistics.median(latencies) for version, latencies in taken.items()}
+                times[version].append(seconds)
+    return {version: statistics.median(seconds) for version, seconds in times.items()}

@@ -27,28 +27,28 @@ class Loader:
         self._ending = threading.Event()
         self._pool = ThreadPoolExecutor(1, "loader")
 
-    def load(self, known: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
-        """Begin to load versions into the server `known`, and call `ended` when all have been tried."""
+    def load(self, server_state: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
+        """Begin to load versions into that server, and call `ended` when all have been tried."""
         self.versions = frozenset(versions)
-        self._pool.submit(self._load, known, versions, ended)
+        self._pool.submit(self._load, server_state, versions, ended)
 
     def close(self) -> None:
         """Cancel the load under way, and remove its version from the server."""
         self._ending.set()
         self._pool.shutdown()
 
-    def _load(self, known: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
+    def _load(self, server_state: ServerState, versions: Sequence[Version], ended: Callable[[], None]) -> None:
         try:
             with contextlib.suppress(lock.Held):  # the next attempt comes after that deployment
                 for version in versions:
-                    self._try(known, version)
+                    self._try(server_state, version)
         finally:
             ended()
             self.versions = frozenset()
 
-    def _try(self, known: ServerState, version: Version) -> None:
+    def _try(self, server_state: ServerState, version: Version) -> None:
         try:
-            server.add(known, self.root, version, ending=self._ending.is_set)
+            server.add(server_state, self.root, version, ending=self._ending.is_set)
             logger.warning("%s %s is served again", *version)
         except lock.Held:
             raise

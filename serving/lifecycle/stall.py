@@ -7,9 +7,9 @@ COMPUTES = 0.05  # of a core: a worker that uses less is waiting
 
 @dataclasses.dataclass(slots=True)
 class Stall:
-    """Requests that have waited for the same workers since `began`, which have been idle since `idle` (seconds)."""
+    """Requests that wait for the same workers since `start_time`; these are idle since `idle` (both in seconds)."""
 
-    began: float
+    start_time: float
     answered: float  # how much the version has answered by then
     workers: frozenset[int]  # the processes that should answer
     idle: float
@@ -31,4 +31,4 @@ class Stall:
 
     def is_over(self, now: float, patience: float, response_timeout: float) -> bool:
         """Return whether the workers have had their time: `patience` seconds idle, or the model's own and those."""
-        return now - self.idle > patience or now - self.began > response_timeout + patience
+        return now - self.idle > patience or now - self.start_time > response_timeout + patience

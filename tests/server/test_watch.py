@@ -226,7 +226,7 @@ def test_a_management_address_that_is_mute_is_repaired(
     known = ServerState.read(home)
     assert known is not None
     monkeypatch.setattr("serving.watch.DESCRIBE", 0.2)
-    monkeypatch.setattr("serving.watch.MUTE", 0.5)
+    monkeypatch.setattr("serving.watch.NO_MANAGEMENT", 0.5)
     with socket.socket(socket.AF_UNIX) as mute, contextlib.closing(Watch(home)) as watch:
         mute.bind(str(tmp_path / "m"))
         mute.listen()
