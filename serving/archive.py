@@ -60,37 +60,47 @@ def build(
     archive = Archive(name, version, model_store.path_of(name, version, store))
     _refuse_existing(archive)
     settings = model_config.configure(overrides)
-    if settings["handler"]["precision"] == "int8" and kind != "torchscript":
-        raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
-    if settings["handler"]["precision"] == "int8" and not files.int8_model.is_file():
-        why = ((provenance.read_json(files.export) or {}).get("int8") or {}).get("why", "it was never exported")
-        other = f"make archive NAME={name} VERSION={version} ARGS=handler.precision=auto"
-        name = files.int8_model.name
-        raise ArchiveError(f"{run} has no {name} ({why}): export the run again, or choose another precision ({other})")
-    if settings["handler"]["precision"] == "int8" and (fault := _doubt_of_int8(run)):
-        logging.getLogger(__name__).warning("int8 may cost accuracy: %s", fault)
+    if settings["handler"]["precision"] == "int8":
+        _check_int8(archive, run, kind)
     _refuse_older_golden(run)
     date = provenance.date()
     store.mkdir(parents=True, exist_ok=True)
     prune.remove_unfinished(store)
     # Inside the store, so that the last step is a link within one file system; hidden, so that no server lists it.
     with tempfile.TemporaryDirectory(prefix=prune.BUILDING, dir=store) as folder:
-        built, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name
+        file, sidecar = Path(folder) / archive.path.name, Path(folder) / archive.sidecar.name
         with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
             staged = package.stage(Path(scratch), name, version, weights, settings, date)
             document = provenance.document(run, spec, settings, overrides, date, staged)
             (staged / provenance.FILE).write_text(provenance.text(document))
-            package.write(staged, built)
+            package.write(staged, file)
         if rehearse:
-            rehearsal.rehearse(Archive(name, version, built))
-        file = {"file": archive.path.name, "sha256": provenance.sha256(built), "bytes": built.stat().st_size}
-        sidecar.write_text(provenance.text({**document, "name": name, "version": version, **file}))
+            rehearsal.rehearse(Archive(name, version, file))
+        identity = {"file": archive.path.name, "sha256": provenance.sha256(file), "bytes": file.stat().st_size}
+        sidecar.write_text(provenance.text({**document, "name": name, "version": version, **identity}))
         try:
-            atomic.name_once(built, archive.path)  # fails if another build was faster; a rename would overwrite it
+            atomic.name_once(file, archive.path)  # fails if another build was faster; a rename would overwrite it
         except FileExistsError as error:
             raise ArchiveError(_EXISTS.format(archive.path)) from error
         os.replace(sidecar, archive.sidecar)
     return archive
+
+
+def _check_int8(archive: Archive, run: Path, kind: str) -> None:
+    """Check that a run has an int8 network for an archive in format `kind`; warn if that may cost accuracy."""
+    if kind != "torchscript":
+        raise ArchiveError("handler.precision=int8 needs FORMAT=torchscript: a .pt2 holds float32 and bf16")
+    files = RunFolder(run)
+    if not files.int8_model.is_file():
+        export = (provenance.read_json(files.export) or {}).get("int8") or {}
+        reason = export.get("why", "it was never exported")
+        auto = f"make archive NAME={archive.name} VERSION={archive.version} ARGS=handler.precision=auto"
+        raise ArchiveError(
+            f"{run} has no {files.int8_model.name} ({reason}): "
+            f"export the run again, or choose another precision ({auto})"
+        )
+    if doubt := _doubt_of_int8(run):
+        logging.getLogger(__name__).warning("int8 may cost accuracy: %s", doubt)
 
 
 def _doubt_of_int8(run: Path) -> str | None:
@@ -107,8 +117,8 @@ def read_spec(weights: Path) -> dict[str, Any]:
     """
     if not weights.is_file():
         name = weights.parent.name
-        cure = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
-        raise ArchiveError(f"{weights} does not exist: {cure} writes it")
+        command = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
+        raise ArchiveError(f"{weights} does not exist: {command} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
             return model_store.spec_inside(file)
@@ -134,8 +144,8 @@ def _refuse_older_golden(run: Path) -> None:
     except GoldenError as error:
         raise ArchiveError(f"{run} cannot be archived: {error}") from error
     if not all(image.pixels for image in images):
-        cure = f"python -m training.export name={run.name}"
-        raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({cure})")
+        command = f"python -m training.export name={run.name}"
+        raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({command})")
 
 
 def _at_least_one(text: str) -> int:

@@ -44,7 +44,7 @@ def config_of(root: Path) -> Path:
     return path
 
 
-def serve(wanted: Sequence[str], root: Path) -> int:
+def serve(selection: Sequence[str], root: Path) -> int:
     """Start the server and stay until it ends (1) or the container is to stop (0)."""
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -56,7 +56,7 @@ def serve(wanted: Sequence[str], root: Path) -> int:
         signal.signal(stop, end)
     reaper.adopt_orphans()
     # If another server runs here, this raises and leaves that server running.
-    started = server.start(wanted, root=root, config=config_of(root), offset=ports.offset_of_environment())
+    started = server.start(selection, root=root, config=config_of(root), offset=ports.offset_of_environment())
     try:
         models = ", ".join(f"{model.name} {model.version}" for model in started.models)
         print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)

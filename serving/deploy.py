@@ -80,35 +80,35 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
     model_store.check_name(name)
     root = root.resolve()
     with lock.deploying(root), _operated(root, log) as (running, client):
-        known = Live.read(root).models.get(name)
+        model = Live.read(root).models.get(name)
         try:
             default = client.describe(name).version
         except NotFound:
             raise DeployError(f"{name} is not served: deploy it (make deploy NAME={name})") from None
-        if known is not None and known.version != default:  # after an interrupted deployment
-            known = LiveModel(default, known.version)
-        if known is None or known.before is None:
+        if model is not None and model.version != default:  # after an interrupted deployment
+            model = LiveModel(default, model.version)
+        if model is None or model.before is None:
             raise DeployError(
                 f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
             )
         start_time = time.perf_counter()
         try:
-            ready = client.describe(name, known.before).ready
+            ready = client.describe(name, model.before).ready
         except NotFound:
             ready = False
         if not ready:
-            raise DeployError(f"{name} {known.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
+            raise DeployError(f"{name} {model.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
         with _uninterrupted():  # a switch without a record would not survive a restart
-            client.set_default(name, known.before)
-            back = LiveModel(known.before, known.version)
+            client.set_default(name, model.before)
+            back = LiveModel(model.before, model.version)
             try:
                 record(root, running, lambda live: live.with_model(name, back))
             except (ServingError, OSError) as error:
                 with contextlib.suppress(ClientError):  # the server has ended, and restarts as recorded
-                    client.set_default(name, known.version)
+                    client.set_default(name, model.version)
                 reason = f"the rollback cannot be recorded ({error})"
-                raise DeployError(f"{known.version} stays live: {reason}") from error
-        return Deployed(name, known.before, known.version, {"switch": time.perf_counter() - start_time})
+                raise DeployError(f"{model.version} stays live: {reason}") from error
+        return Deployed(name, model.before, model.version, {"switch": time.perf_counter() - start_time})
 
 
 @contextlib.contextmanager
@@ -128,26 +128,26 @@ def _operated(root: Path, log: Callable[[str], None]) -> Iterator[tuple[ServerSt
 
     A killed start is recorded before and after: loading models may be READY by then.
     """
-    known, waited, deadline = ServerState.read(root), False, time.monotonic() + STARTING
-    while known is not None and known.is_starting_or_stopping:
+    server_state, is_waiting, deadline = ServerState.read(root), False, time.monotonic() + STARTING
+    while server_state is not None and server_state.is_starting_or_stopping:
         if time.monotonic() > deadline:
             raise lock.Held("a server is being started or stopped here: wait for it (make status)")
-        if not waited:
+        if not is_waiting:
             log("another process is starting or stopping the server: waiting for it ...")
-        waited = True
+        is_waiting = True
         time.sleep(0.1)
-        known = ServerState.read(root)
-    if known is None or known.process() is None:
+        server_state = ServerState.read(root)
+    if server_state is None or server_state.process() is None:
         raise DeployError("no server runs here: start one (make serve)")
-    with Client.of_state(known) as client:
-        _finish(known, client, root, log)
-        yield known, client
+    with Client.of_state(server_state) as client:
+        _finish(server_state, client, root, log)
+        yield server_state, client
         with contextlib.suppress(ServingError):  # the deployment itself has succeeded
-            _finish(known, client, root, log)
+            _finish(server_state, client, root, log)
 
 
-def _finish(known: ServerState, client: Client, root: Path, log: Callable[[str], None]) -> None:
-    for name, version in server.finish(known, client, root, is_deploying=True):
+def _finish(server_state: ServerState, client: Client, root: Path, log: Callable[[str], None]) -> None:
+    for name, version in server.finish(server_state, client, root, is_deploying=True):
         log(f"{name} {version} was loaded by a start that was killed: recorded as live")
 
 

@@ -1,26 +1,26 @@
 """The errors of packing, serving and asking a model, with one base class to catch.
 
 ServingError                     anything; ArchiveError, DeployError, ServerError ... are defined where they are raised
-└── ClientError                  between asking a server and having its answer
-    ├── Unreachable              no server answers there
+└── ClientError                  a request to a server fails
+    ├── Unreachable              no server answers at that address
     │   └── DeadlinePassed       none did in the time that the call had
     ├── NoKey                    no key file, or the server refuses its tokens
-    ├── RequestRefused     4xx   the server says what is wrong with the request
+    ├── RequestRefused     4xx   the server refuses the request and says why
     │   └── NotFound       404   no such model or version
     └── ServerFailed       5xx   the server could not answer a good request
 """
 
 
 class ServingError(Exception):
-    """A command fails; the message names the cause and the cure."""
+    """A command fails; the message names the cause and the way out."""
 
 
 class ClientError(ServingError):
-    """Anything that goes wrong between asking and having the answer."""
+    """A request to a server fails."""
 
 
 class Unreachable(ClientError):
-    """No server answers there."""
+    """No server answers at that address."""
 
 
 class DeadlinePassed(Unreachable):
@@ -32,7 +32,7 @@ class NoKey(ClientError):
 
 
 class RequestRefused(ClientError):
-    """The server says what is wrong with the request: `code` is the HTTP status, `kind` the type of error."""
+    """The server refuses the request and says why: `code` is the HTTP status, `kind` the type of error."""
 
     def __init__(self, code: int, kind: str, message: str) -> None:
         super().__init__(f"{code} {kind}: {message}")

@@ -26,7 +26,7 @@ def run(serve: Callable[[], None], port: int, *, health: str) -> int:
 
     Args:
         serve: listens on the loopback until a KeyboardInterrupt; an ArchiveError or RuntimeError prints one line.
-        port: where it listens.
+        port: on which it listens.
         health: a path there that is answered with 200 once it is ready.
     """
     address = Address("127.0.0.1", port)
@@ -64,10 +64,10 @@ def _serve(serve: Callable[[], None]) -> None:
         raise SystemExit(f"error: {error}") from error
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        left = multiprocessing.active_children()  # if interrupted before it was ready, or twice
-        for child in left:  # all at once: a process that misses another one logs it
+        children = multiprocessing.active_children()  # if interrupted before it was ready, or twice
+        for child in children:  # all at once: a process that misses another one logs it
             child.terminate()
-        for child in left:
+        for child in children:
             child.join(GRACE)
             child.kill()
 

@@ -60,11 +60,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    seen: set[tuple[int, int]] = set()  # a link may lead back to a folder that holds it
+    visited: set[tuple[int, int]] = set()  # a link may lead back to a folder that holds it
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         place = os.stat(parent)
-        is_new = (place.st_dev, place.st_ino) not in seen
-        seen.add((place.st_dev, place.st_ino))
+        is_new = (place.st_dev, place.st_ino) not in visited
+        visited.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
         yield from (Path(parent, name) for name in names if is_new and not name.startswith("."))
 
@@ -79,12 +79,12 @@ def _is_image(path: Path) -> bool:
         return pillow.begins_as_image(file.read(START_BYTES))
 
 
-def _name_others(files: Sequence[Path]) -> None:
+def _warn_of_other_files(files: Sequence[Path]) -> None:
     """Warn on standard error about the files that are not sent."""
     if files:
-        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        end = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
         names = ", ".join(ascii(str(file))[1:-1] for file in files[:NAMED])
-        print(f"not images, so not sent: {names}{more}", file=sys.stderr)
+        print(f"not images, so not sent: {names}{end}", file=sys.stderr)
 
 
 def online(name: str, paths: Sequence[Path], version: str | None = None, *, client: Client) -> Iterator[Answer]:
@@ -180,9 +180,9 @@ def show(who: str, paths: Sequence[Path], results: Iterator[Answer], console: Co
                 refused += 1
                 table.add_row(str(path), "-", "-", answer, style="red")
                 continue
-            (label, probability), *others = answer.items()
-            rest = ", ".join(f"{other} {value:.2%}" for other, value in others[:2])
-            table.add_row(str(path), label, f"{probability:.2%}", rest)
+            (label, probability), *next_labels = answer.items()
+            next_best = ", ".join(f"{name} {value:.2%}" for name, value in next_labels[:2])
+            table.add_row(str(path), label, f"{probability:.2%}", next_best)
     console.print(table)
     return refused
 
@@ -200,8 +200,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         model_store.check_name(arguments.name)
-        paths, others = images_in(arguments.path)
-        _name_others(others)
+        paths, other_files = images_in(arguments.path)
+        _warn_of_other_files(other_files)
         with ExitStack() as unpacked:
             who, results = answers(arguments, paths, unpacked)
             if arguments.json:

@@ -31,7 +31,7 @@ class Version:
 
     model: ModelStatus
     default: bool
-    kept: bool  # for a rollback
+    for_rollback: bool
     memory: int  # bytes resident, of all its workers
     uptime: float  # seconds since its youngest worker's start
 
@@ -58,7 +58,7 @@ class Status:
             dataclasses.asdict(version.model)
             | {
                 "default": version.default,
-                "kept": version.kept,
+                "kept": version.for_rollback,
                 "memory": version.memory,
                 "uptime": round(version.uptime, 1),
             }
@@ -85,21 +85,23 @@ def read(root: Path) -> Status | None:
     with Client.of_state(running) as client:
         for name in client.models():
             default = client.describe(name).version
-            kept = live[name].before if name in live else None
+            before = live[name].before if name in live else None
             versions += [
-                _version(status, status.version == default, status.version == kept) for status in client.versions(name)
+                _version(status, status.version == default, status.version == before)
+                for status in client.versions(name)
             ]
-    there = {(version.model.name, version.model.version) for version in versions}
-    missing = sorted({(name, model.version) for name, model in live.items()} - there)
+    served = {(version.model.name, version.model.version) for version in versions}
+    missing = sorted({(name, model.version) for name, model in live.items()} - served)
     return Status(running, time.time() - process.create_time(), _resident(process.pid), versions, missing)
 
 
-def _version(model: ModelStatus, default: bool, kept: bool) -> Version:
-    started = max((worker.started.timestamp() for worker in model.workers), default=time.time())
+def _version(model: ModelStatus, default: bool, for_rollback: bool) -> Version:
+    start_time = max((worker.started.timestamp() for worker in model.workers), default=time.time())
     # TorchServe measures memory once a minute, and says 0 before that.
     workers = tuple(dataclasses.replace(worker, memory=_resident(worker.pid)) for worker in model.workers)
     memory = sum(worker.memory for worker in workers)
-    return Version(dataclasses.replace(model, workers=workers), default, kept, memory, max(0.0, time.time() - started))
+    uptime = max(0.0, time.time() - start_time)
+    return Version(dataclasses.replace(model, workers=workers), default, for_rollback, memory, uptime)
 
 
 def _resident(pid: int) -> int:
@@ -119,24 +121,29 @@ def show(status: Status, console: Console) -> None:
     for heading in ("model", "version", "", "workers", "state", "queue", "memory", "up", "processes"):
         table.add_column(heading, justify="right" if heading in ("workers", "queue", "memory", "up") else "left")
     for version in status.versions:
-        model = version.model
-        states = sorted({worker.status for worker in model.workers}) or ["no worker"]
-        table.add_row(
-            model.name,
-            model.version,
-            "default" if version.default else "kept" if version.kept else "",
-            str(len(model.workers)),
-            ", ".join(states),
-            str(model.pending),
-            f"{version.memory / 1e6:.0f} MB",
-            _duration(version.uptime),
-            ", ".join(str(worker.pid) for worker in model.workers),
-        )
+        table.add_row(*_row(version))
     # As wide as needed, also on a terminal: a shortened name cannot be copied.
     table.width = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
     console.print(table)
     for name, missing in status.missing:
         console.print(f"{name} {missing} should be live and is not served (make watch retries it)", style="red")
+
+
+def _row(version: Version) -> tuple[str, ...]:
+    """Return the cells of a version's row in the table."""
+    model = version.model
+    states = sorted({worker.status for worker in model.workers}) or ["no worker"]
+    return (
+        model.name,
+        model.version,
+        "default" if version.default else "kept" if version.for_rollback else "",
+        str(len(model.workers)),
+        ", ".join(states),
+        str(model.pending),
+        f"{version.memory / 1e6:.0f} MB",
+        _duration(version.uptime),
+        ", ".join(str(worker.pid) for worker in model.workers),
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -32,7 +32,7 @@ class Check:
     """One check: its name, its result and its seconds."""
 
     name: str
-    seen: str
+    result: str
     seconds: float
 
 
@@ -49,19 +49,19 @@ class Verified:
 class _Checks:
     def __init__(self) -> None:
         self.passed: list[Check] = []
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
 
-    def add(self, name: str, seen: str) -> None:
+    def add(self, name: str, result: str) -> None:
         now = time.monotonic()
-        self.passed.append(Check(name, seen, now - self._began))
-        self._began = now
+        self.passed.append(Check(name, result, now - self._start_time))
+        self._start_time = now
 
 
 def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
     """Check an archive's hash, structure, sizes and provenance, and rehearse it if `rehearse`.
 
     Raises:
-        ArchiveError: a check failed; one line with the cause and the cure.
+        ArchiveError: a check failed; one line with the cause and the command that repairs it.
     """
     checks = _Checks()
     sidecar = _check_file(archive)
@@ -76,37 +76,43 @@ def verify(archive: Archive, *, rehearse: bool = True) -> Verified:
     rehearsed = None
     if rehearse:
         rehearsed = rehearsal.rehearse(archive)
-        seen = f"{rehearsed.images} images in {rehearsed.precision}, largest difference {rehearsed.difference:.1e}"
+        result = f"{rehearsed.images} images in {rehearsed.precision}, largest difference {rehearsed.difference:.1e}"
         if not rehearsed.pixels:
-            seen += "; pixels not compared (exported by an older release)"
-        checks.add("golden answers", seen)
+            result += "; pixels not compared (exported by an older release)"
+        checks.add("golden answers", result)
     return Verified(archive, sidecar, tuple(checks.passed), rehearsed)
 
 
 def _check_file(archive: Archive) -> dict[str, Any]:
     """Return the sidecar, after checking that it describes this file."""
-    again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
     if not archive.path.is_file():
-        cure = f"make archive NAME={archive.name} VERSION={archive.version}"
-        raise ArchiveError(f"{archive.path} does not exist: {cure} builds it")
+        command = f"make archive NAME={archive.name} VERSION={archive.version}"
+        raise ArchiveError(f"{archive.path} does not exist: {command} builds it")
     if not archive.sidecar.is_file() and not _is_ours(archive):
         raise ArchiveError(
             f"{archive.path} was not built by make archive and has no sidecar to check it by. make serve serves it"
         )
     if not archive.sidecar.is_file():
         raise ArchiveError(f"{archive.path} has no sidecar: its build was interrupted. Remove it and build it again")
-    try:
-        sidecar = json.loads(archive.sidecar.read_text())
-    except ValueError as error:
-        raise ArchiveError(f"{archive.sidecar} is damaged ({error}). {again}") from error
-    if not isinstance(sidecar, dict) or not {"sha256", "bytes", "name", "version", "members"} <= set(sidecar):
-        raise ArchiveError(f"{archive.sidecar} is not complete. {again}")
+    again = f"Remove {archive.path.name} and {archive.sidecar.name} and build it again"
+    sidecar = _read_sidecar(archive, again)
     if (sidecar["name"], sidecar["version"]) != (archive.name, archive.version):
         raise ArchiveError(f"{archive.sidecar} describes {sidecar['name']} {sidecar['version']}. {again}")
     if (size := archive.path.stat().st_size) != sidecar["bytes"]:
         raise ArchiveError(f"{archive.path} has {size} bytes, not the {sidecar['bytes']} that were built. {again}")
     if (digest := provenance.sha256(archive.path)) != sidecar["sha256"]:
         raise ArchiveError(f"{archive.path} is not the file that was built (sha256 {digest}). {again}")
+    return sidecar
+
+
+def _read_sidecar(archive: Archive, again: str) -> dict[str, Any]:
+    """Return a sidecar with all its keys; the advice `again` ends the errors."""
+    try:
+        sidecar = json.loads(archive.sidecar.read_text())
+    except ValueError as error:
+        raise ArchiveError(f"{archive.sidecar} is damaged ({error}). {again}") from error
+    if not isinstance(sidecar, dict) or not {"sha256", "bytes", "name", "version", "members"} <= set(sidecar):
+        raise ArchiveError(f"{archive.sidecar} is not complete. {again}")
     return sidecar
 
 
@@ -138,11 +144,11 @@ def _check_provenance(archive: Archive, file: zipfile.ZipFile, sidecar: Mapping[
         raise ArchiveError(
             f"{archive.path} and its sidecar come from different builds: build it again as another version"
         )
-    found = set(file.namelist()) - {provenance.FILE}
-    for name in sorted(found | set(inside["members"])):
+    names = set(file.namelist()) - {provenance.FILE}
+    for name in sorted(names | set(inside["members"])):
         if name not in inside["members"]:
             raise ArchiveError(f"{archive.path} holds {name}, which its provenance does not list: build it again")
-        if name not in found:
+        if name not in names:
             raise ArchiveError(f"{archive.path} holds no {name}, which its provenance lists: build it again")
         with file.open(name) as member:
             digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
@@ -157,7 +163,7 @@ def show(verified: Verified, console: Console) -> None:
     table.add_column("seen", overflow="fold")
     table.add_column("s", justify="right")
     for check in verified.checks:
-        table.add_row(check.name, check.seen, f"{check.seconds:.1f}")
+        table.add_row(check.name, check.result, f"{check.seconds:.1f}")
     console.print(table)
 
 

@@ -250,10 +250,10 @@ class Watch:
             return
         logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
         # TorchServe still lists the worker that it gave up. Scaling down would end the ones that are alive.
-        most = len(model.workers) + new if alive else 0
+        limit = len(model.workers) + new if alive else 0
         try:
-            client.scale(*key, most)
-            client.scale(*key, count, max_workers=most or count)
+            client.scale(*key, limit)
+            client.scale(*key, count, max_workers=limit or count)
         except ClientError as error:
             logger.error("%s %s: no new workers: %s", *key, error)
 

@@ -211,7 +211,7 @@ class Deployment:
 
     def _verify(self) -> None:
         for check in verify.verify(self.archive).checks:
-            self.log(f"  {check.name}: {check.seen}")
+            self.log(f"  {check.name}: {check.result}")
 
     def _changes(self) -> None:
         if self.before is None:

@@ -13,7 +13,7 @@ from serving.status import Status, Version, _version, show
 
 def test_the_memory_of_a_worker_is_measured_at_once() -> None:
     worker = Worker("9000", "READY", os.getpid(), 0, dt.datetime.now(dt.UTC))
-    found = _version(ModelStatus("m", "1.0", 1, 8, 0.0, 60.0, 0, (worker,)), default=True, kept=False)
+    found = _version(ModelStatus("m", "1.0", 1, 8, 0.0, 60.0, 0, (worker,)), default=True, for_rollback=False)
     assert found.memory == found.model.workers[0].memory > 10_000_000
 
 
