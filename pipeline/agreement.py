@@ -9,9 +9,11 @@ probability again, bf16 and fp16 the same best label for 99.8 % of the images, i
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,47 @@ from rich.progress import Progress
 from handlers import tolerances
 from handlers.run_folder import RUNS, RunFolder
 from serving import archive
-from serving.client import Client, RequestRefused
+from serving.client import Client, Prediction, RequestRefused
 from serving.errors import ServingError
 from serving.store import model_store
 from training.data.records import DatasetError
 from training.predictions import Predictions
 
 TOLERANCE = tolerances.FP32
+
+
+@dataclasses.dataclass(slots=True)
+class _Counts:
+    """The counts of a comparison, answer by answer."""
+
+    evaluated: Predictions
+    columns: Mapping[str, int]  # of the probabilities, by label
+    exact: bool  # whether each probability must be the evaluated one, and not only the best label
+    versions: set[str | None] = dataclasses.field(default_factory=set)
+    differing: list[str] = dataclasses.field(default_factory=list)  # ids of images
+    labelled: int = 0
+    refused: int = 0
+    correct: int = 0
+    same: int = 0  # best label as evaluated
+    largest: float = 0.0  # difference of a probability
+
+    def add(self, row: int, answer: Prediction | RequestRefused) -> None:
+        """Count the answer for the image of a row."""
+        label = int(self.evaluated.labels[row])
+        self.labelled += label >= 0
+        if isinstance(answer, RequestRefused) or not answer.probabilities.keys() <= self.columns.keys():
+            self.refused += 1
+            self.differing.append(str(self.evaluated.ids[row]))
+            return
+        probabilities = self.evaluated.probabilities[row]
+        best, served = int(probabilities.argmax()), self.columns[answer.label]
+        difference = max(abs(p - float(probabilities[self.columns[k]])) for k, p in answer.probabilities.items())
+        self.versions.add(answer.version)
+        self.correct += served == label
+        self.same += served == best
+        self.largest = max(self.largest, difference)
+        if served != best or (self.exact and difference > TOLERANCE):
+            self.differing.append(str(self.evaluated.ids[row]))
 
 
 def compare(run: Path, model: str, version: str | None, *, client: Client) -> dict[str, Any]:
@@ -41,52 +77,33 @@ def compare(run: Path, model: str, version: str | None, *, client: Client) -> di
     """
     files = RunFolder(run)
     evaluated = Predictions.load(files.predictions)
-    column = {label: index for index, label in enumerate(archive.read_spec(files.model)["classes"])}
-    best: list[int] = evaluated.probabilities.argmax(axis=1).tolist()
-    versions: set[str | None] = set()
-    apart: list[str] = []
+    columns = {label: index for index, label in enumerate(archive.read_spec(files.model)["classes"])}
     precision = client.description(model, version)["precision"]
     if precision not in ("fp32", "bf16", "fp16", "int8"):
         raise ServingError(f"{model} answers in {precision}, a precision without a tolerance")
-    correct = labelled = refused = same = 0
-    largest = 0.0
-    began = time.perf_counter()
+    counts, images = _Counts(evaluated, columns, exact=precision == "fp32"), len(evaluated.probabilities)
+    start_time = time.perf_counter()
     with Progress(console=Console(stderr=True, markup=False, emoji=False)) as progress:
         answers = client.predict_many(evaluated.images(), model, version)
-        for row, answer in enumerate(progress.track(answers, total=len(best), description="Asking the server")):
-            label = int(evaluated.labels[row])
-            labelled += label >= 0
-            if isinstance(answer, RequestRefused) or not set(answer.probabilities) <= set(column):
-                refused += 1
-                apart.append(str(evaluated.ids[row]))
-                continue
-            versions.add(answer.version)
-            served = column[answer.label]
-            correct += served == label
-            same += served == best[row]
-            differences = [
-                abs(p - float(evaluated.probabilities[row, column[k]])) for k, p in answer.probabilities.items()
-            ]
-            largest = max(largest, *differences)
-            if served != best[row] or (precision == "fp32" and max(differences) > TOLERANCE):
-                apart.append(str(evaluated.ids[row]))
-    right = int((evaluated.probabilities.argmax(axis=1) == evaluated.labels).sum())
+        for row, answer in enumerate(progress.track(answers, total=images, description="Asking the server")):
+            counts.add(row, answer)
+    evaluated_correct = int((evaluated.probabilities.argmax(axis=1) == evaluated.labels).sum())
     return {
         "model": model,
         "precision": precision,
-        "versions": sorted(map(str, versions)),
-        "images": len(best),
-        "agree": len(best) - len(apart),
-        "same_top1": same,
-        "largest_difference": largest,
+        "versions": sorted(map(str, counts.versions)),
+        "images": images,
+        "agree": images - len(counts.differing),
+        "same_top1": counts.same,
+        "largest_difference": counts.largest,
         "tolerance": TOLERANCE,
-        "refused": refused,
-        "labelled": labelled,
-        "correct": correct,
-        "evaluated_correct": right,
-        "top1": correct / labelled if labelled else None,
-        "seconds": time.perf_counter() - began,
-        "apart": apart[:100],
+        "refused": counts.refused,
+        "labelled": counts.labelled,
+        "correct": counts.correct,
+        "evaluated_correct": evaluated_correct,
+        "top1": counts.correct / counts.labelled if counts.labelled else None,
+        "seconds": time.perf_counter() - start_time,
+        "apart": counts.differing[:100],
     }
 
 
@@ -97,8 +114,8 @@ def allowed(document: dict[str, Any]) -> bool:
     if document["precision"] == "fp32":
         return bool(document["agree"] == document["images"])
     if document["precision"] == "int8" and document["labelled"]:
-        lost = document["evaluated_correct"] - document["correct"]
-        return bool(lost <= tolerances.INT8_TOP1_LOST * document["labelled"])
+        loss = document["evaluated_correct"] - document["correct"]
+        return bool(loss <= tolerances.INT8_TOP1_LOST * document["labelled"])
     return bool(document["same_top1"] >= tolerances.ROUNDED_SAME_TOP1 * document["images"])
 
 

@@ -1,8 +1,8 @@
 """From nothing to a served prediction: `make demo`.
 
-Draws hands that hold up 0 to 5 fingers, prepares them, trains a small network, evaluates it, builds its archive, starts
+Draws hands with 0 to 5 raised fingers, prepares them, trains a small network, evaluates it, builds its archive, starts
 TorchServe and asks it for a handful of test images. Steps without changes since the last time are skipped.
-Needs neither network nor credentials; the times of all steps go to logs/demo.json.
+It needs neither network nor credentials, and writes the times of all steps to logs/demo.json.
 """
 
 import sys

