@@ -24,11 +24,11 @@ from handlers import atomic
 from handlers.run_folder import RUNS, RunFolder
 from serving import archive, deploy, server
 from serving.client import Client, ModelStatus, NotFound
+from serving.console import table_console
 from serving.errors import ServingError
 from serving.host import lock, ports, state
 from serving.lifecycle.deployment import Limits
 from serving.lifecycle.launch import CONFIG
-from serving.page import page
 from serving.store import model_config, model_store, package
 from serving.store.live import Live
 from serving.store.model_store import Archive, ArchiveError
@@ -58,7 +58,7 @@ class Steps:
         self.title = title
         self.root = root
         self.record = record
-        self.console = console or page()
+        self.console = console or table_console()
         self.seconds: dict[str, float] = {}
         self._start_time = time.perf_counter()
 

@@ -20,8 +20,8 @@ from rich.table import Table
 from handlers.errors import RequestError
 from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
+from serving.console import table_console
 from serving.errors import NotFound, ServingError
-from serving.page import page
 from serving.store import model_config, model_store
 from serving.store.live import Live
 from serving.store.model_store import ArchiveError
@@ -211,7 +211,7 @@ def main() -> int:
                 refused = {file: {"error": answer} for file, answer in by_file.items() if isinstance(answer, str)}
                 print(json.dumps({**by_file, **refused}, indent=2))
                 return int(bool(refused))
-            return int(show(who, paths, results, page()) > 0)
+            return int(show(who, paths, results, table_console()) > 0)
     except (ServingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from serving import status
 from serving.client import Client, ClientError, ModelStatus
+from serving.console import table_console
 from serving.errors import ServingError
 from serving.host import affinity, lock, logs, ports, state
 from serving.host.ports import Ports
@@ -33,7 +34,6 @@ from serving.lifecycle import launch
 from serving.lifecycle.launch import CONFIG, LaunchError
 from serving.lifecycle.plan import Plan
 from serving.lifecycle.readiness import NotReady, Version, wait_ready
-from serving.page import page
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive, ArchiveError
@@ -354,7 +354,7 @@ def main() -> int:
     verbs.add_parser("stop")
     arguments = parser.parse_args()
     try:
-        return _run(arguments, page())
+        return _run(arguments, table_console())
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.client import Client, ModelStatus
+from serving.console import WIDEST, table_console
 from serving.errors import ServingError
 from serving.host import state
 from serving.host.state import ServerState
-from serving.page import WIDEST, page
 from serving.store.live import Live
 
 
@@ -177,7 +177,7 @@ def main() -> int:
     elif report is None:
         print("No server runs here: make serve")
     else:
-        show(report, page())
+        show(report, table_console())
     return 0 if report is not None else 3
 
 

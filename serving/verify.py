@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers import golden
+from serving.console import table_console
 from serving.errors import ServingError
-from serving.page import page
 from serving.store import model_store, package, provenance, rehearsal
 from serving.store.model_store import Archive, ArchiveError
 from serving.store.rehearsal import Rehearsal
@@ -183,7 +183,7 @@ def main() -> int:
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(verified, page())
+    show(verified, table_console())
     return 0
 
 

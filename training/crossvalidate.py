@@ -27,10 +27,10 @@ from handlers.atomic import write_json
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration, evaluate
 from training.configuration import TrainingError
+from training.console import table_console
 from training.data.progress import plain_console
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
-from training.page import page
 from training.predictions import Predictions, open_classifier, predict
 from training.train import train
 
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fold in document["folds"]:
         top = fold["top_1"]
         table.add_row(f"top 1 of {fold['run']}", f"{top['value']:.4f}", f"{top['low']:.4f} to {top['high']:.4f}")
-    page().print(table)
+    table_console().print(table)
     from training import export
 
     print(export.verdict(document["int8"]))

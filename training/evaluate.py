@@ -34,11 +34,11 @@ from handlers import naming
 from handlers.atomic import write_json
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration
+from training.console import table_console
 from training.data.progress import plain_console
 from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
-from training.page import page
 from training.predictions import Predictions, decode, open_classifier, predict
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    page().print(table(metrics))
+    table_console().print(table(metrics))
     return 0
 
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Fingers: a flip that changes the label
 #
-# A hand holds up 0 to 5 fingers, left or right: 12 classes of small grey images. This page draws its images, so that it
-# needs no download. For the real ones (Kaggle `koryakinp/fingers`) the same steps are `make data`, `make train`,
+# A left or right hand with 0 to 5 raised fingers: 12 classes of small grey images. This page draws its images, so that
+# it needs no download. For the real ones (Kaggle `koryakinp/fingers`) the same steps are `make data`, `make train`,
 # `make evaluate`, `make archive` and `make serve`, each with `DATASET=fingers`.
 
 # %%

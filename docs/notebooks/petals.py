@@ -2,7 +2,7 @@
 # # Petals: TFRecord files, and a submission
 #
 # Flowers of 104 classes, in the TFRecord files of the Kaggle competition *Petals to the Metal*. The files of the test
-# side hold no labels: the answers go to Kaggle.
+# side hold no labels: Kaggle judges the answers.
 #
 # This page draws its images, so that it needs no download. For the real ones (`tpu-getting-started`) the same steps are
 # `make data`, `make train`, `make evaluate`, `make archive` and `make serve`, each with `DATASET=petals`.
@@ -92,7 +92,7 @@ Image(run / "evaluation" / "confusion.png")
 # %% [markdown]
 # ## Ask the server
 #
-# An image of a TFRecord file has no file of its own. Its record says where its bytes are.
+# An image of a TFRecord file is part of that file. Its record has the offset and the length of its bytes.
 
 # %%
 archive.build("petals", "1.0")

@@ -95,7 +95,7 @@ with Client(root=Path.cwd()) as client:
         print(f"{label:20} {probability:.3f}")
 
 # %% [markdown]
-# A damaged image gets an answer too: an error with a reason, and the worker goes on with the other requests.
+# A damaged image gets an answer too: an error with a reason. The worker continues with the other requests.
 
 # %%
 with Client(root=Path.cwd()) as client:

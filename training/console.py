@@ -1,4 +1,4 @@
-"""The console on which a command prints its table."""
+"""Where scores are printed as a table."""
 
 import sys
 
@@ -7,6 +7,6 @@ from rich.console import Console
 WIDEST = 1_000  # columns; a pipe or a file would be taken for a terminal of 80
 
 
-def page() -> Console:
+def table_console() -> Console:
     """Return a console on standard output that shows names as they are, and wraps lines only on a terminal."""
     return Console(soft_wrap=True, markup=False, emoji=False, width=None if sys.stdout.isatty() else WIDEST)

@@ -5,13 +5,13 @@ from types import ModuleType
 import pytest
 from rich.table import Table
 
-from serving import page as serving_page
-from training import page as training_page
+from serving import console as serving_console
+from training import console as training_console
 
 NAME = "a-folder-with-a-long-name/" * 8
 
 
-@pytest.mark.parametrize("module", [serving_page, training_page])
+@pytest.mark.parametrize("module", [serving_console, training_console])
 def test_only_a_terminal_wraps_a_table(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -20,5 +20,5 @@ def test_only_a_terminal_wraps_a_table(
     table.add_row(NAME)
     for terminal in (False, True):
         monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
-        module.page().print(table)
+        module.table_console().print(table)
         assert (NAME in capsys.readouterr().out) is not terminal
