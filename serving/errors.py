@@ -1,6 +1,6 @@
 """The errors of packing, serving and asking a model, with one base class to catch.
 
-ServingError                     anything; ArchiveError, DeployError, ServerError ... are defined where they are raised
+ServingError                     anything; ArchiveError, DeployError, ServerError ... are in the modules that raise them
 └── ClientError                  a request to a server fails
     ├── Unreachable              no server answers at that address
     │   └── DeadlinePassed       none did in the time that the call had

@@ -45,8 +45,8 @@ ODD_NAMES = {
 CEILINGS = {
     "benchmarks": (0.8, 0.2),
     "handlers": (0.1, 0.5),
-    "pipeline": (2.1, 5.1),
-    "serving": (0.9, 2.8),
+    "pipeline": (0.1, 0.1),
+    "serving": (0.4, 1.8),
     "synthetic": (0.0, 0.3),
     "training": (0.2, 0.2),
 }
