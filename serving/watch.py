@@ -249,7 +249,7 @@ class Watch:
         if alive and len(model.workers) + new > 2 * count:
             return
         logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
-        # TorchServe still lists the worker that it gave up. Scaling down would end the ones that are alive.
+        # TorchServe still lists the workers that it gave up. Scaling to 0 removes them, but ends the ones alive too.
         limit = len(model.workers) + new if alive else 0
         try:
             client.scale(*key, limit)
