@@ -15,7 +15,7 @@ import pytest
 
 from serving.host.state import ServerState, created
 from serving.store.live import Live, LiveModel
-from serving.watch import COUNTED, FIRST_WAIT, GIVEN_UP, MUTE, SILENT, STUCK, Watch
+from serving.watch import COUNTED, FIRST_WAIT, GIVEN_UP, NO_ANSWER, NO_MANAGEMENT, STUCK, Watch
 from tests.until import until
 
 NAME, VERSION = "hands", "1.0"
@@ -234,7 +234,7 @@ def test_a_version_that_loads_is_missing_and_is_not_loaded_twice(
     assert not watch.loads.is_failing()
 
 
-@pytest.mark.parametrize(("pings", "patience"), [(True, MUTE), (False, SILENT)])
+@pytest.mark.parametrize(("pings", "patience"), [(True, NO_MANAGEMENT), (False, NO_ANSWER)])
 def test_a_front_end_that_answers_a_ping_is_given_more_time(
     *, pings: bool, patience: float, watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
