@@ -12,7 +12,7 @@ ServingError                     anything; ArchiveError, DeployError, ServerErro
 
 
 class ServingError(Exception):
-    """A command fails; the message names the cause and the way out."""
+    """A command fails; the message names the cause and the remedy."""
 
 
 class ClientError(ServingError):

@@ -204,16 +204,16 @@ def archives(store: Path = FOLDER) -> list[Archive]:
 
 
 def misnamed(store: Path = FOLDER) -> list[str]:
-    """Return a line for each archive that is not served because of its name, with the cure."""
+    """Return a line for each archive that is not served because of its name, with the remedy."""
     lines = []
     for path in sorted(store.glob("*.mar")):
         name, _, version = path.stem.rpartition("-")
         if path.is_file() and not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
-            lines.append(f"{path.name} is not served, since {_cure_of_name(path)}")
+            lines.append(f"{path.name} is not served, since {_remedy_of_name(path)}")
     return lines
 
 
-def _cure_of_name(path: Path) -> str:
+def _remedy_of_name(path: Path) -> str:
     """Return why an archive cannot be served under its file name, and what to do."""
     try:
         with zipfile.ZipFile(path) as file:

@@ -72,7 +72,7 @@ def test_an_image_sent_as_a_form_of_the_web_gets_500(server: RunningServer, imag
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     response = post(server, "/predictions/shapes", content=image, headers=headers)
     assert (response.status_code, response.json()["type"]) == (500, "ErrorDataDecoderException")
-    assert post(server, "/predictions/shapes", content=image).status_code == 200  # the cure: another type, or none
+    assert post(server, "/predictions/shapes", content=image).status_code == 200  # another type, or none, helps
 
 
 @pytest.mark.parametrize("coding", ["base64", "quoted-printable"])

@@ -46,7 +46,7 @@ CEILINGS = {
     "benchmarks": (0.8, 0.2),
     "handlers": (0.1, 0.5),
     "pipeline": (0.1, 0.1),
-    "serving": (0.4, 1.8),
+    "serving": (0.3, 0.1),
     "synthetic": (0.0, 0.3),
     "training": (0.2, 0.2),
 }
