@@ -19,7 +19,7 @@ import pytest
 
 from serving.client import Client, ClientError, NoKey, Unreachable
 from serving.client.deadline import Deadline
-from serving.client.keys import APIS, Key
+from serving.client.keys import APIS, RENEWAL, Api, Key, Keys
 
 
 class Server:
@@ -205,13 +205,79 @@ def test_a_lock_that_somebody_holds_for_ever_stops_nobody(
     time.sleep(0.02)
     with FileLock(f"{server.path}.lock"), server.client() as client:
         client.predict(b"x", "m")
+    assert server.refused == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"inference": {}}', '{"inference": {"key": "a\\nb"}}', "7"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"inference": {}}', '{"inference": {"key": "a\\nb"}}', '{"inference": {"key": "é"}}', "7"]
+)
 def test_a_file_that_is_none_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "key_file.json").write_text(text)
     with Client(root=tmp_path) as client, pytest.raises(NoKey, match=r"\(key_file\.json cannot be read\): start one"):
         client.predict(b"x", "m")
+
+
+@pytest.mark.parametrize(
+    ("life", "remaining", "due"),  # seconds
+    [(3600, 21, False), (3600, 19, True), (60, 16, False), (60, 14, True), (12, 3.5, False), (12, 2.5, True)],
+)
+def test_a_token_is_due_20_seconds_or_a_quarter_of_its_life_before_its_end(
+    life: float, remaining: float, *, due: bool
+) -> None:
+    now = time.time()
+    key = Key("tok-", now + remaining, now + remaining - life)
+    assert key.is_due is due and not key.has_expired
+
+
+def test_a_token_without_an_end_is_never_due() -> None:
+    key = Key("tok-", None, 0.0)
+    assert not key.is_due and not key.has_expired
+
+
+def test_a_token_keeps_the_time_when_it_was_first_seen(start: Callable[[float], Server]) -> None:
+    server = start(60)
+    with server.client() as client:
+        first = client.keys.current("inference", Deadline(1))
+        server.issue("management")
+        server.write()
+        assert client.keys.current("inference", Deadline(1)) is first
+
+
+def test_a_token_that_another_client_renewed_is_not_refused(start: Callable[[float], Server]) -> None:
+    server = start(60)
+    with server.client() as client:
+        client.predict(b"x", "m")
+        server.issue("inference")
+        server.write()
+        client.predict(b"x", "m")
+    assert server.refused == 0 and server.renewals == []
+
+
+def test_a_successor_in_the_file_is_taken_without_waiting_for_the_lock(start: Callable[[float], Server]) -> None:
+    from filelock import FileLock
+
+    server = start(60)
+    with FileLock(f"{server.path}.lock"), server.client() as client:
+        refused = client.keys.current("inference", Deadline(1))
+        server.issue("inference")
+        server.write()
+        began = time.monotonic()
+        assert client.keys.replace("inference", refused, Deadline(60)).secret == server.tokens["inference"]
+        assert time.monotonic() - began < RENEWAL
+
+
+def test_a_renewal_takes_only_a_part_of_a_long_deadline(start: Callable[[float], Server]) -> None:
+    server = start(0.0)
+    deadlines: list[float] = []
+
+    def renew(api: Api, key: Key, deadline: Deadline) -> None:
+        deadlines.append(deadline.remaining_seconds)
+        server.life = 60
+        server.issue(api)
+        server.write()
+
+    Keys(server.path, renew).current("inference", Deadline(60))
+    assert len(deadlines) == len(APIS) and max(deadlines) <= RENEWAL
 
 
 def test_a_file_that_is_being_written_is_waited_for(start: Callable[[float], Server]) -> None:
