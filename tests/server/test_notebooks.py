@@ -86,6 +86,50 @@ def test_a_notebook_that_fails_is_one_line_and_its_server_is_stopped(
         httpx.get(address.read_text(), trust_env=False)
 
 
+SAYS_WHERE_IT_RUNS = """\
+# %%
+import os
+from pathlib import Path
+
+import serving
+
+print(Path.cwd(), flush=True)
+print(os.environ["SIGHTLINE_PORT_OFFSET"])
+print(Path(serving.__file__).parents[1])
+print(sorted(path.name.partition("-")[0] for path in Path.cwd().iterdir())[:2])
+"""
+
+
+def test_a_notebook_runs_in_its_folder_with_free_ports_and_no_port_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.py").write_text(SAYS_WHERE_IT_RUNS)
+    monkeypatch.setattr(notebooks, "SOURCES", tmp_path)
+    monkeypatch.setenv("SIGHTLINE_PORT_OFFSET", "7")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    outputs = notebooks.execute("small", folder).cells[0].outputs
+    assert len(outputs) == 1, "lines of one stream are one output"
+    where, offset, code, files = outputs[0].text.splitlines()
+    assert (where, code, files) == (str(folder), str(ROOT), "['config.properties', 'kernel']")
+    assert int(offset) >= notebooks.FIRST_OFFSET
+
+
+def test_all_notebooks_are_executed_into_a_new_folder_and_again_over_their_old_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text("# %%\n'a page'\n")
+    monkeypatch.setattr(notebooks, "SOURCES", tmp_path)
+    pages = tmp_path / "new" / "pages"
+    assert notebooks.main(["--output", str(pages)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(pages / "first.md"), str(pages / "second.md")]
+    (pages / "first_files" / "old.png").touch()
+    assert notebooks.main(["first", "--output", str(pages)]) == 0
+    assert "```text\n'a page'\n```" in (pages / "first.md").read_text()
+    assert list((pages / "first_files").iterdir()) == []
+
+
 def test_an_unknown_notebook_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert notebooks.main(["flowers"]) == 1
     names = "asl_alphabet, fingers, moths, petals, places365"
