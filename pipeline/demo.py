@@ -22,7 +22,7 @@ TRAINING = (
     *("trainer.schedule=onecycle", "trainer.batch_size=32", "trainer.ema=0", "trainer.label_smoothing=0"),
     *("trainer.epochs=18", "trainer.max_minutes=5"),
 )
-ASKED = 8
+ANSWERS_SHOWN = 8
 
 
 def demo(root: Path) -> Steps:
@@ -52,7 +52,7 @@ def _demo(run: Steps) -> None:
     run.run("prepare", "decoding them once, into a store", "training.data.prepare", *data, f"raw={RAW}")
     run.run("train", "training a small network", "training.train", *data, f"raw={RAW}", *TRAINING)
     run.run("evaluate", "evaluating it on images that it has not seen", "training.evaluate", f"name={NAME}")
-    serve_and_ask(run, NAME, ASKED)
+    serve_and_ask(run, NAME, ANSWERS_SHOWN)
 
 
 def main() -> int:

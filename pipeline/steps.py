@@ -44,11 +44,11 @@ class StepFailed(StepError):
 
 
 FAILURES = (StepError, ServingError, DatasetError, OSError)
-WATCHED = Limits(watch=1.0)
+DEPLOY_LIMITS = Limits(watch=1.0)
 PATIENCE = 1800.0  # seconds to wait for other processes that start a server or deploy
 # Seconds to wait for a version of which no worker loads: TorchServe restarts it after 1, 1, 2, 3, 5, 8, 13 ... seconds.
-AGAIN = 60.0
-EVERY = 0.5  # seconds between two looks
+READY_LIMIT = 60.0
+INTERVAL = 0.5  # seconds between two checks
 
 
 class Steps:
@@ -196,7 +196,7 @@ def serve(model_archive: Archive, root: Path, say: Callable[[str], None] = print
                 raise
             if isinstance(error, lock.Held) and str(error) != last_reason:
                 say(last_reason := str(error))
-            time.sleep(EVERY)
+            time.sleep(INTERVAL)
 
 
 def _serve(model_archive: Archive, root: Path, say: Callable[[str], None]) -> tuple[Served, bool]:
@@ -220,7 +220,7 @@ def _serve(model_archive: Archive, root: Path, say: Callable[[str], None]) -> tu
                 _wait(client, model, server_state.workers, root, say)
             return served, not model.ready
     # The build has rehearsed it.
-    deploy.deploy(name, version, root=root, limits=WATCHED, verify=False, log=lambda _: None)
+    deploy.deploy(name, version, root=root, limits=DEPLOY_LIMITS, verify=False, log=lambda _: None)
     return served, True
 
 
@@ -254,12 +254,12 @@ def _wait(client: Client, model: ModelStatus, workers: int, root: Path, say: Cal
 
 
 def _gets_ready(client: Client, version: tuple[str, str]) -> bool:
-    """Wait until a version is READY: `AGAIN` seconds, or as long as its workers may load."""
+    """Wait until a version is READY: `READY_LIMIT` seconds, or as long as its workers may load."""
     start_time = time.monotonic()
     while not (model := client.describe(*version)).ready:
-        if time.monotonic() - start_time > (max(AGAIN, model.startup_timeout) if _loads(model) else AGAIN):
+        if time.monotonic() - start_time > (max(READY_LIMIT, model.startup_timeout) if _loads(model) else READY_LIMIT):
             return False
-        time.sleep(EVERY)
+        time.sleep(INTERVAL)
     return True
 
 

@@ -30,7 +30,7 @@ from serving.store.live import Live
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
-ASKED = 6
+ANSWERS_SHOWN = 6
 
 
 def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tuple[str, ...] = ()) -> Steps:
@@ -62,7 +62,7 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     says = f"training for at most {minutes:g} min (MINUTES= changes that)"
     run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)
     run.run("evaluate", "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
-    serve_and_ask(run, name, ASKED)
+    serve_and_ask(run, name, ANSWERS_SHOWN)
 
 
 def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:

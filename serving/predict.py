@@ -26,7 +26,7 @@ from serving.store import model_config, model_store
 from serving.store.live import Live
 from serving.store.model_store import ArchiveError
 
-NAMED = 5  # names of files that are not images, in the warning
+NAMES_SHOWN = 5  # names of files that are not images, in the warning
 BATCH = 8  # images that are decoded and computed at once offline
 
 Answer = dict[str, float] | str  # probabilities best first, or the error
@@ -82,8 +82,8 @@ def _is_image(path: Path) -> bool:
 def _warn_of_other_files(files: Sequence[Path]) -> None:
     """Warn on standard error about the files that are not sent."""
     if files:
-        end = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-        names = ", ".join(ascii(str(file))[1:-1] for file in files[:NAMED])
+        end = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
+        names = ", ".join(ascii(str(file))[1:-1] for file in files[:NAMES_SHOWN])
         print(f"not images, so not sent: {names}{end}", file=sys.stderr)
 
 

@@ -38,13 +38,13 @@ from serving.lifecycle.stall import Stall
 from serving.store.live import FILE, Live
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
-EVERY = 0.5  # seconds between two checks
-LOOK = 2.0  # seconds for an answer to a ping,
-DESCRIBE = 10.0  # and for the description of a version
+INTERVAL = 0.5  # seconds between two checks
+PING_LIMIT = 2.0  # seconds for an answer to a ping
+DESCRIPTION_LIMIT = 10.0  # seconds for the description of a version
 NO_MANAGEMENT = 30.0  # seconds until a front end without answers on its management address counts as dead
 NO_ANSWER = 6.0  # seconds until a front end without any answers counts as dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
-STUCK = 8.0  # seconds that workers may be idle with a stalled queue, or compute beyond their time-out
+STALL_LIMIT = 8.0  # seconds that workers may be idle with a stalled queue, or compute beyond their time-out
 LONGEST = 60.0  # largest pause in seconds between attempts to start a server,
 FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and pauses between attempts to load a version
 # A metric of each version that grows with every answer.
@@ -61,7 +61,7 @@ class Watch:
         self.root, self.clock = root.resolve(), clock
         self.answered = self.described = clock()
         self.client: tuple[tuple[int, int], Client] | None = None  # with the pid and start time of its server
-        self.starts = Backoff(2 * EVERY, LONGEST, clock)  # of a server that fails to start
+        self.starts = Backoff(2 * INTERVAL, LONGEST, clock)  # of a server that fails to start
         self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of live versions that are not served
         self.loader = Loader(self.root)
         running = state.running(self.root)
@@ -153,7 +153,7 @@ class Watch:
         key = server_state.pid, server_state.created
         if self.client is None or self.client[0] != key:
             self._forget()
-            self.client = key, Client.of_state(server_state, deadline=DESCRIBE)
+            self.client = key, Client.of_state(server_state, deadline=DESCRIPTION_LIMIT)
         return self.client[1]
 
     def _answers(self, client: Client) -> None:
@@ -163,7 +163,7 @@ class Watch:
             Unreachable: it does not.
         """
         try:
-            client.ping(deadline=LOOK)
+            client.ping(deadline=PING_LIMIT)
         except Unreachable:
             raise
         except ClientError:
@@ -285,8 +285,8 @@ class Watch:
         stall = self.stalls.get(key)
         if stall is None or not stall.goes_on(answered, workers):
             stall = self.stalls[key] = Stall.start(now, answered, workers, computed)
-        stall.see(now, computed, STUCK)
-        return bool(workers) and stall.is_over(now, STUCK, model.response_timeout)
+        stall.see(now, computed, STALL_LIMIT)
+        return bool(workers) and stall.is_over(now, STALL_LIMIT, model.response_timeout)
 
     @staticmethod
     def _end_workers(model: ModelStatus) -> None:
@@ -300,7 +300,7 @@ class Watch:
 def _answered(server_state: ServerState) -> dict[Version, float] | None:
     """Return a number for each version that grows with every answer, None without metrics."""
     try:
-        text = httpx.get(f"{server_state.metrics}/metrics", timeout=LOOK, trust_env=False).text
+        text = httpx.get(f"{server_state.metrics}/metrics", timeout=PING_LIMIT, trust_env=False).text
     except httpx.HTTPError:
         return None
     if COUNTED not in text:  # the name is listed before the first answer, unless metrics are sent elsewhere
@@ -345,7 +345,7 @@ def main() -> int:
                 watch.look()
             except (ServingError, OSError, psutil.Error) as error:  # keep watching
                 logger.error("%s", error)
-            time.sleep(EVERY)
+            time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
     finally:

@@ -10,15 +10,15 @@ import time
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.host import processor
 
-LEAST = 0.5  # seconds for an answer to reach its client
-MOST = 30.0  # seconds until a stalled version is given up
+DELIVERY = 0.5  # seconds for an answer to reach its client
+QUEUE_LIMIT = 30.0  # seconds until a stalled version is given up
 
 
 def remove(client: Client, name: str, version: str, image: bytes) -> None:
     """Drain a version that is not the default any more (or never was), and unregister it.
 
     `image` is one that it can answer; without one, or if it does not answer, only its queue is waited for. After
-    `MOST` seconds, or the version's responseTimeout if that is longer, it is removed with its queue.
+    `QUEUE_LIMIT` seconds, or the version's responseTimeout if that is longer, it is removed with its queue.
 
     Raises:
         NotFound: the server has no such version.
@@ -26,13 +26,13 @@ def remove(client: Client, name: str, version: str, image: bytes) -> None:
     """
     start_time = time.monotonic()
     status = client.describe(name, version)
-    deadline = start_time + max(MOST, status.response_timeout)
+    deadline = start_time + max(QUEUE_LIMIT, status.response_timeout)
     slowest = _slowest_answer(client, status, image, deadline) if image and _answers(status) else 0.0
     while _answers(status) and status.pending and time.monotonic() < deadline:
         time.sleep(0.05)
         status = client.describe(name, version)
     if _answers(status):
-        _wait_still(status, max(LEAST, 2 * slowest) + status.batch_delay, deadline)
+        _wait_still(status, max(DELIVERY, 2 * slowest) + status.batch_delay, deadline)
     client.unregister(name, version)
 
 

@@ -12,7 +12,7 @@ from serving.host.resources import gpus
 Version = tuple[str, str]  # name and version
 # The process that each worker had first, with its start, by model, version and the worker's id.
 FirstProcesses = dict[tuple[str, str, str], tuple[int, int]]
-UNSEEN = 180.0  # seconds until the server describes a version that it loads
+DESCRIPTION_LIMIT = 180.0  # seconds until the server describes a version that it loads
 GRACE = 10.0  # seconds beyond a version's startupTimeout, at which TorchServe ends its worker
 
 
@@ -51,7 +51,7 @@ def wait_ready(
 
 def _longest_load(models: Sequence[ModelStatus]) -> float:
     """Return the seconds after which a version that is not READY has failed to load."""
-    return max((status.startup_timeout + GRACE for status in models), default=UNSEEN)
+    return max((status.startup_timeout + GRACE for status in models), default=DESCRIPTION_LIMIT)
 
 
 def _check_workers(models: Sequence[ModelStatus], processes: FirstProcesses) -> None:

@@ -159,7 +159,7 @@ def test_a_queue_that_does_not_move_gets_another_worker(watched: Path) -> None:
 
 
 def test_workers_that_compute_are_left_to_their_own_time_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.watch.STUCK", 1.0)
+    monkeypatch.setattr("serving.watch.STALL_LIMIT", 1.0)
     before, (flag, held) = worker(home), (home / "compute", home / "compute.held")
     flag.touch()
     with (
@@ -225,7 +225,7 @@ def test_a_management_address_that_is_mute_is_repaired(
 ) -> None:
     known = ServerState.read(home)
     assert known is not None
-    monkeypatch.setattr("serving.watch.DESCRIBE", 0.2)
+    monkeypatch.setattr("serving.watch.DESCRIPTION_LIMIT", 0.2)
     monkeypatch.setattr("serving.watch.NO_MANAGEMENT", 0.5)
     with socket.socket(socket.AF_UNIX) as mute, contextlib.closing(Watch(home)) as watch:
         mute.bind(str(tmp_path / "m"))

@@ -35,7 +35,7 @@ def wait(loading: Loading, **options: float) -> float:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "GRACE", 0.0)
-    monkeypatch.setattr(readiness, "UNSEEN", 0.0)
+    monkeypatch.setattr(readiness, "DESCRIPTION_LIMIT", 0.0)
 
 
 def test_a_version_is_waited_for_as_long_as_its_own_startup_timeout() -> None:

@@ -200,8 +200,8 @@ class Loading:
 
 
 def test_workers_that_load_are_left_alone_as_long_as_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "AGAIN", 0.0)
-    monkeypatch.setattr(steps, "EVERY", 0.01)
+    monkeypatch.setattr(steps, "READY_LIMIT", 0.0)
+    monkeypatch.setattr(steps, "INTERVAL", 0.01)
     loading = Loading(5)
     client, lines = cast(Client, loading), list[str]()
     steps._wait(client, client.describe("a", "1.0"), 1, tmp_path, lines.append)

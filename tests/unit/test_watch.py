@@ -15,7 +15,7 @@ import pytest
 
 from serving.host.state import ServerState, created
 from serving.store.live import Live, LiveModel
-from serving.watch import COUNTED, FIRST_WAIT, GIVEN_UP, NO_ANSWER, NO_MANAGEMENT, STUCK, Watch
+from serving.watch import COUNTED, FIRST_WAIT, GIVEN_UP, NO_ANSWER, NO_MANAGEMENT, STALL_LIMIT, Watch
 from tests.until import until
 
 NAME, VERSION = "hands", "1.0"
@@ -194,7 +194,7 @@ def test_an_answer_to_a_request_without_a_version_counts_for_the_queue(
     for count in range(4):
         front.answered = {VERSION: 7.0, "default": float(count)}
         watch.look()
-        clock.now += STUCK - 1
+        clock.now += STALL_LIMIT - 1
     watch.look()
     assert runs(pids[1])
     clock.now += 2
@@ -239,8 +239,8 @@ def test_a_front_end_that_answers_a_ping_is_given_more_time(
     *, pings: bool, patience: float, watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("serving.watch.DESCRIBE", 0.1)
-    monkeypatch.setattr("serving.watch.LOOK", 0.1)
+    monkeypatch.setattr("serving.watch.DESCRIPTION_LIMIT", 0.1)
+    monkeypatch.setattr("serving.watch.PING_LIMIT", 0.1)
     known = ServerState.read(tmp_path)
     assert known is not None
     nowhere = "http://127.0.0.1:9"
