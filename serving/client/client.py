@@ -206,7 +206,10 @@ class Client:
         return ModelStatus.of_entry(self._read(path, self._within(deadline))[0])
 
     def description(self, model: str, version: str | None = None, *, deadline: float | None = None) -> dict[str, Any]:
-        """Return a worker's answer: its classes, preprocessing, version, top_k and precision (`describe` asks none)."""
+        """Return the classes, preprocessing, version, top_k and precision of a model, as a worker reports them.
+
+        `describe` returns the state of the version and its workers, and needs no worker.
+        """
         path = f"/models/{model}" + (f"/{version}" if version else "") + "?customized=true"
         try:
             document: dict[str, Any] = self._read(path, self._within(deadline))[0]["customizedMetadata"]
@@ -228,7 +231,7 @@ class Client:
         self._change("POST", f"/models?{urlencode(query)}", deadline)
 
     def unregister(self, model: str, version: str, *, deadline: float | None = None) -> None:
-        """Remove a version; drain it first: waiting requests are lost. Without its last version a model is removed."""
+        """Remove a version, with the model if it is the last one. Drain it first: its waiting requests are lost."""
         self._change("DELETE", f"/models/{model}/{version}", deadline)
 
     def set_default(self, model: str, version: str, *, deadline: float | None = None) -> None:
