@@ -37,6 +37,7 @@ from serving.store.model_store import Archive
 from training.data.records import DatasetError
 
 RESULTS = Path("benchmarks/results/real")
+SCORES = ("top_1", "top_5", "macro_f1", "calibration_error", "calibration_error_unscaled")
 TRAINING_FIGURES = ("classes", "network", "image_size", "parameters", "epochs", "precision", "fingerprint")
 
 
@@ -106,7 +107,7 @@ def _figures(training: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any
     return {
         "images": training["images"] | {"test": metrics["images"]},
         **{name: training[name] for name in TRAINING_FIGURES},
-        **{name: metrics[name] for name in ("top_1", "top_5", "macro_f1", "calibration_error")},
+        **{name: metrics[name] for name in SCORES},
         "parts": {part: scores["top_1"] for part, scores in metrics.get("parts", {}).items()},
         "machine": training["machine"],
         "versions": training["versions"] | {"torchserve": importlib.metadata.version("torchserve")},

@@ -5,7 +5,8 @@
 Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it was trained on. Writes, in
 `runs/<run>/evaluation/`:
 
-    metrics.json           top-1, top-5, macro-F1, each class, calibration error, each with a 95 % interval
+    metrics.json           top-1, top-5, macro-F1, each class, calibration error with the temperature and without it
+                           (unscaled), each with a 95 % interval
     predictions.npz        probabilities (N, K) float32, labels, ids, and the location of each image's bytes
     confusion.png, reliability.png, mistakes.png
 
@@ -73,8 +74,10 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     probabilities = predict(classifier, records, dataset.raw, batch=batch, console=console)
     seconds = time.perf_counter() - started
 
-    predictions = Predictions.of(probabilities, dataset.labels[rows], records, dataset.raw)
+    temperature = classifier.spec.temperature
+    predictions = Predictions.of(probabilities, temperature, dataset.labels[rows], records, dataset.raw)
     metrics = {"name": config["name"], "key": key, "fingerprint": dataset.fingerprint, "seconds": seconds}
+    metrics["temperature"] = temperature
     metrics |= judge(predictions, dataset.classes, config["dataset"].get("label_parts") or {})
     # The metrics are written last: if they exist, all files beside them are of the same evaluation.
     files.evaluation.mkdir(exist_ok=True)
@@ -130,6 +133,8 @@ def judge(predictions: Predictions, classes: Sequence[str], patterns: Mapping[st
     from training import scores  # scikit-learn and SciPy take a second to import
 
     metrics = scores.score(predictions.probabilities, predictions.labels, classes)
+    unscaled = scores.unscaled(predictions.probabilities, predictions.temperatures)
+    metrics["calibration_error_unscaled"] = scores.plain(scores.calibration(unscaled, predictions.labels))
     if patterns:
         metrics["parts"] = scores.parts(predictions.probabilities, predictions.labels, classes, patterns)
     return metrics
@@ -176,7 +181,8 @@ def _key(folder: Path, fingerprint: str) -> str:
 def table(metrics: Mapping[str, Any]) -> Table:
     """Return a printable table of the main scores."""
     shown = Table("score", "value", "95 % interval", title=f"{metrics['name']}: {metrics['images']:,} test images")
-    rows = [(name.replace("_", " "), metrics[name]) for name in ("top_1", "top_5", "macro_f1", "calibration_error")]
+    names = ("top_1", "top_5", "macro_f1", "calibration_error", "calibration_error_unscaled")
+    rows = [(name.replace("_", " "), metrics[name]) for name in names]
     rows += [(f"top 1 of the {name}", part["top_1"]) for name, part in metrics.get("parts", {}).items()]
     for name, score in rows:
         shown.add_row(name, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}")

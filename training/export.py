@@ -25,7 +25,7 @@ from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
-from training import scores
+from training import calibration, scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
@@ -51,8 +51,9 @@ def export(
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return the document of export.json.
 
-    `model.int8.pt` is written beside it; export.json gives its loss of top-1, and whether that is known well enough to
-    offer it. With "pt2" as `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
+    The temperature of the probabilities is fitted on the validation images. `model.int8.pt` is written beside
+    `model.pt`; export.json gives its loss of top-1, and whether that is known well enough to offer it. With "pt2" as
+    `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
 
     Raises:
         TrainingError: the artifact and the network differ on a validation image, or on a training image if the split
@@ -61,10 +62,16 @@ def export(
     shown = split if len(split.validation) else dataclasses.replace(split, validation=calibration_rows(split))
     files = RunFolder(run)
     target = files.artifact(kind)
+    network = network.float().cpu().eval()
+    pixels = Preprocess(preprocess)
+    logits, labels = _answers(network, pixels, validation_batches(data, shown, 64))
+    validation = len(split.validation)
+    temperature = calibration.fit(logits[:validation], labels[:validation])
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
         network=network_name(settings),
+        temperature=temperature.value,
         provenance={
             "name": settings["name"],
             "fingerprint": data.fingerprint,
@@ -73,21 +80,20 @@ def export(
             "versions": versions(),
         },
     )
-    network = network.float().cpu().eval()
-    pixels = Preprocess(preprocess)
     # In a separate folder: TorchScript writes the file's name into the file.
     with tempfile.TemporaryDirectory(dir=run, prefix=".export-") as folder:
         artifact = Path(folder) / target.name
         try:
             exported_network = _written(network, spec, artifact)
-            document = compare(network, exported_network, pixels, validation_batches(data, shown, 8))
+            document = compare(logits, exported_network, pixels, validation_batches(data, shown, 8), spec.temperature)
             if kind == "pt2":
                 _check_golden(artifact, run)
         except (torchscript.ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
         _check_difference(document, target)
+        document["temperature"] = dataclasses.asdict(temperature)
         if kind == "torchscript":
-            document["int8"] = _quantized(network, spec, artifact, pixels, data, split)
+            document["int8"] = _quantized(network, logits, spec, artifact, pixels, data, split)
             golden.write(choose(artifact, data, shown), files.golden)
             for stale in (files.int8_model, files.compiled_model):
                 stale.unlink(missing_ok=True)
@@ -110,10 +116,17 @@ def _check_difference(comparison: Mapping[str, Any], path: Path) -> None:
 
 
 def _quantized(
-    network: Any, spec: Spec, path: Path, preprocess: Preprocess, data: PreparedDataset, split: Split
+    network: Any,
+    logits: torch.Tensor,
+    spec: Spec,
+    path: Path,
+    preprocess: Preprocess,
+    data: PreparedDataset,
+    split: Split,
 ) -> dict[str, Any]:
     """Write the int8 network beside `path`; return its loss and whether it is offered, or why it does not exist.
 
+    `logits` are those of the float32 network for the validation images.
     It is offered if the upper end of the interval of its loss is within `tolerances.INT8_TOP1_LOST`.
     """
     if not len(split.validation):
@@ -122,7 +135,8 @@ def _quantized(
         quantized_network = quantize(network, map(preprocess.normalize, calibration_batches(data, split)))
         torchscript.save_quantized(quantized_network, spec, path)
         quantized = torchscript.load(torchscript.quantized(path)).module
-        comparison = compare(network, quantized, preprocess, validation_batches(data, split, 64))
+        batches = validation_batches(data, split, 64)
+        comparison = compare(logits, quantized, preprocess, batches, spec.temperature)
     except (QuantizationError, torchscript.ArtifactError, RuntimeError) as error:
         # The float32 network is exported nevertheless.
         torchscript.quantized(path).unlink(missing_ok=True)
@@ -171,13 +185,25 @@ def _check_golden(weights: Path, run: Path) -> None:
 
 
 @torch.inference_mode()
-def compare(network: Any, exported: Any, preprocess: Preprocess, batches: Any) -> dict[str, Any]:
-    """Return the number of images whose top-1 differs, how often each is right, and the largest difference."""
+def _answers(network: nn.Module, preprocess: Preprocess, batches: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits (N, K) of a network for the images of a loader, and their labels (N,)."""
+    logits, labels = zip(*((network(preprocess.normalize(pixels)), part) for pixels, part in batches), strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+@torch.inference_mode()
+def compare(
+    logits: torch.Tensor, exported: Any, preprocess: Preprocess, batches: Any, temperature: float
+) -> dict[str, Any]:
+    """Return the number of images whose top-1 differs, how often each is right, and the largest difference.
+
+    `logits` (N, K) are those of the trained network for the images of `batches`; the difference is of a probability.
+    """
     images, different, largest, losses, gains = 0, 0, 0.0, 0, 0
     correct = [0, 0]
     for pixels, labels in batches:
-        inputs = preprocess.normalize(pixels)
-        ours, theirs = network(inputs).softmax(dim=1), exported(inputs).softmax(dim=1)
+        trained, answered = logits[images : images + len(pixels)], exported(preprocess.normalize(pixels))
+        ours, theirs = ((values / temperature).softmax(dim=1) for values in (trained, answered))
         images += len(pixels)
         first, second = (answers.argmax(dim=1) == labels for answers in (ours, theirs))
         for index, right in enumerate((first, second)):
@@ -240,6 +266,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{target}: largest difference {document['largest_difference']:.1e} on {document['images']} images")
+    print(document["temperature"]["says"])
     if "int8" in document:
         print(verdict(document["int8"]))
     return 0

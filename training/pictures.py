@@ -97,12 +97,12 @@ def _pairs(axes: Axes, counts: npt.NDArray[Any], names: Sequence[str]) -> None:
 def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], path: Path) -> None:
     """Draw accuracy against confidence by bin, with Wilson's intervals, over a histogram of the confidences.
 
-    `confidences` are (N,) in [0, 1], `right` bool (N,). The bins are those of `scores.calibration_error`
-    (Niculescu-Mizil and Caruana 2005, "Predicting good probabilities with supervised learning").
+    `confidences` are (N,) in [0, 1], `right` bool (N,). The bins are of equal width (Niculescu-Mizil and Caruana 2005,
+    "Predicting good probabilities with supervised learning"), those of the error in the title of equal mass.
     """
     figure = Figure(figsize=(6, 7), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    place = scores.bins(confidences)
+    place = scores.equal_widths(confidences)
     width = 1 / scores.BINS
     for k in np.unique(place):
         inside = place == k
@@ -117,7 +117,7 @@ def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], pat
     top.set_ylabel("accuracy")
     top.legend(loc="upper left", frameon=False)
     error = scores.calibration_error(confidences, right)
-    top.set_title(f"expected calibration error {error:.4f} over {len(right):,} images")
+    top.set_title(f"calibration error {error:.4f} over {len(right):,} images")
     bottom.hist(confidences, bins=np.linspace(0, 1, scores.BINS + 1).tolist(), color=RIGHT, alpha=0.7)
     bottom.set_yscale("log")
     bottom.set_xlim(0, 1)

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 class Predictions:
     """Answers to N images: `probabilities` float32 (N, K), `labels` int64 (N,) with -1 for no label.
 
+    `temperatures` float64 (N,) are those of the networks that answered: with several folds, of several.
     The bytes of image n are those of `paths[n]` below the folder `raw`, `lengths[n]` of them from `offsets[n]` on; a
     length of -1 is the whole file.
     """
 
     probabilities: npt.NDArray[np.float32]
+    temperatures: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     ids: npt.NDArray[np.str_]
     paths: npt.NDArray[np.str_]
@@ -44,6 +46,7 @@ class Predictions:
     def of(
         cls,
         probabilities: npt.NDArray[np.float32],
+        temperature: float,
         labels: npt.NDArray[np.int64],
         records: Sequence[Record],
         raw: Path,
@@ -51,6 +54,7 @@ class Predictions:
         """Put answers and the records that they answer side by side."""
         return cls(
             probabilities=probabilities,
+            temperatures=np.full(len(probabilities), temperature),
             labels=np.asarray(labels, dtype=np.int64),
             ids=np.array([record.id for record in records], dtype=np.str_),
             paths=np.array([record.path for record in records], dtype=np.str_),
@@ -69,7 +73,9 @@ class Predictions:
         if not path.is_file():
             raise DatasetError(f"{path} does not exist: evaluate first (make evaluate NAME={path.parents[1].name})")
         with np.load(path) as file:
-            arrays = {field.name: file[field.name] for field in dataclasses.fields(cls)}
+            arrays = {field.name: file[field.name] for field in dataclasses.fields(cls) if field.name in file}
+        # Older networks have no temperature, which is a temperature of 1.
+        arrays.setdefault("temperatures", np.ones(len(arrays["labels"])))
         return cls(**{**arrays, "raw": Path(str(arrays["raw"]))})
 
     def records(self) -> list[Record]:

@@ -2,8 +2,8 @@
 
 Proportions (top-k, precision, recall, a bin's accuracy) carry Wilson's interval (Wilson 1927, "Probable inference, the
 law of succession, and statistical inference", as `scipy.stats.binomtest` has it). Macro-F1, F1 of a class and the
-expected calibration error are no proportions: they carry the interval of a bootstrap over test images, stratified by
-true class (Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 13 and 16).
+calibration error are no proportions: they carry the interval of a bootstrap over test images, stratified by true class
+(Efron and Tibshirani 1993, "An introduction to the bootstrap", chapters 13 and 16).
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ from training.data.records import DatasetError
 Floats = npt.NDArray[Any]
 Integers = npt.NDArray[Any]
 
-BINS = 15  # of the calibration error, as in Guo et al. 2017
+BINS = 15  # of the calibration error and of the reliability diagram, as in Guo et al. 2017
+LEAST_IN_BIN = 10  # images
 LEVEL = 0.95
 RESAMPLES = 1000
 DRAWS = 1 << 22  # random numbers held at once: keeps the bootstrap's memory flat
@@ -110,25 +111,86 @@ def bootstrap_f1(
     return scores.sum(axis=1) / (there > 0).sum(axis=1), scores
 
 
-def bins(confidences: Floats) -> Integers:
+def equal_widths(confidences: Floats) -> Integers:
     """Return each confidence's bin in [0, BINS): equal widths, each bin open below and closed above."""
     return np.clip(np.ceil(confidences.astype(np.float64) * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
-def calibration_error(confidences: Floats, right: npt.NDArray[np.bool_]) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap between confidence and accuracy, by bin.
+def equal_masses(confidences: Floats) -> Integers:
+    """Return each confidence's bin in [0, BINS): equal numbers of images, at least `LEAST_IN_BIN`.
 
-    The bins are of equal width and weighted by their images (Guo et al. 2017, "On calibration of modern neural
-    networks", equation 3). `confidences` (N,) are the highest probabilities, `right` (N,) whether that class was true.
+    Equal confidences share a bin; few images form fewer bins.
     """
-    gaps: Floats = np.bincount(bins(confidences), weights=right - confidences.astype(np.float64), minlength=BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    before = np.searchsorted(np.sort(confidences), confidences, side="left")
+    count = min(BINS, max(1, len(confidences) // LEAST_IN_BIN))
+    bin_of: Integers = before * count // max(1, len(confidences))
+    return bin_of
+
+
+def calibration_error(confidences: Floats, right: npt.NDArray[np.bool_]) -> float:
+    """Return the calibration error in [0, 1]: the root of the mean squared gap between confidence and accuracy, by bin.
+
+    The bins are of equal mass. From the square of a bin's gap, the part that chance adds to it is subtracted (Kumar,
+    Liang and Ma 2019, "Verified uncertainty calibration", arXiv:1909.10155, section 5): for a calibrated classifier the
+    mean square is 0 on average, however few images there are. A mean below 0 counts as 0. The mean absolute gap (Guo et
+    al. 2017, "expected calibration error") is never larger than this root, and has no unbiased form. `confidences` (N,)
+    are the highest probabilities, `right` (N,) whether that class was true.
+    """
+    return math.sqrt(max(0.0, float(_squares(*_cells(confidences, right))[0][0])))
+
+
+def _cells(confidences: Floats, right: npt.NDArray[np.bool_]) -> tuple[Integers, Floats, npt.NDArray[np.bool_]]:
+    """Return the bins, gaps and hits of images, each (1, N)."""
+    gaps: Floats = right - confidences.astype(np.float64)
+    return equal_masses(confidences)[None], gaps[None], right[None]
+
+
+def _squares(cells: Integers, gaps: Floats, right: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return the mean squared gap of each row (R,), without the part that chance adds, and with it.
+
+    Args:
+        cells: the bin of each image (R, N).
+        gaps: 1 or 0, less the confidence (R, N).
+        right: whether the answer was right (R, N).
+    """
+    numbered = (cells + BINS * np.arange(len(cells))[:, None]).ravel()
+
+    def sums(values: npt.NDArray[Any] | None = None) -> Floats:
+        weights = None if values is None else np.broadcast_to(values, cells.shape).ravel()
+        totals: Floats = np.bincount(numbered, weights, minlength=len(cells) * BINS).reshape(len(cells), BINS)
+        return totals
+
+    images = sums()
+    share = images / cells.shape[1]
+    squared = (sums(gaps) / np.maximum(images, 1)) ** 2
+    accuracy = sums(right) / np.maximum(images, 1)
+    # One image has no spread to estimate chance from: its bin counts as without a gap.
+    chance = np.where(images > 1, accuracy * (1 - accuracy) / np.maximum(images - 1, 1), squared)
+    return (share * (squared - chance)).sum(axis=1), (share * squared).sum(axis=1)
+
+
+def calibration(probabilities: Floats, labels: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Return the calibration error of probabilities (N, K) with the interval of its bootstrap.
+
+    Drawing images adds the noise of another sample to each gap. So the draws are centred on the squared error of the
+    test set's own bins, chance included, which is the true one of the images that are drawn from (the basic interval of
+    Efron and Tibshirani 1993). The interval reaches down to 0 where the value is no larger than 95 % of those of a
+    perfectly calibrated classifier (Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams"), and
+    always holds the value.
+    """
+    confidences, right = probabilities.max(axis=1), ranks(probabilities, labels) == 0
+    square, with_chance = (float(values[0]) for values in _squares(*_cells(confidences, right)))
+    drawn, calibrated = bootstrap_calibration(confidences, right, labels, seed=seed, resamples=resamples)
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - with_chance
+    bottom = 0.0 if square <= np.quantile(calibrated, LEVEL) else square - float(high)
+    squares = (square, min(square, bottom), max(square, square - float(low)))
+    return Estimate(*(min(1.0, math.sqrt(max(0.0, value))) for value in squares))
 
 
 def bootstrap_calibration(
     confidences: Floats, right: npt.NDArray[np.bool_], labels: Integers, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[Floats, Floats]:
-    """Return calibration errors (R,) of `resamples` draws, and those (R,) that a perfectly calibrated one would show.
+    """Return squared calibration errors (R,) of `resamples` draws, and those (R,) of a perfectly calibrated classifier.
 
     The first draws test images with replacement, stratified by class. The second keeps the images and draws whether
     each is right with its own confidence as the chance.
@@ -136,45 +198,31 @@ def bootstrap_calibration(
     generator = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
     sizes, starts = np.bincount(labels)[labels[order]], np.searchsorted(labels[order], labels[order])
-    confidences = confidences.astype(np.float64)[order]
-    gaps, bin_of = right[order] - confidences, bins(confidences)
+    confidences, right = confidences.astype(np.float64)[order], right[order]
+    gaps, bin_of = right - confidences, equal_masses(confidences)
     drawn_errors, calibrated_errors = [], []
     step = max(1, DRAWS // len(labels))
     for offset in range(0, resamples, step):
-        rows = min(step, resamples - offset)
-        offsets = BINS * np.arange(rows)[:, None]
-        drawn = starts + (generator.random((rows, len(labels))) * sizes).astype(np.int64)
-        drawn_errors.append(_errors(bin_of[drawn] + offsets, gaps[drawn]))
-        chance = (generator.random((rows, len(labels))) < confidences) - confidences
-        calibrated_errors.append(_errors(bin_of + offsets, chance))
+        shape = (min(step, resamples - offset), len(labels))
+        drawn = starts + (generator.random(shape) * sizes).astype(np.int64)
+        drawn_errors.append(_squares(bin_of[drawn], gaps[drawn], right[drawn])[0])
+        chance = generator.random(shape) < confidences
+        calibrated_errors.append(_squares(np.broadcast_to(bin_of, shape), chance - confidences, chance)[0])
     return np.concatenate(drawn_errors), np.concatenate(calibrated_errors)
 
 
-def _errors(cells: Integers, gaps: Floats) -> Floats:
-    """Return the calibration error (R,) of gaps (R, N) in cells (R, N), each row's bins numbered after the last's."""
-    sums = np.bincount(cells.ravel(), weights=gaps.ravel(), minlength=len(cells) * BINS)
-    errors: Floats = np.abs(sums.reshape(len(cells), BINS)).sum(axis=1) / cells.shape[1]
-    return errors
+def unscaled(probabilities: Floats, temperatures: Floats) -> Floats:
+    """Return probabilities (N, K) as they would be without the temperatures (N,) that divided their logits."""
+    best = probabilities.max(axis=1, keepdims=True).astype(np.float64)
+    powers = (probabilities / best) ** temperatures[:, None]
+    values: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return values
 
 
 def percentile(value: float, draws: Floats) -> Estimate:
     """Return a value with the percentile interval of its bootstrap."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, min(value, float(low)), max(value, float(high)))
-
-
-def reflected(value: float, draws: Floats, calibrated: Floats) -> Estimate:
-    """Return a calibration error in [0, 1] with the basic (reflected) interval of its bootstrap.
-
-    The calibration error sums absolute gaps, so noise only ever adds to it: a draw's error lies above the test set's as
-    that lies above the true one. Reflecting the draws about the value takes that bias off, the plain percentiles would
-    count it twice (in simulation they hold the true error in hardly any case of 200 images). The interval reaches down
-    to 0 where the value is no larger than what `calibrated`, errors of a perfectly calibrated classifier, shows
-    (Bröcker and Smith 2007, "Increasing the reliability of reliability diagrams"), and always holds the value.
-    """
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    bottom = 0.0 if value <= np.quantile(calibrated, LEVEL) else max(0.0, min(value, 2 * value - float(high)))
-    return Estimate(value, bottom, min(1.0, max(value, 2 * value - float(low))))
 
 
 def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, seed: int = 0) -> dict[str, Any]:
@@ -191,17 +239,15 @@ def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, se
         raise ValueError(f"{probabilities.shape} probabilities for {len(labels)} labels and {len(classes)} classes")
     place = ranks(probabilities, labels)
     answers, right = probabilities.argmax(axis=1), place == 0
-    confidences = probabilities.max(axis=1)
     counts = confusion_matrix(labels, answers, labels=np.arange(len(classes)))
     draws, class_draws = bootstrap_f1(counts, seed=seed, unseen=1.0)
-    errors, calibrated = bootstrap_calibration(confidences, right, labels, seed=seed)
     return {
         "images": len(labels),
         "mistakes": int((~right).sum()),
         "top_1": plain(proportion(int(right.sum()), len(labels))),
         "top_5": plain(proportion(int((place < 5).sum()), len(labels))),
         "macro_f1": plain(percentile(f1_scores(counts)[0], draws)),
-        "calibration_error": plain(reflected(calibration_error(confidences, right), errors, calibrated)),
+        "calibration_error": plain(calibration(probabilities, labels, seed=seed)),
         "per_class": per_class(counts, classes, class_draws),
     }
 

@@ -68,6 +68,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     learning_curves(outcome.journal.rows, files.curves)
     say(f"exporting {files.model}, and its int8 form, for up to a minute")
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
+    say(exported["temperature"]["says"])
     best = outcome.journal.best or {}
     say(
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "

@@ -34,6 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / run / "evaluation").mkdir()
         Predictions(
             probabilities=probabilities,
+            temperatures=np.ones(len(images)),
             labels=probabilities.argmax(axis=1),
             ids=np.array(names),
             paths=np.array(names),

@@ -93,6 +93,7 @@ def test_an_image_in_two_folds_is_refused(prepared: Path, monkeypatch: pytest.Mo
     configs = crossvalidate.folds([*SETTINGS, "name=twice", "split.folds=2"])
     one = Predictions(
         probabilities=np.full((1, 4), 0.25, dtype=np.float32),
+        temperatures=np.ones(1),
         labels=np.array([1]),
         ids=np.array(["train/0R/1.png"]),
         paths=np.array(["train/0R/1.png"]),

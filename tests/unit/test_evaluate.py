@@ -1,6 +1,7 @@
 """A tiny run, judged from its encoded bytes; every number is worked out again from the artifact and the files."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handlers import golden
 from handlers.classifier import Classifier
 from tests.unit import stripes
-from training import configuration, evaluate, submission
+from training import calibration, configuration, evaluate, scores, submission
 from training.data import prepare
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
@@ -30,6 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stripes.draw(root / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
+        patch.setattr(calibration, "LEAST_IMAGES", 1)
         assert prepare.main([*stripes.SETTINGS, "raw=raw", "name=tiny", "processes=1"]) == 0
         train(configuration.compose([*stripes.SETTINGS, "name=tiny"]))
     return root
@@ -68,6 +71,40 @@ def test_everything_is_what_the_classifier_answers(root: Path) -> None:
     assert list(metrics["parts"]["hand"]["per_class"]) == ["L", "R"]
     for name in ("confusion.png", "reliability.png", "mistakes.png"):
         assert (folder / name).stat().st_size > 1000
+
+
+def test_the_calibration_error_is_that_with_the_temperature_and_the_unscaled_one_that_without(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = evaluate.run(Path("runs/tiny"))
+    classifier = Classifier(root / "runs/tiny/model.pt")
+    predictions = Predictions.load(root / "runs/tiny/evaluation/predictions.npz")
+    assert metrics["temperature"] == classifier.spec.temperature != 1
+    assert set(predictions.temperatures.tolist()) == {metrics["temperature"]}
+    assert metrics["calibration_error"] == scores.plain(
+        scores.calibration(predictions.probabilities, predictions.labels)
+    )
+    classifier.spec = dataclasses.replace(classifier.spec, temperature=1.0)
+    images = [(predictions.raw / str(path)).read_bytes() for path in predictions.paths]
+    unscaled = np.array(golden.answers(classifier, images))
+    expected = scores.calibration(unscaled, predictions.labels)
+    assert metrics["calibration_error_unscaled"]["value"] == pytest.approx(expected.value, abs=1e-4)
+    assert metrics["calibration_error_unscaled"] != metrics["calibration_error"]
+    assert evaluate.main(["name=tiny"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("│")[1].strip() for line in lines if "calibration" in line] == [
+        "calibration error",
+        "calibration error unscaled",
+    ]
+
+
+def test_an_evaluation_of_an_older_release_has_a_temperature_of_1(root: Path) -> None:
+    evaluate.run(Path("runs/tiny"))
+    path = root / "runs/tiny/evaluation/predictions.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file if name != "temperatures"}
+    np.savez(path, **arrays)
+    assert Predictions.load(path).temperatures.tolist() == [1.0] * 24
 
 
 def test_batches_do_not_change_the_answers(root: Path) -> None:

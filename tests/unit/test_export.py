@@ -18,7 +18,7 @@ from serving import archive
 from serving.store import rehearsal
 from serving.store.model_store import ArchiveError
 from tests.unit.tinted_store import SIDE, TINY, tinted_store
-from training import export
+from training import calibration, export
 from training import golden as golden_images
 from training.cards import cards
 from training.configuration import compose
@@ -27,6 +27,13 @@ from training.data.store import PreparedDataset
 from training.networks import Network, build
 from training.quantization import QuantizationError, quantize
 from training.train import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_images_decide_a_temperature() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "LEAST_IMAGES", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,28 @@ def test_the_artifact_is_compared_on_every_validation_image(run: Path) -> None:
     document = json.loads((run / "export.json").read_text())
     assert document["images"] == json.loads((run / "train.json").read_text())["images"]["validation"] > 0
     assert document["different_top1"] == 0 and 0 <= document["largest_difference"] <= 1e-4
+
+
+def test_the_temperature_is_that_of_the_validation_images_and_is_in_every_artifact(run: Path, root: Path) -> None:
+    document = json.loads((run / "export.json").read_text())
+    artifacts = [torchscript.load(run / name) for name in ("model.pt", "model.int8.pt")]
+    temperature = artifacts[0].spec.temperature
+    assert [each.spec.temperature for each in artifacts] == [document["temperature"]["value"]] * 2 and temperature != 1
+    data = PreparedDataset.open(root / "data/processed/tinted")
+    rows = data.split(SplitSpec.from_config(compose(TINY).split)).validation
+    inputs = Preprocess(artifacts[0].spec.preprocess).normalize(torch.from_numpy(data.images[rows]))
+    with torch.no_grad():
+        fitted = calibration.fit(artifacts[0].module(inputs), torch.from_numpy(data.labels[rows]))
+    assert fitted.value == pytest.approx(temperature, rel=1e-3)
+    assert document["temperature"]["images"] == len(rows) == document["images"]
+    assert document["temperature"]["says"].startswith(f"temperature {temperature:g}: log-loss ")
+    kept = golden.read(run / golden.FILE)
+    exact = Classifier(run / "model.pt")
+    pixels = golden.decoded(exact, [each.image for each in kept])
+    with torch.no_grad():
+        logits = artifacts[0].module(exact.preprocess.normalize(torch.stack(pixels)))
+    expected = (logits / temperature).softmax(dim=1)
+    torch.testing.assert_close(torch.tensor([each.probabilities for each in kept]), expected, rtol=0, atol=1e-5)
 
 
 def test_the_artifact_holds_the_averaged_weights(run: Path) -> None:
@@ -70,7 +99,8 @@ def test_the_command_makes_the_same_artifact_again(
     before = torchscript.load(run / "model.pt")
     (run / "model.pt").unlink()
     assert export.main(["name=exported"]) == 0
-    assert "largest difference" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "largest difference" in said and "\ntemperature " in said
     after = torchscript.load(run / "model.pt")
     assert after.spec == before.spec
     weights = after.module.state_dict()
@@ -186,9 +216,13 @@ def test_compare_counts_other_answers() -> None:
         other.head.bias.add_(torch.tensor([0.0, 0.0, 100.0]))
     preprocess = Preprocess(PreprocessSpec(image_size=8))
     batches = [(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.zeros(5))]
-    document = export.compare(network, other, preprocess, batches)
+    logits, labels = export._answers(network, preprocess, batches)
+    assert logits.shape == (5, 3) and labels.tolist() == [0.0] * 5
+    document = export.compare(logits, other, preprocess, batches, 1.0)
     assert document["different_top1"] == 5 and document["largest_difference"] > 0.9
-    assert export.compare(network, network, preprocess, batches)["largest_difference"] == 0
+    assert export.compare(logits, network, preprocess, batches, 1.0)["largest_difference"] == 0
+    # A high temperature makes both unsure: what is compared is what is served.
+    assert export.compare(logits, other, preprocess, batches, 1000.0)["largest_difference"] < 0.1
 
 
 def chosen(run: Path, root: Path) -> list[golden.Golden]:

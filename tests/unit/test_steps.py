@@ -224,6 +224,7 @@ def test_the_images_shown_are_of_different_classes() -> None:
     labels = np.repeat(np.arange(12), 30)
     predictions = Predictions(
         probabilities=np.zeros((360, 12), dtype=np.float32),
+        temperatures=np.ones(360),
         labels=labels,
         ids=np.array([str(n) for n in range(360)]),
         paths=np.array(["x"] * 360),
