@@ -44,7 +44,7 @@ class WithOpenVino(Classifier):
             batch = torch.empty(len(images), *self.spec.preprocess.shape)
             self.preprocess.write(images, list(batch))
             logits = self.compiled(batch.numpy())[0]
-            return torch.from_numpy(logits).softmax(dim=1)
+            return (torch.from_numpy(logits) / self.spec.temperature).softmax(dim=1)
 
 
 def main() -> None:
