@@ -69,9 +69,10 @@ def export(folder: Path, classes: tuple[str, ...], seed: int = 0) -> Path:
     """Write a model.pt and a golden.json into `folder`, as training.export would."""
     torch.manual_seed(seed)
     spec = Spec(
-        preprocess=PreprocessSpec(image_size=32),
+        preprocess=PreprocessSpec(image_size=32, interpolation="bicubic"),
         classes=classes,
         network="tiny",
+        temperature=1.7,
         provenance={"fingerprint": "0" * 64},
     )
     folder.mkdir(parents=True, exist_ok=True)
