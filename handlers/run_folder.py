@@ -26,6 +26,7 @@ class RunFolder:
     path: Path
 
     config = _File("config.yaml")
+    weights = _File("weights.json")  # the origin of its pretrained weights
     # Written by each epoch.
     checkpoints = _File("checkpoints")
     key = _File("checkpoints/key")  # of the configuration, the data and the versions of the checkpoints
@@ -40,7 +41,9 @@ class RunFolder:
     int8_model = _File(INT8)
     golden = _File(GOLDEN)
     export = _File("export.json")
+    validation = _File("validation.npz")  # the answers to its validation images
     training = _File("train.json")
+    choice = _File("choice.json")  # of a fine-tuned network: whether it was deployed in place of its linear head
     # Written by an evaluation.
     evaluation = _File("evaluation")
     metrics = _File("evaluation/metrics.json")

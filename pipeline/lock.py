@@ -5,6 +5,7 @@ requirements-serve.txt      the packages of a server (`[project.dependencies]`),
 requirements-cpu.txt        everything but torch, torchvision and CUDA, at the same versions
 requirements-serve-cpu.txt  the packages of a server, but torch, torchvision and CUDA
 requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: they are in another registry
+requirements-weights.txt    the pretrained weights of larger networks, for who wants them
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -13,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from rich.console import Console
@@ -57,6 +59,11 @@ def write_locks(root: Path) -> None:
         for name, extras in (("requirements-cpu.txt", EXTRAS), ("requirements-serve-cpu.txt", ())):
             console.print(name)
             compile_lock(root, name, *extras, *plain)
+        console.print("requirements-weights.txt")
+        source = Path(folder) / "weights.in"
+        extra = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        source.write_text("\n".join(extra["weights"]), encoding="utf-8")
+        compile_lock(root, "requirements-weights.txt", str(source), "--no-annotate")
         console.print("requirements-uv.txt")
         source = Path(folder) / "uv.in"
         source.write_text("uv\n", encoding="utf-8")

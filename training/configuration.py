@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from handlers import naming
 from handlers.run_folder import RUNS, RunFolder
+from training.transfer import pretrained
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 TEXT = ("name", "store", "raw")  # settings that are text, whatever they look like
@@ -48,10 +49,36 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigurationError(_explain(error, overrides)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_one_line(str(error))) from error
+    _start_from_weights(config, overrides)
     for fault in (naming.fault_of_run(str(config.name)), naming.fault_of_run(str(config.store))):
         if fault:
             raise ConfigurationError(fault)
     return config
+
+
+def _start_from_weights(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Let the input and the trainer follow the pretrained weights, if the network has any.
+
+    The size and the filter of the images are those of the weights; the node `transfer` replaces settings of the data
+    set's own trainer, which is for a network that starts from nothing. What `overrides` set stays.
+
+    Raises:
+        ConfigurationError: there are no such weights.
+    """
+    if not config.network.get("pretrained"):
+        return
+    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
+    try:
+        expected = pretrained.input_of(cast(dict[str, Any], OmegaConf.to_container(config.network, resolve=True)))
+    except pretrained.PretrainedError as error:
+        raise ConfigurationError(str(error)) from error
+    followed = {"dataset.image_size": config.transfer.image_size or expected.image_size}
+    followed["dataset.interpolation"] = expected.interpolation
+    if config.transfer.stages:
+        followed |= {f"trainer.{name}": value for name, value in config.transfer.trainer.items()}
+    for name, value in followed.items():
+        if name not in typed:
+            OmegaConf.update(config, name, value, force_add=True)
 
 
 def quoted(key: str, value: object) -> str:

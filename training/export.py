@@ -7,6 +7,7 @@ Training does the first by itself.
 """
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from handlers import golden, tolerances
-from handlers.atomic import write_json
+from handlers.atomic import replacing, write_json
 from handlers.classifier import Classifier
 from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
@@ -34,7 +36,7 @@ from training.data.store import PreparedDataset
 from training.golden import choose
 from training.networks import build
 from training.quantization import QuantizationError, quantize
-from training.run import network_name, run_key, versions, with_planned_epochs
+from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.weights import load_checkpoint
 
 TOLERANCE = tolerances.FP32
@@ -78,6 +80,7 @@ def export(
             "commit": commit(),
             "config": dict(settings),
             "versions": versions(),
+            "weights": _origin(RunFolder(run)),
         },
     )
     # In a separate folder: TorchScript writes the file's name into the file.
@@ -95,6 +98,7 @@ def export(
         if kind == "torchscript":
             document["int8"] = _quantized(network, logits, spec, artifact, pixels, data, split)
             golden.write(choose(artifact, data, shown), files.golden)
+            _write_validation(files.validation, logits[:validation], labels[:validation], temperature.value)
             for stale in (files.int8_model, files.compiled_model):
                 stale.unlink(missing_ok=True)
             if torchscript.quantized(artifact).is_file():
@@ -105,6 +109,13 @@ def export(
     return document
 
 
+def _write_validation(path: Path, logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> None:
+    """Write the answers to the validation images: probabilities (N, K) float32 and labels (N,)."""
+    probabilities = (logits / temperature).softmax(dim=1).float()
+    with replacing(path) as part:
+        np.savez_compressed(part, probabilities=probabilities.numpy(), labels=labels.numpy())
+
+
 def _check_difference(comparison: Mapping[str, Any], path: Path) -> None:
     """Refuse an artifact whose answers differ from those of the trained network."""
     if comparison["different_top1"] or not comparison["largest_difference"] <= TOLERANCE:
@@ -113,6 +124,11 @@ def _check_difference(comparison: Mapping[str, Any], path: Path) -> None:
             f"of {comparison['images']} images, by at most {comparison['largest_difference']:.1e} (allowed: "
             f"{TOLERANCE:.0e}). The network does something that tracing does not keep: choose another network.kind"
         )
+
+
+def _origin(run: RunFolder) -> dict[str, str] | None:
+    """Return the origin of the pretrained weights that a run began with, if it did."""
+    return dict(json.loads(run.weights.read_text())) if run.weights.is_file() else None
 
 
 def _quantized(
@@ -251,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
         data = PreparedDataset.open(store_folder(config))
         split = data.split(SplitSpec.from_config(settings["split"]))
         best = _best_checkpoint(run, settings, data)
-        preprocess = data.preprocess(*data.statistics(split.train))
+        preprocess = data.preprocess(*input_statistics(settings, data, split))
         settings = with_planned_epochs(settings, run)
         # The checkpoint holds all weights: the files that training started from may be gone.
         node = {**settings["network"], "weights": None, "pretrained": False}

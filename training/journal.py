@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Journal(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch + 1, "lr": float(trainer.optimizers[0].param_groups[0]["lr"])}
+        row = {"epoch": trainer.current_epoch + 1, "lr": float(trainer.optimizers[0].param_groups[-1]["lr"])}
         row |= {name: metrics.get(name, float("nan")) for name in COLUMNS[2:]}
         self.rows.append(row)
         self.seconds.append(time.perf_counter() - self._started)
@@ -58,6 +58,13 @@ class Journal(Checkpoint):
         self._save(trainer, self.files.last_checkpoint, weights_only=False)
         write_text(self.files.epoch_metrics, self._table())
         self._report(trainer, row)
+
+    def start_from(self, trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
+        """Keep the network as it is before the first epoch, with the metrics of its validation, as the best so far."""
+        nothing = dict.fromkeys(COLUMNS[1:], float("nan"))
+        self.best = {"epoch": 0, **nothing, **metrics}
+        self.files.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._save(trainer, self.files.best_checkpoint, weights_only=True)
 
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:

@@ -22,6 +22,7 @@ from training.data.store import PreparedDataset
 from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.transfer.head import Head, balanced_weights
 
 # Lightning warns of these, which are intended.
 NOISE = (
@@ -50,8 +51,12 @@ def fit(
     preprocess: PreprocessSpec,
     run: Path,
     say: Callable[[str], None],
+    head: Head | None = None,
 ) -> Outcome:
     """Train `config`, writing into `run`, and return the network of the best checkpoint.
+
+    With a fitted `head` training starts from it; the network as it is then is a candidate for the best checkpoint, and
+    the only one without epochs.
 
     Raises:
         ConfigurationError: a setting is impossible.
@@ -62,7 +67,9 @@ def fit(
     bf16 = choose_bf16(trainer_node["precision"], device)
     use_all_cores()
     torch.manual_seed(config["seed"])
-    module = Classification(config, data.classes, preprocess)
+    module = Classification(config, data.classes, preprocess, _class_weights(config, data, split))
+    if head is not None:
+        module.start_from(head)
     train, validation = _batches(config, data, split, module, device)
     journal = Journal(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -88,15 +95,20 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            inference_mode=False,  # metrics that `validate` resets could not be updated by `fit`
             log_every_n_steps=min(50, len(train)),
         )
         last = RunFolder(run).last_checkpoint
-        trainer.fit(
-            module,
-            train,
-            validation if len(split.validation) else None,
-            ckpt_path=str(last) if last.is_file() else None,
-        )
+        if head is not None and not last.is_file():
+            measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
+            journal.start_from(trainer, measured[0])
+        if trainer_node["epochs"]:
+            trainer.fit(
+                module,
+                train,
+                validation if len(split.validation) else None,
+                ckpt_path=str(last) if last.is_file() else None,
+            )
     if config["tracking"]["kind"] == "wandb":
         import wandb
 
@@ -104,6 +116,14 @@ def fit(
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
+
+
+def _class_weights(config: Mapping[str, Any], data: PreparedDataset, split: Split) -> torch.Tensor | None:
+    """Return the weight of each class in the loss, if `trainer.class_weights` is balanced."""
+    setting = config["trainer"].get("class_weights", "none")
+    if setting not in ("none", "balanced"):
+        raise ConfigurationError(f"trainer.class_weights is {setting!r}: write none or balanced")
+    return balanced_weights(data.labels[split.train], len(data.classes)) if setting == "balanced" else None
 
 
 def _batches(

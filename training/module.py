@@ -15,7 +15,8 @@ from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError, TrainingError
 from training.networks import build
-from training.optimizers import make_optimizer, make_schedule
+from training.optimizers import layers, make_optimizer, make_schedule
+from training.transfer.head import Head
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -24,10 +25,16 @@ class Classification(L.LightningModule):
     """Trains one network on uint8 batches (B, C, S, S) with int64 labels (B,).
 
     `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries. `best_network` is
-    validated and exported: the averaged weights if `trainer.ema` is set.
+    validated and exported: the averaged weights if `trainer.ema` is set. `class_weights` (K,) are those of the loss.
     """
 
-    def __init__(self, config: Mapping[str, Any], classes: Sequence[str], preprocess: PreprocessSpec) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        classes: Sequence[str],
+        preprocess: PreprocessSpec,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.classes = classes
@@ -38,11 +45,14 @@ class Classification(L.LightningModule):
         self.preprocess = Preprocess(preprocess)
         self.network = build(config["network"], len(classes), preprocess.channels, preprocess.image_size)
         self.network.to(memory_format=torch.channels_last)
+        for weights in list(layers(self.network).values())[: self.settings.get("frozen_layers") or 0]:
+            for weight in weights:
+                weight.requires_grad_(False)
         self.average = _average(self.network, self.settings["ema"])
         sizes = sorted({self._train_size(epoch) for epoch in self._epochs})
         self.augmentations = nn.ModuleDict({str(size): self._augmentation(size) for size in sizes})
         self.mix = Mix(**self.settings["mix"], classes=len(classes))
-        self.loss = nn.CrossEntropyLoss(label_smoothing=self.settings["label_smoothing"])
+        self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=self.settings["label_smoothing"])
         self.train_loss, self.train_accuracy, self.validation_loss, self.validation_accuracy = (
             # NaN checks synchronise with the GPU, twice a step; `_check` does it now and then.
             torchmetrics.MeanMetric(nan_strategy="disable")
@@ -53,6 +63,12 @@ class Classification(L.LightningModule):
     def best_network(self) -> nn.Module:
         """Return the network that is validated and exported."""
         return self.network if self.average is None else self.average.module
+
+    def start_from(self, head: Head) -> None:
+        """Begin with a fitted head."""
+        fitted = {"head.weight": head.weight, "head.bias": head.bias}
+        for network in (self.network, self.best_network):
+            network.load_state_dict({**network.state_dict(), **fitted})
 
     @property
     def _epochs(self) -> range:
@@ -120,6 +136,10 @@ class Classification(L.LightningModule):
         # Seeded by epoch, so that a resumed run gives the same result as one that was never interrupted.
         torch.manual_seed(self.seed * 100_003 + self.current_epoch)
         self._freeze()
+        if self.settings.get("freeze_norms"):
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def _freeze(self) -> None:
         """Let only the head learn until `network.unfreeze_epoch`, where `network.freeze` is features."""

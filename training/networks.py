@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from training.cnn import ConvNet
 from training.configuration import ConfigurationError, near
-from training.weights import load_weights, pretrained_weights
+from training.transfer import pretrained
+from training.transfer.padding import with_equal_padding
+from training.weights import load_weights, pretrained_weights, read
 
 COMMON = {"kind", "dropout", "pretrained", "weights", "freeze", "unfreeze_epoch"}
 OPTIONS: dict[str, set[str]] = {
@@ -174,7 +177,7 @@ def _resnet(network: Mapping[str, Any], classes: int, channels: int, image_size:
     _drop_paths(body, network.get("drop_path", 0.0))
     model = _ResNet(body, width, classes, network.get("dropout", 0.0))
     if network.get("pretrained"):
-        load_weights(model, pretrained_weights(f"torchvision {network['kind']}", lambda: _hub(network["kind"])))
+        _load_pretrained(model, network, network["kind"])
     body.conv1 = _first_convolution(body.conv1, channels)
     return model
 
@@ -196,9 +199,14 @@ def _vgg16(network: Mapping[str, Any], classes: int, channels: int, image_size: 
     body.classifier = body.classifier[:-1]  # its last dropout stays, so the head needs none
     model = _Vgg(body, width, classes, 0.0)
     if network.get("pretrained"):
-        load_weights(model, pretrained_weights(f"torchvision {name}", lambda: _hub(name)))
+        _load_pretrained(model, network, name)
     body.features[0] = _first_convolution(body.features[0], channels)
     return model
+
+
+def _load_pretrained(model: Network, network: Mapping[str, Any], name: str) -> None:
+    local = _local_weights(network)
+    load_weights(model, str(local) if local else pretrained_weights(f"torchvision {name}", lambda: _hub(name)))
 
 
 def _hub(name: str) -> dict[str, torch.Tensor]:
@@ -241,7 +249,8 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
         raise ConfigurationError(f"timm has no model {name!r}{near(name, timm.list_models())}")
     options = {"num_classes": 0, "in_chans": channels, "drop_path_rate": network.get("drop_path", 0.0) or None}
     options |= dict(network.get("options") or {})
-    if network.get("pretrained"):
+    local = _local_weights(network)
+    if network.get("pretrained") and local is None:
         body = pretrained_weights(f"timm {name}", lambda: _create(name, image_size, pretrained=True, **options))
     else:
         body = _create(name, image_size, pretrained=False, **options)
@@ -253,7 +262,17 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
         )
     module = _Timm(body.train(), width, classes, network.get("dropout", 0.0))
     module.any_size = not hasattr(body, "patch_embed")
+    if local is not None:
+        load_weights(module, pretrained.by_names_of(read(local), body.state_dict()))
+    with_equal_padding(body, (channels, image_size, image_size))
     return module
+
+
+def _local_weights(network: Mapping[str, Any]) -> Path | None:
+    try:
+        return pretrained.local_file(network)
+    except pretrained.PretrainedError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _create(name: str, image_size: int, **options: Any) -> Any:

@@ -16,18 +16,24 @@ from handlers.run_folder import RunFolder
 from training.configuration import fingerprint, plain
 from training.data.splits import Split
 from training.data.store import PreparedDataset
+from training.transfer import pretrained
 
 if TYPE_CHECKING:
     from training.loop import Outcome
 
 RUN_FORMAT = 3  # raise it where the results of older code must be trained again
 NOT_TRAINED = ("name", "store", "raw", "tracking")  # settings that do not affect the weights
+# Settings of the trainer that older runs do not have, with the values that mean the same as then.
+UNCHANGED = {"class_weights": "none", "layer_decay": 1.0, "frozen_layers": 0, "freeze_norms": False}
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 
 def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     """Return the key of a finished run, a hash of everything that changes the trained weights."""
     relevant = {name: value for name, value in settings.items() if name not in NOT_TRAINED}
+    relevant["trainer"] = {k: v for k, v in settings["trainer"].items() if v != UNCHANGED.get(k, ...)}
+    if not settings["network"].get("pretrained"):
+        relevant.pop("transfer", None)
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()
@@ -47,6 +53,20 @@ def is_finished(run: Path, key: str) -> bool:
     except (FileNotFoundError, ValueError):
         return False
     return bool(document.get("key") == key and files.model.is_file() and files.export.is_file())
+
+
+def input_statistics(
+    settings: Mapping[str, Any], data: PreparedDataset, split: Split
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of the network's input: those of its pretrained weights, or of the training images."""
+    if not settings["network"].get("pretrained") or "transfer" not in settings:  # a run of before that setting
+        return data.statistics(split.train)
+    expected = pretrained.input_of(settings["network"])
+    if data.colour == "rgb":
+        return expected.mean, expected.std
+    # Grey images go through the sum of the first layer's weights over the colours.
+    count = len(expected.mean)
+    return (sum(expected.mean) / count,), (sum(expected.std) / count,)
 
 
 def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
@@ -102,6 +122,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
         },
         "classes": len(data.classes),
         "network": settings["network"].get("model", settings["network"]["kind"]),
+        "pretrained": bool(settings["network"].get("pretrained")),
         "image_size": data.image_size,
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),
@@ -131,7 +152,7 @@ def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str],
 
 def _remove_results(run: RunFolder) -> None:
     networks = (run.model, run.compiled_model, run.int8_model)
-    for path in (run.epoch_metrics, run.curves, *networks, run.golden, run.export):
+    for path in (run.weights, run.epoch_metrics, run.curves, *networks, run.golden, run.export, run.validation):
         path.unlink(missing_ok=True)
     for folder in (run.checkpoints, run.evaluation):
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,19 +15,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig
 
 from handlers.atomic import write_json
 from handlers.run_folder import RunFolder
+from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
 from training.data import class_counts
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
-from training.run import document, is_finished, prepare_folder, run_key
+from training.run import document, input_statistics, is_finished, prepare_folder, run_key
+
+if TYPE_CHECKING:
+    from training.transfer.head import Head
 
 
 def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
@@ -60,12 +64,14 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
 
     files = RunFolder(run)
     start = time.perf_counter()
-    mean, std = data.statistics(split.train)
-    preprocess = data.preprocess(mean, std)
+    preprocess = data.preprocess(*input_statistics(settings, data, split))
+    settings, head = _first_stage(settings, data, split, preprocess, files, say)
     requested_epochs = settings["trainer"]["epochs"]
-    settings = fit_epochs(settings, data, split, preprocess, run, say)
-    outcome = fit(settings, data, split, preprocess, run, say)
-    learning_curves(outcome.journal.rows, files.curves)
+    if requested_epochs:
+        settings = fit_epochs(settings, data, split, preprocess, run, say)
+    outcome = fit(settings, data, split, preprocess, run, say, head)
+    if outcome.journal.rows:
+        learning_curves(outcome.journal.rows, files.curves)
     say(f"exporting {files.model}, and its int8 form, for up to a minute")
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
     say(exported["temperature"]["says"])
@@ -80,6 +86,26 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
         {"key": key, **document(settings, data, split, outcome), "wanted_epochs": requested_epochs, **seconds},
     )
     return run
+
+
+def _first_stage(
+    settings: dict[str, Any],
+    data: PreparedDataset,
+    split: Split,
+    preprocess: PreprocessSpec,
+    files: RunFolder,
+    say: Callable[[str], None],
+) -> tuple[dict[str, Any], "Head | None"]:
+    """Return the head that fine-tuning starts from, and the settings: without epochs if the head is all."""
+    from training.transfer import stages
+
+    weights, count = stages.origin(settings, data), stages.stages(settings)
+    if weights is not None:
+        write_json(files.weights, weights)
+    if weights is None or not count:
+        return settings, None
+    head = stages.linear_head(settings, weights, data, split, preprocess, say)
+    return ({**settings, "trainer": {**settings["trainer"], "epochs": 0}} if count == 1 else settings), head
 
 
 def _check(settings: dict[str, Any], data: PreparedDataset) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from training.configuration import ConfigurationError
+from training.transfer.padding import grown_kernel
 
 T = TypeVar("T")
 # A Lightning checkpoint of ours holds the averaged weights first, if any.
@@ -38,7 +39,7 @@ def load_weights(network: nn.Module, source: str | Mapping[str, torch.Tensor]) -
     Raises:
         ConfigurationError: the file is missing, is not of such a kind, or holds weights of another network.
     """
-    state = dict(_read(Path(source)) if isinstance(source, str) else source)
+    state = dict(read(Path(source)) if isinstance(source, str) else source)
     name = source if isinstance(source, str) else "the pretrained weights"
     current = network.state_dict()
     matched = _match(state, current)
@@ -60,7 +61,12 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
     network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
-def _read(path: Path) -> Mapping[str, torch.Tensor]:
+def read(path: Path) -> Mapping[str, torch.Tensor]:
+    """Return the weights in a file.
+
+    Raises:
+        ConfigurationError: it is missing, or torch cannot read it.
+    """
     if not path.is_file():
         raise ConfigurationError(
             f"network.weights: {path} does not exist. Give an existing file, or network.weights=null"
@@ -112,4 +118,6 @@ def _fit(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:
     if value.ndim == 4 and current.ndim == 4 and current.shape[1] == 1 and value.shape[0] == current.shape[0]:
         summed = value.sum(dim=1, keepdim=True)
         return summed if summed.shape == current.shape else None
+    if value.ndim == 4 and value.shape[:2] == current.shape[:2] and value.shape[-1] + 1 == current.shape[-1]:
+        return grown_kernel(value, current.shape[-1])  # of timm's own form of a network that was written with padding
     return None

@@ -1,6 +1,7 @@
 """A prepared data set that a tiny network learns in seconds: noise, brighter in the colour that its class names."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -24,8 +25,11 @@ TINY = (
 )
 
 
-def tinted_store(root: Path, images: int = 20) -> Path:
-    """Write so many images of each class and prepare them as data/processed/tinted below `root`; return `root`."""
+def tinted_store(root: Path, images: int = 20, **preprocess: Any) -> Path:
+    """Write so many images of each class and prepare them as data/processed/tinted below `root`; return `root`.
+
+    They are prepared at their own size, unless settings of `preprocess` say otherwise.
+    """
     random = np.random.default_rng(0)
     for channel, name in enumerate(reversed(CLASSES)):
         folder = root / "raw" / name
@@ -34,6 +38,6 @@ def tinted_store(root: Path, images: int = 20) -> Path:
             pixels = random.integers(0, 160, (SIDE, SIDE, 3), dtype=np.uint8)
             pixels[..., channel] += 80
             (folder / f"{image:03d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, quality=95))
-    recipe = Recipe(name="tinted", reader="class_folders", raw=root / "raw", image_size=SIDE)
+    recipe = Recipe(name="tinted", reader="class_folders", raw=root / "raw", **{"image_size": SIDE, **preprocess})
     prepare(recipe, root / "data/processed/tinted")
     return root

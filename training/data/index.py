@@ -263,6 +263,11 @@ class Index:
         (digest,) = self._base.execute("SELECT sha256 FROM records WHERE row = ?", (int(row),)).fetchone()
         return bytes(digest)
 
+    def digests(self) -> list[bytes]:
+        """Return the digest of the encoded bytes of each row, in the order of the rows."""
+        lines = self._base.execute("SELECT sha256 FROM records WHERE row IS NOT NULL ORDER BY row")
+        return [bytes(sha256) for (sha256,) in lines]
+
     def column(self, expression: str, rows: int) -> npt.NDArray[np.int64]:
         """Return an SQL integer expression of each row, in the order of the rows."""
         lines = self._base.execute(f"SELECT {expression} FROM records WHERE row IS NOT NULL ORDER BY row")

@@ -1,11 +1,15 @@
 """Loaders of prepared images: for training, validation, and the calibration of int8."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
+from handlers.images.limits import UNLIMITED
+from handlers.machine import cores
 from training.data.batches import Batches, DeviceBatches, Joined
+from training.data.decoders import decode_and_resize, read_bytes
 from training.data.shards import EncodedBatches
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
@@ -28,6 +32,23 @@ def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, 
     if data.encoded:
         return EncodedBatches(data, split.validation, 2 * batch_size, pin=pin)
     return Batches(Joined(((data.images, data.labels, split.validation),)), 2 * batch_size, pin=pin)
+
+
+def ordered_images(data: PreparedDataset, rows: Rows, size: int) -> Iterator[torch.Tensor]:
+    """Yield the images of `rows` in this order, `size` at a time, as uint8 (B, C, S, S)."""
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if not data.encoded:
+        yield from (torch.from_numpy(data.images[part]) for part in parts)
+        return
+    neutral = (0.5,) * (1 if data.colour == "grey" else 3)
+    spec = data.preprocess(neutral, neutral)
+
+    def image(row: int) -> torch.Tensor:
+        return decode_and_resize(read_bytes(data.raw, data.record(row)), spec, UNLIMITED)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for part in parts:
+            yield torch.stack(list(pool.map(image, part.tolist())))
 
 
 def calibration_rows(split: Split) -> Rows:

@@ -139,6 +139,11 @@ class PreparedDataset:
         """Return the digest of a row's encoded bytes, as they were when the data set was prepared."""
         return self._index.sha256(row)
 
+    def digests(self, rows: Rows) -> list[bytes]:
+        """Return what `sha256` returns for each of `rows`."""
+        digests = self._index.digests()
+        return [digests[row] for row in rows]
+
     @property
     def encoded_bytes(self) -> int:
         """Return the size of all images as they are on disk, in bytes."""

@@ -1,0 +1,235 @@
+"""Transfer from pretrained weights: the head of the first stage, fine-tuning from it, and the cache of features."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handlers.network import torchscript
+from handlers.spec import PreprocessSpec
+from tests.unit.tinted_store import CLASSES, tinted_store
+from training.configuration import ConfigurationError, compose, plain
+from training.data.progress import plain_console
+from training.data.store import PreparedDataset
+from training.module import Classification
+from training.networks import build
+from training.optimizers import make_optimizer
+from training.train import train
+from training.transfer import features as cached
+from training.transfer import head, padding, pretrained
+from training.transfer.learning_curve import learning_curve
+from training.transfer.pretrained import PACKAGES, PretrainedError
+
+LITE = "network=efficientnet_lite0"
+TRANSFER = ("dataset=class_folders", "store=tinted", LITE, "transfer.image_size=64", "trainer.device=cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinted_store(tmp_path_factory.mktemp("project"), image_size=64, interpolation="bicubic")
+
+
+@pytest.fixture(autouse=True)
+def _in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+def trained(name: str, *overrides: str) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    return train(compose([*TRANSFER, f"name={name}", *overrides]), lines.append), lines
+
+
+def test_the_input_follows_the_weights_unless_it_is_typed() -> None:
+    config = plain(compose(["dataset=moths", LITE]))
+    assert (config["dataset"]["image_size"], config["dataset"]["interpolation"]) == (224, "bicubic")
+    assert config["trainer"]["layer_decay"] == config["transfer"]["trainer"]["layer_decay"]
+    assert plain(compose(["dataset=moths", "network=efficientnet_lite2"]))["dataset"]["image_size"] == 260
+    typed = plain(compose(["dataset=moths", LITE, "dataset.image_size=96", "trainer.lr=0.5"]))
+    assert (typed["dataset"]["image_size"], typed["trainer"]["lr"]) == (96, 0.5)
+    scratch = plain(compose(["dataset=moths", "network=resnet18d_half"]))
+    assert (scratch["dataset"]["image_size"], scratch["dataset"]["interpolation"]) == (160, "bilinear")
+
+
+def test_the_first_stage_is_a_network_that_is_served_as_any_other() -> None:
+    run, _ = trained("first", "transfer.stages=1")
+    document = json.loads((run / "train.json").read_text())
+    assert document["epochs"] == document["planned_epochs"] == document["wanted_epochs"] == 0
+    assert document["best"]["epoch"] == 0 and document["best"]["validation_accuracy"] >= 0.8
+    spec = torchscript.load(run / "model.pt").spec
+    package = PACKAGES["tf_efficientnet_lite0"]
+    assert spec.preprocess.mean == package.input.mean and spec.preprocess.interpolation == "bicubic"
+    assert spec.provenance["weights"] == {
+        "name": "tf_efficientnet_lite0",
+        "source": f"{package.name} {package.version}",
+        "licence": "Apache-2.0",
+        "sha256": package.sha256,
+    }
+
+
+def test_fine_tuning_starts_from_the_head_and_resumes_with_it() -> None:
+    run, lines = trained("second", "trainer.epochs=2", "trainer.batch_size=8", "augmentation=[]", "trainer.mix.p=0")
+    document = json.loads((run / "train.json").read_text())
+    assert document["epochs"] == 2 and document["best"]["validation_accuracy"] >= 0.8
+    assert any("linear head" in line for line in lines)
+    first = (run / "metrics.csv").read_text().splitlines()[1].split(",")
+    assert float(first[3]) >= 0.7  # training accuracy of the first epoch; a random head would begin at a third
+
+
+def test_a_stage_that_does_not_exist_and_weights_that_do_not_exist_are_errors() -> None:
+    with pytest.raises(ConfigurationError, match=r"transfer\.stages is 3: write 0, 1 or 2"):
+        trained("third", "transfer.stages=3")
+    with pytest.raises(ConfigurationError, match=r"nowhere\.pth does not exist"):
+        trained("nowhere", "network.pretrained=nowhere.pth")
+    with pytest.raises(ConfigurationError, match="has no pretrained weights"):
+        compose(["dataset=moths", "network=timm", "network.model=no_such_model", "network.pretrained=true"])
+
+
+def test_a_missing_and_a_damaged_package_say_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = PACKAGES["tf_efficientnet_lite0"]
+    whole = package.path()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PretrainedError, match=r"not installed: make setup, or set network\.pretrained=false"):
+        package.path()
+    (tmp_path / package.file).parent.mkdir()
+    (tmp_path / package.file).write_bytes(whole.read_bytes()[:-1])
+    spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(PretrainedError, match=r"lite0-57934424\.pth is damaged: remove the package .* and make setup"):
+        package.path()
+
+
+def test_a_local_file_of_weights_is_read_and_its_digest_recorded(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.pth"
+    copy.write_bytes(PACKAGES["tf_efficientnet_lite0"].path().read_bytes())
+    node = plain(compose([*TRANSFER, f"network.pretrained={copy}"]))["network"]
+    network = build(node, 3, 3, 64)
+    origin = pretrained.origin(node, network)
+    assert (origin.source, origin.licence, origin.sha256) == ("copy.pth", "unknown", pretrained.sha256(copy))
+    packaged = build({**node, "pretrained": True}, 3, 3, 64)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network.eval().embedding(images), packaged.eval().embedding(images))
+    copy.write_bytes(copy.read_bytes()[:100_000])
+    with pytest.raises(ConfigurationError, match="holds no weights that torch can read"):
+        build(node, 3, 3, 64)
+
+
+@pytest.mark.parametrize("model", ["tf_efficientnet_lite0", "tf_efficientnet_lite1"])
+@pytest.mark.parametrize("side", [64, 70])
+def test_equal_padding_gives_the_same_features(model: str, side: int) -> None:
+    import timm
+
+    body = timm.create_model(model, num_classes=0).eval()
+    images = torch.randn(2, 3, side, side)
+    with torch.inference_mode():
+        before = body(images)
+        padding.with_equal_padding(body, (3, side, side))
+        after = body(images)
+    assert not any(type(module).__name__ == "Conv2dSame" for module in body.modules())
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
+
+
+def test_features_are_computed_once_for_an_image_wherever_its_row_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedDataset.open("data/processed/tinted")
+    node = plain(compose(TRANSFER))["network"]
+    network, spec = build(node, 3, 3, 64), data.preprocess((0.5,) * 3, (0.5,) * 3)
+    rows = np.arange(20)
+    first = cached.features(network, "abc", data, rows, spec, plain_console(), folder=tmp_path)
+    computed: list[int] = []
+    plain_computation = cached._computed
+
+    def counted(*arguments: object) -> object:
+        computed.append(len(arguments[3]))  # type: ignore[arg-type]
+        return plain_computation(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cached, "_computed", counted)
+    again = cached.features(network, "abc", data, rows[::-1], spec, plain_console(), folder=tmp_path)
+    assert not computed and np.array_equal(again[::-1], first)
+    cached.features(network, "abc", data, np.arange(25), spec, plain_console(), folder=tmp_path)
+    assert computed == [5]
+    with torch.inference_mode():
+        pixels = torch.from_numpy(data.images[rows])
+        exact = network.eval().embedding((pixels.float() / 255 - 0.5) / 0.5).numpy()
+    np.testing.assert_allclose(first, exact, atol=5e-3, rtol=2e-3)
+
+
+def clouds(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, images)
+    return (random.normal(size=(images, 16)) + 2 * np.eye(3, 16)[labels]).astype(np.float32), labels
+
+
+def test_a_head_is_regularised_as_validation_wants_it() -> None:
+    validation, test = clouds(300, 1), clouds(3000, 2)
+    few = head.fit(*clouds(30, 0), 3, validation)
+    many = head.fit(*clouds(3000, 0), 3, validation)
+    assert few.strength > many.strength
+    for fitted in (few, many):
+        accuracy = float((fitted.logits(test[0]).argmax(dim=1).numpy() == test[1]).mean())
+        assert accuracy > 0.75
+    assert head.fit(*clouds(30, 0), 3, None).strength == 3e-3
+
+
+def test_a_balanced_head_gives_a_rare_class_its_part() -> None:
+    values, labels = clouds(3000, 0)
+    kept = (labels > 0) | (np.arange(len(labels)) % 50 == 0)
+    test, truth = clouds(3000, 3)
+    recalls = []
+    for balanced in (False, True):
+        fitted = head.fit(values[kept], labels[kept], 3, None, balanced=balanced)
+        recalls.append(float((fitted.logits(test).argmax(dim=1).numpy() == 0)[truth == 0].mean()))
+    assert recalls[1] > recalls[0] + 0.1
+    weights = head.balanced_weights(np.array([0, 0, 0, 2]), 4)
+    assert weights.tolist() == [pytest.approx(2 / 3), 0.0, 2.0, 0.0]
+
+
+def test_layers_near_the_input_learn_at_lower_rates() -> None:
+    config = plain(compose([*TRANSFER]))
+    network: Any = build(config["network"], 3, 3, 64)
+    trainer = {**config["trainer"], "lr": 1.0, "layer_decay": 0.5}
+    optimizer = make_optimizer(network, trainer)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    assert rates[id(network.head.weight)] == rates[id(network.head.bias)] == 1.0
+    assert rates[id(network.body.conv_head.weight)] == pytest.approx(0.25)
+    blocks = [rates[id(block[0].conv_dw.weight)] for block in network.body.blocks]
+    assert blocks == sorted(blocks) and blocks[-1] == 2 * blocks[-2]
+    assert rates[id(network.body.conv_stem.weight)] == min(rates.values())
+
+
+def test_the_first_layers_stay_as_they_are() -> None:
+    config = plain(compose([*TRANSFER, "trainer.frozen_layers=5", "trainer.freeze_norms=true"]))
+    module = Classification(config, CLASSES, PreprocessSpec(image_size=64))
+    learning = {name for name, weight in module.network.named_parameters() if weight.requires_grad}
+    assert not any(name.startswith(("body.conv_stem", "body.bn1", "body.blocks.2")) for name in learning)
+    assert "body.blocks.3.0.conv_dw.weight" in learning and "head.weight" in learning
+    optimizer = make_optimizer(module.network, config["trainer"])
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
+    module.train()
+    module.on_train_epoch_start()
+    norms = [layer for layer in module.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms and not any(layer.training for layer in norms)
+
+
+def test_the_curve_expects_more_of_more_images_and_says_how_sure_it_is() -> None:
+    random = np.random.default_rng(0)
+
+    def hard(images: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = random.integers(0, 3, images)
+        return (random.normal(size=(images, 64)) + 1.2 * np.eye(3, 64)[labels]).astype(np.float32), labels
+
+    curve = learning_curve(*hard(120), 3, hard(400), 1e-2)
+    assert curve is not None and curve.images == (10.0, 20.0, 40.0)
+    assert curve.accuracy[0] < curve.accuracy[1] < curve.accuracy[2] < curve.expected
+    assert curve.low < curve.expected < curve.high
+    fitted = head.fit(*hard(240), 3, None, strengths=(1e-2,))
+    images, labels = hard(4000)
+    assert abs(float((fitted.logits(images).argmax(dim=1).numpy() == labels).mean()) - curve.expected) < 0.08
+    assert "with 80 expect" in curve.line()
+    assert learning_curve(*hard(20), 3, hard(400), 1e-2) is None
+    assert learning_curve(*hard(120), 3, hard(40), 1e-2) is None

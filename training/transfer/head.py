@@ -1,0 +1,110 @@
+"""A linear head on frozen features: multinomial logistic regression by L-BFGS, its regularisation chosen on validation.
+
+The first of the two stages of LP-FT (Kumar et al. 2022, arXiv:2202.10054): fine-tuning from a head that fits the
+features changes them less than from a random one.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+# Of the squared weights, in the mean loss of an image, for features of unit variance; from strong to weak, so that each
+# fit starts near the one before it.
+STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+STEPS = 60  # of L-BFGS, at most, for each strength
+SEARCHED = 20_000  # training images that the strength is chosen with, at most
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Head:
+    """A fitted head: weight (K, D) and bias (K,) of the logits, and the strength of its regularisation."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    strength: float
+
+    def logits(self, features: npt.NDArray[np.float32]) -> torch.Tensor:
+        """Return float32 (N, K) for features (N, D)."""
+        return functional.linear(torch.from_numpy(features), self.weight, self.bias)
+
+
+def fit(
+    features: npt.NDArray[np.float32],
+    labels: Rows,
+    classes: int,
+    validation: tuple[npt.NDArray[np.float32], Rows] | None,
+    *,
+    balanced: bool = False,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Head:
+    """Return the head with the lowest log-loss on validation, of those of all `strengths`.
+
+    Args:
+        features: of training images, (N, D).
+        labels: their classes, (N,).
+        classes: K.
+        validation: features and labels of validation images; without them the strength is the middle one.
+        balanced: weight each class as if it had as many images as the others.
+    """
+    # A feature that hardly varies is not scaled up: the head would lean on it, and fine-tuning moves it first.
+    mean, scale = features.mean(axis=0), features.std(axis=0).clip(float(features.std()) + 1e-12)
+    inputs, targets = torch.from_numpy((features - mean) / scale), torch.from_numpy(labels)
+    weights = balanced_weights(labels, classes) if balanced else torch.ones(classes)
+
+    def finished(parameters: torch.Tensor, strength: float) -> Head:
+        weight = parameters[:, :-1] / torch.from_numpy(scale)
+        return Head(weight, parameters[:, -1] - weight @ torch.from_numpy(mean), strength)
+
+    parameters = torch.zeros(classes, inputs.shape[1] + 1)
+    if validation is None or not len(validation[1]):
+        strength = strengths[len(strengths) // 2]
+        return finished(_fitted(inputs, targets, weights, parameters, strength), strength)
+    subset = _subset(len(inputs))
+    best: tuple[float, float, torch.Tensor] | None = None
+    for strength in strengths:
+        parameters = _fitted(inputs[subset], targets[subset], weights, parameters, strength)
+        logits = finished(parameters, strength).logits(validation[0])
+        loss = float(functional.cross_entropy(logits, torch.from_numpy(validation[1])))
+        if best is not None and loss > best[0]:
+            break
+        best = (loss, strength, parameters)
+    assert best is not None
+    if len(subset) < len(inputs):
+        return finished(_fitted(inputs, targets, weights, best[2], best[1]), best[1])
+    return finished(best[2], best[1])
+
+
+def balanced_weights(labels: Rows, classes: int) -> torch.Tensor:
+    """Return (classes,) that let each class count as if all had as many images; 0 for a class without any."""
+    counts = torch.bincount(torch.from_numpy(np.asarray(labels)), minlength=classes).float()
+    return torch.where(counts > 0, counts.sum() / counts.count_nonzero() / counts.clamp(min=1), 0.0)
+
+
+def _subset(count: int) -> torch.Tensor:
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:SEARCHED] if count > SEARCHED else torch.arange(count)
+
+
+def _fitted(
+    inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, start: torch.Tensor, strength: float
+) -> torch.Tensor:
+    """Return the weights and biases (K, D + 1) that minimise the regularised loss, from `start` on."""
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([parameters], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = functional.linear(inputs, parameters[:, :-1], parameters[:, -1])
+        loss = functional.cross_entropy(logits, targets, weight=weights)
+        loss = loss + strength * parameters[:, :-1].square().sum() / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return parameters.detach()

@@ -1,0 +1,68 @@
+"""The first stage of transfer: a linear head on the features of the frozen pretrained network."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from handlers.spec import PreprocessSpec
+from training.configuration import ConfigurationError
+from training.data.progress import plain_console
+from training.data.splits import Split
+from training.data.store import PreparedDataset
+from training.networks import build
+from training.precision import use_all_cores
+from training.transfer import head, pretrained
+from training.transfer.features import features
+from training.transfer.learning_curve import learning_curve
+
+
+def stages(settings: Mapping[str, Any]) -> int:
+    """Return the number of stages: 0 for a network without pretrained weights, or one that is trained as such.
+
+    Raises:
+        ConfigurationError: another number is set.
+    """
+    if not settings["network"].get("pretrained") or "transfer" not in settings:
+        return 0
+    count = settings["transfer"]["stages"]
+    if count not in (0, 1, 2):
+        raise ConfigurationError(f"transfer.stages is {count!r}: write 0, 1 or 2")
+    return int(count)
+
+
+def origin(settings: Mapping[str, Any], data: PreparedDataset) -> dict[str, str] | None:
+    """Return name, source, licence and SHA-256 of the pretrained weights; None without such weights."""
+    if not settings["network"].get("pretrained"):
+        return None
+    network = build(settings["network"], len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
+    return dataclasses.asdict(pretrained.origin(settings["network"], network))
+
+
+def linear_head(
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+    data: PreparedDataset,
+    split: Split,
+    preprocess: PreprocessSpec,
+    say: Callable[[str], None],
+) -> head.Head:
+    """Return the head that fits the training images, its regularisation chosen on the validation images."""
+    use_all_cores()
+    start = time.perf_counter()
+    network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
+    rows = np.concatenate([split.train, split.validation])
+    values = features(network, weights["sha256"], data, rows, preprocess, plain_console())
+    say(f"{weights['name']}: features of {len(rows):,} images after {time.perf_counter() - start:.1f} s")
+    start, labels = time.perf_counter(), np.asarray(data.labels)
+    count = len(split.train)
+    balanced = settings["trainer"].get("class_weights", "none") == "balanced"
+    validation = values[count:], labels[split.validation]
+    fitted = head.fit(values[:count], labels[split.train], len(data.classes), validation, balanced=balanced)
+    say(f"linear head with regularisation {fitted.strength:g} after {time.perf_counter() - start:.1f} s")
+    curve = learning_curve(values[:count], labels[split.train], len(data.classes), validation, fitted.strength)
+    if curve is not None:
+        say(curve.line())
+    return fitted
