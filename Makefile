@@ -11,6 +11,7 @@ ARGS ?=
 FORMAT ?=
 AUGMENT ?= 0
 MINUTES ?= 10
+STAGES ?= 2
 OFFLINE ?=
 UI ?=
 KEEP ?=
@@ -28,11 +29,12 @@ export SIGHTLINE_IMAGE = $(value IMAGE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
 export SIGHTLINE_AUGMENT = $(value AUGMENT)
 export SIGHTLINE_MINUTES = $(value MINUTES)
+export SIGHTLINE_STAGES = $(value STAGES)
 export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME VERSION RAW IMAGE FORMAT AUGMENT MINUTES DEVICE BENCH PYTHON
+unexport DATASET NAME VERSION RAW IMAGE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
 $(foreach each,DATASET NAME VERSION RAW IMAGE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
@@ -54,8 +56,8 @@ setup: ## make .venv from the locks (CPU=1: small CPU-only builds, CPU=0: back; 
 demo: setup ## from nothing to a served prediction: draw, prepare, train, evaluate, archive, serve, ask
 	@$(py) -m pipeline.demo
 
-up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of training, ARGS=)
-	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" $(ARGS)
+up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of fine-tuning, STAGES=1: none, ARGS=)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" --stages="$$SIGHTLINE_STAGES" $(ARGS)
 
 data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
 	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment="$$SIGHTLINE_AUGMENT" $(ARGS)

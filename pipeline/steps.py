@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -60,6 +61,7 @@ class Steps:
         self.record = record
         self.console = console or table_console()
         self.seconds: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
         self._start_time = time.perf_counter()
 
     @property
@@ -89,9 +91,10 @@ class Steps:
         if process.returncode:
             raise StepFailed(name)
 
-    def write(self, **results: object) -> None:
+    def write(self, **facts: object) -> None:
         """Write the record: seconds of each step so far, those since the start, and `results`."""
-        document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **results}
+        self.facts |= facts
+        document = {"title": self.title, "steps": self.seconds, "seconds": round(self.elapsed, 3), **self.facts}
         atomic.write_json(self.record, document)
 
 
@@ -141,14 +144,14 @@ def next_version(name: str, store: Path) -> str:
     return f"{int(versions[-1].split('.')[0]) + 1}.0" if versions else "1.0"
 
 
-def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Archive, bool]:
+def build_archive(name: str, root: Path, *, run: Path | None = None, rehearse: bool = True) -> tuple[Archive, bool]:
     """Return the live or the newest archive of `name` if it is up to date with the run, else a new one; and whether it
-    is new.
+    is new. The run is `runs/<name>` by default.
 
     Raises:
         ArchiveError: the run is not complete, or a worker could not serve it.
     """
-    store, run = root / model_store.FOLDER, root / RUNS / name
+    store, run = root / model_store.FOLDER, run or root / RUNS / name
     archives = [candidate for candidate in model_store.archives(store) if candidate.name == name]
     live = Live.read(root).models.get(name)
     # The live archive is kept, also if there are newer ones of the same run.
@@ -160,8 +163,7 @@ def build_archive(name: str, root: Path, *, rehearse: bool = True) -> tuple[Arch
     # Keep the settings of the live archive for the next one; those of a trial count only if none is live.
     overrides = candidates[0].provenance().get("overrides", []) if candidates else []
     version = next_version(name, store)
-    runs = root / RUNS
-    return archive.build(name, version, runs=runs, store=store, overrides=overrides, rehearse=rehearse), True
+    return archive.build(name, version, run=run, store=store, overrides=overrides, rehearse=rehearse), True
 
 
 def check_ports(root: Path) -> None:

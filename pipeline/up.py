@@ -1,9 +1,10 @@
 """From your own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
 
-python -m pipeline.up RAW NAME [--minutes 10] [overrides]
+python -m pipeline.up RAW NAME [--minutes 10] [--stages 2] [overrides]
 
-RAW, or a zip or tar of it, holds one folder of images for each class. Overrides are those of training.train
-(`network=small_cnn`, `trainer.epochs=30`); training plans as many of its epochs as fit into `--minutes`. Steps
+RAW, or a zip or tar of it, holds one folder of images for each class. A linear head on the features of pretrained
+weights is served first; then all layers are fine-tuned for at most `--minutes`, and that network is deployed if it is
+better. Overrides are those of training.train (`network=small_cnn` starts from nothing, `trainer.epochs=30`). Steps
 without changes since the last time are skipped, a changed model becomes the next version. logs/up-<name>.json holds the
 times of all steps.
 """
@@ -19,22 +20,31 @@ from pathlib import Path
 from typing import Any
 
 from handlers import naming
+from handlers.atomic import write_json
 from handlers.run_folder import RUNS, RunFolder
 from pipeline import showing, steps, unpacking
+from pipeline.choice import Choice
 from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
 from serving.archive import read_spec
 from serving.host import lock, state
 from serving.store import model_store
 from serving.store.live import Live
+from serving.store.model_store import Archive
+from training.configuration import compose
 
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
 ANSWERS_SHOWN = 6
+TUNED = "tuned"  # the run of the second stage, in the folder of the first
 
 
-def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tuple[str, ...] = ()) -> Steps:
+def up(
+    raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tuple[str, ...] = (), stages: int = 2
+) -> Steps:
     """Run all steps in `root` for the class folders in `raw`, training for at most `minutes`, and return them.
+
+    With pretrained weights, `stages` 1 stops when the linear head is served.
 
     Raises:
         StepError and the errors of serving: a step failed.
@@ -42,11 +52,11 @@ def up(raw: Path, name: str, root: Path, minutes: float = MINUTES, overrides: tu
     model_store.check_name(name)
     run = Steps("up", root=root, record=root / "logs" / f"up-{name}.json")
     with lock.training(root, name, run.console.print):
-        _up(run, raw, name, minutes, overrides)
+        _up(run, raw, name, minutes, overrides, stages)
     return run
 
 
-def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, ...]) -> None:
+def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, ...], stages: int) -> None:
     root = run.root
     if unpacking.is_archive(raw):
         with run.step("unpack", f"unpacking {raw}, unless it was before"):
@@ -59,10 +69,77 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
+    if compose([*data, *overrides]).network.get("pretrained"):
+        _transfer(run, data, name, minutes, overrides, stages)
+        return
     says = f"training for at most {minutes:g} min (MINUTES= changes that)"
     run.run("train", says, "training.train", *data, f"trainer.max_minutes={minutes}", *overrides)
-    run.run("evaluate", "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
+    _evaluate(run, name)
     serve_and_ask(run, name, ANSWERS_SHOWN)
+
+
+def _evaluate(run: Steps, name: str) -> None:
+    step = "evaluate fine-tuned" if name.endswith(f"/{TUNED}") else "evaluate"
+    run.run(step, "evaluating on images that it has not seen", "training.evaluate", f"name={name}")
+
+
+def _transfer(
+    run: Steps, data: tuple[str, ...], name: str, minutes: float, overrides: tuple[str, ...], stages: int
+) -> None:
+    """Serve a linear head on pretrained features; then fine-tune all layers, and deploy the result if it is better."""
+    says = "fitting a linear head on the features of pretrained weights"
+    run.run("train", says, "training.train", *data, "transfer.stages=1", *overrides)
+    _evaluate(run, name)
+    first, tuned = (RunFolder(run.root / RUNS / part) for part in (name, f"{name}/{TUNED}"))
+    archive = _live_archive(run.root, name, first, tuned)
+    if archive is None:
+        serve_and_ask(run, name, ANSWERS_SHOWN, first)
+    elif tuned.model.is_file():
+        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
+    else:  # it is being fine-tuned again: the live version stays until then
+        serve_and_ask(run, name, ANSWERS_SHOWN, first, archive=archive)
+    if stages == 1:
+        return
+    says = f"fine-tuning all layers for at most {minutes:g} min (MINUTES= changes that). Ctrl-C keeps what is served"
+    settings = (*data, f"name={name}/{TUNED}", f"store={name}", f"trainer.max_minutes={minutes}", *overrides)
+    run.run("fine-tune", says, "training.train", *settings)
+    _evaluate(run, f"{name}/{TUNED}")
+    if _choice(first, tuned) is not None:
+        run.console.print("the fine-tuned network was compared with its linear head before", highlight=False)
+        return
+    choice = Choice.of(first.path, tuned.path)
+    run.console.print(choice.line(), highlight=False, soft_wrap=True)
+    version = None
+    if choice.deploys:
+        version = serve_and_ask(run, name, ANSWERS_SHOWN, tuned, suffix=" fine-tuned")
+    write_json(tuned.choice, {"keys": _keys(first, tuned), "version": version, **dataclasses.asdict(choice)})
+
+
+def _keys(first: RunFolder, tuned: RunFolder) -> list[str]:
+    return [json.loads(run.training.read_text(encoding="utf-8"))["key"] for run in (first, tuned)]
+
+
+def _choice(first: RunFolder, tuned: RunFolder) -> dict[str, Any] | None:
+    """Return the choice between these two networks, if it was made before."""
+    try:
+        choice: dict[str, Any] = json.loads(tuned.choice.read_text(encoding="utf-8"))
+        return choice if choice["keys"] == _keys(first, tuned) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _live_archive(root: Path, name: str, first: RunFolder, tuned: RunFolder) -> Archive | None:
+    """Return the archive that is live if its network was fine-tuned from this very linear head."""
+    live = Live.read(root).models.get(name)
+    try:
+        choice = json.loads(tuned.choice.read_text(encoding="utf-8"))
+        key = json.loads(first.training.read_text(encoding="utf-8"))["key"]
+        if live is None or choice["version"] != live.version or choice["keys"][0] != key:
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    path = model_store.path_of(name, live.version, root / model_store.FOLDER)
+    return Archive(name, live.version, path) if path.is_file() else None
 
 
 def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
@@ -77,30 +154,44 @@ def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
     return (f"split.folds={min(FOLDS, max(2, max(classes, default=0)))}",)
 
 
-def serve_and_ask(run: Steps, name: str, count: int) -> None:
-    """Build the archive of a run unless it exists, serve it unless it is served, and show `count` answers."""
-    files = RunFolder(run.root / RUNS / name)
-    with run.step("archive", "building the archive, and rehearsing it as a worker"):
-        archive, is_new = steps.build_archive(name, run.root)
-        run.console.print(f"{archive.path.name}{'' if is_new else ' is up to date'}")
+def serve_and_ask(
+    run: Steps,
+    name: str,
+    count: int,
+    files: RunFolder | None = None,
+    *,
+    suffix: str = "",
+    archive: Archive | None = None,
+) -> str:
+    """Build the archive of a run unless it exists, serve it unless it is served, and show `count` answers.
+
+    The run is `runs/<name>` by default, `suffix` that of the names of the steps. Return the version that is
+    served: that of `archive`, if it is given.
+    """
+    files = files or RunFolder(run.root / RUNS / name)
+    if archive is None:
+        with run.step(f"archive{suffix}", "building the archive, and rehearsing it as a worker"):
+            archive, is_new = steps.build_archive(name, run.root, run=files.path)
+            run.console.print(f"{archive.path.name}{'' if is_new else ' is up to date'}")
     live = Live.read(run.root).models.get(name)
     runs = state.running(run.root) is not None
-    with run.step("serve", "making it live on the server that runs here" if runs else "starting TorchServe"):
+    with run.step(f"serve{suffix}", "making it live on the server that runs here" if runs else "starting TorchServe"):
         served, started = steps.serve(archive, run.root)
         run.console.print("every worker is READY" if started else "it is live already", highlight=False)
-    with run.step("predict", "asking for the first prediction"):
+    with run.step(f"predict{suffix}", "asking for the first prediction"):
         answers = showing.ask(served, files.path, read_spec(files.model)["classes"], count, run.root)
-    first = run.elapsed
+    first = run.facts.setdefault("first_prediction", round(run.elapsed, 3))
     showing.show(answers, served, run.console)
     metrics = json.loads(files.metrics.read_text(encoding="utf-8"))
     right = sum(answer.predicted == answer.true for answer in answers)
     compared = Comparison.of(run.root, live.version if live else None, archive, metrics)
     results = {"answers": len(answers), "right": right, "top_1": metrics["top_1"]}
-    run.write(first_prediction=round(first, 3), **results, compared=compared and dataclasses.asdict(compared))
+    run.write(**results, compared=compared and dataclasses.asdict(compared))
     run.console.print(f"{right} of {len(answers)} right; {_worth(files, metrics)}", highlight=False)
     for line in compared.lines(run.root) if compared else ():
         run.console.print(line, highlight=False)
     run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
+    return archive.version
 
 
 def _worth(run: RunFolder, metrics: dict[str, Any]) -> str:
@@ -138,17 +229,32 @@ def _minutes(text: str) -> float:
     return minutes
 
 
+def _stages(text: str) -> int:
+    """Return the number of stages.
+
+    Raises:
+        StepError: it is neither 1 nor 2.
+    """
+    if text not in ("1", "2"):
+        raise StepError(f"STAGES is {text!r}: give 1 for a linear head, or 2 to fine-tune it after that")
+    return int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.up", description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path, help="folder that holds a folder of images for each class")
     parser.add_argument("name", help="name of the model (default: the folder's)")
     parser.add_argument("--minutes", default=str(MINUTES), help=f"limit of the training time (default {MINUTES:g})")
+    parser.add_argument(
+        "--stages", default="2", help="1: stop when the linear head is served (default 2: fine-tune it)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
 
     def work() -> None:
         name = arguments.name or _name_of(arguments.raw)
-        up(arguments.raw, name, Path.cwd(), _minutes(arguments.minutes), tuple(arguments.overrides))
+        minutes, stages = _minutes(arguments.minutes), _stages(arguments.stages)
+        up(arguments.raw, name, Path.cwd(), minutes, tuple(arguments.overrides), stages)
 
     return steps.guarded(work)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,40 @@ def test_a_model_that_scores_lower_than_the_live_one_is_named_with_the_way_back(
     assert run_cli("serving.deploy", "colours", "--rollback", root=home).returncode == 0
     with Client(root=home) as client:
         assert client.describe("colours").version == "2.0"
+
+
+TRANSFER = ("transfer.image_size=64", "trainer.epochs=2", "trainer.batch_size=8", "augmentation=[]")
+
+
+def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int) -> None:
+    def run(*options: str) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+        command = [sys.executable, "-m", "pipeline.up", "hues", "hues", *TRANSFER, *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "SIGHTLINE_PORT_OFFSET": str(offset)}
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done, json.loads((home / "logs" / "up-hues.json").read_text())
+
+    paint(home / "hues", 30)
+    _, record = run("--stages", "1")
+    first = ["prepare", "train", "evaluate", "archive", "serve", "predict"]
+    assert list(record["steps"]) == first and record["right"] == 6
+    with Client(root=home) as client:
+        assert client.describe("hues").version == "1.0"
+
+    done, record = run()
+    steps = list(record["steps"])
+    assert steps[:8] == [*first, "fine-tune", "evaluate fine-tuned"]
+    assert record["first_prediction"] < record["steps"]["fine-tune"] + record["first_prediction"] < record["seconds"]
+    choice = json.loads((home / "runs" / "hues" / "tuned" / "choice.json").read_text())
+    assert "McNemar's p" in done.stdout
+    with Client(root=home) as client:
+        assert client.describe("hues").version == ("2.0" if choice["version"] else "1.0")
+        assert client.predict((home / "hues" / "cold" / "0.png").read_bytes(), "hues").label == "cold"
+
+    archives = sorted(path.name for path in (home / "model_store").glob("hues-*.mar"))
+    done, record = run()
+    assert "was compared with its linear head before" in done.stdout and "it is live already" in done.stdout
+    assert sorted(path.name for path in (home / "model_store").glob("hues-*.mar")) == archives
 
 
 def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Whether a fine-tuned network takes the place of the linear head that is served: by its validation images."""
+
+import dataclasses
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from handlers.run_folder import RunFolder
+
+SIGNIFICANT = 0.05
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """Two networks on the same validation images: top-1 and log-loss of each, and McNemar's p of their difference.
+
+    `losses` counts images that are answered right by the first network only, `gains` those by the second only. p is
+    that of the exact test (McNemar 1947, "Note on the sampling error of the difference between correlated
+    proportions"): a binomial test of losses against gains.
+    """
+
+    images: int
+    top_1: tuple[float, float]
+    log_loss: tuple[float, float]
+    losses: int
+    gains: int
+    p: float
+
+    @classmethod
+    def of(cls, first: Path, second: Path) -> Self:
+        """Compare the networks of two runs that have the same validation images."""
+        from scipy.stats import binomtest  # takes a second to import
+
+        answers = [np.load(RunFolder(run).validation) for run in (first, second)]
+        labels = answers[0]["labels"]
+        assert np.array_equal(labels, answers[1]["labels"]), (first, second)
+        if not len(labels):
+            return cls(0, (0.0, 0.0), (0.0, 0.0), 0, 0, 1.0)
+        probabilities = [answer["probabilities"].astype(np.float64) for answer in answers]
+        right = [values.argmax(axis=1) == labels for values in probabilities]
+        true = [values[np.arange(len(labels)), labels].clip(1e-12) for values in probabilities]
+        losses, gains = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        p = float(binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0
+        top_1, log_loss = [float(part.mean()) for part in right], [float(-np.log(part).mean()) for part in true]
+        return cls(len(labels), (top_1[0], top_1[1]), (log_loss[0], log_loss[1]), losses, gains, p)
+
+    @property
+    def deploys(self) -> bool:
+        """Return whether the second network is the better one: by top-1, or by log-loss without a significant loss.
+
+        A single image decides nothing: where top-1 differs by chance only, the log-loss does.
+        """
+        if self.losses > self.gains and self.p < SIGNIFICANT:
+            return False
+        return self.gains > self.losses or self.log_loss[1] < self.log_loss[0]
+
+    def line(self) -> str:
+        """Return what decided, for people."""
+        if not self.images:
+            return "no validation images to compare the two networks on: the linear head stays"
+        verdict = "better than the linear head" if self.deploys else "not better than the linear head, which stays"
+        return (
+            f"fine-tuned: {verdict}. Of {self.images:,} validation images: top-1 {self.top_1[0]:.1%} before, "
+            f"{self.top_1[1]:.1%} now; log-loss {self.log_loss[0]:.3f} and {self.log_loss[1]:.3f}; McNemar's p "
+            f"{self.p:.2g} ({self.gains} gained, {self.losses} lost)"
+        )
