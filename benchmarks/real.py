@@ -54,6 +54,7 @@ class Run:
     folds: bool = False
 
 
+SCRATCH = "network=resnet18d_half"  # without pretrained weights
 RUNS = {
     "fingers": Run("fingers"),
     "asl": Run("asl_alphabet"),
@@ -63,6 +64,9 @@ RUNS = {
     "moths": Run("moths"),
     "moths-folds": Run("moths", ("split.folds=5",), folds=True),
     "places365": Run("places365"),
+    "petals-scratch-folds": Run("petals", (SCRATCH, "split.folds=5"), folds=True),
+    "moths-scratch-folds": Run("moths", (SCRATCH, "split.folds=5"), folds=True),
+    "places365-scratch": Run("places365", (SCRATCH,)),
 }
 
 
@@ -85,8 +89,11 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
     Raises:
         RunError: a step failed.
     """
-    common = (f"dataset={run.dataset}", f"store={run.dataset}", *run.overrides)
-    step("training.data.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={run.dataset}")
+    # Each network has a store of its own: its images have another size.
+    network = tuple(override for override in run.overrides if override.startswith("network="))
+    store = "-".join([run.dataset, *(override.partition("=")[2] for override in network)])
+    common = (f"dataset={run.dataset}", f"store={store}", *run.overrides)
+    step("training.data.prepare", f"dataset={run.dataset}", f"raw={raw}", f"name={store}", *network)
     document: dict[str, Any] = {"run": name, "dataset": run.dataset, "overrides": list(run.overrides)}
     files = RunFolder.of(name)
     if run.folds:
@@ -107,6 +114,7 @@ def _figures(training: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any
     return {
         "images": training["images"] | {"test": metrics["images"]},
         **{name: training[name] for name in TRAINING_FIGURES},
+        "pretrained": training.get("pretrained", False),
         **{name: metrics[name] for name in SCORES},
         "parts": {part: scores["top_1"] for part, scores in metrics.get("parts", {}).items()},
         "machine": training["machine"],

@@ -5,7 +5,8 @@ import re
 LONGEST = 64  # characters
 # The archiver's own rule, with an end that no file name trips over.
 NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,{LONGEST - 2}}}[A-Za-z0-9_])?")
-FOLD = re.compile(r"fold-[0-9]+")  # a run of cross-validation is <name>/fold-<number>
+TUNED = "tuned"  # the second stage of the run <name> is <name>/tuned
+PART = re.compile(rf"fold-[0-9]+|{TUNED}")  # a run of cross-validation is <name>/fold-<number>
 
 
 def fault_of(name: str) -> str | None:
@@ -21,6 +22,6 @@ def fault_of(name: str) -> str | None:
 
 
 def fault_of_run(name: str) -> str | None:
-    """Return the same for a run, which may also be a fold of another one."""
-    whole, slash, fold = name.partition("/")
-    return fault_of(whole if slash and FOLD.fullmatch(fold) else name)
+    """Return the same for a run, which may also be a fold or the second stage of another one."""
+    whole, slash, part = name.partition("/")
+    return fault_of(whole if slash and PART.fullmatch(part) else name)

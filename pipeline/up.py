@@ -21,6 +21,7 @@ from typing import Any
 
 from handlers import naming
 from handlers.atomic import write_json
+from handlers.naming import TUNED
 from handlers.run_folder import RUNS, RunFolder
 from pipeline import showing, steps, unpacking
 from pipeline.choice import Choice
@@ -36,7 +37,6 @@ from training.configuration import compose
 MINUTES = 10.0
 FOLDS = 10  # a tenth is held out
 ANSWERS_SHOWN = 6
-TUNED = "tuned"  # the run of the second stage, in the folder of the first
 
 
 def up(

@@ -15,6 +15,9 @@ TITLES = {
     "moths": "Moths, their test folder",
     "moths-folds": "Moths, five-fold, pooled",
     "places365": "Places365, 96 classes x 72 images",
+    "petals-scratch-folds": "Petals to the Metal, five-fold, pooled, from scratch",
+    "moths-scratch-folds": "Moths, five-fold, pooled, from scratch",
+    "places365-scratch": "Places365, 96 classes x 72 images, from scratch",
 }
 IN_SHORT = ("fingers", "asl", "asl-blocks", "petals-folds", "moths-folds", "places365")  # the README's rows
 
@@ -40,7 +43,7 @@ def real(results: Path) -> str:
                 f"{images['train'] + images['validation']:,}",
                 f"{images['test']:,}",
                 str(document["classes"]),
-                f"{document['network']}, {size} x {size}",
+                f"{document['network']}{', pretrained' * document.get('pretrained', False)}, {size} x {size}",
                 f"{document['parameters'] / 1e6:.2f} M",
                 _time(document),
                 percent(document["top_1"]),
@@ -65,7 +68,7 @@ def real(results: Path) -> str:
         "\n\nFive-fold rows: the training images are those of one fold, the training time is the slowest fold's, and "
         "the test images are all labelled images, each answered by the network that was not trained on it. "
         "Served answers are compared in the precision of the evaluation, not in the faster one that a server chooses "
-        "by default. One run each, from scratch. `python -m benchmarks.real RAW_ROOT` repeats it."
+        "by default. One run each. `python -m benchmarks.real RAW_ROOT` repeats it."
     )
     return table(head, rows) + note
 
@@ -80,7 +83,12 @@ def accuracy(results: Path) -> str:
     first = next((document for _, document in documents if document is not None), None)
     if first is None:
         return NOT_MEASURED
-    note = f"\n\nOne run each, from scratch, on {first['machine']['processor']}."
+    scratch = [TITLES[name] for name, document in documents if document and not document.get("pretrained", False)]
+    pretrained = "" if len(scratch) == len(documents) else "The networks start from ImageNet weights"
+    if scratch and pretrained:
+        pretrained += f", those of {' and '.join(dict.fromkeys(title.split(',')[0] for title in scratch))} from nothing"
+    start = f"{pretrained}. One run each" if pretrained else "One run each, from scratch"
+    note = f"\n\n{start}, on {first['machine']['processor']}."
     return table(["data set", "test top-1 (95 % interval)", "training time"], rows) + note
 
 
