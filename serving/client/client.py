@@ -26,8 +26,8 @@ from serving.client.attempts import Repeat
 from serving.client.connection import Connection
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer
-from serving.client.keys import Keys
 from serving.client.model_status import ModelStatus
+from serving.client.tokens import Tokens
 from serving.errors import ClientError, NoKey, NotFound, RequestRefused, ServerFailed
 from serving.host import state
 from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
@@ -116,14 +116,14 @@ class Client:
         return self._connection.address("management")
 
     @property
-    def keys(self) -> Keys:
+    def tokens(self) -> Tokens:
         """Return the tokens, for a program that sends its requests itself."""
-        return self._connection.keys
+        return self._connection.tokens
 
     @property
     def key_file(self) -> Path:
         """Return the path of the file with the tokens."""
-        return self.keys.path
+        return self.tokens.path
 
     def predict(
         self, image: bytes, model: str, version: str | None = None, *, deadline: float | None = None

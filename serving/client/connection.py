@@ -16,7 +16,7 @@ import httpx
 from serving.client.attempts import ATTEMPTS, Attempts, Repeat
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer, Endpoint, InvalidKey, NobodyListens
-from serving.client.keys import Api, Key, Keys
+from serving.client.tokens import Api, Token, Tokens
 from serving.errors import DeadlinePassed, NoKey, ServerFailed, Unreachable
 
 LATEST = 16  # attempts whose latency is kept
@@ -40,7 +40,7 @@ class Connection:
         find: Callable[[], tuple[str, str] | None] = lambda: None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.keys = Keys(key_file, self._renew)
+        self.tokens = Tokens(key_file, self._renew)
         self._find = find
         self._transport = transport
         self._endpoints: dict[Api, Endpoint] = {
@@ -77,29 +77,29 @@ class Connection:
         attempts = Attempts(repeat, deadline)
         refusals = 0
         while True:
-            key = self.keys.current(api, deadline)
+            token = self.tokens.current(api, deadline)
             try:
                 attempt_deadline = attempts.next_deadline(self._usual_latency(api))
-                return self._attempt(api, method, path, key, attempt_deadline, options)
+                return self._attempt(api, method, path, token, attempt_deadline, options)
             except InvalidKey:
                 refusals += 1
                 if refusals == ATTEMPTS:
-                    raise NoKey(f"the server refuses every token in {self.keys.path.name}") from None
-                self.keys.replace(api, key, deadline)
+                    raise NoKey(f"the server refuses every token in {self.tokens.path.name}") from None
+                self.tokens.after_refusal(api, token, deadline)
             except (Unreachable, ServerFailed) as failure:
                 attempts.wait(failure, server_has_answered=self._has_answered)
 
     def _attempt(
-        self, api: Api, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]
+        self, api: Api, method: str, path: str, token: Token, deadline: Deadline, options: dict[str, Any]
     ) -> Answer:
         start_time = time.monotonic()
         endpoint = self._endpoints[api]
         try:
-            answer = endpoint.send(method, path, key, deadline, options)
+            answer = endpoint.send(method, path, token, deadline, options)
         except NobodyListens:
             if not self._switch_address(api, endpoint):
                 raise
-            answer = self._endpoints[api].send(method, path, key, deadline, options)
+            answer = self._endpoints[api].send(method, path, token, deadline, options)
         except DeadlinePassed:
             self._latencies[api].append(time.monotonic() - start_time)  # the latency is at least that
             raise
@@ -129,13 +129,13 @@ class Connection:
                 self._endpoints[api] = Endpoint(address, self._transport)
         return True
 
-    def _renew(self, api: Api, key: Key, deadline: Deadline) -> None:
+    def _renew(self, api: Api, token: Token, deadline: Deadline) -> None:
         """Have the server replace the token of an API.
 
         Raises:
             ClientError: it does not.
         """
         with contextlib.suppress(InvalidKey):
-            self._attempt("management", "GET", f"/token?type={api}", key, deadline, {})
+            self._attempt("management", "GET", f"/token?type={api}", token, deadline, {})
             return
         raise NoKey("the server refuses the API key too")

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from serving.client.deadline import Deadline
-from serving.client.keys import Key
+from serving.client.tokens import Token
 from serving.client.transport import Transport, timeout_of
 from serving.errors import ClientError, DeadlinePassed, NotFound, RequestRefused, ServerFailed, Unreachable
 
@@ -87,7 +87,7 @@ class Endpoint:
         # A proxy of the environment is not meant for a server on this machine.
         self._http = httpx.Client(base_url=base, transport=transport or Transport(self._socket), trust_env=False)
 
-    def send(self, method: str, path: str, key: Key, deadline: Deadline, options: dict[str, Any]) -> Answer:
+    def send(self, method: str, path: str, token: Token, deadline: Deadline, options: dict[str, Any]) -> Answer:
         """Return the answer to one request, with any status.
 
         Raises:
@@ -96,7 +96,7 @@ class Endpoint:
         timeout = timeout_of(deadline, connect=CONNECT)
         try:
             self._check_listener(timeout.connect)
-            response = self._http.request(method, path, auth=key, timeout=timeout, **options)
+            response = self._http.request(method, path, auth=token, timeout=timeout, **options)
             return Answer(response.status_code, response.headers, response.content)
         # Not chained: the frames below hold the header, and a traceback with its locals would show the token.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

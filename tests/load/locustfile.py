@@ -182,15 +182,15 @@ class ImageUser(FastHttpUser):
         deadline = Deadline(DEADLINE)
         client: Any = self.client  # whose types allow no bytes
         for _ in range(RENEWED):
-            key = plan.client.keys.current("inference", deadline)
-            header = {"Authorization": f"Bearer {question.token}"} if question.token else key.header
+            token = plan.client.tokens.current("inference", deadline)
+            header = {"Authorization": f"Bearer {question.token}"} if question.token else token.header
             headers = {"Content-Type": question.content_type, **header}
             response: ResponseContextManager = client.post(
                 question.path, data=question.body, headers=headers, name=question.name, catch_response=True
             )
             if question.token or kind(response) != INVALID_KEY:
                 break
-            plan.client.keys.replace("inference", key, deadline)
+            plan.client.tokens.after_refusal("inference", token, deadline)
         return response
 
 

@@ -105,7 +105,7 @@ def test_tokens_change_under_load_and_are_shown_nowhere(
                 assert client.models() == ["shapes"] and client.predict(picture(), "shapes").label
                 with contextlib.suppress(ValueError):  # it is being written
                     seen.update(entry["key"] for entry in json.loads((home / "key_file.json").read_text()).values())
-            shown.append(repr(vars(client)) + repr(vars(client.keys)))
+            shown.append(repr(vars(client)) + repr(vars(client.tokens)))
 
     shown: list[str] = []
     began = time.monotonic()

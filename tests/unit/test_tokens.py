@@ -19,7 +19,7 @@ import pytest
 
 from serving.client import Client, ClientError, NoKey, Unreachable
 from serving.client.deadline import Deadline
-from serving.client.keys import APIS, RENEWAL, Api, Key, Keys
+from serving.client.tokens import APIS, RENEWAL, Api, Token, Tokens
 
 
 class Server:
@@ -199,7 +199,7 @@ def test_a_lock_that_somebody_holds_for_ever_stops_nobody(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("serving.client.keys.RENEWAL", 0.1)
+    monkeypatch.setattr("serving.client.tokens.RENEWAL", 0.1)
     server = start(0.01)
     server.life = 60
     time.sleep(0.02)
@@ -225,22 +225,22 @@ def test_a_token_is_due_20_seconds_or_a_quarter_of_its_life_before_its_end(
     life: float, remaining: float, *, due: bool
 ) -> None:
     now = time.time()
-    key = Key("tok-", now + remaining, now + remaining - life)
-    assert key.is_due is due and not key.has_expired
+    token = Token("tok-", now + remaining, now + remaining - life)
+    assert token.is_due is due and not token.has_expired
 
 
 def test_a_token_without_an_end_is_never_due() -> None:
-    key = Key("tok-", None, 0.0)
-    assert not key.is_due and not key.has_expired
+    token = Token("tok-", None, 0.0)
+    assert not token.is_due and not token.has_expired
 
 
 def test_a_token_keeps_the_time_when_it_was_first_seen(start: Callable[[float], Server]) -> None:
     server = start(60)
     with server.client() as client:
-        first = client.keys.current("inference", Deadline(1))
+        first = client.tokens.current("inference", Deadline(1))
         server.issue("management")
         server.write()
-        assert client.keys.current("inference", Deadline(1)) is first
+        assert client.tokens.current("inference", Deadline(1)) is first
 
 
 def test_a_token_that_another_client_renewed_is_not_refused(start: Callable[[float], Server]) -> None:
@@ -258,11 +258,11 @@ def test_a_successor_in_the_file_is_taken_without_waiting_for_the_lock(start: Ca
 
     server = start(60)
     with FileLock(f"{server.path}.lock"), server.client() as client:
-        refused = client.keys.current("inference", Deadline(1))
+        refused = client.tokens.current("inference", Deadline(1))
         server.issue("inference")
         server.write()
         began = time.monotonic()
-        assert client.keys.replace("inference", refused, Deadline(60)).secret == server.tokens["inference"]
+        assert client.tokens.after_refusal("inference", refused, Deadline(60)).secret == server.tokens["inference"]
         assert time.monotonic() - began < RENEWAL
 
 
@@ -270,13 +270,13 @@ def test_a_renewal_takes_only_a_part_of_a_long_deadline(start: Callable[[float],
     server = start(0.0)
     deadlines: list[float] = []
 
-    def renew(api: Api, key: Key, deadline: Deadline) -> None:
+    def renew(api: Api, token: Token, deadline: Deadline) -> None:
         deadlines.append(deadline.remaining_seconds)
         server.life = 60
         server.issue(api)
         server.write()
 
-    Keys(server.path, renew).current("inference", Deadline(60))
+    Tokens(server.path, renew).current("inference", Deadline(60))
     assert len(deadlines) == len(APIS) and max(deadlines) <= RENEWAL
 
 
@@ -336,9 +336,9 @@ def test_nothing_shows_a_token(
     server = start(60)
     with server.client() as client:
         client.predict(b"x", "m")
-        shown = [repr(client), repr(client.keys), repr(vars(client.keys)), repr(vars(client)), caplog.text]
-        key = client.keys.current("inference", Deadline(1))
-    assert key.secret.startswith("tok-") and isinstance(key, Key)
+        shown = [repr(client), repr(client.tokens), repr(vars(client.tokens)), repr(vars(client)), caplog.text]
+        token = client.tokens.current("inference", Deadline(1))
+    assert token.secret.startswith("tok-") and isinstance(token, Token)
     for error in failures:
         shown += traceback.TracebackException.from_exception(error, capture_locals=True).format()
     assert "httpx" in caplog.text

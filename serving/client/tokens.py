@@ -36,7 +36,7 @@ WRITING = 0.25  # seconds that the server may take to write the file
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Key(httpx.Auth):
+class Token(httpx.Auth):
     """One token, never shown. Times are seconds since 1970; `expires` is None for a token that never expires."""
 
     secret: str = dataclasses.field(repr=False)
@@ -67,7 +67,7 @@ class Key(httpx.Auth):
 
     @classmethod
     def of_entry(cls, entry: dict[str, str], previous: Self | None) -> Self:
-        """Return the key of an entry of the file; `previous` if it is the same."""
+        """Return the token of an entry of the file; `previous` if it is the same."""
         secret = entry["key"]
         if previous is not None and previous.secret == secret:
             return previous
@@ -78,37 +78,37 @@ class Key(httpx.Auth):
         return cls(secret, expires, time.time())
 
 
-class Keys:
+class Tokens:
     """The tokens in the file at `path`. Threads may share them.
 
-    `renew(api, key, deadline)` has the server replace the token of `api`; `key` authorizes that.
+    `renew(api, token, deadline)` has the server replace the token of `api`; `token` authorizes that.
     """
 
-    def __init__(self, path: Path, renew: Callable[[Api, Key, Deadline], None]) -> None:
+    def __init__(self, path: Path, renew: Callable[[Api, Token, Deadline], None]) -> None:
         self.path = path
         self._renew = renew
-        self._keys: dict[str, Key] = {}
+        self._tokens: dict[str, Token] = {}
         self._signature: tuple[int, int, int] | None = None
         self._renewing = threading.Lock()
         self._last_failure = 0.0  # of a renewal, by time.monotonic
 
-    def current(self, api: Api, deadline: Deadline) -> Key:
+    def current(self, api: Api, deadline: Deadline) -> Token:
         """Return the token of an address, after renewing every one that has little time left, if that can be done.
 
         Raises:
             NoKey: there is no key file, or no such token in it.
         """
-        keys = self._read()
+        tokens = self._read()
         for name in APIS:
-            key = keys.get(name)
-            if key is not None and key.is_due and time.monotonic() > self._last_failure + PAUSE:
+            token = tokens.get(name)
+            if token is not None and token.is_due and time.monotonic() > self._last_failure + PAUSE:
                 try:
-                    self._replace(name, key, deadline.at_most(RENEWAL), wait=key.has_expired)
+                    self._renew_once(name, token, deadline.at_most(RENEWAL), wait=token.has_expired)
                 except (ClientError, OSError):  # the server may still accept the token, and says so if not
                     self._last_failure = time.monotonic()
         return self._of(api, self._read())
 
-    def replace(self, api: Api, refused: Key, deadline: Deadline) -> Key:
+    def after_refusal(self, api: Api, refused: Token, deadline: Deadline) -> Token:
         """Return the successor of a token that the server refused; renew it if the file has none.
 
         Raises:
@@ -118,25 +118,25 @@ class Keys:
         if successor.secret != refused.secret:
             return successor
         try:
-            self._replace(api, refused, deadline, wait=True)
+            self._renew_once(api, refused, deadline, wait=True)
         except (ClientError, OSError) as error:
             reason = f"it belongs to another server, or has expired and cannot be renewed: {error}"
             raise NoKey(f"the server refuses the token in {self.path.name}: {reason}") from None
         return self._of(api, self._read())
 
-    def _replace(self, api: Api, old: Key, deadline: Deadline, *, wait: bool) -> None:
+    def _renew_once(self, api: Api, old: Token, deadline: Deadline, *, wait: bool) -> None:
         """Renew a token that no other client has renewed yet; leave it to a client that is renewing it, unless `wait`.
 
         Raises:
             ClientError: the server does not renew it, or writes it to another file.
         """
         with self._renewal_lock(deadline.at_most(RENEWAL) if wait else None) as locked:
-            keys = self._read(again=True)
-            if self._of(api, keys).secret != old.secret or not (locked or wait):
+            tokens = self._read(again=True)
+            if self._of(api, tokens).secret != old.secret or not (locked or wait):
                 return
-            if RENEWAL_KEY not in keys:
+            if RENEWAL_KEY not in tokens:
                 raise NoKey(f"{self.path.name} has no API key to renew tokens with")
-            self._renew(api, keys[RENEWAL_KEY], deadline)
+            self._renew(api, tokens[RENEWAL_KEY], deadline)
             if self._of(api, self._read(again=True)).secret == old.secret:
                 raise NoKey(f"{self.path.name} is a copy: use the key file that the server writes")
 
@@ -160,25 +160,25 @@ class Keys:
             lock.release()
             self._renewing.release()
 
-    def _of(self, api: Api, keys: dict[str, Key]) -> Key:
-        if api not in keys:
+    def _of(self, api: Api, tokens: dict[str, Token]) -> Token:
+        if api not in tokens:
             raise NoKey(f"no server was started here ({self.path.name} cannot be read): start one (make serve)")
-        return keys[api]
+        return tokens[api]
 
-    def _read(self, *, again: bool = False) -> dict[str, Key]:
-        """Return the keys of the file; while it is missing or being written, the previous ones."""
+    def _read(self, *, again: bool = False) -> dict[str, Token]:
+        """Return the tokens in the file; while it is missing or being written, the previous ones."""
         try:
             stat = self.path.stat()
             signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if again or signature != self._signature:
                 entries = self._entries()
-                self._keys = {name: Key.of_entry(entry, self._keys.get(name)) for name, entry in entries.items()}
+                self._tokens = {name: Token.of_entry(entry, self._tokens.get(name)) for name, entry in entries.items()}
                 self._signature = signature
         except (OSError, ValueError):
             self._signature = None
         except (KeyError, TypeError, AttributeError):  # not a key file of TorchServe
-            self._keys, self._signature = {}, None
-        return self._keys
+            self._tokens, self._signature = {}, None
+        return self._tokens
 
     def _entries(self) -> Any:
         """Return the document in the file; TorchServe empties it and then writes it, which a first reader waits for."""
@@ -187,6 +187,6 @@ class Keys:
             try:
                 return json.loads(self.path.read_text())
             except ValueError:
-                if self._keys or time.monotonic() > start_time + WRITING:
+                if self._tokens or time.monotonic() > start_time + WRITING:
                     raise
             time.sleep(0.005)
