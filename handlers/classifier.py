@@ -24,7 +24,7 @@ from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.prefetch import Prefetcher
 from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
-from handlers.network.precision import choose
+from handlers.network.precision import choose_precision
 from handlers.preprocessing import Preprocess
 from handlers.spec import Spec
 
@@ -81,7 +81,7 @@ class Classifier:
         self.device = torch.device(device)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
-        resolved = choose(precision, self.device)
+        resolved = choose_precision(precision, self.device)
         self.spec, self.engine = _load(path, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)

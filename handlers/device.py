@@ -15,7 +15,7 @@ class DeviceError(Exception):
     """There is no such device, or it does not compute; the message says what to do."""
 
 
-def choose(setting: str, server_device: str, *, gpu_capable: bool = True) -> torch.device:
+def choose_device(setting: str, server_device: str, *, gpu_capable: bool = True) -> torch.device:
     """Return what `handler.device` means for a worker to which the server gave a device: "cpu", or "cuda:0".
 
     "auto" is a GPU that was given, and the CPU if that GPU does not compute; the log says so. A network that is not

@@ -29,7 +29,7 @@ class RunFolder:
     weights = _File("weights.json")  # the origin of its pretrained weights
     # Written by each epoch.
     checkpoints = _File("checkpoints")
-    key = _File("checkpoints/key")  # of the configuration, the data and the versions of the checkpoints
+    key = _File("checkpoints/key")  # hash of the checkpoints' configuration, data and package versions
     planned_epochs = _File("checkpoints/epochs")  # how many fit into the time of the run
     best_checkpoint = _File("checkpoints/best.ckpt")
     last_checkpoint = _File("checkpoints/last.ckpt")

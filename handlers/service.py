@@ -33,7 +33,7 @@ import torch
 from handlers import golden
 from handlers.budget import Budget
 from handlers.classifier import Answer, Classifier
-from handlers.device import DeviceError, choose
+from handlers.device import DeviceError, choose_device
 from handlers.errors import Busy, RequestError
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
@@ -97,7 +97,7 @@ class Service:
         workers = threads(config.get("minWorkers"))
         # int8 and networks that are compiled ahead of time run on a CPU only.
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
-        target = choose(self.settings.device, device, gpu_capable=gpu_capable)
+        target = choose_device(self.settings.device, device, gpu_capable=gpu_capable)
         self.classifier = load(weights, self.settings, largest=largest, device=target, threads=workers)
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:

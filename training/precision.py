@@ -38,7 +38,7 @@ def choose_bf16(setting: str, device: torch.device) -> bool:
     if setting == "auto":
         return precision.gains_from_bf16(device)
     try:
-        return precision.choose(setting, device) == "bf16"
+        return precision.choose_precision(setting, device) == "bf16"
     except ValueError as error:
         raise ConfigurationError(f"trainer.{error}") from error
 

@@ -22,7 +22,7 @@ class Limits:
     """
 
     max_bytes: int = 20 * 2**20
-    max_pixels: int = 8192 * 6144
+    max_pixels: int = 8192 * 6144  # 50331648, as in training/configs/config.yaml
 
     def check_bytes(self, size: int) -> None:
         """Raise TooLarge for an image of more encoded bytes than the limit."""

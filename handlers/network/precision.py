@@ -26,8 +26,10 @@ def by_speed(device: torch.device) -> list[str]:
     return [*(["fp16"] if fp16 else []), *(["bf16"] if gains_from_bf16(device) else []), "fp32"]
 
 
-def choose(setting: str, device: torch.device) -> str:
-    """Return a classifier's precision on this device: the setting, or for auto the fastest (workers try `candidates`).
+def choose_precision(setting: str, device: torch.device) -> str:
+    """Return the precision of one classifier on this device: the setting, or the fastest one for "auto".
+
+    A worker falls back to others: see `candidates`.
 
     Raises:
         ValueError: an unknown precision, int8 on a GPU, or fp16 on a CPU.

@@ -14,7 +14,7 @@ from typing import Any
 
 from handlers.errors import BadImage, BadRequest, RequestError, TooLarge
 
-FORM = '{"instances": [{"b64": "<base64 of an image>"}, ...]}'
+EXAMPLE_BODY = '{"instances": [{"b64": "<base64 of an image>"}, ...]}'
 # A byte-order mark of UTF-16 or UTF-32 begins no image either.
 JSON_START = re.compile(rb'(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{"]|\xff\xfe|\xfe\xff|\0\0\xfe\xff')
 DATA_URL = re.compile(rb"data:[^,]*;base64,", re.IGNORECASE)
@@ -54,11 +54,11 @@ def parse(body: bytes | bytearray | str) -> Any:
     """
     encoded = body.encode() if isinstance(body, str) else body
     if sum(encoded.count(mark) for mark in MARKS) > MOST_MARKS:
-        raise BadRequest(f"the JSON body has more than {MOST_MARKS} values; send {FORM}")
+        raise BadRequest(f"the JSON body has more than {MOST_MARKS} values; send {EXAMPLE_BODY}")
     try:
         return json.loads(body, strict=False)  # base64 in lines, pasted between quotes, has real line ends
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is not valid JSON; send an image or {FORM}") from error
+        raise BadRequest(f"the body is not valid JSON; send an image or {EXAMPLE_BODY}") from error
 
 
 def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool = False) -> ImageRequest:
@@ -67,7 +67,7 @@ def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool 
     `urlencoded` says that the document came as a form (curl -d): each "+" of its base64 has become a blank.
 
     Raises:
-        BadRequest: the document is not of the KServe v1 form, or holds no image.
+        BadRequest: it is not a KServe v1 document, or holds no image.
         BadImage: it is a string that is no image.
         TooLarge: it holds more than `max_images`.
     """
@@ -80,7 +80,7 @@ def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool 
     if instances is None and _text(document) is not None:
         return ImageRequest([_image(document, max_bytes, urlencoded)], listed=False)
     if not isinstance(instances, list):
-        raise BadRequest(f"the JSON body must be {FORM}")
+        raise BadRequest(f"the JSON body must be {EXAMPLE_BODY}")
     if not instances:
         raise BadRequest("instances is empty; send at least one image")
     if len(instances) > max_images:

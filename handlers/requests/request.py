@@ -12,7 +12,7 @@ from handlers.settings import Settings
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 TOP_K, TOP_K_HEADER = "top_k", "top-k"
-HOW = f"send an image or {payload.FORM}"
+HOW = f"send an image or {payload.EXAMPLE_BODY}"
 UNREADABLE = "the form cannot be read: no part of it ends with the boundary that its Content-Type names"
 CUT = "the form cannot be read to its end: {} bytes of it are in no part that ends with its boundary"
 NO_BOUNDARY = "the body is a form, and its Content-Type names no boundary: let the client's library set that header"
@@ -95,7 +95,9 @@ def _only(fields: Sequence[Field]) -> Any:
             if field.name == name:
                 return field.value
     if len(fields) > 1:
-        raise BadRequest(f"the request has {len(fields)} inputs; send one, named data: an image or {payload.FORM}")
+        raise BadRequest(
+            f"the request has {len(fields)} inputs; send one, named data: an image or {payload.EXAMPLE_BODY}"
+        )
     return fields[0].value if fields else None
 
 

@@ -12,7 +12,7 @@ from serving.store.model_store import ArchiveError
 DEFAULTS: dict[str, Any] = {
     "minWorkers": None,  # None: as many as the server gives each model (default_workers_per_model)
     "maxWorkers": None,
-    "batchSize": 8,  # with 16, one worker took all requests of 16 connections and the other none: a fifth slower
+    "batchSize": 8,  # 16 is a fifth slower with 16 connections: one worker takes all requests, the other none
     "maxBatchDelay": 1,  # milliseconds that a request waits for others
     "responseTimeout": 60,  # seconds
     "startupTimeout": 120,

@@ -36,7 +36,7 @@ def test_a_worker_computes_on(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(device, "fault_of", lambda _: fault)
-    assert device.choose(wanted, given, gpu_capable=gpu_capable) == torch.device(expected)
+    assert device.choose_device(wanted, given, gpu_capable=gpu_capable) == torch.device(expected)
     fell_back = wanted == "auto" and gpu_capable and given != expected
     assert ("serving on the CPU" in caplog.text) is fell_back
 
@@ -55,7 +55,7 @@ def test_a_gpu_that_must_be_there_and_is_not_is_said(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(device, "fault_of", lambda _: fault)
     with pytest.raises(DeviceError, match=rf"there is no GPU \({why}\): set it to auto, or mend the GPU"):
-        device.choose("cuda", given)
+        device.choose_device("cuda", given)
 
 
 def test_a_device_that_computes_has_no_fault(device: torch.device) -> None:
@@ -103,11 +103,11 @@ def test_the_gpu_that_the_server_gave_is_the_one_that_is_wanted(
 ) -> None:
     wanted: list[str] = []
 
-    def choose(_: str, given: str, **__: Any) -> torch.device:
+    def choose_device(_: str, given: str, **__: Any) -> torch.device:
         wanted.append(given)
         return torch.device("cpu")
 
-    monkeypatch.setattr(service, "choose", choose)
+    monkeypatch.setattr(service, "choose_device", choose_device)
     for gpu in (None, 0, 3):
         ImageHandler().initialize(context(save_small(tmp_path / "model.pt"), gpu))
     assert wanted == ["cpu", "cuda:0", "cuda:3"]

@@ -212,7 +212,7 @@ def test_auto_looks_at_the_machine(
     wanted: str, capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert precision.choose(wanted, CPU) == expected
+    assert precision.choose_precision(wanted, CPU) == expected
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_auto_looks_at_the_gpu(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bf16)
     assert precision.by_speed(torch.device("cuda:0")) == expected
-    assert precision.choose("auto", torch.device("cuda:0")) == expected[0]
-    assert precision.choose("bf16", torch.device("cuda:0")) == "bf16"
+    assert precision.choose_precision("auto", torch.device("cuda:0")) == expected[0]
+    assert precision.choose_precision("bf16", torch.device("cuda:0")) == "bf16"
 
 
 def test_a_gpu_that_serves_in_fp16_trains_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_a_gpu_that_serves_in_fp16_trains_in_bf16(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("wanted", "device", "where"), [("int8", "cuda:0", "a CPU"), ("fp16", "cpu", "a GPU")])
 def test_a_precision_of_another_device_is_refused(wanted: str, device: str, where: str) -> None:
     with pytest.raises(ValueError, match=f"precision is '{wanted}', which runs on {where} only"):
-        precision.choose(wanted, torch.device(device))
+        precision.choose_precision(wanted, torch.device(device))
 
 
 def test_an_unknown_precision_is_refused(path: Path) -> None:

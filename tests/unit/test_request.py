@@ -251,8 +251,8 @@ def test_base64_is_not_read_where_it_is_longer_than_any_image_within_the_limit(s
 def test_what_is_wrong_with_a_document_is_said() -> None:
     for wrong, message in (
         ({"instances": []}, "instances is empty; send at least one image"),
-        ({"images": [TEXT]}, f"the JSON body must be {payload.FORM}"),
-        ([TEXT], f"the JSON body must be {payload.FORM}"),
+        ({"images": [TEXT]}, f"the JSON body must be {payload.EXAMPLE_BODY}"),
+        ([TEXT], f"the JSON body must be {payload.EXAMPLE_BODY}"),
         ({"instances": [TEXT] * 4}, "the request has 4 images, more than the limit of 3"),
     ):
         with pytest.raises(RequestError) as caught:
