@@ -117,7 +117,7 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         **evaluate.judge(together, dataset.classes, patterns),
-        "int8": judge_int8([result["int8"] for result in results]),
+        "int8": judge_int8_of_folds([result["int8"] for result in results]),
         "folds": [_fold(run, result) for run, result in zip(runs, results, strict=True)],
     }
     evaluate.draw(folder, together, dataset.classes)
@@ -126,14 +126,14 @@ def pool(configs: Sequence[DictConfig], results: Sequence[dict[str, Any]]) -> di
     return document
 
 
-def judge_int8(folds: Sequence[Mapping[str, int] | None]) -> dict[str, Any]:
+def judge_int8_of_folds(folds: Sequence[Mapping[str, int] | None]) -> dict[str, Any]:
     """Return what int8 loses on the test images of all folds, and whether that is known well enough to offer it."""
     from training import export  # brings torch
 
     counted = [fold for fold in folds if fold is not None]
     if len(counted) < len(folds):
         return {"offered": False, "why": f"{len(folds) - len(counted)} of {len(folds)} folds have no int8 network"}
-    return export.judged(
+    return export.judge_int8(
         {name: sum(fold[name] for fold in counted) for name in ("images", "lost", "gained")}, "out-of-fold"
     )
 

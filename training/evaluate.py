@@ -134,7 +134,7 @@ def judge(predictions: Predictions, classes: Sequence[str], patterns: Mapping[st
 
     metrics = scores.score(predictions.probabilities, predictions.labels, classes)
     unscaled = scores.unscaled(predictions.probabilities, predictions.temperatures)
-    metrics["calibration_error_unscaled"] = scores.plain(scores.calibration(unscaled, predictions.labels))
+    metrics["calibration_error_unscaled"] = scores.plain(scores.calibration_estimate(unscaled, predictions.labels))
     if patterns:
         metrics["parts"] = scores.parts(predictions.probabilities, predictions.labels, classes, patterns)
     return metrics

@@ -27,7 +27,7 @@ from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
-from training import calibration, scores
+from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
@@ -37,6 +37,7 @@ from training.golden import choose
 from training.networks import build
 from training.quantization import QuantizationError, quantize
 from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
+from training.temperature import fit_temperature
 from training.weights import load_checkpoint
 
 TOLERANCE = tolerances.FP32
@@ -68,7 +69,7 @@ def export(
     pixels = Preprocess(preprocess)
     logits, labels = _answers(network, pixels, validation_batches(data, shown, 64))
     validation = len(split.validation)
-    temperature = calibration.fit(logits[:validation], labels[:validation])
+    temperature = fit_temperature(logits[:validation], labels[:validation])
     spec = Spec(
         preprocess=preprocess,
         classes=data.classes,
@@ -157,10 +158,10 @@ def _quantized(
         # The float32 network is exported nevertheless.
         torchscript.quantized(path).unlink(missing_ok=True)
         return {"offered": False, "why": str(error).strip().partition("\n")[0]}
-    return judged(comparison)
+    return judge_int8(comparison)
 
 
-def judged(comparison: Mapping[str, Any], kind: str = "validation") -> dict[str, Any]:
+def judge_int8(comparison: Mapping[str, Any], kind: str = "validation") -> dict[str, Any]:
     """Return a comparison of the int8 network with its loss, and whether that is known to be small enough.
 
     `kind` names the images that were compared.

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 ENGINE = "x86"  # FBGEMM and oneDNN, layer by layer, whichever is faster
-CALIBRATION = 256  # images whose activations give the ranges
+CALIBRATION_IMAGES = 256  # their activations give the ranges
 
 
 class QuantizationError(Exception):

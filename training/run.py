@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.loop import Outcome
 
 RUN_FORMAT = 3  # raise it where the results of older code must be trained again
-NOT_TRAINED = ("name", "store", "raw", "tracking")  # settings that do not affect the weights
+IRRELEVANT_TO_WEIGHTS = ("name", "store", "raw", "tracking")  # settings
 # Settings of the trainer that older runs do not have, with the values that mean the same as then.
 UNCHANGED = {"class_weights": "none", "layer_decay": 1.0, "frozen_layers": 0, "freeze_norms": False}
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
@@ -30,7 +30,7 @@ PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     """Return the key of a finished run, a hash of everything that changes the trained weights."""
-    relevant = {name: value for name, value in settings.items() if name not in NOT_TRAINED}
+    relevant = {name: value for name, value in settings.items() if name not in IRRELEVANT_TO_WEIGHTS}
     relevant["trainer"] = {k: v for k, v in settings["trainer"].items() if v != UNCHANGED.get(k, ...)}
     if not settings["network"].get("pretrained"):
         relevant.pop("transfer", None)

@@ -169,8 +169,10 @@ def _squares(cells: Integers, gaps: Floats, right: npt.NDArray[np.bool_]) -> tup
     return (share * (squared - chance)).sum(axis=1), (share * squared).sum(axis=1)
 
 
-def calibration(probabilities: Floats, labels: Integers, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """Return the calibration error of probabilities (N, K) with the interval of its bootstrap.
+def calibration_estimate(
+    probabilities: Floats, labels: Integers, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Return `calibration_error` of probabilities (N, K) with the interval of its bootstrap.
 
     Drawing images adds the noise of another sample to each gap. So the draws are centred on the squared error of the
     test set's own bins, chance included, which is the true one of the images that are drawn from (the basic interval of
@@ -183,8 +185,9 @@ def calibration(probabilities: Floats, labels: Integers, *, seed: int = 0, resam
     drawn, calibrated = bootstrap_calibration(confidences, right, labels, seed=seed, resamples=resamples)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - with_chance
     bottom = 0.0 if square <= np.quantile(calibrated, LEVEL) else square - float(high)
-    squares = (square, min(square, bottom), max(square, square - float(low)))
-    return Estimate(*(min(1.0, math.sqrt(max(0.0, value))) for value in squares))
+    squares = (min(square, bottom), max(square, square - float(low)))
+    interval = (min(1.0, math.sqrt(max(0.0, value))) for value in squares)
+    return Estimate(calibration_error(confidences, right), *interval)
 
 
 def bootstrap_calibration(
@@ -247,7 +250,7 @@ def score(probabilities: Floats, labels: Integers, classes: Sequence[str], *, se
         "top_1": plain(proportion(int(right.sum()), len(labels))),
         "top_5": plain(proportion(int((place < 5).sum()), len(labels))),
         "macro_f1": plain(percentile(f1_scores(counts)[0], draws)),
-        "calibration_error": plain(calibration(probabilities, labels, seed=seed)),
+        "calibration_error": plain(calibration_estimate(probabilities, labels, seed=seed)),
         "per_class": per_class(counts, classes, class_draws),
     }
 

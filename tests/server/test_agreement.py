@@ -27,9 +27,10 @@ from serving import archive
 from synthetic import places365
 from synthetic.photograph import photograph
 from tests.server.conftest import RunningServer
-from training import calibration, configuration, evaluate
+from training import configuration, evaluate, export
 from training.data import prepare
 from training.predictions import Predictions
+from training.temperature import Temperature
 from training.train import train
 
 # Of a probability (fp32), of images whose most probable class stays (bf16), of the share that is right (int8).
@@ -41,7 +42,7 @@ SMALL = (
     *("trainer.weight_decay=0.05", "trainer.schedule=onecycle", "trainer.batch_size=32", "trainer.ema=0"),
     *("trainer.label_smoothing=0", "trainer.mix={mixup: 0.0, cutmix: 0.0, p: 0.0}", "trainer.train_size=null"),
 )
-TEMPERATURE = calibration.Temperature(1.7, 0, None, None, "temperature 1.7")  # as of a network that is too sure
+TEMPERATURE = Temperature(1.7, 0, None, None, "temperature 1.7")  # as of a network that is too sure
 SCENES = ("dataset=places365", "split.test=folds", "split.folds=2", "trainer.epochs=20")
 PHOTOS = 500
 
@@ -64,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, real_data: Path | None) -> di
     scenes = home / "scenes"
     places365.generate(scenes, classes=3, images_per_class=300, size=64, workers=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "fit", lambda logits, labels: TEMPERATURE)
+        patch.setattr(export, "fit_temperature", lambda logits, labels: TEMPERATURE)
         generated = make_run(home, "generated", scenes, *SCENES, "dataset.interpolation=bicubic")
     spec = torchscript.load(generated / "model.pt").spec
     assert (spec.temperature, spec.preprocess.interpolation) == (1.7, "bicubic")

@@ -82,10 +82,11 @@ def test_int8_is_compared_with_float32_on_the_test_images_of_a_fold(
 
 def test_int8_is_offered_on_the_images_of_all_folds_together() -> None:
     fold = {"images": 300, "lost": 0, "gained": 0}
-    assert not export.judged(fold)["offered"]
-    assert crossvalidate.judge_int8([fold, fold])["says"].endswith("on 600 out-of-fold images")
-    assert crossvalidate.judge_int8([fold, fold])["offered"]
-    assert crossvalidate.judge_int8([fold, None]) == {"offered": False, "why": "1 of 2 folds have no int8 network"}
+    assert not export.judge_int8(fold)["offered"]
+    assert crossvalidate.judge_int8_of_folds([fold, fold])["says"].endswith("on 600 out-of-fold images")
+    assert crossvalidate.judge_int8_of_folds([fold, fold])["offered"]
+    unknown = crossvalidate.judge_int8_of_folds([fold, None])
+    assert unknown == {"offered": False, "why": "1 of 2 folds have no int8 network"}
 
 
 def test_an_image_in_two_folds_is_refused(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

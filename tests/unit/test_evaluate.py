@@ -15,7 +15,7 @@ import pytest
 from handlers import golden
 from handlers.classifier import Classifier
 from tests.unit import stripes
-from training import calibration, configuration, evaluate, scores, submission
+from training import configuration, evaluate, scores, submission
 from training.data import prepare
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stripes.draw(root / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(calibration, "LEAST_IMAGES", 1)
+        patch.setattr("training.temperature.LEAST_IMAGES", 1)
         assert prepare.main([*stripes.SETTINGS, "raw=raw", "name=tiny", "processes=1"]) == 0
         train(configuration.compose([*stripes.SETTINGS, "name=tiny"]))
     return root
@@ -82,12 +82,12 @@ def test_the_calibration_error_is_that_with_the_temperature_and_the_unscaled_one
     assert metrics["temperature"] == classifier.spec.temperature != 1
     assert set(predictions.temperatures.tolist()) == {metrics["temperature"]}
     assert metrics["calibration_error"] == scores.plain(
-        scores.calibration(predictions.probabilities, predictions.labels)
+        scores.calibration_estimate(predictions.probabilities, predictions.labels)
     )
     classifier.spec = dataclasses.replace(classifier.spec, temperature=1.0)
     images = [(predictions.raw / str(path)).read_bytes() for path in predictions.paths]
     unscaled = np.array(golden.answers(classifier, images))
-    expected = scores.calibration(unscaled, predictions.labels)
+    expected = scores.calibration_estimate(unscaled, predictions.labels)
     assert metrics["calibration_error_unscaled"]["value"] == pytest.approx(expected.value, abs=1e-4)
     assert metrics["calibration_error_unscaled"] != metrics["calibration_error"]
     assert evaluate.main(["name=tiny"]) == 0

@@ -18,7 +18,7 @@ from serving import archive
 from serving.store import rehearsal
 from serving.store.model_store import ArchiveError
 from tests.unit.tinted_store import SIDE, TINY, tinted_store
-from training import calibration, export
+from training import export
 from training import golden as golden_images
 from training.cards import cards
 from training.configuration import compose
@@ -26,13 +26,14 @@ from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.networks import Network, build
 from training.quantization import QuantizationError, quantize
+from training.temperature import fit_temperature
 from training.train import train
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_images_decide_a_temperature() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "LEAST_IMAGES", 1)
+        patch.setattr("training.temperature.LEAST_IMAGES", 1)
         yield
 
 
@@ -63,7 +64,7 @@ def test_the_temperature_is_that_of_the_validation_images_and_is_in_every_artifa
     rows = data.split(SplitSpec.from_config(compose(TINY).split)).validation
     inputs = Preprocess(artifacts[0].spec.preprocess).normalize(torch.from_numpy(data.images[rows]))
     with torch.no_grad():
-        fitted = calibration.fit(artifacts[0].module(inputs), torch.from_numpy(data.labels[rows]))
+        fitted = fit_temperature(artifacts[0].module(inputs), torch.from_numpy(data.labels[rows]))
     assert fitted.value == pytest.approx(temperature, rel=1e-3)
     assert document["temperature"]["images"] == len(rows) == document["images"]
     assert document["temperature"]["says"].startswith(f"temperature {temperature:g}: log-loss ")
@@ -365,7 +366,7 @@ def test_int8_that_cannot_be_made_or_measured_costs_nothing_else(
 
 def test_int8_is_offered_on_the_evidence_of_enough_images() -> None:
     for images, lost, offered in ((4, 0, False), (500, 0, False), (600, 0, True), (2000, 2, True), (2000, 40, False)):
-        document = export.judged({"images": images, "lost": lost, "gained": 0})
+        document = export.judge_int8({"images": images, "lost": lost, "gained": 0})
         assert document["offered"] is offered and ("why" in document) is not offered
         assert document.get("why", "").startswith("too few") is (images in (4, 500))
 

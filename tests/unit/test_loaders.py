@@ -8,7 +8,7 @@ from tests.unit.tinted_store import tinted_store
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
-from training.quantization import CALIBRATION
+from training.quantization import CALIBRATION_IMAGES
 
 NONE = np.empty(0, np.int64)
 
@@ -24,8 +24,8 @@ def test_validation_comes_in_order_and_in_batches_of_twice_the_size(tmp_path: Pa
 
 
 def test_calibration_rows_are_spread_over_the_training_rows(tmp_path: Path) -> None:
-    rows = calibration_rows(Split(train=np.arange(10 * CALIBRATION + 7), validation=NONE, test=NONE))
-    assert rows.tolist() == list(range(0, 10 * CALIBRATION, 10))
+    rows = calibration_rows(Split(train=np.arange(10 * CALIBRATION_IMAGES + 7), validation=NONE, test=NONE))
+    assert rows.tolist() == list(range(0, 10 * CALIBRATION_IMAGES, 10))
     few = Split(train=np.array([0, 2, 7]), validation=NONE, test=NONE)
     assert calibration_rows(few).tolist() == [0, 2, 7]
     data = PreparedDataset.open(tinted_store(tmp_path, images=4) / "data/processed/tinted")

@@ -194,7 +194,7 @@ def test_calibration_interval_holds_the_true_error(power: float) -> None:
     probabilities, labels = sharpened(100_000, 99)
     right = probabilities.argmax(axis=1) == labels
     true = scores.calibration_error(probabilities.max(axis=1), right)
-    estimates = [scores.calibration(*sharpened(300, seed), seed=seed, resamples=200) for seed in range(100)]
+    estimates = [scores.calibration_estimate(*sharpened(300, seed), seed=seed, resamples=200) for seed in range(100)]
     assert sum(each.low <= true <= each.high for each in estimates) >= 90
     if power > 1:
         assert sum(each.low > 0 for each in estimates) >= 90

@@ -41,7 +41,7 @@ _LEFT_OUT = """
     SELECT 1000000000 + number, path, NULL, NULL, path, reason, detail, files FROM unread
 """
 
-# Of equal contents, the test side stays whole; contradicting labels spoil all copies; else the first copy stays.
+# Train copies of a test image go. Without one in test: if labels differ, all train copies go, else all but the first.
 _DUPLICATES = """
 CREATE TEMP TABLE alike AS
     SELECT sha256, MIN(CASE split WHEN 'test' THEN number END) AS tested, MIN(number) AS first,

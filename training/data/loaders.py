@@ -13,7 +13,7 @@ from training.data.decoders import decode_and_resize, read_bytes
 from training.data.shards import EncodedBatches
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
-from training.quantization import CALIBRATION
+from training.quantization import CALIBRATION_IMAGES
 
 
 def training_batches(
@@ -52,12 +52,12 @@ def ordered_images(data: PreparedDataset, rows: Rows, size: int) -> Iterator[tor
 
 
 def calibration_rows(split: Split) -> Rows:
-    """Return up to `CALIBRATION` training rows, spread over the classes' order."""
-    return split.train[:: max(1, len(split.train) // CALIBRATION)][:CALIBRATION]
+    """Return up to `CALIBRATION_IMAGES` training rows, spread over the classes' order."""
+    return split.train[:: max(1, len(split.train) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
 
 
 def calibration_batches(data: PreparedDataset, split: Split) -> Iterator[torch.Tensor]:
-    """Yield up to `CALIBRATION` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
+    """Yield up to `CALIBRATION_IMAGES` training images, spread over the classes' order, as uint8 (B, C, S, S)."""
     rows = calibration_rows(split)
     batches = (
         EncodedBatches(data, rows, 32) if data.encoded else Batches(Joined(((data.images, data.labels, rows),)), 32)

@@ -98,8 +98,8 @@ class Split:
 def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], twins: Rows, groups: Rows) -> Split:
     """Split the rows 0 to N - 1.
 
-    All arrays have length N. `labels` is -1 for a row without a label. `twins` has one number for rows of equal content
-    share, or -1 for unique content: of pooled twins only the first is used, so that no content is on two sides.
+    All arrays have length N. `labels` is -1 for a row without a label. `twins` has one number for all rows of equal
+    content, or -1 for unique content: of twins in a pool only the first is used, so that no content is on two sides.
     `groups` has one number for the rows of a group, or -1 for a row that is its own group.
 
     Raises:

@@ -26,7 +26,7 @@ class Temperature:
     says: str
 
 
-def fit(logits: torch.Tensor, labels: torch.Tensor) -> Temperature:
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> Temperature:
     """Return the temperature of a network by validation images: logits (N, K) and true classes, int64 (N,).
 
     Where all images are right, the log-loss has its minimum at a temperature of 0. Then the true class has a target of

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from training import calibration
-from training.calibration import HIGH, LEAST_IMAGES, LOW
+from training.temperature import HIGH, LEAST_IMAGES, LOW, fit_temperature
 
 
 def answers(images: int, seed: int = 0, classes: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +16,7 @@ def answers(images: int, seed: int = 0, classes: int = 10) -> tuple[torch.Tensor
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 1.7, 8.0])
 def test_the_temperature_of_a_network_that_is_too_sure_or_not_sure_enough_is_found(temperature: float) -> None:
     logits, labels = answers(20_000)
-    found = calibration.fit(temperature * logits, labels)
+    found = fit_temperature(temperature * logits, labels)
     assert found.value == pytest.approx(temperature, rel=0.03)
     assert found.log_loss is not None and found.log_loss_unscaled is not None
     assert found.log_loss <= found.log_loss_unscaled + 1e-6
@@ -29,7 +28,7 @@ def test_the_temperature_of_a_network_that_is_too_sure_or_not_sure_enough_is_fou
 def test_the_temperature_has_the_least_log_loss_of_all_there_are() -> None:
     logits, labels = answers(3000, seed=1)
     logits = logits * 1.7
-    found = calibration.fit(logits, labels)
+    found = fit_temperature(logits, labels)
 
     def loss(temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / temperature, labels))
@@ -41,17 +40,17 @@ def test_the_temperature_has_the_least_log_loss_of_all_there_are() -> None:
 def test_few_images_leave_the_probabilities_as_they_are() -> None:
     logits, labels = answers(LEAST_IMAGES)
     for images in (0, 1, LEAST_IMAGES - 1):
-        found = calibration.fit(3 * logits[:images], labels[:images])
+        found = fit_temperature(3 * logits[:images], labels[:images])
         assert found.value == 1 and found.log_loss is None
         assert found.says == f"temperature 1: fewer than 50 validation images ({images}) to fit it on"
-    assert calibration.fit(3 * logits, labels).value > 1.5
+    assert fit_temperature(3 * logits, labels).value > 1.5
 
 
 @pytest.mark.parametrize("images", [50, 5000])
 def test_images_that_are_all_right_count_as_if_one_were_not(images: int) -> None:
     labels = torch.arange(images) % 4
     logits = torch.nn.functional.one_hot(labels, 4) * 3.0  # 0.87 sure
-    found = calibration.fit(logits, labels)
+    found = fit_temperature(logits, labels)
     sure = float((logits[0] / found.value).softmax(0).max())
     assert LOW < found.value < 1 and sure == pytest.approx((images + 1) / (images + 2), rel=1e-3)
     assert found.says.endswith(f"{images} validation images, all right: fitted as if one more were wrong")
@@ -59,9 +58,9 @@ def test_images_that_are_all_right_count_as_if_one_were_not(images: int) -> None
 
 @pytest.mark.parametrize("logits", [torch.zeros(60, 3), torch.ones(60, 1)])
 def test_a_network_that_answers_all_images_alike_keeps_a_temperature_of_1(logits: torch.Tensor) -> None:
-    assert calibration.fit(logits, torch.zeros(60, dtype=torch.int64)).value == 1
+    assert fit_temperature(logits, torch.zeros(60, dtype=torch.int64)).value == 1
 
 
 def test_a_network_that_is_worse_than_chance_is_made_unsure() -> None:
     logits, labels = answers(500)
-    assert calibration.fit(-logits, labels).value > 0.98 * HIGH
+    assert fit_temperature(-logits, labels).value > 0.98 * HIGH
