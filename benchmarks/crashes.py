@@ -29,7 +29,7 @@ from benchmarks.traffic.client_load import through_client
 from serving import deploy, server
 from serving.client import Client, ClientError
 from serving.host import ports
-from serving.lifecycle.deployment import Limits
+from serving.lifecycle.deployment import DeployLimits
 from serving.store.live import Live
 
 RESULT, WORK = Path("benchmarks/results/crashes.json"), Path("runs/bench-crashes")
@@ -115,7 +115,7 @@ def servers(root: Path, count: int, progress: Console) -> dict[str, Any]:
     small_server.prepare(root, VERSIONS)
     restart, notice = [], []
     with small_server.serving(root, [f"{MODEL}=1.0"]), watcher(root), progress.status("killing the server ..."):
-        deploy.deploy(MODEL, "2.0", root=root, limits=Limits(watch=0.5), verify=False, log=lambda _: None)
+        deploy.deploy(MODEL, "2.0", root=root, limits=DeployLimits(watch=0.5), verify=False, log=lambda _: None)
         log = root / "logs" / "watch.log"
         until(log.exists)
         before = _served(root)

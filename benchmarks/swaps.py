@@ -25,9 +25,9 @@ from benchmarks.harness import console, small_server
 from benchmarks.harness.small_server import MODEL, Expected
 from benchmarks.result import Sections
 from benchmarks.traffic import background_load
-from benchmarks.traffic.open_loop import Answer, fill_failures, quantile
+from benchmarks.traffic.open_loop import TimedAnswer, fill_failures, quantile
 from serving import deploy
-from serving.lifecycle.deployment import DeployError, Limits
+from serving.lifecycle.deployment import DeployError, DeployLimits
 
 RESULT, WORK = Path("benchmarks/results/swaps.json"), Path("runs/bench-swaps")
 RATE, CONNECTIONS, DEADLINE = 50.0, 16, 5.0  # requests/s; at saturation; seconds
@@ -62,7 +62,9 @@ def swap(root: Path, version: str, watch: float) -> Swap:
     """Deploy one version and remove the one before."""
     swap = Swap(version)
     try:
-        deploy.deploy(MODEL, version, root=root, keep=False, verify=False, limits=Limits(watch=watch), log=swap.log)
+        deploy.deploy(
+            MODEL, version, root=root, keep=False, verify=False, limits=DeployLimits(watch=watch), log=swap.log
+        )
     except DeployError as error:
         swap.error = str(error)
     swap.ended = time.perf_counter()
@@ -100,7 +102,7 @@ def by_step(due: np.ndarray, latencies: np.ndarray, swaps: Sequence[Swap]) -> di
     }
 
 
-def figures(answers: Sequence[Answer], swaps: Sequence[Swap], expected: Expected, first: str) -> dict[str, Any]:
+def figures(answers: Sequence[TimedAnswer], swaps: Sequence[Swap], expected: Expected, first: str) -> dict[str, Any]:
     """Return the figures of a run; latencies in milliseconds, in which a failure counts as the longest."""
     good = [answer for answer in answers if answer.status == 200]
     versions = [expected.version_of(answer.number, answer.body) for answer in good]
@@ -127,7 +129,7 @@ def figures(answers: Sequence[Answer], swaps: Sequence[Swap], expected: Expected
     }
 
 
-def _during_and_between(answers: Sequence[Answer], latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, Any]:
+def _during_and_between(answers: Sequence[TimedAnswer], latencies: np.ndarray, swaps: Sequence[Swap]) -> dict[str, Any]:
     """Return the quantiles of the latencies during swaps and between them, and the ratio of their 99th percentiles."""
     during = np.zeros(len(answers), dtype=bool)
     due, received = np.array([answer.due for answer in answers]), np.array([answer.received for answer in answers])

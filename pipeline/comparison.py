@@ -60,7 +60,7 @@ class Comparison:
             low, high = 100 * -self.drop[1], 100 * -self.drop[0]
             lines.append(f"no clear difference: the test images allow a change of {low:+.1f} to {high:+.1f} points")
         if self.worse:
-            is_kept = Live.read(root).models[self.name].before == self.before
+            is_kept = Live.read(root).models[self.name].previous == self.before
             command = "make rollback" if is_kept else f"make deploy VERSION={self.before}"
             lines.append(
                 f"warning: {self.after} is live and scores lower than {self.before}. Back: {command} NAME={self.name}"

@@ -28,7 +28,7 @@ from serving.client import Client, ModelStatus, NotFound
 from serving.console import table_console
 from serving.errors import ServingError
 from serving.host import lock, ports, state
-from serving.lifecycle.deployment import Limits
+from serving.lifecycle.deployment import DeployLimits
 from serving.lifecycle.launch import CONFIG
 from serving.store import model_config, model_store, package
 from serving.store.live import Live
@@ -45,7 +45,7 @@ class StepFailed(StepError):
 
 
 FAILURES = (StepError, ServingError, DatasetError, OSError)
-DEPLOY_LIMITS = Limits(watch=1.0)
+DEPLOY_LIMITS = DeployLimits(watch=1.0)
 PATIENCE = 1800.0  # seconds to wait for other processes that start a server or deploy
 # Seconds to wait for a version of which no worker loads: TorchServe restarts it after 1, 1, 2, 3, 5, 8, 13 ... seconds.
 READY_LIMIT = 60.0

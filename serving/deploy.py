@@ -34,11 +34,11 @@ from serving.client import Client, ClientError, NotFound
 from serving.errors import ServingError
 from serving.host import lock
 from serving.host.state import ServerState
-from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, Deployment, Limits, record
+from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, DeployLimits, Deployment, record
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
 
-LIMITS = Limits()
+LIMITS = DeployLimits()
 STARTING = 1800.0  # seconds to wait for another start or stop of the server: some models load for minutes
 
 
@@ -48,7 +48,7 @@ def deploy(
     *,
     root: Path,
     keep: bool = True,
-    limits: Limits = LIMITS,
+    limits: DeployLimits = LIMITS,
     verify: bool = True,
     log: Callable[[str], None] = print,
 ) -> Deployed:
@@ -87,20 +87,20 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
             raise DeployError(f"{name} is not served: deploy it (make deploy NAME={name})") from None
         if model is not None and model.version != default:  # after an interrupted deployment
             model = LiveModel(default, model.version)
-        if model is None or model.before is None:
+        if model is None or model.previous is None:
             raise DeployError(
                 f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
             )
         start_time = time.perf_counter()
         try:
-            ready = client.describe(name, model.before).ready
+            ready = client.describe(name, model.previous).ready
         except NotFound:
             ready = False
         if not ready:
-            raise DeployError(f"{name} {model.before} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
+            raise DeployError(f"{name} {model.previous} is not READY: deploy it (make deploy NAME={name} VERSION=...)")
         with _uninterrupted():  # a switch without a record would not survive a restart
-            client.set_default(name, model.before)
-            back = LiveModel(model.before, model.version)
+            client.set_default(name, model.previous)
+            back = LiveModel(model.previous, model.version)
             try:
                 record(root, running, lambda live: live.with_model(name, back))
             except (ServingError, OSError) as error:
@@ -108,7 +108,7 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
                     client.set_default(name, model.version)
                 reason = f"the rollback cannot be recorded ({error})"
                 raise DeployError(f"{model.version} stays live: {reason}") from error
-        return Deployed(name, model.before, model.version, {"switch": time.perf_counter() - start_time})
+        return Deployed(name, model.previous, model.version, {"switch": time.perf_counter() - start_time})
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def main() -> int:
         if arguments.rollback:
             deployed = rollback(arguments.name, root=root)
         else:
-            limits = Limits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
+            limits = DeployLimits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
             deployed = deploy(
                 arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
                 log=console.print,

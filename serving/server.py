@@ -72,9 +72,9 @@ def start(
     """Start TorchServe in `root` with the archives of `selection`, and return once every worker is READY.
 
     `selection` holds `NAME` (the live version, or else the newest) or `NAME=VERSION`, and only these are served (with
-    `restore`: and the other previously live models). An empty one means the previously live models, with the versions
-    kept for a rollback, and the newest version of every other model in the store (with `restore`: without those). A
-    version that was not named and does not load is left out and reported; the previous version replaces a
+    `restore`: the other previously live models too). An empty one means the previously live models, with the versions
+    kept for a rollback, and the newest version of every other model in the store (with `restore`: not the other
+    models). A version that was not named and does not load is left out and reported; the previous version replaces a
     live one until the next start.
     `config` is the config.properties (that of `root` where None), whose ports are moved by `offset`. `timeout` is in
     seconds, to wait less than the versions' startupTimeout. `access_log` logs each request in logs/access_log.log.

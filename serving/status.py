@@ -85,9 +85,9 @@ def read(root: Path) -> Status | None:
     with Client.of_state(running) as client:
         for name in client.models():
             default = client.describe(name).version
-            before = live[name].before if name in live else None
+            previous = live[name].previous if name in live else None
             versions += [
-                _version(status, status.version == default, status.version == before)
+                _version(status, status.version == default, status.version == previous)
                 for status in client.versions(name)
             ]
     served = {(version.model.name, version.model.version) for version in versions}

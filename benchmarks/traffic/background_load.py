@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.traffic.open_loop import MOST, Answer, Run
+from benchmarks.traffic.open_loop import MOST, Run, TimedAnswer
 
 LONGEST = 4 * 3600.0  # seconds
 
@@ -37,10 +37,10 @@ class Load:
         """Return whether all requests are answered."""
         return self.pipe.poll()
 
-    def stop(self) -> list[Answer]:
+    def stop(self) -> list[TimedAnswer]:
         """End it and return the answers."""
         self.pipe.send("stop")
-        answers: list[Answer] = self.pipe.recv()
+        answers: list[TimedAnswer] = self.pipe.recv()
         self.process.join()
         return answers
 
@@ -68,9 +68,9 @@ def _send(
 def beside(
     url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int = 64,
     timeout: float = 5.0,
-) -> Iterator[list[Answer]]:  # fmt: skip
+) -> Iterator[list[TimedAnswer]]:  # fmt: skip
     """Load a server while the block runs; afterwards the list that it yields holds the answers."""
-    received: list[Answer] = []
+    received: list[TimedAnswer] = []
     load = Load(url, bodies, headers, rate=rate, connections=connections, timeout=timeout)
     try:
         yield received

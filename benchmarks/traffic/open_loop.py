@@ -18,7 +18,7 @@ MOST = 10**7  # requests of a closed loop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """The answer to one request; times in seconds of `time.perf_counter`, which processes of one machine share.
 
     `status` is 0 if no answer arrived before the deadline or the connection broke; `number` is that of the body.
@@ -118,11 +118,11 @@ def run(
 
     An answer other than 200, or none within `timeout` seconds, is a failure.
     """
-    run = Run(url, bodies, times, headers or {}, timeout)
-    asyncio.run(run.all(connections))
-    latencies = [answer.latency if answer.status == 200 else float("nan") for answer in run.answers]
+    load = Run(url, bodies, times, headers or {}, timeout)
+    asyncio.run(load.all(connections))
+    latencies = [answer.latency if answer.status == 200 else float("nan") for answer in load.answers]
     rate = len(times) / times[-1] if times[-1] else 0.0
-    return summarize(latencies, run.lateness, rate=round(rate, 2), waited=run.waited)
+    return summarize(latencies, load.lateness, rate=round(rate, 2), waited=load.waited)
 
 
 class Run:
@@ -146,7 +146,7 @@ class Run:
         self.next = 0
         self.waited = 0
         self.stopped = False
-        self.answers: list[Answer] = []
+        self.answers: list[TimedAnswer] = []
         self.lateness: list[float] = []
 
     def stop(self) -> None:
@@ -180,7 +180,9 @@ class Run:
                 reader, writer = again
         writer.close()
 
-    async def _ask(self, number: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+    async def _ask(
+        self, number: int, due: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> TimedAnswer:
         which = number % len(self.requests)
         sent, status, version, body = time.perf_counter(), 0, "", b""
         try:
@@ -190,7 +192,7 @@ class Run:
                 status, version, body = await _answer(reader)
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError):
             pass
-        return Answer(which, due, sent, time.perf_counter(), status, version, body)
+        return TimedAnswer(which, due, sent, time.perf_counter(), status, version, body)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Connect again; while connecting fails, requests that are due fail too."""
@@ -203,7 +205,7 @@ class Run:
             while self.next < len(self.times) and self.start + self.times[self.next] < now:
                 which, due = self.next % len(self.requests), self.start + self.times[self.next]
                 self.next += 1
-                self.answers.append(Answer(which, due, now, now, 0, "", b""))
+                self.answers.append(TimedAnswer(which, due, now, now, 0, "", b""))
         return None
 
 

@@ -35,7 +35,7 @@ class DeployError(ServingError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
+class DeployLimits:
     """The limits that a new version must keep; all times in seconds."""
 
     load: float = math.inf  # from the registration until every worker is READY, or less: its own startupTimeout
@@ -84,7 +84,7 @@ class Deployment:
         server: ServerState,
         client: Client,
         archive: Archive,
-        limits: Limits,
+        limits: DeployLimits,
         log: Callable[[str], None],
     ) -> None:
         self.root, self.server, self.client, self.archive = root, server, client, archive
@@ -121,10 +121,7 @@ class Deployment:
                 self._scale()
                 self._ask_each(check)
             with self._step("switch"):
-                if self.before is not None:
-                    back = self.before.version
-                    undo.callback(self._undo, f"{back} is live", self.client.set_default, self.name, back)
-                self.client.set_default(self.name, self.version)
+                self._switch(undo)
             with self._step("watch"):
                 self._watch(check)
             with self._step("commit"):
@@ -195,7 +192,7 @@ class Deployment:
             self.log(f"an earlier deployment was interrupted: {self.before.version} is live again")
             self.client.set_default(self.name, self.before.version)
         for version in versions:
-            if version not in (self.before.version, self.before.before):
+            if version not in (self.before.version, self.before.previous):
                 self.log(f"{version} is removed: it is neither live nor kept")
                 self._remove(version)
 
@@ -263,10 +260,11 @@ class Deployment:
                 ready()
 
     def _workers(self) -> int:
-        """Return its number of workers: the archive's setting, or its share of the machine.
+        """Return its number of workers, from the first of these that applies.
 
-        At most as many as each model got when the server started: fewer models may have shared the machine then. If
-        config.properties sets the number, a replaced model keeps it.
+        1. minWorkers in the archive's settings.
+        2. The number that config.properties sets, if the model replaces another version.
+        3. Its share of the machine, but no more than each model got when the server started.
         """
         if own := self.archive.model_config().get("minWorkers"):
             return int(own)
@@ -313,6 +311,13 @@ class Deployment:
             )
         return checks[self.version]
 
+    def _switch(self, undo: ExitStack) -> None:
+        """Make the new version the default; `undo` switches back."""
+        if self.before is not None:
+            back = self.before.version
+            undo.callback(self._undo, f"{back} is live", self.client.set_default, self.name, back)
+        self.client.set_default(self.name, self.version)
+
     def _watch(self, check: GoldenCheck) -> None:
         deadline = time.monotonic() + self.limits.watch
         pids = [worker.pid for worker in self.client.describe(self.name, self.version).workers]
@@ -334,7 +339,7 @@ class Deployment:
 
     def _drain(self, previous: str | None) -> None:
         """Remove the versions but the live one and `previous`; the deployment counts even if that fails."""
-        old = {self.before.version, self.before.before} - {previous, self.version, None} if self.before else set()
+        old = {self.before.version, self.before.previous} - {previous, self.version, None} if self.before else set()
         for version in sorted(filter(None, old)):
             try:
                 self._remove(version)

@@ -7,7 +7,10 @@ COMPUTES = 0.05  # of a core: a worker that uses less is waiting
 
 @dataclasses.dataclass(slots=True)
 class Stall:
-    """Requests that wait for the same workers since `start_time`; these are idle since `idle` (both in seconds)."""
+    """Requests that have waited for the same workers since `start_time`; the workers have been idle since `idle`.
+
+    Both are seconds of one clock.
+    """
 
     start_time: float
     answered: float  # how much the version has answered by then
@@ -30,5 +33,5 @@ class Stall:
             self.idle, self.computed = now, computed
 
     def is_over(self, now: float, patience: float, response_timeout: float) -> bool:
-        """Return whether the workers have had their time: `patience` seconds idle, or the model's own and those."""
+        """Return whether workers were idle for `patience` seconds, or answered nothing for that plus the time limit."""
         return now - self.idle > patience or now - self.start_time > response_timeout + patience

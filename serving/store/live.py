@@ -23,10 +23,10 @@ FILE = "live.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LiveModel:
-    """The default version of a model, and the one before it, which stays READY for a rollback."""
+    """The default version of a model, and the previous one, which stays READY for a rollback."""
 
     version: str
-    before: str | None = None
+    previous: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Live:
         path = root / model_store.FOLDER / FILE
         try:
             document = json.loads(path.read_text())
-            return cls({name: LiveModel(**entry) for name, entry in document.items()})
+            return cls({name: _of_entry(**entry) for name, entry in document.items()})
         except FileNotFoundError:
             return cls({})
         except OSError as error:
@@ -57,7 +57,9 @@ class Live:
 
     def write(self, root: Path) -> None:
         """Write it in one step."""
-        document = {name: dataclasses.asdict(model) for name, model in sorted(self.models.items())}
+        document = {
+            name: {"version": model.version, "before": model.previous} for name, model in sorted(self.models.items())
+        }
         atomic.write_json(root / model_store.FOLDER / FILE, document)
 
     @classmethod
@@ -70,11 +72,11 @@ class Live:
             OSError: it cannot be written.
         """
         with lock.recording(root):
-            before = cls.read(root)
-            after = change(before)
-            if after != before:
-                after.write(root)
-        return after
+            old = cls.read(root)
+            new = change(old)
+            if new != old:
+                new.write(root)
+        return new
 
     def merged(self, base: Self, target: Self) -> Self:
         """Return `target`, but keep the models that differ between `base` and this: other processes changed them."""
@@ -91,13 +93,13 @@ class Live:
 
     def rollback_versions(self) -> list[tuple[str, str]]:
         """Return name and version of the versions kept for a rollback."""
-        return [(name, model.before) for name, model in self.models.items() if model.before is not None]
+        return [(name, model.previous) for name, model in self.models.items() if model.previous is not None]
 
     def without(self, versions: Collection[tuple[str, str]]) -> Self:
         """Return a copy without some versions, kept ones or live ones with their models."""
         return type(self)(
             {
-                name: dataclasses.replace(model, before=None) if (name, model.before) in versions else model
+                name: dataclasses.replace(model, previous=None) if (name, model.previous) in versions else model
                 for name, model in self.models.items()
                 if (name, model.version) not in versions
             }
@@ -110,7 +112,7 @@ class Live:
         """
         models, damaged = {}, {}
         for name, model in self.models.items():
-            for version in filter(None, (model.version, model.before)):
+            for version in filter(None, (model.version, model.previous)):
                 try:
                     model_store.find(name, version, store).check()
                 except ArchiveError as error:
@@ -131,14 +133,19 @@ class Live:
         """
         live = {name: f"{name}={model.version}" for name, model in self.models.items()}
         archives = model_store.select([live.get(text.removesuffix("="), text) for text in requests], store)
-        models = {archive.name: LiveModel(archive.version, self._before(archive, store)) for archive in archives}
+        models = {archive.name: LiveModel(archive.version, self._previous(archive, store)) for archive in archives}
         return type(self)(models), archives
 
-    def _before(self, archive: Archive, store: Path) -> str | None:
+    def _previous(self, archive: Archive, store: Path) -> str | None:
         """Return the version to keep beside this one: the live one, or its predecessor if this one is live."""
         live = self.models.get(archive.name)
         if live is None:
             return None
-        before = live.version if live.version != archive.version else live.before
-        exists = before is not None and model_store.path_of(archive.name, before, store).is_file()
-        return before if exists else None
+        previous = live.version if live.version != archive.version else live.previous
+        exists = previous is not None and model_store.path_of(archive.name, previous, store).is_file()
+        return previous if exists else None
+
+
+def _of_entry(version: str, before: str | None = None) -> LiveModel:
+    """Return the live model of an entry of the file."""
+    return LiveModel(version, before)

@@ -74,8 +74,8 @@ def protected(name: str, root: Path) -> set[str]:
         for archive in _of(name, root / model_store.FOLDER)
         if model_store.order(archive.version) < model_store.order(live.version)
     ]
-    before = live.before or (older[-1] if older else None)
-    return {live.version} | ({before} if before else set())
+    previous = live.previous or (older[-1] if older else None)
+    return {live.version} | ({previous} if previous else set())
 
 
 def _of(name: str, store: Path) -> list[Archive]:

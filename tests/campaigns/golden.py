@@ -37,7 +37,7 @@ from handlers.network import torchscript
 from handlers.spec import PreprocessSpec, Spec
 from serving import archive, deploy
 from serving.errors import ServingError
-from serving.lifecycle.deployment import DeployError, Limits
+from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.store import package
 from serving.verify import verify
 from synthetic import places365
@@ -185,7 +185,7 @@ def _gates(model: str, case: Case, handlers: Path, root: Path) -> dict[str, str 
     """Return the refusal of each gate of one archive with these handlers, None where it passes."""
     build = partial(archive.build, model, "1.0", run=case.run, store=root / "model_store", overrides=case.settings)
     # Without `verify` a deployment gets as far as the worker.
-    swap = partial(deploy.deploy, model, "1.0", root=root, limits=Limits(watch=0.5), log=lambda _: None)
+    swap = partial(deploy.deploy, model, "1.0", root=root, limits=DeployLimits(watch=0.5), log=lambda _: None)
     with mock.patch.object(package, "HANDLERS", handlers):
         refused = refusal(build, ServingError)
         packed = build(rehearse=False)

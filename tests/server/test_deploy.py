@@ -25,7 +25,7 @@ from serving.client import Client
 from serving.host import lock, state
 from serving.host.resources import Resources
 from serving.lifecycle import drain
-from serving.lifecycle.deployment import DeployError, Limits
+from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive
 from tests.server import faulty
@@ -33,7 +33,7 @@ from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, export, 
 from tests.until import until
 
 NAME = "shapes"
-QUICK = Limits(watch=0.3, load=60.0)
+QUICK = DeployLimits(watch=0.3, load=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def one(home: Path) -> Iterator[Path]:
     with Client(root=home) as client:
         if client.describe(NAME).version != "1.0":
             deploy.deploy(NAME, "1.0", root=home, keep=False, limits=QUICK, verify=False, log=lambda _: None)
-        elif (kept := Live.read(home).models[NAME].before) is not None:
+        elif (kept := Live.read(home).models[NAME].previous) is not None:
             client.unregister(NAME, kept)
             Live({NAME: LiveModel("1.0")}).write(home)
         assert [each.version for each in client.versions(NAME)] == ["1.0"]
@@ -289,7 +289,7 @@ def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: P
             with Client(root=one) as client:
                 psutil.Process(client.describe(NAME, "2.0").workers[0].pid).kill()
 
-    limits = Limits(watch=10.0)
+    limits = DeployLimits(watch=10.0)
     with pytest.raises(DeployError, match=r"watch failed: (a worker died|golden image)"):
         deploy.deploy(NAME, "2.0", root=one, limits=limits, verify=False, log=kill)
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")

@@ -152,7 +152,7 @@ def test_a_rollback_that_is_killed_at_a_step_is_whole_or_nothing(home: Path, num
     said, _ = killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL, said
     after = Live.read(home).models
-    assert after["bees"] in (bees, LiveModel(str(bees.before), bees.version)), stepped.steps(tmp_path / "steps")
+    assert after["bees"] in (bees, LiveModel(str(bees.previous), bees.version)), stepped.steps(tmp_path / "steps")
     assert {**after, "bees": bees} == before.models
     watch = Watch(home)
     try:

@@ -20,7 +20,7 @@ from serving import server as server_module
 from serving.client import Client, ClientError
 from serving.host import lock
 from serving.host.state import ServerState
-from serving.lifecycle.deployment import Limits
+from serving.lifecycle.deployment import DeployLimits
 from serving.store import model_store
 from serving.store.live import Live
 from serving.watch import Watch
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     code += faulty.waits_while(root / "slow")
     faulty.spoil(model_store.find(NAME, "2.0", root / "model_store"), code)
     server_module.start([f"{NAME}=1.0"], root=root, offset=free_offset(22_000))
-    deploy.deploy(NAME, "2.0", root=root, limits=Limits(watch=0.1), verify=False, log=lambda _: None)
+    deploy.deploy(NAME, "2.0", root=root, limits=DeployLimits(watch=0.1), verify=False, log=lambda _: None)
     yield root
     server_module.stop(root=root)
 
@@ -358,7 +358,7 @@ def loading(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
         (home / "slow").unlink()
         if Live.read(home).models[NAME].version != "1.0":
             deploy.deploy(NAME, "1.0", root=home, verify=False, log=lambda _: None)
-        deploy.deploy(NAME, "2.0", root=home, limits=Limits(watch=0.1), verify=False, log=lambda _: None)
+        deploy.deploy(NAME, "2.0", root=home, limits=DeployLimits(watch=0.1), verify=False, log=lambda _: None)
 
 
 def test_a_watcher_that_ends_does_not_wait_for_what_it_loads(

@@ -12,7 +12,7 @@ from serving import archive
 from serving.client import Client
 from serving.host.resources import WORKERS
 from serving.host.state import KEY_FILE, ServerState, created
-from serving.lifecycle.deployment import Deployment, Limits
+from serving.lifecycle.deployment import DeployLimits, Deployment
 from serving.lifecycle.launch import CONFIG
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
@@ -48,4 +48,4 @@ def test_a_version_gets_its_part_of_the_models_that_are_served_by_then(
     models = {"models": [{"modelName": f"m{number}"} for number in range(served)]}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=models))
     with Client(inference="http://a", management="http://b", key_file=tmp_path / KEY_FILE, transport=transport) as it:
-        assert Deployment(tmp_path, known, it, found, Limits(), print)._workers() == expected
+        assert Deployment(tmp_path, known, it, found, DeployLimits(), print)._workers() == expected

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.traffic import open_loop
-from benchmarks.traffic.open_loop import Answer, schedule, summarize
+from benchmarks.traffic.open_loop import TimedAnswer, schedule, summarize
 from tests.unit.answering_server import answering
 
 
@@ -95,10 +95,10 @@ def test_load_is_sent_to_this_machine_only() -> None:
         open_loop.run("http://example.org/x", [b""], [0.0])
 
 
-def _against(serve: Any) -> list[Answer]:
+def _against(serve: Any) -> list[TimedAnswer]:
     """Send three connections' requests for a twentieth of a second to a server of this test."""
 
-    async def both() -> list[Answer]:
+    async def both() -> list[TimedAnswer]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predictions/x"
         run = open_loop.Run(url, [b"image"], [0.0] * open_loop.MOST, {}, timeout=60)

@@ -8,16 +8,16 @@ import pytest
 from benchmarks import swaps
 from benchmarks.harness.small_server import Expected
 from benchmarks.swaps import Swap, was_default
-from benchmarks.traffic.open_loop import Answer
+from benchmarks.traffic.open_loop import TimedAnswer
 
 # 1.0 is live; 2.0 from 11 s (the call takes until 11.5), 1.0 again from 21 s.
 SWAPS = [Swap("2.0", 10, 11, 11.5, 13), Swap("1.0", 20, 21, 21.5, 23)]
 EXPECTED = Expected({"1.0": [{"a": 0.75, "b": 0.25}], "2.0": [{"a": 0.25, "b": 0.75}]})
 
 
-def answer(version: str, sent: float, received: float, *, status: int = 200, header: str | None = None) -> Answer:
+def answer(version: str, sent: float, received: float, *, status: int = 200, header: str | None = None) -> TimedAnswer:
     body = json.dumps(EXPECTED.rows[version][0]).encode() if version in EXPECTED.rows else b'{"a": 0.5, "b": 0.5}'
-    return Answer(0, sent, sent, received, status, header or version, body)
+    return TimedAnswer(0, sent, sent, received, status, header or version, body)
 
 
 @pytest.mark.parametrize(
