@@ -123,7 +123,7 @@ TARGETS: tuple[tuple[str, str, bool, float, Callable[[Figures], float | None]], 
         *("ms", False, 3.0),
         lambda f: f.added_latency("ours-bf16", "in-process-bf16"),
     ),
-    ("open loop at 70 %, p99 by median (bf16, 200x200)", "times", False, 3.0, lambda f: f.tail("ours-bf16")),
+    ("open loop at 70 %, p99 / median (bf16, 200x200)", "times", False, 3.0, lambda f: f.tail("ours-bf16")),
 )
 
 

@@ -99,7 +99,9 @@ def rates_in_short(document: Mapping[str, Any]) -> str:
     busy = document["elsewhere_cores"]
     note = f"\n\nResNet-18, 224 x 224, {_connections(MOST_CONNECTIONS)}, JPEG of {SMALL}, "
     note += f"on {machine(document, packages=False)}"
-    note += f", beside other programs that used {busy:.1f} cores." if busy > BUSY else "."
+    note += "."
+    if busy > BUSY:
+        note += f" Other programs used up to {busy:.1f} cores of this machine; whether the same ones is not recorded."
     return table(head, rows) + " ".join([note, *changed(document.get("archive", {}))])
 
 

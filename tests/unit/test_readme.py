@@ -198,7 +198,7 @@ def test_the_short_tables_of_the_readme(tmp_path: Path) -> None:
     }
     (tmp_path / "serving.json").write_text(json.dumps(document))
     text = readme.render(block("rates"), tmp_path)
-    assert "| Sightline, bf16 | bf16 | 415 |" in text and "other programs that used 1.9 cores" in text
+    assert "| Sightline, bf16 | bf16 | 415 |" in text and "Other programs used up to 1.9 cores of this machine" in text
     assert "Measured with batchSize 16; the default is now 8." in text
 
 

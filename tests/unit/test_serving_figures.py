@@ -62,7 +62,7 @@ def test_targets_are_computed_and_judged() -> None:
     above = found["serving overhead relative to a no-op handler (bf16, 200x200)"]
     assert above["value"] == pytest.approx((1 / 430 - 1 / 500) * 2000, abs=1e-3) and above["met"]
     assert found["one connection, median above in process (bf16, 200x200)"]["value"] == 2.0
-    assert found["open loop at 70 %, p99 by median (bf16, 200x200)"]["value"] == 2.5
+    assert found["open loop at 70 %, p99 / median (bf16, 200x200)"]["value"] == 2.5
     assert found["in process, bf16, 200x200"]["met"]
     missing = found["int8, 64 connections, 200x200"]
     assert missing["value"] is None and missing["met"] is None
