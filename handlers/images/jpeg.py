@@ -38,7 +38,7 @@ HIERARCHICAL = tuple(marker for marker in FRAMES if marker[0] & 7 >= 5)
 ADOBE, METADATA = b"\xee", b"\xe1"
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 DCT_FRAMES = tuple(marker for marker in FRAMES if marker[0] % 4 != 3)
-# A JPEG is decoded to at least this many times its final side, so that antialiasing has pixels to average.
+# A JPEG that is decoded smaller keeps at least this many times its final side: antialiasing averages these pixels.
 SCALED_MARGIN = 1.25
 METADATA_BYTES = 2**17
 MAX_SEGMENTS = 4096  # and bytes of filling; a colour profile may take 255 of them

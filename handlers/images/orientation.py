@@ -12,7 +12,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation (1 to 8) of a loaded image, 1 if it has none."""
+    """Return the EXIF orientation (1 to 8) to apply to a loaded image."""
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
     except OF_HOSTILE_BYTES:  # unreadable metadata of a good picture: it stays as it was stored
