@@ -38,7 +38,7 @@ from training.networks import build
 from training.quantization import QuantizationError, quantize
 from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.temperature import fit_temperature
-from training.weights import load_checkpoint
+from training.transfer.weights import load_checkpoint
 
 TOLERANCE = tolerances.FP32
 

@@ -98,17 +98,11 @@ def fit(
             inference_mode=False,  # metrics that `validate` resets could not be updated by `fit`
             log_every_n_steps=min(50, len(train)),
         )
-        last = RunFolder(run).last_checkpoint
-        if head is not None and not last.is_file():
+        if head is not None and not RunFolder(run).last_checkpoint.is_file():
             measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
             journal.start_from(trainer, measured[0])
         if trainer_node["epochs"]:
-            trainer.fit(
-                module,
-                train,
-                validation if len(split.validation) else None,
-                ckpt_path=str(last) if last.is_file() else None,
-            )
+            _fit(trainer, module, train, validation if len(split.validation) else None, run)
     if config["tracking"]["kind"] == "wandb":
         import wandb
 
@@ -116,6 +110,12 @@ def fit(
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
+
+
+def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
+    """Train, from the last checkpoint if there is one."""
+    last = RunFolder(run).last_checkpoint
+    trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
 
 
 def _class_weights(config: Mapping[str, Any], data: PreparedDataset, split: Split) -> torch.Tensor | None:

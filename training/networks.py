@@ -14,7 +14,7 @@ from training.cnn import ConvNet
 from training.configuration import ConfigurationError, near
 from training.transfer import pretrained
 from training.transfer.padding import with_equal_padding
-from training.weights import load_weights, pretrained_weights, read
+from training.transfer.weights import load_weights, pretrained_weights, read
 
 COMMON = {"kind", "dropout", "pretrained", "weights", "freeze", "unfreeze_epoch"}
 OPTIONS: dict[str, set[str]] = {

@@ -41,10 +41,12 @@ def layers(network: nn.Module) -> dict[str, list[nn.Parameter]]:
 def _rates(network: nn.Module, trainer: Mapping[str, Any]) -> list[tuple[list[nn.Parameter], float]]:
     """Return the weights that learn with their learning rates; all of them in one group without `layer_decay`."""
     decay, rate = trainer.get("layer_decay") or 1.0, trainer["lr"]
-    if decay == 1.0:
-        return [([weight for weight in network.parameters() if weight.requires_grad], rate)]
-    groups = [[weight for weight in group if weight.requires_grad] for group in layers(network).values()]
-    return [(group, rate * decay ** (len(groups) - 1 - place)) for place, group in enumerate(groups) if group]
+    groups = list(layers(network).values()) if decay != 1.0 else [list(network.parameters())]
+    return [(_learning(group), rate * decay ** (len(groups) - 1 - place)) for place, group in enumerate(groups)]
+
+
+def _learning(weights: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    return [weight for weight in weights if weight.requires_grad]
 
 
 def _decaying(weights: Sequence[nn.Parameter], rate: float, trainer: Mapping[str, Any]) -> list[dict[str, Any]]:

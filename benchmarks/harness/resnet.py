@@ -14,7 +14,7 @@ from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec, Spec
 from synthetic import places365
 from training.networks import Network, build
-from training.weights import load_checkpoint
+from training.transfer.weights import load_checkpoint
 
 SIDE, CLASSES, BATCH = 224, 12, 64
 

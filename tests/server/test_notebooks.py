@@ -14,18 +14,15 @@ from pipeline import notebooks
 from synthetic.__main__ import DATASETS
 from tests.server.conftest import ROOT
 
-IN_DEFAULT = "fingers"
 SECTIONS = ["Load", "Look at the data", "Train", "Evaluate", "Look at the mistakes", "Ask the server"]
-NAMES = [
-    name if name == IN_DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in sorted(notebooks.names())
-]
 
 
 def test_every_data_set_has_a_notebook() -> None:
     assert notebooks.names() == sorted(DATASETS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(notebooks.names()))
 def test_a_notebook_goes_from_images_to_answers(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.notebooks", name, "--output", str(tmp_path)]
     completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)

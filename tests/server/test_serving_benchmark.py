@@ -56,6 +56,7 @@ def breaking(bench: Bench) -> Iterator[Running]:
     yield Running("http://127.0.0.1:1/", {})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="no wrk: apt-get install wrk")
 def test_rows_are_measured_or_have_a_reason_and_nothing_is_left_behind(
     session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
