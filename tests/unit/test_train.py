@@ -64,6 +64,7 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
             "model.pt",
             "model.int8.pt",
             "golden.json",
+            "validation.npz",
             "export.json",
         ),
         *("checkpoints/key", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
