@@ -7,6 +7,7 @@ NAME ?=
 VERSION ?=
 RAW ?=
 IMAGE ?=
+EXCLUDE ?=
 ARGS ?=
 FORMAT ?=
 AUGMENT ?= 0
@@ -26,6 +27,7 @@ export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
 export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
 export SIGHTLINE_IMAGE = $(value IMAGE)
+export SIGHTLINE_EXCLUDE = $(value EXCLUDE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
 export SIGHTLINE_AUGMENT = $(value AUGMENT)
 export SIGHTLINE_MINUTES = $(value MINUTES)
@@ -34,17 +36,19 @@ export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME VERSION RAW IMAGE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
+unexport DATASET NAME VERSION RAW IMAGE EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME VERSION RAW IMAGE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME VERSION RAW IMAGE EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
 # Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
+inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
+exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -56,11 +60,14 @@ setup: ## make .venv from the locks (CPU=1: small CPU-only builds, CPU=0: back; 
 demo: setup ## from nothing to a served prediction: draw, prepare, train, evaluate, archive, serve, ask
 	@$(py) -m pipeline.demo
 
-up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of fine-tuning, STAGES=1: none, ARGS=)
-	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" --stages="$$SIGHTLINE_STAGES" $(ARGS)
+inspect: setup ## look for wrong labels, copies and poor images before training: RAW=<folder of class folders> NAME=, or DATASET= (EXCLUDE=, ARGS=)
+	@$(inspected)$(py) -m pipeline.inspect $(if $(filter-out file,$(origin DATASET)),--dataset="$$SIGHTLINE_DATASET") --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_NAME" $(exclude) $(ARGS)
 
-data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n
-	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" augment="$$SIGHTLINE_AUGMENT" $(ARGS)
+up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of fine-tuning, STAGES=1: none, EXCLUDE=, ARGS=)
+	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" --stages="$$SIGHTLINE_STAGES" $(exclude) $(ARGS)
+
+data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n EXCLUDE=<csv of images to leave out>
+	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" $(exclude) augment="$$SIGHTLINE_AUGMENT" $(ARGS)
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
 	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)

@@ -3,6 +3,8 @@
 python -m pipeline.data fingers                     download, then prepare
 python -m pipeline.data fingers --raw <folder>      prepare the images of a folder, or of a zip or tar of one
 python -m pipeline.data fingers --raw generated     draw images in the same layout: no network, no credentials
+
+`--exclude CSV` leaves out the images in the column `path` of a file, such as `make inspect` writes.
 """
 
 import argparse
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from handlers import naming
 from pipeline import unpacking
-from pipeline.steps import StepError, Steps, guarded
+from pipeline.steps import StepError, Steps, exclusion, guarded
 from synthetic.__main__ import DATASETS
 
 GENERATED = "generated"
@@ -54,9 +56,10 @@ def main() -> int:
     parser.add_argument("dataset", help="fingers, asl_alphabet, moths, places365, petals or class_folders")
     parser.add_argument("--raw", default="", help='folder, zip or tar of raw images, or "generated"; none: download')
     parser.add_argument("--name", default="", help="name of the prepared data set (default: the dataset's)")
+    parser.add_argument("--exclude", default="", help="CSV file with a column path: images to leave out")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training.data.prepare")
     arguments = parser.parse_intermixed_args()
-    name, overrides = arguments.name or arguments.dataset, tuple(arguments.overrides)
+    name, overrides = arguments.name or arguments.dataset, (*exclusion(arguments.exclude), *arguments.overrides)
     return guarded(lambda: data(arguments.dataset, arguments.raw, name, Path.cwd(), overrides))
 
 

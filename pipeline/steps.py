@@ -106,6 +106,11 @@ class Served:
     address: str
 
 
+def exclusion(file: str) -> tuple[str, ...]:
+    """Return the setting that leaves out the images that a CSV file names; none without a file."""
+    return (f"exclude={Path(file).absolute()}",) if file else ()
+
+
 def guarded(work: Callable[[], object]) -> int:
     """Do `work` as a command does: return its exit status, with one line on the error stream if it fails."""
     try:

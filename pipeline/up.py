@@ -1,6 +1,6 @@
 """From your own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
 
-python -m pipeline.up RAW NAME [--minutes 10] [--stages 2] [overrides]
+python -m pipeline.up RAW NAME [--minutes 10] [--stages 2] [--exclude CSV] [overrides]
 
 RAW, or a zip or tar of it, holds one folder of images for each class. A linear head on the features of pretrained
 weights is served first; then all layers are fine-tuned for at most `--minutes`, and that network is deployed if it is
@@ -248,13 +248,15 @@ def main() -> int:
     parser.add_argument(
         "--stages", default="2", help="1: stop when the linear head is served (default 2: fine-tune it)"
     )
+    parser.add_argument("--exclude", default="", help="CSV file with a column path: images to leave out")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of training")
     arguments = parser.parse_intermixed_args()
 
     def work() -> None:
         name = arguments.name or _name_of(arguments.raw)
         minutes, stages = _minutes(arguments.minutes), _stages(arguments.stages)
-        up(arguments.raw, name, Path.cwd(), minutes, tuple(arguments.overrides), stages)
+        overrides = (*steps.exclusion(arguments.exclude), *arguments.overrides)
+        up(arguments.raw, name, Path.cwd(), minutes, overrides, stages)
 
     return steps.guarded(work)
 

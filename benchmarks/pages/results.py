@@ -12,6 +12,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "real": training_tables.real,
     "fewest": training_tables.fewest,
     "prepare": training_tables.prepare,
+    "inspection": training_tables.inspection,
     "training": training_tables.training,
     "formats": serving_tables.formats,
     "serving": serving_tables.serving,

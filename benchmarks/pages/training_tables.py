@@ -143,3 +143,22 @@ def training(document: Mapping[str, Any]) -> str:
     ]
     head = [f"training {document['network']}, {size} x {size}, batches of {document['batch_size']}", "value"]
     return table(head, rows) + "\n\nBoth kinds are augmented; they alternate in one run."
+
+
+@of_result("inspection.json")
+def inspection(document: Any) -> str:
+    """Make the table of findings of an inspection: swapped labels, and copies across the sides of a split."""
+    rows = []
+    for labels, copies in zip(document["labels"], document["copies"], strict=True):
+        runs, copied = labels["runs"], copies["runs"]
+        named, false = ([run[key] for run in copied] for key in ("named", "false"))
+        images = max(run["images"] for run in copied)
+        rows.append(
+            [
+                labels["set"].capitalize(),
+                f"{percent(labels['right_of_the_first'])}, {len(runs)} x {runs[0]['swapped']} of {labels['images']:,}",
+                f"{min(named)} to {max(named)} of {copied[0]['copies']}, {len(copied)} times",
+                f"{max(map(len, false))} among {images:,} images",
+            ]
+        )
+    return table(["data set", "right of the first suspects", "copies named", "false pairs, at most"], rows)

@@ -27,6 +27,7 @@ VERBS = {
     "gpu-report": "tests/unit/test_gpu_report.py",
     "help": "tests/unit/test_makefile.py",
     "image": "tests/server/test_image.py",
+    "inspect": "tests/unit/test_inspection.py",
     "load": "tests/server/test_load.py",
     "lock": "tests/unit/test_lock.py",
     "notebooks": "tests/server/test_notebooks.py",

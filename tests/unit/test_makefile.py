@@ -16,7 +16,21 @@ MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))
 MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)\.\w+)", MAKEFILE)))
 VERBS = {
-    *("help", "setup", "demo", "up", "data", "train", "evaluate", "archive", "verify", "serve", "stop", "status"),
+    *(
+        "help",
+        "setup",
+        "demo",
+        "inspect",
+        "up",
+        "data",
+        "train",
+        "evaluate",
+        "archive",
+        "verify",
+        "serve",
+        "stop",
+        "status",
+    ),
     *(
         "predict",
         "deploy",
@@ -79,7 +93,9 @@ def test_modules_that_verbs_call_exist(module: str) -> None:
     assert (REPOSITORY / f"{module.replace('.', '/')}.py").is_file()
 
 
-@pytest.mark.parametrize(("verb", "missing"), [("up", "RAW"), ("archive", "VERSION"), ("predict", "IMAGE")])
+@pytest.mark.parametrize(
+    ("verb", "missing"), [("up", "RAW"), ("inspect", "RAW"), ("archive", "VERSION"), ("predict", "IMAGE")]
+)
 def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
     done = make("--dry-run", verb)
     assert done.returncode == 2
@@ -117,6 +133,14 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     run = functools.partial(commands, interpreter)
     (line,) = run("data", "DATASET=moths", "RAW=a folder", "AUGMENT=2", "ARGS=processes=1")
     assert line == ["-m", "pipeline.data", "moths", "--raw=a folder", "--name=moths", "augment=2", "processes=1"]
+    (line,) = run("data", "DATASET=moths", "EXCLUDE=a b.csv")
+    assert line == ["-m", "pipeline.data", "moths", "--raw=", "--name=moths", "--exclude=a b.csv", "augment=0"]
+    (line,) = run("inspect", "RAW=a folder", "NAME=birds", "EXCLUDE=a.csv", "ARGS=transfer.image_size=64")
+    assert line == [
+        *("-m", "pipeline.inspect", "--raw=a folder", "--name=birds", "--exclude=a.csv", "transfer.image_size=64")
+    ]
+    assert run("inspect", "DATASET=moths") == [["-m", "pipeline.inspect", "--dataset=moths", "--raw=", "--name="]]
+    assert run("up", "RAW=a", "NAME=b", "EXCLUDE=c.csv")[0][-1] == "--exclude=c.csv"
     exported, archived = run("archive", "NAME=moths", "VERSION=1.0", "FORMAT=pt2")
     assert exported == ["-m", "training.export", "name=moths", "format=pt2"]
     assert archived == ["-m", "serving.archive", "moths", "1.0", "--format", "pt2"]
@@ -161,6 +185,8 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
     assert line[:4] == ["-m", "pipeline.up", text, text]
     (line,) = commands(interpreter, "train", *variables)
     assert line == ["-m", "training.train", f"dataset={text}", f"name={text}"]
+    (line,) = commands(interpreter, "inspect", *variables, f"EXCLUDE={text}")
+    assert line[2:] == [f"--dataset={text}", f"--raw={text}", f"--name={text}", f"--exclude={text}"]
     for verb in ("verify", "deploy", "archive"):
         (line,) = commands(interpreter, verb, *variables)
         assert line[2:] == [text, text]
@@ -168,9 +194,9 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up"]
+    "verb", ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up", "inspect"]
 )
-@pytest.mark.parametrize("variable", ["NAME", "VERSION", "RAW", "IMAGE", "DATASET"])
+@pytest.mark.parametrize("variable", ["NAME", "VERSION", "RAW", "IMAGE", "DATASET", "EXCLUDE"])
 def test_no_text_is_taken_for_an_option(verb: str, variable: str, interpreter: Path) -> None:
     good = {"NAME": "a", "VERSION": "1.0", "RAW": "b", "IMAGE": "c", "DATASET": "fingers"}
     variables = (f"{key}={value}" for key, value in (good | {variable: "--help"}).items())

@@ -8,7 +8,7 @@ that has a `sha256` has been decoded.
 import csv
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from training.data.records import DatasetError, RawDataset, Record
 
+EXCLUDED = "excluded"  # by a person, in a file
 _INSERT_AT_ONCE = 1000
 
 _SCHEMA = """
@@ -121,8 +122,10 @@ class Index:
         with self._base:
             self._base.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
 
-    def add(self, dataset: RawDataset) -> Iterator[int]:
+    def add(self, dataset: RawDataset, excluded: Collection[str] = ()) -> Iterator[int]:
         """Read the records into the index; yield the number of records after each thousand or fewer.
+
+        Records whose ids are `excluded` are left out.
 
         Raises:
             DatasetError: the reader's own, or two records with one id.
@@ -132,7 +135,7 @@ class Index:
         while chunk := list(islice(records, _INSERT_AT_ONCE)):
             lines = []
             for record in chunk:
-                reason, detail = _fault_of_label(record, classes)
+                reason, detail = _reason_to_leave_out(record, classes, excluded)
                 lines.append(
                     (
                         *(number, record.id, record.split, record.label, classes.get(record.label or "", -1)),
@@ -351,7 +354,11 @@ class Index:
         self.close()
 
 
-def _fault_of_label(record: Record, classes: dict[str, int]) -> tuple[str | None, str | None]:
+def _reason_to_leave_out(
+    record: Record, classes: dict[str, int], excluded: Collection[str]
+) -> tuple[str | None, str | None]:
+    if record.id in excluded:
+        return EXCLUDED, None
     if record.label is None:
         return (None, None) if record.split == "test" else ("no label", None)
     return (None, None) if record.label in classes else ("unknown label", record.label)

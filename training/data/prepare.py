@@ -1,10 +1,11 @@
 """Prepare a data set: read its raw images, decode and resize them once, and write what training reads.
 
-    python -m training.data.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [processes=4] [key=value ..]
+    python -m training.data.prepare dataset=fingers raw=<folder> [store=<name>] [augment=2] [exclude=<csv>] [key=value]
 
 The result is data/processed/<store>/ (see `training.data.store`). Unusable files are left out and reported by name:
 those that do not decode, have an unknown label, are duplicates, or are not part of the layout. An interrupted run
-resumes; a data set that is up to date is not changed. `augment=n` adds n transformed copies of each training image.
+resumes; a data set that is up to date is not changed. `augment=n` adds n transformed copies of each training image;
+`exclude=` leaves out the images in the column `path` of a CSV file.
 """
 
 import dataclasses
@@ -27,10 +28,10 @@ from rich.console import Console
 
 from handlers.atomic import replace_folder
 from handlers.machine import cores
-from training.data import class_counts, store
+from training.data import class_counts, exclusion, store
 from training.data.arrays import RowFile
 from training.data.decoders import Job, Pool, PoolBroken, require_space, run_chunk
-from training.data.index import Index
+from training.data.index import EXCLUDED, Index
 from training.data.progress import plain_console, progress
 from training.data.readers import read
 from training.data.recipe import Recipe, digest
@@ -81,10 +82,11 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
         if index.recall("stage") is None:
             index.create(key)
             with progress(console, "reading") as advance:
-                for steps in index.add(raw_dataset):
+                for steps in index.add(raw_dataset, recipe.excluded):
                     advance(steps)
             if not index.count("1"):
                 raise DatasetError(f"{recipe.raw}: no images; give a folder that holds some with raw=<folder>")
+            _refuse_unknown(recipe, index)
             with index.by_path():
                 index.add_unread(unread(recipe.raw, raw_dataset.lists, index))
             index.remember("rows", str(index.count()))
@@ -161,7 +163,7 @@ def _finish(
     document = {
         **_describe(recipe, key, classes, encoded, index, folder),
         "lists": raw_dataset.lists,
-        "remarks": raw_dataset.remarks,
+        "remarks": [*raw_dataset.remarks, *_unknown(recipe, index)],
     }
     index.seal()
     (folder / store.DOCUMENT).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -179,6 +181,21 @@ def _close_gaps(index: Index, files: Sequence[RowFile], rows: int) -> None:
         file.shorten(rows)
         file.sync()
         file.close()
+
+
+def _refuse_unknown(recipe: Recipe, index: Index) -> None:
+    """Refuse an exclusion that excludes nothing: it is probably of another data set."""
+    if recipe.excluded and not index.count(f"reason = '{EXCLUDED}'"):
+        raise DatasetError(
+            f"{recipe.raw}: none of the {len(recipe.excluded):,} images in the file of exclude= is in this data set, "
+            f"first {min(recipe.excluded)!r}; give the CSV of this data set, or leave exclude= out"
+        )
+
+
+def _unknown(recipe: Recipe, index: Index) -> list[str]:
+    """Return a remark on excluded images that the data set does not have."""
+    count = len(recipe.excluded) - index.count(f"reason = '{EXCLUDED}'")
+    return [f"{count:,} of {len(recipe.excluded):,} images to exclude are not in this data set"] if count else []
 
 
 def _refuse_empty_classes(raw: Path, classes: tuple[str, ...], index: Index) -> None:
@@ -220,6 +237,7 @@ def _describe(
         "store": "encoded" if encoded else "decoded",
         "raw": str(recipe.raw.resolve()),
         **recipe.content(),
+        **recipe.exclusion(),
         "interpolation": recipe.interpolation,
     }
 
@@ -277,7 +295,7 @@ def recipe_from(config: DictConfig) -> Recipe:
     Raises:
         DatasetError: a value is not one of those allowed.
     """
-    names = {field.name for field in dataclasses.fields(Recipe)} - {"name", "raw"}
+    names = {field.name for field in dataclasses.fields(Recipe)} - {"name", "raw", "excluded"}
     node = OmegaConf.to_container(config.dataset, resolve=True)
     assert isinstance(node, dict)
     values = {str(name): value for name, value in node.items() if name in names}
@@ -286,7 +304,8 @@ def recipe_from(config: DictConfig) -> Recipe:
         raw.resolve()
     except (RuntimeError, OSError):  # the first of Python 3.11 and 3.12, the second of later ones
         raise DatasetError(f"{raw} is a link to itself: give a folder with raw=<folder>") from None
-    return Recipe(name=str(config.store), raw=raw, **values)
+    excluded = exclusion.read(Path(config.exclude)) if config.exclude else frozenset()
+    return Recipe(name=str(config.store), raw=raw, excluded=excluded, **values)
 
 
 def run(overrides: Sequence[str], console: Console) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,7 +42,7 @@ class Recipe:
     `reader_options`. `image_size`, `resize`, `crop_fraction`, `interpolation` and `colour` are those of
     `PreprocessSpec`. `store` "decoded" keeps uint8 pixels, "encoded" keeps shards of the original bytes; "auto" decodes
     while that needs at most `max_decoded_gb` gigabytes (1e9 bytes). Images of more than `max_bytes` encoded bytes or
-    `max_pixels` pixels are left out.
+    `max_pixels` pixels are left out, and those whose ids are `excluded`.
 
     Raises:
         DatasetError: a value is not one of those allowed; the message names it.
@@ -61,6 +61,7 @@ class Recipe:
     max_decoded_gb: float = 64.0
     max_bytes: int = DEFAULT_LIMITS.max_bytes
     max_pixels: int = DEFAULT_LIMITS.max_pixels
+    excluded: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if fault := naming.fault_of(self.name):
@@ -139,8 +140,15 @@ class Recipe:
                 "max_decoded_gb": self.max_decoded_gb,
                 "raw": str(self.raw.resolve()),
                 "listing": listing(self.raw),
+                **self.exclusion(),
             }
         )
+
+    def exclusion(self) -> dict[str, Any]:
+        """Return number and digest of the excluded ids, for the key and the lineage; empty if there are none."""
+        if not self.excluded:
+            return {}
+        return {"excluded": {"ids": len(self.excluded), "sha256": _digest_of(self.excluded)}}
 
 
 def digest(document: Mapping[str, Any]) -> str:
@@ -174,6 +182,10 @@ def listing(raw: Path) -> str:
     if not count:
         raise DatasetError(f"{raw}: this folder holds no files; put the raw images there, or give another raw=<folder>")
     return f"{count}:{total % (1 << 128):032x}"
+
+
+def _digest_of(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(sorted(ids)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _source(module: str) -> Path:
