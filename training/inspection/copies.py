@@ -1,8 +1,8 @@
 """Images that occur twice: encoded again, resized, mirrored, or photographed a moment later.
 
 Each image is compared with those on other sides of the split, and then with those before it on its own side: by
-signature, by the signature of its mirror image, and by features. These are 5 billion comparisons for 100,000 images,
-minutes of matrix products, block by block. Only the most similar image counts, so no more pairs are reported than there
+signature, by the signature of its mirror image, and by features. These are 5 billion comparisons for 100,000 images, as
+matrix products of blocks. Only the most similar image counts, so no more pairs are reported than there
 are images, and one image of each group is not reported.
 """
 
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from torch.nn import functional
 
 from training.data.progress import progress
 from training.data.splits import Rows
@@ -85,12 +84,13 @@ def pairs(signatures: Values, features: Values, sides: Rows, console: Console) -
 
 
 class _Compared:
-    """Signatures and features of all images, in the order in which they are compared."""
+    """Signatures and features of all images, in the order in which they are compared; it takes the arrays over."""
 
     def __init__(self, signatures: Values, features: Values) -> None:
         self._waves = torch.from_numpy(signatures)
         self._mirrored = mirrored(self._waves)
-        self._features = functional.normalize(torch.from_numpy(features), dim=1)
+        self._features = torch.from_numpy(features)
+        self._features /= self._features.norm(dim=1, keepdim=True).clamp_(min=1e-12)
 
     def closest(self, rows: slice, first: int, end: int) -> Closest:
         """Return, for the images in `rows`, the closest of those from `first` to `end` that are before each."""
