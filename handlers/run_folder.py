@@ -43,7 +43,8 @@ class RunFolder:
     export = _File("export.json")
     validation = _File("validation.npz")  # the answers to its validation images
     training = _File("train.json")
-    choice = _File("choice.json")  # of a fine-tuned network: whether it was deployed in place of its linear head
+    choice = _File("choice.json")  # of a fine-tuned network: whether it was deployed in place of the served one
+    deployed = _File("deployed.npz")  # the answers of the deployed network to the validation images
     # Written by an evaluation.
     evaluation = _File("evaluation")
     metrics = _File("evaluation/metrics.json")

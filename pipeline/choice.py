@@ -1,14 +1,10 @@
-"""Whether a fine-tuned network takes the place of the linear head that is served: by its validation images."""
+"""Whether a fine-tuned network takes the place of the one that is served: by its validation images."""
 
 import dataclasses
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-
-from handlers.run_folder import RunFolder
-
-SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,10 +25,10 @@ class Choice:
 
     @classmethod
     def of(cls, first: Path, second: Path) -> Self:
-        """Compare the networks of two runs that have the same validation images."""
+        """Compare two networks by the files of their answers to the same validation images."""
         from scipy.stats import binomtest  # takes a second to import
 
-        answers = [np.load(RunFolder(run).validation) for run in (first, second)]
+        answers = [np.load(path) for path in (first, second)]
         labels = answers[0]["labels"]
         assert np.array_equal(labels, answers[1]["labels"]), (first, second)
         if not len(labels):
@@ -47,19 +43,16 @@ class Choice:
 
     @property
     def deploys(self) -> bool:
-        """Return whether the second network is the better one: by top-1, or by log-loss without a significant loss.
-
-        A single image decides nothing: where top-1 differs by chance only, the log-loss does.
-        """
-        if self.losses > self.gains and self.p < SIGNIFICANT:
-            return False
-        return self.gains > self.losses or self.log_loss[1] < self.log_loss[0]
+        """Return whether the second network is the better one: by top-1, then by log-loss."""
+        return self.gains > self.losses or (self.gains == self.losses and self.log_loss[1] < self.log_loss[0])
 
     def line(self) -> str:
         """Return what decided, for people."""
         if not self.images:
-            return "no validation images to compare the two networks on: the linear head stays"
-        verdict = "better than the linear head" if self.deploys else "not better than the linear head, which stays"
+            return "no validation images to compare the two networks on: the served one stays"
+        verdict = (
+            "better than the served network" if self.deploys else "not better than the served network, which stays"
+        )
         return (
             f"fine-tuned: {verdict}. Of {self.images:,} validation images: top-1 {self.top_1[0]:.1%} before, "
             f"{self.top_1[1]:.1%} now; log-loss {self.log_loss[0]:.3f} and {self.log_loss[1]:.3f}; McNemar's p "

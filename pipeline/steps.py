@@ -143,6 +143,15 @@ def is_current(model_archive: Archive, run: Path) -> bool:
         return False
 
 
+def holds(model_archive: Archive, model: Path) -> bool:
+    """Return whether an archive holds this very file of a network."""
+    try:
+        with zipfile.ZipFile(model_archive.path) as packed:
+            return model.is_file() and zlib.crc32(model.read_bytes()) == packed.getinfo(model.name).CRC
+    except (OSError, zipfile.BadZipFile, KeyError):
+        return False
+
+
 def next_version(name: str, store: Path) -> str:
     """Return the version after the newest of that name in the store: 1.0, 2.0 and so on."""
     versions = [candidate.version for candidate in model_store.archives(store) if candidate.name == name]

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
 from itertools import chain
 from pathlib import Path
@@ -69,6 +70,10 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
+    if any(override.lstrip("+").startswith("transfer.stages=") for override in overrides):
+        raise StepError(
+            "transfer.stages is set by STAGES= here: STAGES=1 for a linear head, STAGES=2 to fine-tune it too"
+        )
     if compose([*data, *overrides]).network.get("pretrained"):
         _transfer(run, data, name, minutes, overrides, stages)
         return
@@ -88,55 +93,74 @@ def _transfer(
 ) -> None:
     """Serve a linear head on pretrained features; then fine-tune all layers, and deploy the result if it is better."""
     says = "fitting a linear head on the features of pretrained weights"
-    run.run("train", says, "training.train", *data, "transfer.stages=1", *overrides)
+    run.run("train", says, "training.train", *data, *overrides, "transfer.stages=1")
     _evaluate(run, name)
     first, tuned = (RunFolder(run.root / RUNS / part) for part in (name, f"{name}/{TUNED}"))
-    archive = _live_archive(run.root, name, first, tuned)
-    if archive is None:
-        serve_and_ask(run, name, ANSWERS_SHOWN, first)
-    elif tuned.model.is_file():
-        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
-    else:  # it is being fine-tuned again: the live version stays until then
-        serve_and_ask(run, name, ANSWERS_SHOWN, first, archive=archive)
+    _serve_first(run, name, first, tuned)
     if stages == 1:
         return
     says = f"fine-tuning all layers for at most {minutes:g} min (MINUTES= changes that). Ctrl-C keeps what is served"
-    settings = (*data, f"name={name}/{TUNED}", f"store={name}", f"trainer.max_minutes={minutes}", *overrides)
-    run.run("fine-tune", says, "training.train", *settings)
+    own = (f"name={name}/{TUNED}", f"store={name}", f"trainer.max_minutes={minutes}", "transfer.stages=2")
+    run.run("fine-tune", says, "training.train", *data, *overrides, *own)
     _evaluate(run, f"{name}/{TUNED}")
-    if _choice(first, tuned) is not None:
-        run.console.print("the fine-tuned network was compared with its linear head before", highlight=False)
-        return
-    choice = Choice.of(first.path, tuned.path)
-    run.console.print(choice.line(), highlight=False, soft_wrap=True)
-    version = None
-    if choice.deploys:
+    choice = _choice(first, tuned)
+    if choice is None:
+        choice = _choose(run, name, first, tuned)
+    else:
+        run.console.print("the fine-tuned network was compared with the served one before", highlight=False)
+    if choice["deploys"] and choice["version"] is None:
         version = serve_and_ask(run, name, ANSWERS_SHOWN, tuned, suffix=" fine-tuned")
-    write_json(tuned.choice, {"keys": _keys(first, tuned), "version": version, **dataclasses.asdict(choice)})
+        shutil.copyfile(tuned.validation, tuned.deployed)
+        write_json(tuned.choice, {**choice, "version": version})
 
 
-def _keys(first: RunFolder, tuned: RunFolder) -> list[str]:
-    return [json.loads(run.training.read_text(encoding="utf-8"))["key"] for run in (first, tuned)]
+def _serve_first(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> None:
+    """Serve the linear head, unless a network that was fine-tuned from it is live, or was and is no longer there."""
+    live = _live_archive(run.root, name)
+    choice = _read(tuned.choice)
+    descends = bool(choice) and choice["keys"][0] == _key(first)
+    if descends and live is None and choice == _choice(first, tuned) and choice["version"] is not None:
+        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
+    elif live is None or steps.holds(live, first.model) or not descends:
+        serve_and_ask(run, name, ANSWERS_SHOWN, first)
+    elif tuned.model.is_file() and steps.holds(live, tuned.model):
+        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
+    else:  # it is being fine-tuned again: the live version stays until then
+        serve_and_ask(run, name, ANSWERS_SHOWN, first, archive=live)
+
+
+def _choose(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> dict[str, Any]:
+    """Compare the fine-tuned network with the served one, and write whether it is to be deployed."""
+    live = _live_archive(run.root, name)
+    before = first if live is None or steps.holds(live, first.model) or not tuned.deployed.is_file() else tuned
+    compared = Choice.of(first.validation if before is first else tuned.deployed, tuned.validation)
+    run.console.print(compared.line(), highlight=False, soft_wrap=True)
+    choice = {"keys": [_key(first), _key(tuned)], "deploys": compared.deploys, "version": None}
+    # Written before it is served: a command that is killed in between goes on from here.
+    write_json(tuned.choice, {**dataclasses.asdict(compared), **choice})
+    return choice
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _key(run: RunFolder) -> str | None:
+    return _read(run.training).get("key")
 
 
 def _choice(first: RunFolder, tuned: RunFolder) -> dict[str, Any] | None:
-    """Return the choice between these two networks, if it was made before."""
-    try:
-        choice: dict[str, Any] = json.loads(tuned.choice.read_text(encoding="utf-8"))
-        return choice if choice["keys"] == _keys(first, tuned) else None
-    except (OSError, ValueError, KeyError):
-        return None
+    """Return the choice of this fine-tuned network, if it was made before."""
+    choice = _read(tuned.choice)
+    return choice if choice and choice["keys"] == [_key(first), _key(tuned)] else None
 
 
-def _live_archive(root: Path, name: str, first: RunFolder, tuned: RunFolder) -> Archive | None:
-    """Return the archive that is live if its network was fine-tuned from this very linear head."""
+def _live_archive(root: Path, name: str) -> Archive | None:
     live = Live.read(root).models.get(name)
-    try:
-        choice = json.loads(tuned.choice.read_text(encoding="utf-8"))
-        key = json.loads(first.training.read_text(encoding="utf-8"))["key"]
-        if live is None or choice["version"] != live.version or choice["keys"][0] != key:
-            return None
-    except (OSError, ValueError, KeyError):
+    if live is None:
         return None
     path = model_store.path_of(name, live.version, root / model_store.FOLDER)
     return Archive(name, live.version, path) if path.is_file() else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from handlers.atomic import replacing, write_text
@@ -59,16 +60,21 @@ class Journal(Checkpoint):
         write_text(self.files.epoch_metrics, self._table())
         self._report(trainer, row)
 
-    def start_from(self, trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
+    def start_from(self, module: L.LightningModule, metrics: Mapping[str, float]) -> None:
         """Keep the network as it is before the first epoch, with the metrics of its validation, as the best so far."""
         nothing = dict.fromkeys(COLUMNS[1:], float("nan"))
         self.best = {"epoch": 0, **nothing, **metrics}
         self.files.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._save(trainer, self.files.best_checkpoint, weights_only=True)
+        # Without validation images the trainer has not seen the module, and could not save it.
+        with replacing(self.files.best_checkpoint) as part:
+            torch.save({"state_dict": module.state_dict()}, part)
 
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:
             return True
+        if self.best["epoch"] == 0 and not math.isnan(self.best["validation_accuracy"]):
+            # A head that was fitted without label smoothing has a high loss, however good it is.
+            return row["validation_accuracy"] >= self.best["validation_accuracy"]
         # NaN without validation images: then the last epoch counts.
         return math.isnan(self.best["validation_loss"]) or row["validation_loss"] < self.best["validation_loss"]
 

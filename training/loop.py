@@ -100,7 +100,7 @@ def fit(
         )
         if head is not None and not RunFolder(run).last_checkpoint.is_file():
             measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
-            journal.start_from(trainer, measured[0])
+            journal.start_from(module, measured[0])
         if trainer_node["epochs"]:
             _fit(trainer, module, train, validation if len(split.validation) else None, run)
     if config["tracking"]["kind"] == "wandb":

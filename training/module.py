@@ -14,7 +14,7 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError, TrainingError
-from training.networks import build
+from training.networks import DroppedNorm, build
 from training.optimizers import layers, make_optimizer, make_schedule
 from training.transfer.head import Head
 
@@ -45,7 +45,7 @@ class Classification(L.LightningModule):
         self.preprocess = Preprocess(preprocess)
         self.network = build(config["network"], len(classes), preprocess.channels, preprocess.image_size)
         self.network.to(memory_format=torch.channels_last)
-        for weights in list(layers(self.network).values())[: self.settings.get("frozen_layers") or 0]:
+        for weights in list(layers(self.network).values())[: _frozen_layers(config["network"])]:
             for weight in weights:
                 weight.requires_grad_(False)
         self.average = _average(self.network, self.settings["ema"])
@@ -138,7 +138,7 @@ class Classification(L.LightningModule):
         self._freeze()
         if self.settings.get("freeze_norms"):
             for module in self.network.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, DroppedNorm):
                     module.eval()
 
     def _freeze(self) -> None:
@@ -177,6 +177,11 @@ class Classification(L.LightningModule):
         optimizer = make_optimizer(self.network, self.settings)
         schedule = make_schedule(optimizer, self.settings, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _frozen_layers(network: Mapping[str, Any]) -> int:
+    """Return the number of layers next to the input that do not learn: none of a network that starts from nothing."""
+    return int(network.get("frozen_layers") or 0) if network.get("pretrained") else 0
 
 
 class Average(AveragedModel):

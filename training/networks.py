@@ -16,7 +16,7 @@ from training.transfer import pretrained
 from training.transfer.padding import with_equal_padding
 from training.transfer.weights import load_weights, pretrained_weights, read
 
-COMMON = {"kind", "dropout", "pretrained", "weights", "freeze", "unfreeze_epoch"}
+COMMON = {"kind", "dropout", "pretrained", "weights", "freeze", "unfreeze_epoch", "frozen_layers"}
 OPTIONS: dict[str, set[str]] = {
     "cnn": COMMON - {"pretrained"} | {"layers", "hidden"},
     "resnet18": COMMON | {"stem", "stem_stride", "zero_init_residual", "drop_path"},
@@ -262,9 +262,9 @@ def _timm(network: Mapping[str, Any], classes: int, channels: int, image_size: i
         )
     module = _Timm(body.train(), width, classes, network.get("dropout", 0.0))
     module.any_size = not hasattr(body, "patch_embed")
+    with_equal_padding(body, (channels, image_size, image_size))
     if local is not None:
         load_weights(module, pretrained.by_names_of(read(local), body.state_dict()))
-    with_equal_padding(body, (channels, image_size, image_size))
     return module
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUN_FORMAT = 3  # raise it where the results of older code must be trained again
 IRRELEVANT_TO_WEIGHTS = ("name", "store", "raw", "exclude", "tracking")  # settings
 # Settings of the trainer that older runs do not have, with the values that mean the same as then.
-UNCHANGED = {"class_weights": "none", "layer_decay": 1.0, "frozen_layers": 0, "freeze_norms": False}
+UNCHANGED = {"class_weights": "none", "layer_decay": 1.0, "freeze_norms": False}
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")
 
 
@@ -34,6 +34,10 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
     relevant["trainer"] = {k: v for k, v in settings["trainer"].items() if v != UNCHANGED.get(k, ...)}
     if not settings["network"].get("pretrained"):
         relevant.pop("transfer", None)
+    elif settings.get("transfer", {}).get("stages") == 1:  # a linear head: nothing of the second stage counts
+        relevant["trainer"] = {"class_weights": settings["trainer"].get("class_weights")}
+        relevant["transfer"] = {"stages": 1}
+        relevant.pop("augmentation", None)
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()

@@ -102,7 +102,7 @@ def _first_stage(
     weights, count = stages.origin(settings, data), stages.stages(settings)
     if weights is not None:
         write_json(files.weights, weights)
-    if weights is None or not count:
+    if weights is None or not count or files.last_checkpoint.is_file():  # a resumed run has its head already
         return settings, None
     head = stages.linear_head(settings, weights, data, split, preprocess, say)
     return ({**settings, "trainer": {**settings["trainer"], "epochs": 0}} if count == 1 else settings), head

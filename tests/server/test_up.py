@@ -134,7 +134,7 @@ def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int
 
     archives = sorted(path.name for path in (home / "model_store").glob("hues-*.mar"))
     done, record = run()
-    assert "was compared with its linear head before" in done.stdout and "it is live already" in done.stdout
+    assert "was compared with the served one before" in done.stdout and "it is live already" in done.stdout
     assert sorted(path.name for path in (home / "model_store").glob("hues-*.mar")) == archives
 
 

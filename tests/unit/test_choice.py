@@ -15,7 +15,7 @@ def written(run: Path, right: int, sure: float, images: int = 100) -> Path:
     probabilities = np.full((images, 2), [sure, 1 - sure], np.float32)
     probabilities[wrong] = [1 - sure, sure]
     np.savez(RunFolder(run).validation, probabilities=probabilities, labels=labels)
-    return run
+    return RunFolder(run).validation
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,7 @@ def written(run: Path, right: int, sure: float, images: int = 100) -> Path:
         ((90, 0.9), (95, 0.9), True),  # more are right
         ((90, 0.97), (90, 0.9), True),  # as many are right, and the log-loss of the mistakes is lower
         ((90, 0.9), (90, 0.9), False),
-        ((90, 0.97), (89, 0.9), True),  # one image less is chance, and the log-loss is lower
-        ((90, 0.9), (89, 0.9), False),
-        ((90, 0.99), (70, 0.7), False),  # a significant loss, though the log-loss is lower
+        ((90, 0.97), (89, 0.9), False),  # less are right, though the log-loss is lower
     ],
 )
 def test_the_better_network_on_validation_is_deployed(
@@ -35,7 +33,7 @@ def test_the_better_network_on_validation_is_deployed(
     choice = Choice.of(written(tmp_path / "first", *first), written(tmp_path / "second", *second))
     assert choice.deploys is deploys
     assert choice.top_1 == (first[0] / 100, second[0] / 100)
-    assert ("better than the linear head. " in choice.line()) is deploys
+    assert ("better than the served network. " in choice.line()) is deploys
 
 
 def test_p_is_that_of_the_exact_test(tmp_path: Path) -> None:
@@ -44,6 +42,6 @@ def test_p_is_that_of_the_exact_test(tmp_path: Path) -> None:
     assert choice.p == pytest.approx(2 * 0.5**5)
 
 
-def test_without_validation_images_the_head_stays(tmp_path: Path) -> None:
+def test_without_validation_images_the_served_one_stays(tmp_path: Path) -> None:
     choice = Choice.of(written(tmp_path / "first", 0, 0.9, 0), written(tmp_path / "second", 0, 0.9, 0))
     assert not choice.deploys and "no validation images" in choice.line()

@@ -24,6 +24,7 @@ FILES = {
     "weights": "weights.json",
     "validation": "validation.npz",
     "choice": "choice.json",
+    "deployed": "deployed.npz",
     "training": "train.json",
     "evaluation": "evaluation",
     "metrics": "evaluation/metrics.json",

@@ -15,9 +15,11 @@ from tests.unit.tinted_store import CLASSES, tinted_store
 from training.configuration import ConfigurationError, compose, plain
 from training.data.progress import plain_console
 from training.data.store import PreparedDataset
+from training.journal import Journal
 from training.module import Classification
 from training.networks import build
 from training.optimizers import make_optimizer
+from training.run import run_key
 from training.train import train
 from training.transfer import features as cached
 from training.transfer import head, padding, pretrained
@@ -92,13 +94,17 @@ def test_a_missing_and_a_damaged_package_say_how_to_install_it(tmp_path: Path, m
     package = PACKAGES["tf_efficientnet_lite0"]
     whole = package.path()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PretrainedError, match=r"not installed: make setup, or set network\.pretrained=false"):
+    with pytest.raises(
+        PretrainedError, match=r"not installed: rm .*stamp; make setup, or set network\.pretrained=false"
+    ):
         package.path()
     (tmp_path / package.file).parent.mkdir()
     (tmp_path / package.file).write_bytes(whole.read_bytes()[:-1])
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(PretrainedError, match=r"lite0-57934424\.pth is damaged: remove the package .* and make setup"):
+    with pytest.raises(
+        PretrainedError, match=r"lite0-57934424\.pth is damaged: remove the package .* and rm .*; make setup"
+    ):
         package.path()
 
 
@@ -139,7 +145,7 @@ def test_features_are_computed_once_for_an_image_wherever_its_row_is(
     node = plain(compose(TRANSFER))["network"]
     network, spec = build(node, 3, 3, 64), data.preprocess((0.5,) * 3, (0.5,) * 3)
     rows = np.arange(20)
-    first = cached.features(network, "abc", data, rows, spec, plain_console(), folder=tmp_path)
+    first = cached.features(network, {"sha256": "abc"}, data, rows, spec, plain_console(), folder=tmp_path)
     computed: list[int] = []
     plain_computation = cached._computed
 
@@ -148,9 +154,9 @@ def test_features_are_computed_once_for_an_image_wherever_its_row_is(
         return plain_computation(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cached, "_computed", counted)
-    again = cached.features(network, "abc", data, rows[::-1], spec, plain_console(), folder=tmp_path)
+    again = cached.features(network, {"sha256": "abc"}, data, rows[::-1], spec, plain_console(), folder=tmp_path)
     assert not computed and np.array_equal(again[::-1], first)
-    cached.features(network, "abc", data, np.arange(25), spec, plain_console(), folder=tmp_path)
+    cached.features(network, {"sha256": "abc"}, data, np.arange(25), spec, plain_console(), folder=tmp_path)
     assert computed == [5]
     with torch.inference_mode():
         pixels = torch.from_numpy(data.images[rows])
@@ -203,7 +209,7 @@ def test_layers_near_the_input_learn_at_lower_rates() -> None:
 
 
 def test_the_first_layers_stay_as_they_are() -> None:
-    config = plain(compose([*TRANSFER, "trainer.frozen_layers=5", "trainer.freeze_norms=true"]))
+    config = plain(compose([*TRANSFER, "network.frozen_layers=5", "trainer.freeze_norms=true"]))
     module = Classification(config, CLASSES, PreprocessSpec(image_size=64))
     learning = {name for name, weight in module.network.named_parameters() if weight.requires_grad}
     assert not any(name.startswith(("body.conv_stem", "body.bn1", "body.blocks.2")) for name in learning)
@@ -223,7 +229,7 @@ def test_the_curve_expects_more_of_more_images_and_says_how_sure_it_is() -> None
         labels = random.integers(0, 3, images)
         return (random.normal(size=(images, 64)) + 1.2 * np.eye(3, 64)[labels]).astype(np.float32), labels
 
-    curve = learning_curve(*hard(120), 3, hard(400), 1e-2)
+    curve = learning_curve(*hard(120), 3, hard(400), strength=1e-2)
     assert curve is not None and curve.images == (10.0, 20.0, 40.0)
     assert curve.accuracy[0] < curve.accuracy[1] < curve.accuracy[2] < curve.expected
     assert curve.low < curve.expected < curve.high
@@ -231,5 +237,36 @@ def test_the_curve_expects_more_of_more_images_and_says_how_sure_it_is() -> None
     images, labels = hard(4000)
     assert abs(float((fitted.logits(images).argmax(dim=1).numpy() == labels).mean()) - curve.expected) < 0.08
     assert "with 80 expect" in curve.line()
-    assert learning_curve(*hard(20), 3, hard(400), 1e-2) is None
-    assert learning_curve(*hard(120), 3, hard(40), 1e-2) is None
+    assert learning_curve(*hard(20), 3, hard(400), strength=1e-2) is None
+    assert learning_curve(*hard(120), 3, hard(40), strength=1e-2) is None
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_without_validation_images_the_last_network_counts(stages: int) -> None:
+    run, _ = trained(f"blind-{stages}", f"transfer.stages={stages}", "split.validation=0", "trainer.epochs=1")
+    assert json.loads((run / "train.json").read_text())["best"]["epoch"] == stages - 1
+
+
+def test_settings_of_fine_tuning_do_not_change_a_linear_head() -> None:
+    def key(*overrides: str) -> str:
+        return run_key(plain(compose([*TRANSFER, *overrides])), PreparedDataset.open("data/processed/tinted"))
+
+    tuning = ("trainer.lr=0.5", "trainer.epochs=3", "augmentation=[]")
+    assert key("transfer.stages=1") == key("transfer.stages=1", *tuning)
+    assert key("transfer.stages=1") != key("transfer.stages=1", "trainer.class_weights=balanced")
+    assert key("transfer.stages=2") != key("transfer.stages=2", "trainer.lr=0.5") != key("transfer.stages=1")
+
+
+def test_a_network_of_ours_can_be_the_pretrained_one() -> None:
+    run, _ = trained("teacher", "transfer.stages=1")
+    node = plain(compose([*TRANSFER, f"network.pretrained={run / 'model.pt'}"]))["network"]
+    network, images = build(node, 3, 3, 64).eval(), torch.rand(2, 3, 64, 64)
+    packaged = build({**node, "pretrained": True}, 3, 3, 64).eval()
+    torch.testing.assert_close(network.embedding(images), packaged.embedding(images))
+
+
+def test_an_epoch_with_lower_accuracy_than_the_head_is_not_the_best(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 10, None, print)
+    journal.best = {"epoch": 0, "validation_loss": 2.0, "validation_accuracy": 0.9}
+    assert not journal._is_best({"validation_loss": 1.0, "validation_accuracy": 0.8})
+    assert journal._is_best({"validation_loss": 3.0, "validation_accuracy": 0.9})

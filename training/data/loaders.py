@@ -1,5 +1,6 @@
 """Loaders of prepared images: for training, validation, and the calibration of int8."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from handlers.images.limits import UNLIMITED
 from handlers.machine import cores
 from training.data.batches import Batches, DeviceBatches, Joined
 from training.data.decoders import decode_and_resize, read_bytes
+from training.data.records import DatasetError, Record
 from training.data.shards import EncodedBatches
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
@@ -43,12 +45,16 @@ def ordered_images(data: PreparedDataset, rows: Rows, size: int) -> Iterator[tor
     neutral = (0.5,) * (1 if data.colour == "grey" else 3)
     spec = data.preprocess(neutral, neutral)
 
-    def image(row: int) -> torch.Tensor:
-        return decode_and_resize(read_bytes(data.raw, data.record(row)), spec, UNLIMITED)
+    def image(record: Record, digest: bytes) -> torch.Tensor:
+        encoded = read_bytes(data.raw, record)
+        if hashlib.sha256(encoded).digest() != digest:
+            raise DatasetError(f"{data.raw / record.path}: changed since it was prepared; prepare the data set again")
+        return decode_and_resize(encoded, spec, UNLIMITED)
 
     with ThreadPoolExecutor(cores()) as pool:
         for part in parts:
-            yield torch.stack(list(pool.map(image, part.tolist())))
+            records = [data.record(int(row)) for row in part]
+            yield torch.stack(list(pool.map(image, records, [data.sha256(int(row)) for row in part])))
 
 
 def calibration_rows(split: Split) -> Rows:

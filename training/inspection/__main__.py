@@ -105,10 +105,8 @@ def _findings(
 
 def _features(settings: dict[str, Any], data: PreparedDataset, console: Console) -> npt.NDArray[np.float32]:
     """Return the features of all rows, by the pretrained network of the settings or a small one."""
-    from training.networks import build
     from training.run import input_statistics
     from training.transfer import stages
-    from training.transfer.features import features
 
     if not settings["network"].get("pretrained"):
         settings = {**settings, "network": plain(compose([f"network={PRETRAINED}"]))["network"]}
@@ -116,8 +114,7 @@ def _features(settings: dict[str, Any], data: PreparedDataset, console: Console)
     assert weights is not None
     rows = np.arange(len(data))
     preprocess = data.preprocess(*input_statistics(settings, data, Split(rows, rows[:0], rows[:0])))
-    network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
-    return features(network, weights["sha256"], data, rows, preprocess, console)
+    return stages.frozen_features(settings, weights, data, rows, preprocess, console)
 
 
 def _repeated(pairs: "list[Pair]", data: PreparedDataset, sides: npt.NDArray[np.str_]) -> list[Finding]:

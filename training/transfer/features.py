@@ -6,8 +6,9 @@ set keeps it: after a class is added, only its own images are computed. The key 
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +39,6 @@ class FeatureCache:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._base = sqlite3.connect(path, timeout=60)
-        self._base.execute("PRAGMA journal_mode = WAL")
-        self._base.execute("PRAGMA synchronous = NORMAL")
         self._base.execute("CREATE TABLE IF NOT EXISTS features (sha256 BLOB PRIMARY KEY, value BLOB NOT NULL)")
 
     def close(self) -> None:
@@ -72,7 +71,7 @@ class FeatureCache:
 
 def features(
     network: Network,
-    weights: str,
+    weights: Mapping[str, Any],
     data: PreparedDataset,
     rows: Rows,
     preprocess: PreprocessSpec,
@@ -82,7 +81,8 @@ def features(
     """Return the embeddings (N, D) of prepared images, float32 and rounded to float16.
 
     Args:
-        network: in evaluation mode, with the pretrained weights whose digest is `weights`.
+        network: in evaluation mode, with pretrained weights.
+        weights: all that identifies the network and its weights, as a JSON-like document.
         rows: of the data set, N of them.
     """
     pixels = data.document.get("made", data.key)

@@ -18,9 +18,10 @@ Labels = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """Validation accuracy by images a class, and the one expected of twice as many, with its 95 % band."""
+    """Validation accuracy by images a class, and the one expected of `twice` as many images, with its 95 % band."""
 
     images: tuple[float, ...]
+    twice: float
     accuracy: tuple[float, ...]
     expected: float
     low: float
@@ -31,13 +32,19 @@ class LearningCurve:
         pairs = zip(self.images, self.accuracy, strict=True)
         points = ", ".join(f"{accuracy:.1%} with {images:.0f}" for images, accuracy in pairs)
         return (
-            f"linear head, validation top-1 by images a class: {points}; with {2 * self.images[-1]:.0f} expect "
+            f"linear head, validation top-1 by images a class: {points}; with {self.twice:.0f} expect "
             f"{self.expected:.1%} ({self.low:.1%} to {self.high:.1%})"
         )
 
 
 def learning_curve(
-    features: Features, labels: Labels, classes: int, validation: tuple[Features, Labels], strength: float
+    features: Features,
+    labels: Labels,
+    classes: int,
+    validation: tuple[Features, Labels],
+    *,
+    strength: float,
+    balanced: bool = False,
 ) -> LearningCurve | None:
     """Return the curve of heads that were fitted on parts of the training images; None for too few images.
 
@@ -54,21 +61,22 @@ def learning_curve(
         answers = []
         for _ in range(draws):
             rows = random.permutation(len(labels))[: int(part * total)]
-            fitted = head.fit(features[rows], labels[rows], classes, None, strengths=(strength,))
+            fitted = head.fit(features[rows], labels[rows], classes, None, balanced=balanced, strengths=(strength,))
             answers.append(fitted.logits(validation[0]).argmax(dim=1).numpy() == validation[1])
         right.append(np.mean(answers, axis=0))
     correct = np.stack(right)
     images = np.array([part * total / classes for part in PARTS])
     draws_of_images = random.integers(0, correct.shape[1], (RESAMPLES, correct.shape[1]))
-    expected = _extrapolated(images, correct.mean(axis=1))
-    resampled = [_extrapolated(images, correct[:, rows].mean(axis=1)) for rows in draws_of_images]
+    twice = 2 * len(labels) / classes
+    expected = _extrapolated(images, correct.mean(axis=1), twice)
+    resampled = [_extrapolated(images, correct[:, rows].mean(axis=1), twice) for rows in draws_of_images]
     low, high = np.quantile(resampled, [0.025, 0.975])
     accuracy = tuple(float(value) for value in correct.mean(axis=1))
-    return LearningCurve(tuple(images.tolist()), accuracy, expected, float(low), float(high))
+    return LearningCurve(tuple(images.tolist()), twice, accuracy, expected, float(low), float(high))
 
 
-def _extrapolated(images: npt.NDArray[np.float64], accuracy: npt.NDArray[np.float64]) -> float:
-    """Return the accuracy of twice the last number of images, by a power law of the error."""
+def _extrapolated(images: npt.NDArray[np.float64], accuracy: npt.NDArray[np.float64], more: float) -> float:
+    """Return the accuracy with `more` images a class, by a power law of the error."""
     errors = np.log(np.maximum(1 - accuracy, 1e-3))
     slope, _ = np.polyfit(np.log(images), errors, 1)
-    return float(1 - np.exp(errors[-1] + min(slope, 0.0) * np.log(2)))
+    return float(1 - np.exp(errors[-1] + min(slope, 0.0) * np.log(more / images[-1])))

