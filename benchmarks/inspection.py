@@ -7,8 +7,9 @@ folders, once for each seed: with 2 % of the labels swapped for a random other o
 the training images copied into the test folder of their class, byte by byte, encoded again as JPEG or WebP, resized, or
 mirrored. Then `training.data.prepare` and `training.inspection` run as they do for a user. Of the suspected labels, as
 many count as were swapped. A pair is false if it is neither a copy of this benchmark nor one of the sets themselves: of
-those, same_pictures.json holds the ids, as a person has seen them. Limits and regularisation were chosen on other
-images, those of Places365.
+those, same_pictures.json holds the ids, as a person has seen them. Limits, regularisation and folds were chosen on
+Places365. The ranking of suspects was chosen with other draws of swapped labels, of these sets too; and false pairs of
+petals led to the rule that a near-duplicate is exceptional in its set.
 
 Writes benchmarks/results/inspection.json; the last line is the same JSON document.
 """

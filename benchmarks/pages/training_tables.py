@@ -152,12 +152,12 @@ def inspection(document: Any) -> str:
     for labels, copies in zip(document["labels"], document["copies"], strict=True):
         runs, copied = labels["runs"], copies["runs"]
         named, false = ([run[key] for run in copied] for key in ("named", "false"))
-        images = max(run["images"] for run in copied)
+        images = max(run["images"] + run["copies"] for run in copied)
         rows.append(
             [
                 labels["set"].capitalize(),
                 f"{percent(labels['right_of_the_first'])}, {len(runs)} x {runs[0]['swapped']} of {labels['images']:,}",
-                f"{min(named)} to {max(named)} of {copied[0]['copies']}, {len(copied)} times",
+                f"at least {min(named)} of {copied[0]['copies']}, {len(copied)} times",
                 f"{max(map(len, false))} among {images:,} images",
             ]
         )
