@@ -16,19 +16,21 @@ import torch
 
 from handlers.device import out_of_memory_errors
 from handlers.errors import NoAnswer, RequestError
+from handlers.familiarity import Familiarity
 from handlers.images import nvjpeg
 from handlers.images.decoder import Decoded, Decoder
 from handlers.images.decoding import Buffer
 from handlers.images.gpu_decoder import DeviceDecoder
 from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.prefetch import Prefetcher
+from handlers.labels import Labels
 from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.precision import choose_precision
 from handlers.preprocessing import Preprocess
-from handlers.spec import Spec
+from handlers.spec import FAMILIARITY, Spec
 
-Answer = dict[str, float] | RequestError
+Answer = Labels | RequestError
 
 
 def _set_threads(threads: int) -> None:
@@ -37,13 +39,20 @@ def _set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, Engine]:
-    """Return the spec of an artifact, and its network on this device in this precision."""
+def _load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, Engine, Familiarity | None]:
+    """Return the spec of an artifact, its network on this device in this precision, and the bank beside it.
+
+    A network with a bank answers embeddings after its logits. The int8 network has no embedding, and neither has a
+    package compiled ahead of time.
+    """
     if aot.is_aot_package(path):
-        return aot.load(path, device, precision)
+        return *aot.load(path, device, precision), None
     artifact = torchscript.load(torchscript.quantized(path) if precision == "int8" else path, device)
-    module = optimized(artifact.module, device, precision)
-    return artifact.spec, Engine(module, artifact.spec.preprocess.shape, device, precision)
+    module, bank = artifact.module, None
+    if precision != "int8" and (file := Path(path).with_name(FAMILIARITY)).is_file():
+        module, bank = torchscript.with_embedding(module), Familiarity.read(file)
+    module = optimized(module, device, precision)
+    return artifact.spec, Engine(module, artifact.spec.preprocess.shape, device, precision), bank
 
 
 class Classifier:
@@ -82,7 +91,7 @@ class Classifier:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
         resolved = choose_precision(precision, self.device)
-        self.spec, self.engine = _load(path, self.device, resolved)
+        self.spec, self.engine, self.familiarity = _load(path, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
@@ -95,11 +104,12 @@ class Classifier:
         self.top_k = min(top_k, len(self.spec.classes))
 
     def _check(self, path: str | Path) -> None:
-        logits = self.engine(self.engine.buffer(1).zero_())
-        if logits.shape != (1, len(self.spec.classes)):
+        shape, classes = tuple(self.engine(self.engine.buffer(1).zero_()).shape), len(self.spec.classes)
+        if self.familiarity is not None and shape[1] != classes + self.familiarity.width:
+            raise torchscript.ArtifactError(f"{path} and {FAMILIARITY} are of two exports; export the model again")
+        if self.familiarity is None and shape != (1, classes):
             raise torchscript.ArtifactError(
-                f"{path}: the network answers {tuple(logits.shape)}, its spec has {len(self.spec.classes)} classes; "
-                "export the model again"
+                f"{path}: the network answers {shape}, its spec has {classes} classes; export the model again"
             )
 
     def warm_up(self, largest: int) -> None:
@@ -119,22 +129,26 @@ class Classifier:
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the probabilities of each class, float32 of shape (B, K) on the CPU, for images that `decode` gave."""
+        return self._probabilities(self.outputs(images))
+
+    def outputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the logits (B, K) of images, or with a bank (B, K + D): their embeddings after them."""
         # Activations, not images, are what fills the memory.
         largest = self.engine.sizes[-1]
         parts = [images[start : start + largest] for start in range(0, len(images), largest)]
         if not parts:
-            return torch.empty((0, len(self.spec.classes)))
-        return torch.cat([self._predict_or_split(part) for part in parts])
+            return torch.empty((0, len(self.spec.classes) + (self.familiarity.width if self.familiarity else 0)))
+        return torch.cat([self._run_or_split(part) for part in parts])
 
-    def _predict_or_split(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the probabilities for a batch, in halves if the device is out of memory at present.
+    def _run_or_split(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the outputs for a batch, in halves if the device is out of memory at present.
 
         Raises:
             OutOfMemoryError: it has none for a single image.
         """
         try:
             with out_of_memory_errors():
-                return self._probabilities(images)
+                return self._run(images)
         except torch.OutOfMemoryError:
             if len(images) == 1 and self.ahead is None:
                 raise
@@ -142,14 +156,24 @@ class Classifier:
             self.ahead.wait_idle()
         torch.cuda.empty_cache()  # the failed attempt's tensors are free by now
         if len(images) == 1:
-            return self._probabilities(images)
+            return self._run(images)
         middle = len(images) // 2
-        return torch.cat([self._predict_or_split(images[:middle]), self._predict_or_split(images[middle:])])
+        return torch.cat([self._run_or_split(images[:middle]), self._run_or_split(images[middle:])])
 
     @torch.inference_mode()
-    def _probabilities(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        logits = self.engine(self._inputs(images))[: len(images)]
+    def _run(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self.engine(self._inputs(images))[: len(images)]
+
+    @torch.inference_mode()
+    def _probabilities(self, outputs: torch.Tensor) -> torch.Tensor:
+        logits = outputs if self.familiarity is None else outputs[:, : len(self.spec.classes)]
         return (logits / self.spec.temperature).softmax(dim=1)
+
+    @torch.inference_mode()
+    def _familiarities(self, outputs: torch.Tensor) -> Sequence[float | None]:
+        if self.familiarity is None:
+            return [None] * len(outputs)
+        return self.familiarity.values(outputs[:, len(self.spec.classes) :])
 
     def _inputs(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the network's input for images, filled up to a size that the engine has."""
@@ -198,11 +222,13 @@ class Classifier:
             yield self._answers(decoded)
 
     def _answers(self, decoded: Sequence[Decoded]) -> list[Answer]:
-        probabilities = self.predict([image for image in decoded if isinstance(image, torch.Tensor)])
-        answers = zip(self.encode(probabilities), probabilities.isfinite().all(dim=1).tolist(), strict=True)
+        outputs = self.outputs([image for image in decoded if isinstance(image, torch.Tensor)])
+        probabilities = self._probabilities(outputs)
+        finite = probabilities.isfinite().all(dim=1).tolist()
+        answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, strict=True)
         return [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
 
-    def _answer(self, labels: dict[str, float], finite: bool) -> Answer:
+    def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool) -> Answer:
         if finite:
-            return labels
+            return Labels(labels, familiarity)
         return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

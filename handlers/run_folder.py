@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from handlers.golden import FILE as GOLDEN
-from handlers.spec import ARTIFACTS, INT8
+from handlers.spec import ARTIFACTS, FAMILIARITY, INT8
 
 RUNS = Path("runs")  # the folder of all runs, relative to the current directory
 
@@ -40,6 +40,7 @@ class RunFolder:
     compiled_model = _File(ARTIFACTS["pt2"])
     int8_model = _File(INT8)
     golden = _File(GOLDEN)
+    familiarity = _File(FAMILIARITY)  # the bank of training images
     export = _File("export.json")
     validation = _File("validation.npz")  # the answers to its validation images
     training = _File("train.json")

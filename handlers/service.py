@@ -9,13 +9,15 @@ A client sends, and gets:
     the header `describe: True`                        the model's classes, sizes, version and precision
 
 Text fields beside the files of a form are no images. `Content-Encoding: gzip` and `deflate` are unpacked. A parameter
-of the address or a text field `top_k`, or the header `top-k`, asks for fewer labels than the settings have.
+of the address or a text field `top_k`, or the header `top-k`, asks for fewer labels than the settings have. The same
+with `familiarity` asks for entries {"labels": {"label": probability, ...}, "familiarity": 0.372}.
 
 An entry of predictions is {"label": probability, ...}, or {"error": {"code", "type", "message"}} for an image that
 cannot be read. If none of a request's images can be read, the request itself fails: status and body are those of
 its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
-`model-version`.
+`model-version`; the header `x-image-familiarity` says of each image how familiar it is (see `handlers.familiarity`), if
+the archive has a bank of training images.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose_device
 from handlers.errors import Busy, RequestError
 from handlers.golden import GoldenError
+from handlers.labels import Labels, familiarity_header, shown
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
@@ -47,14 +50,19 @@ from handlers.settings import Settings
 CONTENT_TYPE = "application/json"
 VERSION_HEADER = "model-version"
 RETRY_HEADER = "retry-after"  # seconds
+FAMILIARITY_HEADER = "x-image-familiarity"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply to one request: a JSON document, and the error that gives its HTTP status if it is not 200."""
+    """The reply to one request: a JSON document, and the error that gives its HTTP status if it is not 200.
+
+    `familiarity` is that of each image, None for one without an answer; empty if the archive has no bank.
+    """
 
     document: dict[str, Any]
     error: RequestError | None = None
+    familiarity: Sequence[float | None] = ()
 
     @property
     def code(self) -> int:
@@ -64,7 +72,8 @@ class Reply:
     @property
     def headers(self) -> dict[str, str]:
         """Return the headers that this reply has besides those of every reply."""
-        return {RETRY_HEADER: str(self.error.retry_after)} if isinstance(self.error, Busy) else {}
+        headers = {RETRY_HEADER: str(self.error.retry_after)} if isinstance(self.error, Busy) else {}
+        return headers | ({FAMILIARITY_HEADER: familiarity_header(self.familiarity)} if self.familiarity else {})
 
     @property
     def body(self) -> bytes:
@@ -122,8 +131,10 @@ class Service:
         if error is not None:
             return Reply(error.body(), error)
         assert isinstance(request, ImageRequest)
-        entries = [_entry(answer, request.top_k) for answer in answers]
-        return Reply({"predictions": entries} if request.listed else entries[0])
+        entries = [_entry(answer, request) for answer in answers]
+        document = {"predictions": entries} if request.listed else entries[0]
+        values = [answer.familiarity if isinstance(answer, Labels) else None for answer in answers]
+        return Reply(document, familiarity=values if self.classifier.familiarity else ())
 
     def _description(self) -> dict[str, Any]:
         """Return the part of the description that a client needs; the origin of the model is for the operator."""
@@ -231,5 +242,10 @@ def _error_of_all(answers: list[Answer]) -> RequestError | None:
     return errors[0] if len(errors) == len(answers) else None
 
 
-def _entry(answer: Answer, top_k: int | None) -> dict[str, Any]:
-    return {"error": answer.body()} if isinstance(answer, RequestError) else dict(islice(answer.items(), top_k))
+def _entry(answer: Answer, request: ImageRequest) -> dict[str, Any]:
+    if isinstance(answer, RequestError):
+        return {"error": answer.body()}
+    labels = dict(islice(answer.items(), request.top_k))
+    if not request.familiarity:
+        return labels
+    return {"labels": labels, "familiarity": None if answer.familiarity is None else shown(answer.familiarity)}

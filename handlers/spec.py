@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 # The forms of a network, by the names of their files in a run and in an archive.
 ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
-INT8 = "model.int8.pt"  # beside model.pt
+# Beside model.pt.
+INT8 = "model.int8.pt"
+FAMILIARITY = "familiarity.bin"
 
 SCHEMA_VERSION = 2
 

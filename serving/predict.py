@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
+from handlers.labels import Labels, shown, word_of
 from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
 from serving.console import table_console
@@ -96,7 +97,11 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
     """
     try:
         for answer in client.predict_many((path.read_bytes() for path in paths), name, version):
-            yield answer.message if isinstance(answer, RequestRefused) else answer.probabilities
+            yield (
+                answer.message
+                if isinstance(answer, RequestRefused)
+                else Labels(answer.probabilities, answer.familiarity)
+            )
     except NotFound as error:
         served = client.models()
         if version is not None and name in served:
@@ -168,23 +173,32 @@ def counted(paths: Sequence[Path], results: Iterator[Answer]) -> Iterator[Iterat
 
 def show(who: str, paths: Sequence[Path], results: Iterator[Answer], console: Console) -> int:
     """Print a table; return how many files had no answer."""
+    with counted(paths, results) as answered:
+        answers = list(answered)
+    has_bank = any(_familiarity(answer) is not None for _, answer in answers)
     table = Table(title=who)
     table.add_column("image", overflow="fold")
     table.add_column("label")
     table.add_column("probability", justify="right")
+    if has_bank:
+        table.add_column("familiarity", justify="right")
     table.add_column("next labels, or the error")
-    refused = 0
-    with counted(paths, results) as answered:
-        for path, answer in answered:
-            if isinstance(answer, str):
-                refused += 1
-                table.add_row(str(path), "-", "-", answer, style="red")
-                continue
-            (label, probability), *next_labels = answer.items()
-            next_best = ", ".join(f"{name} {value:.2%}" for name, value in next_labels[:2])
-            table.add_row(str(path), label, f"{probability:.2%}", next_best)
+    for path, answer in answers:
+        if isinstance(answer, str):
+            table.add_row(str(path), "-", "-", *["-"] * has_bank, answer, style="red")
+            continue
+        (label, probability), *next_labels = answer.items()
+        next_best = ", ".join(f"{name} {value:.2%}" for name, value in next_labels[:2])
+        familiarity = [_familiarity(answer)] if has_bank else []
+        table.add_row(str(path), label, f"{probability:.2%}", *familiarity, next_best)
     console.print(table)
-    return refused
+    return sum(isinstance(answer, str) for _, answer in answers)
+
+
+def _familiarity(answer: Answer) -> str | None:
+    """Return the familiarity of an image for the table, None without one."""
+    value = answer.familiarity if isinstance(answer, Labels) else None
+    return None if value is None else f"{shown(value):.3f} {word_of(value)}"
 
 
 def main() -> int:

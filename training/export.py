@@ -27,7 +27,7 @@ from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
-from training import scores
+from training import familiarity, scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
@@ -38,6 +38,7 @@ from training.networks import build
 from training.quantization import QuantizationError, quantize
 from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.temperature import fit_temperature
+from training.transfer.stages import feature_key, stages
 from training.transfer.weights import load_checkpoint
 
 TOLERANCE = tolerances.FP32
@@ -53,6 +54,8 @@ def export(
     kind: str = "torchscript",
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return the document of export.json.
+
+    `familiarity.bin` is written beside them if there are validation images enough; export.json says so, or why not.
 
     The temperature of the probabilities is fitted on the validation images. `model.int8.pt` is written beside
     `model.pt`; export.json gives its loss of top-1, and whether that is known well enough to offer it. With "pt2" as
@@ -99,11 +102,14 @@ def export(
         if kind == "torchscript":
             document["int8"] = _quantized(network, logits, spec, artifact, pixels, data, split)
             golden.write(choose(artifact, data, shown), files.golden)
+            frozen = feature_key(settings, spec.provenance["weights"]) if stages(settings) == 1 else None
+            document["familiarity"] = familiarity.write(artifact, network, data, split, logits, frozen)
             _write_validation(files.validation, logits[:validation], labels[:validation], temperature.value)
-            for stale in (files.int8_model, files.compiled_model):
+            for stale in (files.int8_model, files.compiled_model, files.familiarity):
                 stale.unlink(missing_ok=True)
-            if torchscript.quantized(artifact).is_file():
-                os.replace(torchscript.quantized(artifact), files.int8_model)
+            for beside in (files.int8_model, files.familiarity):
+                if artifact.with_name(beside.name).is_file():
+                    os.replace(artifact.with_name(beside.name), beside)
         os.replace(artifact, target)
     if kind == "torchscript":
         write_json(files.export, {**document, "commit": spec.provenance["commit"]})

@@ -13,6 +13,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "fewest": training_tables.fewest,
     "prepare": training_tables.prepare,
     "inspection": training_tables.inspection,
+    "familiarity": training_tables.familiarity,
     "training": training_tables.training,
     "formats": serving_tables.formats,
     "serving": serving_tables.serving,

@@ -162,3 +162,44 @@ def inspection(document: Any) -> str:
             ]
         )
     return table(["data set", "right of the first suspects", "copies named", "false pairs, at most"], rows)
+
+
+@of_result("familiarity.json")
+def familiarity(document: Mapping[str, Any]) -> str:
+    """Make the tables of how well familiarity tells other images apart, of other banks, and of its cost."""
+    rows = [
+        [
+            f"{row['known']} against {row['other']}",
+            *(_range(row[name], 1) for name in ("auroc", "familiar_known", "familiar_other")),
+        ]
+        for row in document["rows"]
+    ]
+    head = ["test images against others", "AUROC", "familiar test images", "familiar others"]
+    banks = [
+        [bank["bank"], *(f"{100 * bank[name]:.1f} %" for name in ("auroc_species", "auroc_petals"))]
+        for bank in document["banks"]
+    ]
+    costs = [
+        [
+            cost["precision"],
+            *(f"{cost['cpu_milliseconds'][name]:.2f}" for name in ("none", "bank")),
+            *(_range(cost["ratio_to_none"][name], 1) for name in ("bank", "again")),
+        ]
+        for cost in document["costs"]
+    ]
+    cost_head = ["a request in", "processor ms without a bank", "with", "with / without", "without / the same again"]
+    bank_head = ["bank and distance", "AUROC, moths against a fifth of their species", "moths against petals"]
+    note = (
+        f"Features of the frozen {document['network']}; mean of {document['seeds']} seeds (range). AUROC is the chance "
+        "that an image of the others is farther away than a test image."
+    )
+    cost_note = (
+        "One JPEG file of moths, decoded, classified and answered by a worker's service, without TorchServe's part; "
+        f"median of {document['costs'][0]['pairs']} interleaved pairs (95 % interval)."
+    )
+    return "\n\n".join((table(head, rows), note, table(bank_head, banks), table(cost_head, costs), cost_note))
+
+
+def _range(estimate: Mapping[str, float], digits: int) -> str:
+    value, low, high = (100 * estimate[name] for name in ("value", "low", "high"))
+    return f"{value:.{digits}f} % ({low:.{digits}f} to {high:.{digits}f})"

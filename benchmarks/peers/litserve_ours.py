@@ -11,7 +11,7 @@ import litserve
 from fastapi import Body
 
 from benchmarks.peers.options import parse
-from handlers.classifier import Classifier
+from handlers.classifier import Answer, Classifier
 from handlers.errors import RequestError
 from handlers.run_folder import RunFolder
 
@@ -30,13 +30,13 @@ class OurParts(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
         return inputs
 
-    def predict(self, images: list[bytes]) -> list[dict[str, float] | RequestError]:
+    def predict(self, images: list[bytes]) -> list[Answer]:
         return self.classifier.classify(images)
 
-    def unbatch(self, output: list[dict[str, float] | RequestError]) -> list[dict[str, float] | RequestError]:
+    def unbatch(self, output: list[Answer]) -> list[Answer]:
         return output
 
-    def encode_response(self, output: dict[str, float] | RequestError) -> dict[str, Any]:
+    def encode_response(self, output: Answer) -> dict[str, Any]:
         return output.body() if isinstance(output, RequestError) else output
 
 

@@ -142,6 +142,32 @@ def fused(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
+class _WithEmbedding(nn.Module):
+    """Logits and embedding of a network in one pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        embedding = self.network.embedding(x)  # type: ignore[operator]
+        return torch.cat((self.network.head(embedding), embedding), dim=1)  # type: ignore[operator]
+
+
+def with_embedding(module: nn.Module) -> nn.Module:
+    """Return a loaded module that answers logits and embedding beside each other: (B, K + D).
+
+    Raises:
+        ArtifactError: the module has no `head` to take the embedding.
+    """
+    try:
+        with quiet():
+            scripted: nn.Module = torch.jit.script(_WithEmbedding(module))
+            return scripted.eval()
+    except RuntimeError as error:
+        raise ArtifactError("the network has no head that takes its embedding") from error
+
+
 def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
     """Have a frozen module that has not run yet search cuDNN's algorithms, and disable TF32 if `exact`.
 

@@ -33,12 +33,13 @@ class ImageRequest:
     """The encoded images of one request; an image that cannot be read is its error.
 
     `listed`: the answer is a list of predictions, else that of the one image; `top_k` is the number of
-    labels that the client asks for, None for the model's own.
+    labels that the client asks for, None for the model's own; `familiarity`: it asks for that in each entry.
     """
 
     images: list[Image]
     listed: bool
     top_k: int | None = None
+    familiarity: bool = False
 
 
 def is_json(body: bytes | bytearray) -> bool:

@@ -11,7 +11,10 @@ from handlers.requests.payload import ImageRequest
 from handlers.settings import Settings
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-TOP_K, TOP_K_HEADER = "top_k", "top-k"
+# Parameters of the address or text fields, with the headers that say the same.
+TOP_K, FAMILIARITY = "top_k", "familiarity"
+PARAMETER_HEADERS = {TOP_K: "top-k", FAMILIARITY: "familiarity"}
+SWITCH = {"true": True, "1": True, "false": False, "0": False}
 HOW = f"send an image or {payload.EXAMPLE_BODY}"
 UNREADABLE = "the form cannot be read: no part of it ends with the boundary that its Content-Type names"
 CUT = "the form cannot be read to its end: {} bytes of it are in no part that ends with its boundary"
@@ -62,27 +65,40 @@ def read(raw: RawRequest, settings: Settings) -> ImageRequest:
     headers = raw.headers
     if headers.get("explain") == "True":
         raise NoExplanation("predictions are not explained: send the request to /predictions/<model> or to :predict")
-    top_k = _top_k(raw)
+    top_k, familiarity = _top_k(raw), _familiarity(raw)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = content_encoding.coding(headers.get("content-encoding", ""))
     if coding and kind in (MULTIPART, URLENCODED):
         raise UnsupportedFormat(content_encoding.OF_A_FORM)
-    fields = [field for field in raw.fields if field.name != TOP_K or field.is_file]
+    fields = [field for field in raw.fields if field.name not in PARAMETER_HEADERS or field.is_file]
     if kind == MULTIPART:
         request = _form(fields, headers, settings)
     elif kind == URLENCODED:
         request = _urlencoded(fields, settings)
     else:
         request = _body(_only(fields), settings, coding=coding)
-    return dataclasses.replace(request, top_k=top_k)
+    return dataclasses.replace(request, top_k=top_k, familiarity=familiarity)
+
+
+def _parameter(raw: RawRequest, name: str) -> str | None:
+    values = [field.value for field in raw.fields if field.name == name and not field.is_file]
+    value = values[-1] if values else raw.headers.get(PARAMETER_HEADERS[name])
+    return value if value is None or isinstance(value, str) else bytes(value).decode(errors="replace")
+
+
+def _familiarity(raw: RawRequest) -> bool:
+    text = _parameter(raw, FAMILIARITY)
+    if text is None:
+        return False
+    if text.strip().lower() not in SWITCH:
+        raise BadRequest("familiarity must be true or false")
+    return SWITCH[text.strip().lower()]
 
 
 def _top_k(raw: RawRequest) -> int | None:
-    values = [field.value for field in raw.fields if field.name == TOP_K and not field.is_file]
-    value = values[-1] if values else raw.headers.get(TOP_K_HEADER)
-    if value is None:
+    text = _parameter(raw, TOP_K)
+    if text is None:
         return None
-    text = value if isinstance(value, str) else bytes(value).decode(errors="replace")
     if not re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", text, re.ASCII):
         raise BadRequest("top_k must be a whole number of at least 1")
     return int(text)

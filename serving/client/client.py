@@ -33,16 +33,21 @@ from serving.host import state
 from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
 from serving.host.state import ServerState
 
-VERSION_HEADER = "model-version"
+VERSION_HEADER, FAMILIARITY_HEADER = "model-version", "x-image-familiarity"
 DEADLINE = 60.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one image: label to probability, best first, and the version of the model that gave it."""
+    """The answer for one image: label to probability, best first, and the version of the model that gave it.
+
+    `familiarity` is the share of validation images that are at least as far from the training images; below 0.05 the
+    image is unlike those. None from a model that cannot tell.
+    """
 
     probabilities: dict[str, float]
     version: str | None
+    familiarity: float | None = None
 
     @property
     def label(self) -> str:
@@ -136,7 +141,9 @@ class Client:
         path = f"/predictions/{model}" + (f"/{version}" if version else "")
         headers = {"Content-Type": "application/octet-stream"}
         answer = self._infer(path, self._within(deadline), content=image, headers=headers)
-        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER))
+        text = answer.headers.get(FAMILIARITY_HEADER)
+        familiarity = None if text is None else float(text.partition(";")[0])
+        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity)
 
     def predict_many(
         self,

@@ -47,7 +47,7 @@ class Worker:
 def _summary(answers: list[Answer]) -> str:
     kinds = {type(answer).__name__ for answer in answers}
     assert len(kinds) == 1, "a request is answered or refused as a whole"
-    return kinds.pop().replace("dict", "answered")
+    return kinds.pop().replace("Labels", "answered")
 
 
 @pytest.fixture(scope="module")

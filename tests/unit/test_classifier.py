@@ -138,14 +138,14 @@ def test_a_batch_that_the_memory_does_not_hold_goes_in_parts(path: Path, monkeyp
     classifier = Classifier(path)
     images = [png(seed) for seed in range(13)]
     expected = classifier.classify(images)
-    probabilities, room = classifier._probabilities, 3
+    run, room = classifier._run, 3
 
     def limited(batch: Sequence[torch.Tensor]) -> torch.Tensor:
         if len(batch) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return probabilities(batch)
+        return run(batch)
 
-    monkeypatch.setattr(classifier, "_probabilities", limited)
+    monkeypatch.setattr(classifier, "_run", limited)
     for ours, theirs in zip(classifier.classify(images), expected, strict=True):
         assert isinstance(ours, dict) and isinstance(theirs, dict) and ours == pytest.approx(theirs, abs=1e-5)
     room = 0
@@ -157,8 +157,8 @@ def test_an_image_on_which_the_network_overflows_is_no_answer(path: Path, monkey
     classifier = Classifier(path)
     probabilities = classifier._probabilities
 
-    def overflowing(batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        rows = probabilities(batch).clone()
+    def overflowing(outputs: torch.Tensor) -> torch.Tensor:
+        rows = probabilities(outputs).clone()
         rows[1] = float("nan")
         return rows
 

@@ -18,8 +18,10 @@ from PIL import Image
 
 from handlers import service, sightline_handler
 from handlers.classifier import Classifier
+from handlers.labels import Labels, familiarity_header, shown
 from handlers.sightline_handler import ImageHandler
 from tests.server.bombs import webp_of_one_colour
+from tests.unit.banked_network import save_banked
 from tests.unit.small_network import CLASSES, save_small
 
 with warnings.catch_warnings():
@@ -358,13 +360,13 @@ def test_nothing_of_a_batch_changes_its_neighbours(
 
 def test_all_images_of_a_batch_go_through_the_network_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    predict = Classifier.predict
+    outputs = Classifier.outputs
 
     def counted(self: Classifier, images: Any) -> torch.Tensor:
         sizes.append(len(images))
-        return predict(self, images)
+        return outputs(self, images)
 
-    monkeypatch.setattr(Classifier, "predict", counted)
+    monkeypatch.setattr(Classifier, "outputs", counted)
     Worker(folder, {"minWorkers": 64}).send(
         raw(png(0)), kserve(png(1), b"bad", png(2)), raw(b"bad"), form(png(3), png(4))
     )
@@ -503,3 +505,35 @@ def test_a_worker_has_the_threads_that_the_workers_of_its_archive_leave_it(
 def test_the_module_defines_one_class_as_torchserve_wants() -> None:
     assert list_classes_from_module(sightline_handler) == [ImageHandler]
     assert ts.__version__.startswith("0.12")
+
+
+def test_each_request_has_the_familiarity_of_its_own_images_in_a_header(tmp_path: Path) -> None:
+    weights = save_banked(tmp_path)
+    black = io.BytesIO()
+    Image.new("RGB", (20, 30)).save(black, "PNG")
+    images = [png(35), black.getvalue(), png(41)]
+    values = [answer.familiarity for answer in Classifier(weights).classify(images) if isinstance(answer, Labels)]
+    expected = [familiarity_header([value]) for value in values]
+    assert expected[1] == "0.000;unfamiliar" and len({*expected}) == 3
+    requests = [({"content-type": "image/png"}, [("body", "", image)]) for image in images]
+    broken = ({"content-type": "image/png"}, [("body", "", b"no image")])
+    headers = {"content-type": "application/json", "familiarity": "true"}
+    instances = [{"b64": base64.b64encode(image).decode()} for image in (*images, b"no image")]
+    listed = (headers, [("body", "", json.dumps({"instances": instances}).encode())])
+    replies = Worker(tmp_path, {"handler": {"precision": "fp32"}}).send(*requests, broken, listed)
+    names = [reply.headers.get(service.FAMILIARITY_HEADER) for reply in replies]
+    assert names == [*expected, None, f"{', '.join(expected)}, none"]
+    entries = replies[-1].json["predictions"]
+    assert [entry.get("familiarity") for entry in entries] == [
+        *(shown(value) for value in values if value is not None),
+        None,
+    ]
+    assert [entry.get("labels") for entry in entries[:3]] == [reply.json for reply in replies[:3]]
+    assert set(entries[3]) == {"error"}
+
+
+def test_an_archive_without_a_bank_has_no_header_and_no_value(folder: Path) -> None:
+    worker = Worker(folder)
+    plain, asked = worker.send(*(({"familiarity": word}, [("body", "", png(1))]) for word in ("false", "true")))
+    assert service.FAMILIARITY_HEADER not in {**plain.headers, **asked.headers}
+    assert asked.json == {"labels": plain.json, "familiarity": None}

@@ -151,16 +151,16 @@ def test_an_image_that_finds_no_memory_beside_the_decoder_is_tried_again(
     classifier = Classifier(tmp_path / "model.pt", device=device, precision=by_speed(device)[0])
     classifier.ahead = Prefetcher(classifier.decoder.decode, device)
     image = places365.image(0, 0, 1, 0, 64)
-    expected, probabilities, full = classifier.classify([image]), classifier._probabilities, True
+    expected, run, full = classifier.classify([image]), classifier._run, True
 
     def once(batch: Sequence[torch.Tensor]) -> torch.Tensor:
         nonlocal full
         if full:
             full = False
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return probabilities(batch)
+        return run(batch)
 
-    monkeypatch.setattr(classifier, "_probabilities", once)
+    monkeypatch.setattr(classifier, "_run", once)
     wait_idle = Mock(wraps=classifier.ahead.wait_idle)
     monkeypatch.setattr(classifier.ahead, "wait_idle", wait_idle)
     assert classifier.classify([image]) == expected and not full

@@ -286,6 +286,28 @@ def test_a_top_k_that_is_no_number_of_labels_is_refused(value: str) -> None:
         sent(IMAGE, top_k=value)
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("true", True), (" True ", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_familiarity_may_be_asked_for(value: str, wanted: bool) -> None:
+    body = Field("body", IMAGE)
+    assert read(RawRequest({}, [body]), Settings()).familiarity is False
+    for raw in (
+        RawRequest({"familiarity": value}, [body]),
+        RawRequest({}, [text("familiarity", value.encode()), body]),
+        RawRequest({}, [Field("picture", IMAGE), text("familiarity", value.encode())]),  # gRPC
+        RawRequest(FORM, [Field("f", IMAGE), text("familiarity", value.encode())]),
+    ):
+        request = read(raw, Settings())
+        assert request.familiarity is wanted and request.images == [IMAGE] and request.top_k is None
+
+
+@pytest.mark.parametrize("value", ["", "yes", "2"])
+def test_another_word_for_familiarity_is_refused(value: str) -> None:
+    with pytest.raises(BadRequest, match="familiarity must be true or false"):
+        read(RawRequest({"familiarity": value}, [Field("body", IMAGE)]), Settings())
+
+
 def test_a_file_named_top_k_is_an_image() -> None:
     assert form([Field("top_k", IMAGE)]) == ImageRequest([IMAGE], listed=False)
 

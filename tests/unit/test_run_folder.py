@@ -20,6 +20,7 @@ FILES = {
     "compiled_model": "model.pt2",
     "int8_model": "model.int8.pt",
     "golden": "golden.json",
+    "familiarity": "familiarity.bin",
     "export": "export.json",
     "weights": "weights.json",
     "validation": "validation.npz",

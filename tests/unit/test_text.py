@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from handlers.labels import Labels
 from serving import predict
 from tests.campaigns import pictures as comparison
 from training import pictures
@@ -43,6 +44,18 @@ def test_a_table_of_answers_shows_each_name_as_it_is() -> None:
     text = page.getvalue()
     for name in (*NAMES, "0[red].jpg", "no image: [bold]", "[dim] who"):
         assert name in text
+
+
+def test_a_table_of_answers_shows_familiarity_if_an_answer_has_it() -> None:
+    answers: list[predict.Answer] = [Labels({"a": 0.9, "b": 0.1}, 0.37251), Labels({"b": 1.0}, 0.0), "no image"]
+    pages = []
+    for shown in (answers, [dict(answer) if isinstance(answer, dict) else answer for answer in answers]):
+        page = io.StringIO()
+        console = Console(file=page, width=200, markup=False, emoji=False)
+        assert predict.show("model", [Path(f"{number}.jpg") for number in range(3)], iter(shown), console) == 1
+        pages.append(page.getvalue())
+    assert "0.372 familiar" in pages[0] and "0.000 unfamiliar" in pages[0] and "b 10.00%" in pages[0]
+    assert "familiar" not in pages[1] and "b 10.00%" in pages[1]
 
 
 def test_a_comparison_shows_paths_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,8 +56,13 @@ def frozen_features(
     """Return the features (N, D) of images under the pretrained network of the settings, from the cache or computed."""
     use_all_cores()
     network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
+    return features(network, feature_key(settings, weights), data, rows, preprocess, console)
+
+
+def feature_key(settings: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any]:
+    """Return all that identifies the frozen network of the settings and its weights, as `features` takes it."""
     node = {name: value for name, value in settings["network"].items() if name not in NOT_IN_FEATURES}
-    return features(network, {**weights, "network": node}, data, rows, preprocess, console)
+    return {**weights, "network": node}
 
 
 def linear_head(

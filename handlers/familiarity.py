@@ -1,0 +1,111 @@
+"""How near an image is to the training images: a bank of them travels with the weights, as `familiarity.bin`.
+
+The distance of an image is that of its embedding to its nearest neighbour among the training images of the bank: one
+minus the mean of two products. One is the cosine between projections on discriminant directions, in which the classes
+differ: it separates a new class from the known ones. The other is between projections on the principal directions of
+the training images, divided by the length of the whole embedding: it separates an image of another kind, which has
+little in these directions. The familiarity of an image is the share of the validation images that are at least as far
+from theirs; 95 % of those are familiar, with `handlers.labels.LEAST_FAMILIAR` or more.
+"""
+
+import bisect
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from handlers.atomic import replacing
+from handlers.network.torchscript import ArtifactError
+
+LARGEST = 1_000_000  # bytes of the file
+KINDS = (torch.float16, torch.float32, torch.float32, torch.int8)  # of the arrays of the file
+STEPS = 100  # the quantiles of the validation images' distances are STEPS + 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Familiarity:
+    """Projections of embeddings, and the bank of training images in them.
+
+    Args:
+        directions: float16 (D, d + p), of an embedding of D numbers: d discriminant and p principal directions.
+        offset: float32 (d,), to subtract after the projection on the discriminant directions.
+        scale: float32 (d + p,), of a step of the bank.
+        bank: int8 (N, d + p), `coordinates` of a training image a row, in steps of `scale`.
+        quantiles: of the distances of validation images, from the least to the largest.
+    """
+
+    directions: torch.Tensor
+    offset: torch.Tensor
+    scale: torch.Tensor
+    bank: torch.Tensor
+    quantiles: tuple[float, ...]
+    _projection: torch.Tensor = dataclasses.field(init=False)
+    _neighbours: torch.Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_projection", self.directions.float())
+        object.__setattr__(self, "_neighbours", (self.bank * self.scale / 2).T.contiguous())
+
+    @property
+    def width(self) -> int:
+        """Return the length of an embedding."""
+        return len(self.directions)
+
+    def coordinates(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return (B, d + p), with two parts, of embeddings (B, D)."""
+        projected, count = embeddings @ self._projection, len(self.offset)
+        discriminant = functional.normalize(projected[:, :count] - self.offset, dim=1)
+        lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True).clamp(min=1e-12)
+        return torch.cat((discriminant, projected[:, count:] / lengths), dim=1)
+
+    def distances(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the distance (B,) of each of the embeddings (B, D), both float32 on the CPU."""
+        return 1 - (self.coordinates(embeddings) @ self._neighbours).amax(dim=1)
+
+    def values(self, embeddings: torch.Tensor) -> list[float]:
+        """Return the familiarity of each of the embeddings (B, D), float32 on the CPU."""
+        return [self.share_beyond(distance) for distance in self.distances(embeddings).tolist()]
+
+    def share_beyond(self, distance: float) -> float:
+        """Return the share of validation images that are at least as far, from 0 to 1; 0 for no number."""
+        if math.isnan(distance):
+            return 0.0
+        place = bisect.bisect_left(self.quantiles, distance)
+        if place in (0, len(self.quantiles)):
+            return 1.0 if place == 0 else 0.0
+        below, above = self.quantiles[place - 1], self.quantiles[place]
+        return (STEPS - (place - 1 + (distance - below) / (above - below))) / STEPS
+
+    def write(self, path: Path) -> None:
+        """Write the file: a line of JSON, then the arrays in the order of the arguments, little-endian."""
+        arrays = (self.directions, self.offset, self.scale, self.bank)
+        about = {"shapes": [list(array.shape) for array in arrays], "quantiles": self.quantiles}
+        content = (array.contiguous().numpy().tobytes() for array in arrays)
+        with replacing(path) as part:
+            part.write_bytes(json.dumps(about).encode() + b"\n" + b"".join(content))
+
+    @classmethod
+    def read(cls, path: Path) -> "Familiarity":
+        """Return what `write` wrote.
+
+        Raises:
+            ArtifactError: the file is damaged.
+        """
+        try:
+            line, _, content = path.read_bytes().partition(b"\n")
+            about = json.loads(line)
+            quantiles = tuple(float(value) for value in about["quantiles"])
+            if len(quantiles) != STEPS + 1:
+                raise ValueError(f"{len(quantiles)} quantiles")
+            arrays, start = [], 0
+            for shape, kind in zip(about["shapes"], KINDS, strict=True):
+                end = start + math.prod(shape) * kind.itemsize
+                arrays.append(torch.frombuffer(bytearray(content[start:end]), dtype=kind).reshape(shape))
+                start = end
+            directions, offset, scale, bank = arrays
+            return cls(directions, offset, scale, bank, quantiles)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ArtifactError(f"{path} is damaged; export the model again") from error

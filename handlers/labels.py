@@ -1,0 +1,37 @@
+"""The answer for one image: its labels, and how familiar it is."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+LEAST_FAMILIAR = 0.05  # of the validation images, 95 % are familiar
+
+
+class Labels(dict[str, float]):
+    """Labels with their probabilities, best first.
+
+    `familiarity` is the share of validation images that are at least as far from the training images, from 0 to 1; None
+    from an artifact without a bank (see `handlers.familiarity`).
+    """
+
+    __slots__ = ("familiarity",)
+
+    def __init__(
+        self, labels: Mapping[str, float] | Iterable[tuple[str, float]] = (), familiarity: float | None = None
+    ) -> None:
+        super().__init__(labels)
+        self.familiarity = familiarity
+
+
+def familiarity_header(values: Sequence[float | None]) -> str:
+    """Return the header of a response with these images: `0.372;familiar, 0.001;unfamiliar, none`."""
+    return ", ".join("none" if value is None else f"{shown(value):.3f};{word_of(value)}" for value in values)
+
+
+def word_of(value: float) -> str:
+    """Return "familiar" or "unfamiliar"."""
+    return "familiar" if value >= LEAST_FAMILIAR else "unfamiliar"
+
+
+def shown(value: float) -> float:
+    """Return a familiarity with three decimals, rounded down: it stays on its side of `LEAST_FAMILIAR`."""
+    return math.floor(1000 * value + 1e-9) / 1000
