@@ -41,6 +41,11 @@ from training.temperature import fit_temperature
 from training.transfer.stages import feature_key, stages
 from training.transfer.weights import load_checkpoint
 
+# Calibration takes longer than all else of a linear head, which is to be served soon.
+WITHOUT_INT8 = {
+    "offered": False,
+    "why": "it is not made of a linear head: python -m training.export name=<run> makes it",
+}
 TOLERANCE = tolerances.FP32
 
 
@@ -52,6 +57,8 @@ def export(
     preprocess: PreprocessSpec,
     run: Path,
     kind: str = "torchscript",
+    *,
+    int8: bool = True,
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return the document of export.json.
 
@@ -60,6 +67,8 @@ def export(
     The temperature of the probabilities is fitted on the validation images. `model.int8.pt` is written beside
     `model.pt`; export.json gives its loss of top-1, and whether that is known well enough to offer it. With "pt2" as
     `kind` only `model.pt2` is written, after a check against the golden images of `model.pt`.
+
+    Without `int8` there is no int8 form.
 
     Raises:
         TrainingError: the artifact and the network differ on a validation image, or on a training image if the split
@@ -100,7 +109,9 @@ def export(
         _check_difference(document, target)
         document["temperature"] = dataclasses.asdict(temperature)
         if kind == "torchscript":
-            document["int8"] = _quantized(network, logits, spec, artifact, pixels, data, split)
+            document["int8"] = (
+                WITHOUT_INT8 if not int8 else _quantized(network, logits, spec, artifact, pixels, data, split)
+            )
             golden.write(choose(artifact, data, shown), files.golden)
             frozen = feature_key(settings, spec.provenance["weights"]) if stages(settings) == 1 else None
             document["familiarity"] = familiarity.write(artifact, network, data, split, logits, frozen)

@@ -72,8 +72,9 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     outcome = fit(settings, data, split, preprocess, run, say, head)
     if outcome.journal.rows:
         learning_curves(outcome.journal.rows, files.curves)
-    say(f"exporting {files.model}, and its int8 form, for up to a minute")
-    exported = export(outcome.module.best_network, settings, data, split, preprocess, run)
+    say(f"exporting {files.model}{', and its int8 form, for up to a minute' if requested_epochs else ''}")
+    int8 = bool(requested_epochs)
+    exported = export(outcome.module.best_network, settings, data, split, preprocess, run, int8=int8)
     say(exported["temperature"]["says"])
     best = outcome.journal.best or {}
     say(

@@ -38,7 +38,7 @@ REFUSED = (
     *("[red]", "{a}", "a,b", "a=b", "${seed}", "$(touch x)", "`touch x`", "a;touch x", 'a"b', "a'b", "*", "#a", "a\\b"),
     *("%41", "tokens", "a.", "a-", "a\x07b", "a&b", "<b>", "=1+1", "${oc.env:HOME}", "$x", ".hidden", "a\u202eb"),
 )
-DATA = ("dataset.image_size=24",)
+DATA = ("dataset.image_size=24", "dataset.interpolation=bilinear")
 TRAIN = (
     *(*DATA, "network=small_cnn", "network.layers=[{channels: 8, pool: max}, {channels: 8}]", "augmentation=[]"),
     *("trainer.epochs=1", "trainer.batch_size=8", "trainer.device=cpu", "trainer.max_minutes=10.0", "split.folds=4"),

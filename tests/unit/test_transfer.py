@@ -12,6 +12,7 @@ import torch
 from handlers.network import torchscript
 from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, tinted_store
+from training import export
 from training.configuration import ConfigurationError, compose, plain
 from training.data.progress import plain_console
 from training.data.store import PreparedDataset
@@ -61,6 +62,8 @@ def test_the_first_stage_is_a_network_that_is_served_as_any_other() -> None:
     document = json.loads((run / "train.json").read_text())
     assert document["epochs"] == document["planned_epochs"] == document["wanted_epochs"] == 0
     assert document["best"]["epoch"] == 0 and document["best"]["validation_accuracy"] >= 0.8
+    assert not (run / "model.int8.pt").exists()
+    assert export.main(["name=first"]) == 0 and (run / "model.int8.pt").exists()
     spec = torchscript.load(run / "model.pt").spec
     package = PACKAGES["tf_efficientnet_lite0"]
     assert spec.preprocess.mean == package.input.mean and spec.preprocess.interpolation == "bicubic"
