@@ -10,7 +10,8 @@ species is left out in one of five turns. Other banks and distances are compared
 species of petals that were left out, and on petals and Places365 against each other.
 
 The cost is the processor time of one request to a worker's service, without TorchServe: a JPEG file of the moths,
-decoded, classified and answered. A model with a bank, the same without it, and that one a second time take turns.
+decoded, classified and answered, by itself or in a batch of eight. A model with a bank, the same without it, and that
+one a second time take turns.
 
 RAW_ROOT has the folders moths and petals. Runs are those of the project's own commands, below the current folder.
 Writes benchmarks/results/familiarity.json; the last line is the same JSON document.
@@ -52,6 +53,7 @@ RESULT = Path("benchmarks/results/familiarity.json")
 NETWORK = "network=efficientnet_lite0"
 DATASETS = ("petals", "moths")
 SEEDS, TURNS = (0, 1, 2), 5
+BATCHES = (1, 8)  # requests
 RESAMPLES = 2000
 CODE = ("handlers/familiarity.py", "handlers/classifier.py", "handlers/network", "training/familiarity.py")
 
@@ -229,26 +231,31 @@ def _banks(train: Floats, labels: Labels, seed: int) -> dict[str, Distances]:
     return banks | {f"both, half of the images, {name}": of_rows(rows, both) for name, rows in samples.items()}
 
 
-def cost(weights: Path, image: bytes, pairs: int, seconds: float, precision: str) -> dict[str, Any]:
+def costs(weights: Path, image: bytes, pairs: int, seconds: float, precision: str) -> list[dict[str, Any]]:
     """Return processor milliseconds of a request with and without the bank, and the ratios of interleaved turns."""
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / weights.name
         shutil.copyfile(weights, bare)
-        config = {"handler": {"precision": precision}, "minWorkers": 1, "batchSize": 8}
+        config = {"handler": {"precision": precision}, "minWorkers": 1, "batchSize": max(BATCHES)}
         services = {
             name: Service(path, config, version="1.0")
             for name, path in (("bank", weights), ("none", bare), ("again", bare))
         }
         assert services["bank"].classifier.familiarity and not services["none"].classifier.familiarity
-        times = take_turns({name: _request(service, image) for name, service in services.items()}, pairs, seconds)
-    ratios = {name: ratio(times[name], times["none"]) for name in ("bank", "again")}
-    milliseconds = {name: round(1000 * statistics.median(values), 3) for name, values in times.items()}
-    return {"precision": precision, "pairs": pairs, "cpu_milliseconds": milliseconds, "ratio_to_none": ratios}
+        rows = []
+        for batch in BATCHES:
+            works = {name: _requests(service, image, batch) for name, service in services.items()}
+            times = take_turns(works, pairs, seconds)
+            ratios = {name: ratio(times[name], times["none"]) for name in ("bank", "again")}
+            milliseconds = {name: 1000 * statistics.median(values) / batch for name, values in times.items()}
+            about = {"precision": precision, "batch": batch, "pairs": pairs}
+            rows.append({**about, "cpu_milliseconds": milliseconds, "ratio_to_none": ratios})
+    return rows
 
 
-def _request(service: Service, image: bytes) -> Callable[[], object]:
-    request = RawRequest({"content-type": "image/jpeg"}, [Field("body", image)])
-    return lambda: service.answer([request])
+def _requests(service: Service, image: bytes, batch: int) -> Callable[[], object]:
+    requests = [RawRequest({"content-type": "image/jpeg"}, [Field("body", image)])] * batch
+    return lambda: service.answer(requests)
 
 
 def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -295,15 +302,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     banks = other_banks(*sets["moths"], sets["petals"][0])
     run = RunFolder.of(runs["moths"])
     image = next((raw / "moths" / "test").rglob("*.jpg")).read_bytes()
-    costs = [
-        cost(run.path / ARTIFACTS["torchscript"], image, options.pairs, options.seconds, precision)
-        for precision in ("fp32", "bf16")
+    weights = run.path / ARTIFACTS["torchscript"]
+    cost_rows = [
+        row for name in ("fp32", "bf16") for row in costs(weights, image, options.pairs, options.seconds, name)
     ]
     for row in rows:
         print(f"{row['known']} against {row['other']}: AUROC {row['auroc']['value']:.4f}")
     for bank in banks:
         print(f"{bank['bank']}: AUROC {bank['auroc_species']:.4f}, {bank['auroc_petals']:.4f}")
-    figures = {"network": "EfficientNet-Lite0", "seeds": len(SEEDS), "rows": rows, "banks": banks, "costs": costs}
+    figures = {"network": "EfficientNet-Lite0", "seeds": len(SEEDS), "rows": rows, "banks": banks, "costs": cost_rows}
     size = (run.path / FAMILIARITY).stat().st_size
     return origin.publish({**figures, "bytes": size}, RESULT)
 

@@ -43,10 +43,12 @@ class Familiarity:
     bank: torch.Tensor
     quantiles: tuple[float, ...]
     _projection: torch.Tensor = dataclasses.field(init=False)
+    _shift: torch.Tensor = dataclasses.field(init=False)
     _neighbours: torch.Tensor = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_projection", self.directions.float())
+        object.__setattr__(self, "_shift", functional.pad(-self.offset, (0, len(self.scale) - len(self.offset))))
         object.__setattr__(self, "_neighbours", (self.bank * self.scale / 2).T.contiguous())
 
     @property
@@ -56,18 +58,23 @@ class Familiarity:
 
     def coordinates(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return (B, d + p), with two parts, of embeddings (B, D)."""
-        projected, count = embeddings @ self._projection, len(self.offset)
-        discriminant = functional.normalize(projected[:, :count] - self.offset, dim=1)
-        lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True).clamp(min=1e-12)
-        return torch.cat((discriminant, projected[:, count:] / lengths), dim=1)
+        # Few operations and in place: each costs a request some microseconds. An embedding of zeros gives no number.
+        projected, count = torch.addmm(self._shift, embeddings, self._projection), len(self.offset)
+        discriminant, principal = projected[:, :count], projected[:, count:]
+        discriminant.div_(torch.linalg.vector_norm(discriminant, dim=1, keepdim=True))
+        principal.div_(torch.linalg.vector_norm(embeddings, dim=1, keepdim=True))
+        return projected
 
     def distances(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the distance (B,) of each of the embeddings (B, D), both float32 on the CPU."""
-        return 1 - (self.coordinates(embeddings) @ self._neighbours).amax(dim=1)
+        return 1 - self._similarities(embeddings)
+
+    def _similarities(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return (self.coordinates(embeddings) @ self._neighbours).amax(dim=1)
 
     def values(self, embeddings: torch.Tensor) -> list[float]:
         """Return the familiarity of each of the embeddings (B, D), float32 on the CPU."""
-        return [self.share_beyond(distance) for distance in self.distances(embeddings).tolist()]
+        return [self.share_beyond(1 - similarity) for similarity in self._similarities(embeddings).tolist()]
 
     def share_beyond(self, distance: float) -> float:
         """Return the share of validation images that are at least as far, from 0 to 1; 0 for no number."""

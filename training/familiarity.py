@@ -108,7 +108,7 @@ def bank_of(embeddings: npt.NDArray[np.float32], labels: Rows, validation: npt.N
     offset = torch.from_numpy(mean).float() @ directions[:, : matrix.shape[1]].float()
     empty = torch.zeros((1, directions.shape[1]), dtype=torch.int8)
     bank = Familiarity(directions, offset, torch.ones(directions.shape[1]), empty, (0.0,) * (STEPS + 1))
-    coordinates = bank.coordinates(torch.from_numpy(embeddings))
+    coordinates = bank.coordinates(torch.from_numpy(embeddings)).nan_to_num()
     scale = coordinates.abs().amax(dim=0).clamp(min=1e-12) / 127
     bank = dataclasses.replace(bank, scale=scale, bank=(coordinates / scale).round().to(torch.int8))
     distances = bank.distances(torch.from_numpy(validation)).numpy()

@@ -181,7 +181,7 @@ def familiarity(document: Mapping[str, Any]) -> str:
     ]
     costs = [
         [
-            cost["precision"],
+            f"{cost['precision']}, batch {cost['batch']}",
             *(f"{cost['cpu_milliseconds'][name]:.2f}" for name in ("none", "bank")),
             *(_range(cost["ratio_to_none"][name], 1) for name in ("bank", "again")),
         ]
