@@ -136,7 +136,7 @@ def _choose(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> dict[s
     compared = Choice.of(first.validation if before is first else tuned.deployed, tuned.validation)
     run.console.print(compared.line(), highlight=False, soft_wrap=True)
     choice = {"keys": [_key(first), _key(tuned)], "deploys": compared.deploys, "version": None}
-    # Written before it is served: a command that is killed in between goes on from here.
+    # Written before it is served: a command that is killed in between continues from here.
     write_json(tuned.choice, {**dataclasses.asdict(compared), **choice})
     return choice
 
