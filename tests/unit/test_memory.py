@@ -96,7 +96,7 @@ def test_a_full_gpu_leaves_a_worker_on_the_cpu(
             raise torch.OutOfMemoryError(FULL)
         return Classifier(weights, device=device, precision=precision, **options)
 
-    monkeypatch.setattr(service, "choose", lambda *_, **__: torch.device("cuda:0"))
+    monkeypatch.setattr(service, "choose_device", lambda *_, **__: torch.device("cuda:0"))
     monkeypatch.setattr(service, "Classifier", full)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
@@ -114,7 +114,7 @@ def test_a_full_gpu_leaves_a_worker_on_the_cpu(
 
 
 def test_a_gpu_that_answers_wrongly_is_not_hidden_by_the_cpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "choose", lambda *_, **__: torch.device("cuda:0"))
+    monkeypatch.setattr(service, "choose_device", lambda *_, **__: torch.device("cuda:0"))
     monkeypatch.setattr(service, "Classifier", lambda _, device, **__: device.type)
     tried: list[str] = []
 

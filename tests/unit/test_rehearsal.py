@@ -102,8 +102,8 @@ def test_a_wrong_golden_answer_is_refused(run: Path) -> None:
 def test_an_answer_that_only_a_request_gets_wrong_is_refused(run: Path, handlers: Path) -> None:
     edit(
         handlers / "service.py",
-        "else dict(islice(answer.items(), top_k))",
-        "else dict(zip(answer, reversed(answer.values())))",
+        "labels = dict(islice(answer.items(), request.top_k))",
+        "labels = dict(zip(answer, reversed(answer.values())))",
     )
     assert "golden image 0.png is answered otherwise" in refused(run, FP32)
 
