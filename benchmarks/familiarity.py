@@ -35,19 +35,18 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.harness import console
 from benchmarks.result import Origin
-from handlers.familiarity import Familiarity
-from handlers.labels import LEAST_FAMILIAR
+from handlers.network.familiarity import Familiarity
+from handlers.requests.labels import LEAST_FAMILIAR
 from handlers.requests.request import Field, RawRequest
 from handlers.run_folder import RunFolder
 from handlers.service import Service
 from handlers.spec import ARTIFACTS, FAMILIARITY
-from training import familiarity
 from training.configuration import compose, plain, store_folder
 from training.data.progress import plain_console
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.run import input_statistics
-from training.transfer import stages
+from training.transfer import familiarity, stages
 
 RESULT = Path("benchmarks/results/familiarity.json")
 NETWORK = "network=efficientnet_lite0"
@@ -55,7 +54,12 @@ DATASETS = ("petals", "moths")
 SEEDS, TURNS = (0, 1, 2), 5
 BATCHES = (1, 8)  # requests
 RESAMPLES = 2000
-CODE = ("handlers/familiarity.py", "handlers/classifier.py", "handlers/network", "training/familiarity.py")
+CODE = (
+    "handlers/network/familiarity.py",
+    "handlers/classifier.py",
+    "handlers/network",
+    "training/transfer/familiarity.py",
+)
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -16,18 +16,18 @@ import torch
 
 from handlers.device import out_of_memory_errors
 from handlers.errors import NoAnswer, RequestError
-from handlers.familiarity import Familiarity
 from handlers.images import nvjpeg
 from handlers.images.decoder import Decoded, Decoder
 from handlers.images.decoding import Buffer
 from handlers.images.gpu_decoder import DeviceDecoder
 from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.images.prefetch import Prefetcher
-from handlers.labels import Labels
 from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
+from handlers.network.familiarity import Familiarity
 from handlers.network.precision import choose_precision
 from handlers.preprocessing import Preprocess
+from handlers.requests.labels import Labels
 from handlers.spec import FAMILIARITY, Spec
 
 Answer = Labels | RequestError

@@ -16,8 +16,8 @@ An entry of predictions is {"label": probability, ...}, or {"error": {"code", "t
 cannot be read. If none of a request's images can be read, the request itself fails: status and body are those of
 its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
-`model-version`; the header `x-image-familiarity` says of each image how familiar it is (see `handlers.familiarity`), if
-the archive has a bank of training images.
+`model-version`; the header `x-image-familiarity` says of each image how familiar it is (see
+`handlers.network.familiarity`), if the archive has a bank of training images.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose_device
 from handlers.errors import Busy, RequestError
 from handlers.golden import GoldenError
-from handlers.labels import Labels, familiarity_header, shown
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
 from handlers.requests import payload
+from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.requests.payload import ImageRequest
 from handlers.requests.request import RawRequest, read
 from handlers.settings import Settings

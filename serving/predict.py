@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handlers.errors import RequestError
-from handlers.labels import Labels, shown, word_of
+from handlers.requests.labels import Labels, shown, word_of
 from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
 from serving.console import table_console

@@ -27,7 +27,7 @@ from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
-from training import familiarity, scores
+from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
@@ -38,6 +38,7 @@ from training.networks import build
 from training.quantization import QuantizationError, quantize
 from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.temperature import fit_temperature
+from training.transfer import familiarity
 from training.transfer.stages import feature_key, stages
 from training.transfer.weights import load_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from handlers.classifier import Classifier
-from handlers.labels import Labels, familiarity_header, shown
+from handlers.requests.labels import Labels, familiarity_header, shown
 from serving import archive
 from serving.store import model_store
 from tests.server.conftest import RunningServer, run_cli

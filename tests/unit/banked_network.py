@@ -10,7 +10,7 @@ from handlers.network import torchscript
 from handlers.spec import FAMILIARITY
 from tests.unit.small_network import SmallNetwork, small_spec
 from tests.unit.test_classifier import png
-from training import familiarity
+from training.transfer import familiarity
 
 
 class PlainNetwork(SmallNetwork):

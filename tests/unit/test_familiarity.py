@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from handlers.classifier import Classifier
-from handlers.familiarity import LARGEST, STEPS, Familiarity
-from handlers.labels import LEAST_FAMILIAR, Labels, familiarity_header, shown, word_of
 from handlers.network import torchscript
+from handlers.network.familiarity import LARGEST, STEPS, Familiarity
 from handlers.network.torchscript import ArtifactError
+from handlers.requests.labels import LEAST_FAMILIAR, Labels, familiarity_header, shown, word_of
 from handlers.run_folder import RunFolder
 from handlers.spec import FAMILIARITY
 from serving import archive
@@ -24,11 +24,12 @@ from tests.unit.banked_network import PlainNetwork, save_banked
 from tests.unit.small_network import save_small, small_spec
 from tests.unit.test_classifier import png
 from tests.unit.tinted_store import TINY, tinted_store
-from training import export, familiarity
+from training import export
 from training.configuration import compose
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.train import train
+from training.transfer import familiarity
 
 Floats = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import service, sightline_handler
 from handlers.classifier import Classifier
-from handlers.labels import Labels, familiarity_header, shown
+from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.sightline_handler import ImageHandler
 from tests.server.bombs import webp_of_one_colour
 from tests.unit.banked_network import save_banked

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from handlers.labels import Labels
+from handlers.requests.labels import Labels
 from serving import predict
 from tests.campaigns import pictures as comparison
 from training import pictures

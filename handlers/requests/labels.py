@@ -10,7 +10,7 @@ class Labels(dict[str, float]):
     """Labels with their probabilities, best first.
 
     `familiarity` is the share of validation images that are at least as far from the training images, from 0 to 1; None
-    from an artifact without a bank (see `handlers.familiarity`).
+    from an artifact without a bank (see `handlers.network.familiarity`).
     """
 
     __slots__ = ("familiarity",)

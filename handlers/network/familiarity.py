@@ -5,7 +5,7 @@ minus the mean of two products. One is the cosine between projections on discrim
 differ: it separates a new class from the known ones. The other is between projections on the principal directions of
 the training images, divided by the length of the whole embedding: it separates an image of another kind, which has
 little in these directions. The familiarity of an image is the share of the validation images that are at least as far
-from theirs; 95 % of those are familiar, with `handlers.labels.LEAST_FAMILIAR` or more.
+from theirs; 95 % of those are familiar, with `handlers.requests.labels.LEAST_FAMILIAR` or more.
 """
 
 import bisect

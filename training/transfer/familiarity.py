@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from scipy import linalg
 
-from handlers.familiarity import LARGEST, STEPS, Familiarity
 from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
+from handlers.network.familiarity import LARGEST, STEPS, Familiarity
 from handlers.preprocessing import Preprocess
 from handlers.spec import FAMILIARITY, PreprocessSpec
 from training.data.loaders import ordered_images
