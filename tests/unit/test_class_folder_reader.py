@@ -15,13 +15,6 @@ from training.data.recipe import Recipe, listing
 from training.data.records import DatasetError
 
 
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
 def test_class_folders_pass_over_hidden_ones_and_read_nested_ones(raw: Path) -> None:
     write_class_folders(raw)
     write_files(

@@ -19,14 +19,6 @@ from tests.unit.raw_layouts import (
 from training.data import tfrecord
 from training.data.readers import read
 
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
 # Places365
 
 

@@ -30,14 +30,6 @@ from training.data.readers import READERS, read
 from training.data.recipe import Recipe
 from training.data.records import DatasetError
 
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
 # What every reader does
 
 
