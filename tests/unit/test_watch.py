@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,25 @@ def watch(tmp_path: Path, front: FrontEnd, pids: Sequence[int], clock: Clock) ->
         yield watch
 
 
+@pytest.fixture
+def look_after(watch: Watch, clock: Clock) -> Callable[[float], None]:
+    """Return a function that has the watcher look after some seconds."""
+
+    def look(seconds: float) -> None:
+        clock.now += seconds
+        watch.look()
+
+    return look
+
+
 def runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def end(pid: int) -> None:
+    """Kill a child of this process, which stays as a zombie."""
+    psutil.Process(pid).kill()
+    until(lambda: not runs(pid), 10)
 
 
 def test_a_worker_that_had_no_process_for_a_while_is_named_with_its_first_one(
@@ -152,65 +169,57 @@ def test_a_worker_that_had_no_process_for_a_while_is_named_with_its_first_one(
 
 
 def test_a_version_gets_the_workers_that_its_archive_asks_for(
-    watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock
+    look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int]
 ) -> None:
     front.min_workers, front.workers = 2, [("READY", pids[1]), ("WORKER_STOPPED", -1)]
-    watch.look()
-    clock.now += GIVEN_UP - 0.1
-    watch.look()
+    look_after(0)
+    look_after(GIVEN_UP - 0.1)
     assert front.changes == []
-    clock.now += 0.2
-    watch.look()
+    look_after(0.2)
     queries = [path.partition("?")[2].partition("&synchronous")[0] for path in front.changes]
     assert queries == ["min_worker=3&max_worker=3", "min_worker=2&max_worker=3"]
 
 
 def test_a_version_without_a_number_of_workers_gets_that_of_the_server(
-    watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock
+    look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int]
 ) -> None:
-    psutil.Process(pids[1]).kill()  # the process ends, and stays as a zombie
-    until(lambda: not runs(pids[1]), 10)
+    end(pids[1])
     front.min_workers, front.workers = 0, [("WORKER_STOPPED", pids[1])]
-    watch.look()
-    clock.now += GIVEN_UP + 0.1
-    watch.look()
+    look_after(0)
+    look_after(GIVEN_UP + 0.1)
     assert [path.partition("min_worker=")[2][:1] for path in front.changes] == ["0", "1"]
 
 
 def test_workers_that_do_not_start_are_not_added_again_and_again(
-    watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock
+    look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int]
 ) -> None:
     front.min_workers, front.workers = 2, [("READY", pids[1]), *[("WORKER_STOPPED", -1)] * 3]
     for _ in range(20):
-        watch.look()
-        clock.now += 30.0
+        look_after(30.0)
     assert front.changes == []
 
 
 def test_an_answer_to_a_request_without_a_version_counts_for_the_queue(
-    watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock
+    look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int]
 ) -> None:
     front.workers, front.pending = [("READY", pids[1])], 1
     for count in range(4):
         front.answered = {VERSION: 7.0, "default": float(count)}
-        watch.look()
-        clock.now += STALL_LIMIT - 1
-    watch.look()
+        look_after(STALL_LIMIT - 1)
+    look_after(STALL_LIMIT - 1)
     assert runs(pids[1])
-    clock.now += 2
-    watch.look()
+    look_after(2)
     until(lambda: not runs(pids[1]), 10)
     assert runs(pids[2])
 
 
 def test_a_missing_version_is_loaded_after_growing_pauses(
-    watch: Watch, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    watch: Watch, look_after: Callable[[float], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Live({"petals": LiveModel("2.0")}).write(tmp_path)
 
     def failures(seconds: float) -> int:
-        clock.now += seconds
-        watch.look()
+        look_after(seconds)
         until(lambda: not watch.loader.versions, 10)
         return caplog.text.count("petals 2.0 should be live and still does not load")
 
@@ -236,7 +245,7 @@ def test_a_version_that_loads_is_missing_and_is_not_loaded_twice(
 
 @pytest.mark.parametrize(("pings", "patience"), [(True, NO_MANAGEMENT), (False, NO_ANSWER)])
 def test_a_front_end_that_answers_a_ping_is_given_more_time(
-    *, pings: bool, patience: float, watch: Watch, front: FrontEnd, pids: Sequence[int], clock: Clock,
+    *, pings: bool, patience: float, look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("serving.watch.DESCRIPTION_LIMIT", 0.1)
@@ -247,26 +256,21 @@ def test_a_front_end_that_answers_a_ping_is_given_more_time(
     inference = front.url if pings else nowhere
     replaced = ServerState(known.pid, known.created, inference, nowhere, nowhere, known.key_file, known.temporary)
     replaced.write(tmp_path)
-    clock.now += 0.1
-    watch.look()
-    clock.now += patience - 0.2
-    watch.look()
+    look_after(0.1)
+    look_after(patience - 0.2)
     assert runs(pids[0])
-    clock.now += 0.2
-    watch.look()
+    look_after(0.2)
     assert not runs(pids[0])
 
 
 def test_a_server_that_does_not_start_is_started_after_growing_pauses(
-    watch: Watch, pids: Sequence[int], clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    look_after: Callable[[float], None], pids: Sequence[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     known = ServerState.read(tmp_path)
-    psutil.Process(pids[0]).kill()
-    until(lambda: not runs(pids[0]), 10)
+    end(pids[0])
 
     def failures(seconds: float) -> int:
-        clock.now += seconds
-        watch.look()
+        look_after(seconds)
         return caplog.text.count("the server does not start: no archive in ")
 
     assert [failures(pause) for pause in (0, 0.9, 0.2, 1.9, 0.2)] == [1, 1, 2, 2, 3]
