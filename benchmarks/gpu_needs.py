@@ -15,7 +15,7 @@ from pathlib import Path
 
 SERVER, ALL = Path("requirements-serve.txt"), Path("requirements.txt")
 # Packages of training and its configuration, which the report runs besides a server,
-BESIDE = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm")
+EXTRA_PACKAGES = ("hydra-core", "omegaconf", "antlr4-python3-runtime", "lightning", "torchmetrics", "timm")
 # and their dependencies.
 THEIRS = (
     *("click", "hf-xet", "httpcore2", "httpx2", "huggingface-hub", "lightning-utilities", "pytorch-lightning"),
@@ -33,7 +33,7 @@ def missing(server: str, everything: str) -> list[str]:
     `server` is the text of the complete lock of a machine that only serves, `everything` that of the whole project.
     """
     versions = {name: version for name, version in _pinned(server).items() if not OWN.match(name)}
-    versions |= {name: version for name, version in _pinned(everything).items() if name in (*BESIDE, *THEIRS)}
+    versions |= {name: version for name, version in _pinned(everything).items() if name in (*EXTRA_PACKAGES, *THEIRS)}
     lines = [f"{name}=={version}" for name, version in versions.items() if not _there(name)]
     lines += [name for name in EXTRA if not _there(name)]
     if shutil.which("wrk") is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # who reads the file asks a server, and need not wait seconds
 
 FILE = "golden.json"
 SAMPLES = 24  # pixels of a side that are compared, the outermost included
-LEAST = 1e-30  # a probability below this counts as this where logarithms are compared
+SMALLEST_PROBABILITY = 1e-30  # a probability below this counts as this where logarithms are compared
 
 
 class GoldenError(Exception):
@@ -292,7 +292,7 @@ def _check_variation(golden: Sequence[Golden], rows: Sequence[Sequence[float]], 
 
 
 def _logarithms(probabilities: Sequence[float]) -> list[float]:
-    return [math.log(max(value, LEAST)) for value in probabilities]
+    return [math.log(max(value, SMALLEST_PROBABILITY)) for value in probabilities]
 
 
 def _centred(rows: Sequence[Sequence[float]]) -> list[float]:

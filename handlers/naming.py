@@ -2,18 +2,18 @@
 
 import re
 
-LONGEST = 64  # characters
+MAX_CHARACTERS = 64  # characters
 # The archiver's own rule, with an end that no file name trips over.
-NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,{LONGEST - 2}}}[A-Za-z0-9_])?")
+NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,{MAX_CHARACTERS - 2}}}[A-Za-z0-9_])?")
 TUNED = "tuned"  # the second stage of the run <name> is <name>/tuned
-PART = re.compile(rf"fold-[0-9]+|{TUNED}")  # a run of cross-validation is <name>/fold-<number>
+RUN_PART = re.compile(rf"fold-[0-9]+|{TUNED}")  # a run of cross-validation is <name>/fold-<number>
 
 
 def fault_of(name: str) -> str | None:
     """Return one line that says why a name cannot be used and which can, or None for a good one."""
     if not NAME.fullmatch(name):
         return (
-            f"{name!r} cannot name a model: use 1 to {LONGEST} letters, digits, '_', '-' and '.', first a letter or "
+            f"{name!r} cannot name a model: use 1 to {MAX_CHARACTERS} letters, digits, '_', '-' and '.', first a letter or "
             "digit, last no '-' or '.'"
         )
     if name.startswith("token"):  # TorchServe takes management requests with "/token" for renewals of a token
@@ -24,4 +24,4 @@ def fault_of(name: str) -> str | None:
 def fault_of_run(name: str) -> str | None:
     """Return the same for a run, which may also be a fold or the second stage of another one."""
     whole, slash, part = name.partition("/")
-    return fault_of(whole if slash and PART.fullmatch(part) else name)
+    return fault_of(whole if slash and RUN_PART.fullmatch(part) else name)

@@ -45,7 +45,7 @@ NO_MANAGEMENT = 30.0  # seconds until a front end without answers on its managem
 NO_ANSWER = 6.0  # seconds until a front end without any answers counts as dead
 GIVEN_UP = 6.0  # seconds that a worker may have no process: TorchServe's first pauses are 1, 1, 2 and 3
 STALL_LIMIT = 8.0  # seconds that workers may be idle with a stalled queue, or compute beyond their time-out
-LONGEST = 60.0  # largest pause in seconds between attempts to start a server,
+MAX_PAUSE_S = 60.0  # largest pause in seconds between attempts to start a server,
 FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # and pauses between attempts to load a version
 # A metric of each version that grows with every answer.
 COUNTED = "ts_inference_latency_microseconds"
@@ -61,7 +61,7 @@ class Watch:
         self.root, self.clock = root.resolve(), clock
         self.answered = self.described = clock()
         self.client: tuple[tuple[int, int], Client] | None = None  # with the pid and start time of its server
-        self.starts = Backoff(2 * INTERVAL, LONGEST, clock)  # of a server that fails to start
+        self.starts = Backoff(2 * INTERVAL, MAX_PAUSE_S, clock)  # of a server that fails to start
         self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of live versions that are not served
         self.loader = Loader(self.root)
         running = state.running(self.root)
@@ -244,7 +244,7 @@ class Watch:
         if self.clock() - since < GIVEN_UP:
             return
         # No immediate retry of workers that do not start: they take cores from those that answer.
-        self.without[key] = self.clock() + (LONGEST if alive else 0.0)
+        self.without[key] = self.clock() + (MAX_PAUSE_S if alive else 0.0)
         new = count - len(alive)
         if alive and len(model.workers) + new > 2 * count:
             return

@@ -33,7 +33,7 @@ from handlers.images import nvjpeg
 from handlers.images.decoder import Decoder
 from handlers.images.decoding import decode
 from handlers.images.limits import DEFAULT_LIMITS
-from handlers.images.prefetch import PART, Prefetcher
+from handlers.images.prefetch import PART_IMAGES, Prefetcher
 from handlers.machine import cores
 from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
@@ -139,7 +139,11 @@ def in_process(
     classifier.warm_up(BATCH)
     endless = itertools.cycle(bodies)
     batches = itertools.cycle([list(itertools.islice(endless, BATCH)) for _ in range(4)])
-    for name, part in ((ALL, PART), (f"{ALL}, whole batches", BATCH), (f"{ALL}, parts of {PART // 2}", PART // 2)):
+    for name, part in (
+        (ALL, PART_IMAGES),
+        (f"{ALL}, whole batches", BATCH),
+        (f"{ALL}, parts of {PART_IMAGES // 2}", PART_IMAGES // 2),
+    ):
         classifier.ahead = Prefetcher(classifier.decoder.decode, device, part)
         yield name, rate(lambda: classifier.classify(next(batches)), BATCH, device, seconds)
     stream = classifier.classify_all(batches)
@@ -228,8 +232,8 @@ def measure(
     for folder in folders:
         with measured.stage(f"{folder.name}, profile"):
             classifier = Classifier(path, device=device, threads=1, precision=precision)
-            classifier.warm_up(PART)
-            bodies = list(itertools.islice(itertools.cycle(read(folder)), PART))
+            classifier.warm_up(PART_IMAGES)
+            bodies = list(itertools.islice(itertools.cycle(read(folder)), PART_IMAGES))
             document["bodies"][folder.name]["profile"] = profile(classifier, bodies)
 
 

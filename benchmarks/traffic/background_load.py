@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 
-from benchmarks.traffic.open_loop import MOST, Run, TimedAnswer
+from benchmarks.traffic.open_loop import MAX_REQUESTS, Run, TimedAnswer
 
-LONGEST = 4 * 3600.0  # seconds
+MAX_SECONDS = 4 * 3600.0  # seconds
 
 
 class Load:
@@ -18,7 +18,7 @@ class Load:
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int,
-        timeout: float, count: int = MOST,
+        timeout: float, count: int = MAX_REQUESTS,
     ) -> None:  # fmt: skip
         """Start it: `rate` requests/s, or `count` requests in a closed loop if the rate is 0."""
         context = multiprocessing.get_context("spawn")
@@ -49,7 +49,7 @@ def _send(
     pipe: Connection, url: str, bodies: list[bytes], headers: dict[str, str], rate: float, connections: int,
     timeout: float, count: int,
 ) -> None:  # fmt: skip
-    times = [number / rate for number in range(round(rate * LONGEST))] if rate else [0.0] * count
+    times = [number / rate for number in range(round(rate * MAX_SECONDS))] if rate else [0.0] * count
     run = Run(url, bodies, times, headers, timeout)
 
     def wait() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 # Beyond this lateness the generator is the bottleneck. The event loop rounds its waits up to a millisecond.
 LATE = 0.003  # seconds, of the 99th percentile
-MOST = 10**7  # requests of a closed loop
+MAX_REQUESTS = 10**7  # requests of a closed loop
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

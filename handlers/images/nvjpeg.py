@@ -23,7 +23,7 @@ from handlers.spec import Colour
 END = b"\xff\xd9"
 BASELINE = b"\xc0"
 COMPONENTS = (b"\1", b"\1\2\3", b"\0\1\2")  # grey, and YCbCr: others may mean RGB
-LEAST = 16  # pixels of a side: those of one block of a JPEG whose colours are at half the resolution
+MIN_SIDE_PX = 16  # pixels of a side: those of one block of a JPEG whose colours are at half the resolution
 
 
 class Unreadable(Exception):
@@ -42,7 +42,7 @@ def fault_of(device: torch.device) -> str:
 
 def probe() -> bytes:
     """Return a small image that a GPU is to decode."""
-    encoded: bytes = simplejpeg.encode_jpeg(np.zeros((2 * LEAST, 2 * LEAST, 3), np.uint8))
+    encoded: bytes = simplejpeg.encode_jpeg(np.zeros((2 * MIN_SIDE_PX, 2 * MIN_SIDE_PX, 3), np.uint8))
     return encoded
 
 
@@ -63,7 +63,7 @@ def pixels_of(data: Buffer, limits: Limits) -> int | None:
         limits.check_pixels(frame.width, frame.height)
     except TooLarge:
         return None
-    return frame.width * frame.height if min(frame.width, frame.height) >= LEAST else None
+    return frame.width * frame.height if min(frame.width, frame.height) >= MIN_SIDE_PX else None
 
 
 def decode(images: Sequence[Buffer], colour: Colour, device: torch.device) -> list[torch.Tensor]:

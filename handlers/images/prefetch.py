@@ -10,7 +10,7 @@ from handlers.images.decoder import Decoded
 from handlers.images.decoding import Buffer
 from handlers.lookahead import map_ahead
 
-PART = 32  # images; smaller parts overlap more but lower throughput
+PART_IMAGES = 32  # images; smaller parts overlap more but lower throughput
 
 
 class Prefetcher:
@@ -25,7 +25,7 @@ class Prefetcher:
     """
 
     def __init__(
-        self, decode: Callable[[Sequence[Buffer]], list[Decoded]], device: torch.device, part: int = PART
+        self, decode: Callable[[Sequence[Buffer]], list[Decoded]], device: torch.device, part: int = PART_IMAGES
     ) -> None:
         self.part = part
         self._decode = decode

@@ -20,7 +20,7 @@ from serving.errors import DeadlinePassed, ServerFailed, Unreachable
 ATTEMPTS = 3
 FULL = 12  # repeats while the queue is full, or there is no worker
 AWAY = 3  # repeats while no server answers, if none has answered this client before
-SHORTEST, LONGEST = 0.1, 0.5  # seconds of a pause
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 0.5  # seconds of a pause
 
 Failure = Unreachable | ServerFailed
 
@@ -74,7 +74,7 @@ class Attempts:
         if isinstance(failure, DeadlinePassed):
             return 0.0  # the attempt has waited for its time limit already
         failures = self._worker_failures + self._unseen_failures
-        pause = random.uniform(0.5, 1) * min(SHORTEST * 2.0 ** min(failures - 1, 9), LONGEST)
+        pause = random.uniform(0.5, 1) * min(MIN_PAUSE_S * 2.0 ** min(failures - 1, 9), MAX_PAUSE_S)
         return pause + (_retry_after(failure) or 0.0)
 
 

