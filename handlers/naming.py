@@ -13,8 +13,8 @@ def fault_of(name: str) -> str | None:
     """Return one line that says why a name cannot be used and which can, or None for a good one."""
     if not NAME.fullmatch(name):
         return (
-            f"{name!r} cannot name a model: use 1 to {MAX_CHARACTERS} letters, digits, '_', '-' and '.', first a letter or "
-            "digit, last no '-' or '.'"
+            f"{name!r} cannot name a model: use 1 to {MAX_CHARACTERS} letters, digits, '_', '-' and '.', "
+            "first a letter or digit, last no '-' or '.'"
         )
     if name.startswith("token"):  # TorchServe takes management requests with "/token" for renewals of a token
         return f"{name!r} cannot name a model, since TorchServe could not manage it: do not begin with 'token'"

@@ -13,13 +13,13 @@ from lightning.pytorch.loggers import Logger
 
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
+from training.checkpoints import Checkpoints
 from training.configuration import ConfigurationError
 from training.data.batches import Joined
 from training.data.loaders import training_batches, validation_batches
 from training.data.shards import EncodedBatches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
-from training.journal import Journal
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.transfer.head import Head, balanced_weights
@@ -38,7 +38,7 @@ class Outcome:
     """The result of a run: `module` holds the best weights, on the CPU; `seconds` is training time of all starts."""
 
     module: Classification
-    journal: Journal
+    checkpoints: Checkpoints
     device: torch.device
     bf16: bool
     seconds: float
@@ -71,13 +71,13 @@ def fit(
     if head is not None:
         module.start_from(head)
     train, validation = _batches(config, data, split, module, device)
-    journal = Journal(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
+    checkpoints = Checkpoints(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
     network = config["network"].get("model", config["network"]["kind"])
     say(
-        f"{network}: {parameters:,} parameters, {journal.images:,} training, {len(split.validation):,} validation and "
-        f"{len(split.test):,} test images, on {device.type} in {'bf16' if bf16 else 'float32'}"
+        f"{network}: {parameters:,} parameters, {checkpoints.images:,} training, {len(split.validation):,} validation "
+        f"and {len(split.test):,} test images, on {device.type} in {'bf16' if bf16 else 'float32'}"
     )
     with warnings.catch_warnings():
         for message in NOISE:
@@ -90,7 +90,7 @@ def fit(
             max_epochs=trainer_node["epochs"],
             gradient_clip_val=trainer_node["gradient_clip"],
             logger=_logger(config, run),
-            callbacks=[journal],
+            callbacks=[checkpoints],
             default_root_dir=run,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -100,7 +100,7 @@ def fit(
         )
         if head is not None and not RunFolder(run).last_checkpoint.is_file():
             measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
-            journal.start_from(module, measured[0])
+            checkpoints.start_from(module, measured[0])
         if trainer_node["epochs"]:
             _fit(trainer, module, train, validation if len(split.validation) else None, run)
     if config["tracking"]["kind"] == "wandb":
@@ -109,7 +109,7 @@ def fit(
         wandb.finish()  # else the next run of this process, another fold, would write into this one
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    return Outcome(module.cpu().eval(), journal, device, bf16, sum(journal.seconds))
+    return Outcome(module.cpu().eval(), checkpoints, device, bf16, sum(checkpoints.seconds))
 
 
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:

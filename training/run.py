@@ -112,11 +112,11 @@ def _processor() -> str:
 
 def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
     """Return the document that a finished run writes to train.json."""
-    best = outcome.journal.best or {}
+    best = outcome.checkpoints.best or {}
     return {
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
-        "epochs": len(outcome.journal.rows),
+        "epochs": len(outcome.checkpoints.rows),
         "planned_epochs": settings["trainer"]["epochs"],
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "images": {
@@ -130,7 +130,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
         "image_size": data.image_size,
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),
-        "seconds_by_epoch": [round(seconds, 3) for seconds in outcome.journal.seconds],
+        "seconds_by_epoch": [round(seconds, 3) for seconds in outcome.checkpoints.seconds],
         "precision": "bf16" if outcome.bf16 else "fp32",
         "machine": machine(outcome.device.type),
         "versions": versions(),

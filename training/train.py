@@ -70,13 +70,13 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     if requested_epochs:
         settings = fit_epochs(settings, data, split, preprocess, run, say)
     outcome = fit(settings, data, split, preprocess, run, say, head)
-    if outcome.journal.rows:
-        learning_curves(outcome.journal.rows, files.curves)
+    if outcome.checkpoints.rows:
+        learning_curves(outcome.checkpoints.rows, files.curves)
     say(f"exporting {files.model}{', and its int8 form, for up to a minute' if requested_epochs else ''}")
     int8 = bool(requested_epochs)
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run, int8=int8)
     say(exported["temperature"]["says"])
-    best = outcome.journal.best or {}
+    best = outcome.checkpoints.best or {}
     say(
         f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
         f"{files.model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"

@@ -13,10 +13,10 @@ from handlers.network import torchscript
 from handlers.spec import PreprocessSpec
 from tests.unit.tinted_store import CLASSES, tinted_store
 from training import export
+from training.checkpoints import Checkpoints
 from training.configuration import ConfigurationError, compose, plain
 from training.data.progress import plain_console
 from training.data.store import PreparedDataset
-from training.journal import Journal
 from training.module import Classification
 from training.networks import build
 from training.optimizers import make_optimizer
@@ -269,7 +269,7 @@ def test_a_network_of_ours_can_be_the_pretrained_one() -> None:
 
 
 def test_an_epoch_with_lower_accuracy_than_the_head_is_not_the_best(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 10, None, print)
-    journal.best = {"epoch": 0, "validation_loss": 2.0, "validation_accuracy": 0.9}
-    assert not journal._is_best({"validation_loss": 1.0, "validation_accuracy": 0.8})
-    assert journal._is_best({"validation_loss": 3.0, "validation_accuracy": 0.9})
+    checkpoints = Checkpoints(tmp_path, 10, None, print)
+    checkpoints.best = {"epoch": 0, "validation_loss": 2.0, "validation_accuracy": 0.9}
+    assert not checkpoints._is_best({"validation_loss": 1.0, "validation_accuracy": 0.8})
+    assert checkpoints._is_best({"validation_loss": 3.0, "validation_accuracy": 0.9})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.journal import Journal
+from training.checkpoints import Checkpoints
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from training.journal import Journal
     ],
 )
 def test_the_best_epoch_has_the_lowest_validation_loss(losses: list[float], best: int, tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 10, None, lambda _: None)
+    checkpoints = Checkpoints(tmp_path, 10, None, lambda _: None)
     for epoch, loss in enumerate(losses, start=1):
         row = {"epoch": float(epoch), "validation_loss": loss}
-        if journal._is_best(row):
-            journal.best = row
-    assert journal.best is not None and journal.best["epoch"] == best
+        if checkpoints._is_best(row):
+            checkpoints.best = row
+    assert checkpoints.best is not None and checkpoints.best["epoch"] == best

@@ -18,11 +18,12 @@ from handlers.run_folder import RunFolder
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-class Journal(Checkpoint):
+class Checkpoints(Checkpoint):
     """Writes `metrics.csv`, `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the folder of a run, each epoch.
 
     The best checkpoint has the lowest validation loss: on the few dozen validation images of a small data set, accuracy
-    moves in steps so large that the luckiest epoch would win, not the best. Every file is replaced at once, so that a
+    moves in steps so large that the luckiest epoch would win, not the best. A fitted head that training starts from
+    stays the best until an epoch is at least as accurate. Every file is replaced at once, so that a
     killed process leaves the one before it. `images` is the number of training images of an epoch; `max_minutes` limits
     the total training time of all starts.
     """
