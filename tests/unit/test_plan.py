@@ -52,6 +52,7 @@ def test_what_is_named_must_be_there_and_whole(store: Path) -> None:
     plan = Plan.of(KNOWN, ["a=2.0"], store)
     assert plan.strict and first(plan) == ["a-2.0"] and plan.additions == [("a", "1.0")]
     assert plan.recorded([]) == Live({"a": LiveModel("2.0", "1.0")})
+    assert plan.required == [("a", "2.0")] and plan.optional == []
     (store / "a-2.0.mar").write_text("damaged")
     with pytest.raises(ArchiveError, match=r"a-2\.0\.mar is not a complete archive"):
         Plan.of(KNOWN, ["a=2.0"], store)
@@ -75,6 +76,7 @@ def test_what_is_named_beside_what_was_live_must_load_and_the_rest_comes_back(st
     (store / "b-9.0.mar").write_text("")
     plan = Plan.of(KNOWN, ["c"], store, restore=True)
     assert first(plan) == ["a-2.0", "b-9.0", "c-1.0"] and plan.required == [("c", "1.0")]
+    assert plan.optional == [("a", "2.0"), ("b", "9.0")]
     (store / "c-1.0.mar").write_text("damaged")
     with pytest.raises(ArchiveError, match=r"c-1\.0\.mar is not a complete archive"):
         Plan.of(KNOWN, ["c"], store, restore=True)
@@ -97,7 +99,7 @@ def test_a_model_of_which_nothing_is_left_costs_the_others_nothing(store: Path) 
     (store / "b-9.0.mar").unlink()
     plan = Plan.of(KNOWN, [], store)
     assert first(plan) == ["a-2.0"] and ("b", "10.0") not in plan.additions, "what was never live does not become so"
-    assert plan.recorded(plan.damaged) == KNOWN
+    assert plan.recorded(plan.damaged) == plan.recorded([]) == KNOWN
     (store / "a-1.0.mar").unlink()
     (store / "a-2.0.mar").unlink()
     with pytest.raises(ArchiveError, match=r"nothing of what was live can be served: no archive of a 2\.0.*b 9\.0"):
@@ -112,3 +114,5 @@ def test_what_does_not_load_is_not_written_down_unless_it_was_live(store: Path) 
         **KNOWN.models, "c": LiveModel("1.0"),
     }  # fmt: skip
     assert "c" not in plan.recorded([("c", "1.0")]).models
+    named = Plan.of(KNOWN, ["a=3.0"], store)
+    assert named.recorded([("a", "2.0")]) == Live({"a": LiveModel("3.0")}), "the user chose another live version"
