@@ -4,6 +4,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from handlers import golden
 from handlers.classifier import Classifier
@@ -11,13 +12,16 @@ from tests.unit.small_network import save_small
 from tests.unit.test_classifier import png
 
 
-def write_run(runs: Path) -> Path:
-    """Write the run `fingers` below `runs`, which cannot be served: its model.pt holds a spec and nothing else."""
+def write_run(runs: Path, **fields: Any) -> Path:
+    """Write the run `fingers` below `runs`, which cannot be served: its model.pt holds a spec and nothing else.
+
+    `fields` are those of the spec, besides or in place of the usual ones.
+    """
     run = runs / "fingers"
     (run / "evaluation").mkdir(parents=True)
     with zipfile.ZipFile(run / "model.pt", "w") as file:
         origin = {"fingerprint": "from-spec", "commit": "abc", "versions": {"torch": "2.0"}}
-        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": origin}
+        spec = {"classes": ["0L", "0R"], "network": "small_cnn", "provenance": origin, **fields}
         file.writestr(zipfile.ZipInfo("model/extra/spec.json"), json.dumps(spec))
         file.writestr(zipfile.ZipInfo("model/data.pkl"), bytes(100_000))
     (run / "train.json").write_text(json.dumps({"fingerprint": "from-train"}))

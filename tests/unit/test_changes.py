@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from serving import archive
 from serving.store.changes import changes
 from serving.store.model_store import Archive
-from tests.unit.archived_run import write_servable
+from tests.unit.archived_run import write_run, write_servable
 
 
 def test_scores_are_said_as_evaluation_writes_them(tmp_path: Path) -> None:
@@ -24,3 +27,32 @@ def test_scores_are_said_as_evaluation_writes_them(tmp_path: Path) -> None:
     assert changes(first, second) == ["test top-1: 91.00% -> 92.50%"]
     assert changes(second, third) == ["test top-1: 92.50% -> not evaluated"]
     assert changes(third, third) == []
+
+
+SQUASHED = {"image_size": 32, "mean": [0.5, 0.25], "resize": "squash"}
+
+
+@pytest.mark.parametrize(
+    ("new", "lines"),
+    [
+        ({}, []),
+        ({"classes": ["bee", "ant"]}, ["the classes are in another order"]),
+        ({"classes": ["ant", "cat", "dog"]}, ["classes added: cat, dog", "classes removed: bee"]),
+        ({"network": "large"}, ["network: small -> large"]),
+        (
+            {"preprocess": {"image_size": 64, "mean": [0.5, 1 / 3], "resize": "squash", "interpolation": "bicubic"}},
+            [
+                "preprocessing, image_size: 32 -> 64",
+                "preprocessing, interpolation: None -> bicubic",
+                "preprocessing, mean: 0.5, 0.25 -> 0.5, 0.3333",
+            ],
+        ),
+    ],
+)
+def test_the_fields_of_the_specs_are_compared(new: dict[str, Any], lines: list[str], tmp_path: Path) -> None:
+    old = {"classes": ["ant", "bee"], "network": "small", "preprocess": SQUASHED}
+    archives = [
+        archive.build("fingers", version, runs=write_run(tmp_path / version, **spec), store=tmp_path, rehearse=False)
+        for version, spec in (("1.0", old), ("2.0", {**old, **new}))
+    ]
+    assert changes(*archives) == lines
