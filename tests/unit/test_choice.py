@@ -36,6 +36,19 @@ def test_the_better_network_on_validation_is_deployed(
     assert ("better than the served network. " in choice.line()) is deploys
 
 
+def test_the_line_gives_the_figures_of_both_networks(tmp_path: Path) -> None:
+    choice = Choice.of(written(tmp_path / "first", 90, 0.9), written(tmp_path / "second", 80, 0.8))
+    assert choice.line() == (
+        "fine-tuned: not better than the served network, which stays. Of 100 validation images: top-1 90.0% before, "
+        "80.0% now; log-loss 0.325 and 0.500; McNemar's p 0.002 (0 gained, 10 lost)"
+    )
+
+
+def test_a_probability_of_0_for_the_true_class_has_a_finite_loss(tmp_path: Path) -> None:
+    choice = Choice.of(written(tmp_path / "first", 99, 1.0), written(tmp_path / "second", 99, 0.9))
+    assert choice.log_loss[0] == pytest.approx(-np.log(1e-12) / 100) and choice.deploys
+
+
 def test_p_is_that_of_the_exact_test(tmp_path: Path) -> None:
     choice = Choice.of(written(tmp_path / "first", 90, 0.9), written(tmp_path / "second", 95, 0.9))
     assert (choice.losses, choice.gains) == (0, 5)
