@@ -59,6 +59,10 @@ def up(
 
 def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, ...], stages: int) -> None:
     root = run.root
+    if any(override.lstrip("+").startswith("transfer.stages=") for override in overrides):
+        raise StepError(
+            "transfer.stages is set by STAGES= here: STAGES=1 for a linear head, STAGES=2 to fine-tune it too"
+        )
     if unpacking.is_archive(raw):
         with run.step("unpack", f"unpacking {raw}, unless it was before"):
             raw = unpacking.unpack(raw, root)
@@ -70,10 +74,6 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
     overrides += defaults_for(root / "data" / "processed" / name, overrides)
-    if any(override.lstrip("+").startswith("transfer.stages=") for override in overrides):
-        raise StepError(
-            "transfer.stages is set by STAGES= here: STAGES=1 for a linear head, STAGES=2 to fine-tune it too"
-        )
     if compose([*data, *overrides]).network.get("pretrained"):
         _transfer(run, data, name, minutes, overrides, stages)
         return
@@ -96,7 +96,8 @@ def _transfer(
     run.run("train", says, "training.train", *data, *overrides, "transfer.stages=1")
     _evaluate(run, name)
     first, tuned = (RunFolder(run.root / RUNS / part) for part in (name, f"{name}/{TUNED}"))
-    _serve_first(run, name, first, tuned)
+    files, archive = served_first(_live_archive(run.root, name), first, tuned)
+    serve_and_ask(run, name, ANSWERS_SHOWN, files, archive=archive)
     if stages == 1:
         return
     says = f"fine-tuning all layers for at most {minutes:g} min (MINUTES= changes that). Ctrl-C keeps what is served"
@@ -114,31 +115,36 @@ def _transfer(
         write_json(tuned.choice, {**choice, "version": version})
 
 
-def _serve_first(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> None:
-    """Serve the linear head, unless a network that was fine-tuned from it is live, or was and is no longer there."""
-    live = _live_archive(run.root, name)
-    choice = _read(tuned.choice)
-    descends = bool(choice) and choice["keys"][0] == _key(first)
-    if descends and live is None and choice == _choice(first, tuned) and choice["version"] is not None:
-        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
-    elif live is None or steps.holds(live, first.model) or not descends:
-        serve_and_ask(run, name, ANSWERS_SHOWN, first)
-    elif tuned.model.is_file() and steps.holds(live, tuned.model):
-        serve_and_ask(run, name, ANSWERS_SHOWN, tuned)
-    else:  # it is being fine-tuned again: the live version stays until then
-        serve_and_ask(run, name, ANSWERS_SHOWN, first, archive=live)
+def served_first(live: Archive | None, first: RunFolder, tuned: RunFolder) -> tuple[RunFolder, Archive | None]:
+    """Return the run to serve before fine-tuning, and its archive if that is not built from the run.
+
+    That is the linear head `first`, unless a network that was fine-tuned from it is live, or was when the server ended.
+    """
+    choice = _choice(first, tuned)
+    if live is None:
+        return tuned if choice and choice["version"] is not None else first, None
+    descends = _read(tuned.choice).get("keys", [None])[0] == _key(first)
+    if steps.holds(live, first.model) or not descends:
+        return first, None
+    if steps.holds(live, tuned.model):
+        return tuned, None
+    return first, live  # it is being fine-tuned again: the live version stays until then
 
 
 def _choose(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> dict[str, Any]:
     """Compare the fine-tuned network with the served one, and write whether it is to be deployed."""
-    live = _live_archive(run.root, name)
-    before = first if live is None or steps.holds(live, first.model) or not tuned.deployed.is_file() else tuned
-    compared = Choice.of(first.validation if before is first else tuned.deployed, tuned.validation)
+    compared = Choice.of(answers_of_live(_live_archive(run.root, name), first, tuned), tuned.validation)
     run.console.print(compared.line(), highlight=False, soft_wrap=True)
     choice = {"keys": [_key(first), _key(tuned)], "deploys": compared.deploys, "version": None}
     # Written before it is served: a command that is killed in between continues from here.
     write_json(tuned.choice, {**dataclasses.asdict(compared), **choice})
     return choice
+
+
+def answers_of_live(live: Archive | None, first: RunFolder, tuned: RunFolder) -> Path:
+    """Return the file of the served network's answers to the validation images."""
+    is_first = live is None or steps.holds(live, first.model) or not tuned.deployed.is_file()
+    return first.validation if is_first else tuned.deployed
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import pytest
 from handlers.run_folder import RunFolder
 from pipeline import demo, steps, up
 from serving.errors import ServingError
+from serving.store.model_store import Archive
 from tests.server.conftest import another_server
 from tests.unit import class_folders
 from training import configuration
@@ -72,6 +74,73 @@ def test_minutes_that_are_no_number_are_one_line(
     assert up.main() == 1
     said = f"error: MINUTES is {text!r}: give minutes of training as a number above 0, such as 10\n"
     assert capsys.readouterr() == ("", said)
+
+
+def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders.write(tmp_path / "raw", 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["up", "raw", "pets", "--stages=3"])
+    assert up.main() == 1
+    said = "error: STAGES is '3': give 1 for a linear head, or 2 to fine-tune it after that\n"
+    assert capsys.readouterr() == ("", said)
+    for override in ("transfer.stages=1", "++transfer.stages=1"):
+        monkeypatch.setattr("sys.argv", ["up", "raw", "pets", override])
+        assert up.main() == 1
+        assert capsys.readouterr().err.startswith("error: transfer.stages is set by STAGES= here: STAGES=1 for ")
+    assert not (tmp_path / "data").exists()
+
+
+def network(path: Path, key: str) -> RunFolder:
+    """Write the model and the key of a run."""
+    path.mkdir(parents=True)
+    run = RunFolder(path)
+    run.model.write_bytes(key.encode())
+    run.training.write_text(json.dumps({"key": key}))
+    return run
+
+
+def archive_of(model: bytes, folder: Path) -> Archive:
+    """Write an archive that holds a model."""
+    path = folder / f"{model.decode()}.mar"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("model.pt", model)
+    return Archive("pets", "1.0", path)
+
+
+def test_the_head_is_served_unless_a_network_fine_tuned_from_it_was(tmp_path: Path) -> None:
+    first, tuned = network(tmp_path / "pets", "head"), network(tmp_path / "pets/tuned", "tuned")
+    of_first, of_tuned, of_older = (archive_of(model, tmp_path) for model in (b"head", b"tuned", b"older"))
+
+    def choose(keys: list[str], version: str | None) -> None:
+        tuned.choice.write_text(json.dumps({"keys": keys, "version": version}))
+
+    for live in (None, of_first, of_older):  # nothing was fine-tuned yet
+        assert up.served_first(live, first, tuned) == (first, None)
+    choose(["head", "tuned"], None)  # not deployed
+    assert up.served_first(None, first, tuned) == (first, None)
+    choose(["head", "tuned"], "2.0")
+    assert up.served_first(None, first, tuned) == (tuned, None)
+    assert up.served_first(of_tuned, first, tuned) == (tuned, None)
+    assert up.served_first(of_first, first, tuned) == (first, None)
+    assert up.served_first(of_older, first, tuned) == (first, of_older)
+    choose(["head", "older"], "2.0")  # fine-tuned again, with other settings
+    assert up.served_first(None, first, tuned) == (first, None)
+    assert up.served_first(of_older, first, tuned) == (first, of_older)
+    choose(["other head", "tuned"], "2.0")
+    for live in (None, of_tuned, of_older):
+        assert up.served_first(live, first, tuned) == (first, None)
+
+
+def test_the_fine_tuned_network_is_compared_with_the_one_that_is_live(tmp_path: Path) -> None:
+    first, tuned = network(tmp_path / "pets", "head"), network(tmp_path / "pets/tuned", "tuned")
+    of_first, of_older = (archive_of(model, tmp_path) for model in (b"head", b"older"))
+    assert up.answers_of_live(of_older, first, tuned) == first.validation
+    tuned.deployed.touch()
+    assert up.answers_of_live(of_older, first, tuned) == tuned.deployed
+    for live in (None, of_first):
+        assert up.answers_of_live(live, first, tuned) == first.validation
 
 
 def test_a_path_that_names_no_model_asks_for_a_name(
