@@ -1,4 +1,4 @@
-"""How well does familiarity tell images of other kinds apart, and what does it cost? On the real petals and moths.
+"""How well does familiarity separate images of other kinds, and how much time does it take? On real petals and moths.
 
     python -m benchmarks.familiarity RAW_ROOT
     python -m benchmarks.familiarity RAW_ROOT --pairs 24 --seconds 1
@@ -10,8 +10,8 @@ species is left out in one of five turns. Other banks and distances are compared
 species of petals that were left out, and on petals and Places365 against each other.
 
 The cost is the processor time of one request to a worker's service, without TorchServe: a JPEG file of the moths,
-decoded, classified and answered, by itself or in a batch of eight. A model with a bank, the same without it, and that
-one a second time take turns.
+decoded, classified and answered, by itself or in a batch of eight. A model with a bank, the same one without it, and a
+second copy of the latter take turns.
 
 RAW_ROOT has the folders moths and petals. Runs are those of the project's own commands, below the current folder.
 Writes benchmarks/results/familiarity.json; the last line is the same JSON document.
@@ -34,13 +34,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.harness import console
+from benchmarks.interleave import Work, take_turns
 from benchmarks.result import Origin
 from handlers.network.familiarity import Familiarity
 from handlers.requests.labels import LEAST_FAMILIAR
 from handlers.requests.request import Field, RawRequest
 from handlers.run_folder import RunFolder
 from handlers.service import Service
-from handlers.spec import ARTIFACTS, FAMILIARITY
 from training.configuration import compose, plain, store_folder
 from training.data.progress import plain_console
 from training.data.splits import SplitSpec
@@ -55,7 +55,6 @@ SEEDS, TURNS = (0, 1, 2), 5
 BATCHES = (1, 8)  # requests
 RESAMPLES = 2000
 CODE = (
-    "handlers/network/familiarity.py",
     "handlers/classifier.py",
     "handlers/network",
     "training/transfer/familiarity.py",
@@ -249,7 +248,7 @@ def costs(weights: Path, image: bytes, pairs: int, seconds: float, precision: st
         rows = []
         for batch in BATCHES:
             works = {name: _requests(service, image, batch) for name, service in services.items()}
-            times = take_turns(works, pairs, seconds)
+            times = take_turns(works, pairs, seconds, time.process_time)
             ratios = {name: ratio(times[name], times["none"]) for name in ("bank", "again")}
             milliseconds = {name: 1000 * statistics.median(values) / batch for name, values in times.items()}
             about = {"precision": precision, "batch": batch, "pairs": pairs}
@@ -257,27 +256,9 @@ def costs(weights: Path, image: bytes, pairs: int, seconds: float, precision: st
     return rows
 
 
-def _requests(service: Service, image: bytes, batch: int) -> Callable[[], object]:
+def _requests(service: Service, image: bytes, batch: int) -> Work:
     requests = [RawRequest({"content-type": "image/jpeg"}, [Field("body", image)])] * batch
     return lambda: service.answer(requests)
-
-
-def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Return the processor seconds of one call of each work, in each round; the order moves on by one each round."""
-    start = time.process_time()
-    for work in works.values():
-        work()
-    calls = max(1, round(seconds * len(works) / (time.process_time() - start)))
-    times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            start = time.process_time()
-            for _ in range(calls):
-                works[name]()
-            times[name].append((time.process_time() - start) / calls)
-    return times
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
@@ -306,16 +287,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     banks = other_banks(*sets["moths"], sets["petals"][0])
     run = RunFolder.of(runs["moths"])
     image = next((raw / "moths" / "test").rglob("*.jpg")).read_bytes()
-    weights = run.path / ARTIFACTS["torchscript"]
     cost_rows = [
-        row for name in ("fp32", "bf16") for row in costs(weights, image, options.pairs, options.seconds, name)
+        row for name in ("fp32", "bf16") for row in costs(run.model, image, options.pairs, options.seconds, name)
     ]
     for row in rows:
         print(f"{row['known']} against {row['other']}: AUROC {row['auroc']['value']:.4f}")
     for bank in banks:
         print(f"{bank['bank']}: AUROC {bank['auroc_species']:.4f}, {bank['auroc_petals']:.4f}")
     figures = {"network": "EfficientNet-Lite0", "seeds": len(SEEDS), "rows": rows, "banks": banks, "costs": cost_rows}
-    size = (run.path / FAMILIARITY).stat().st_size
+    size = run.familiarity.stat().st_size
     return origin.publish({**figures, "bytes": size}, RESULT)
 
 

@@ -27,8 +27,10 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def take_turns(works: Mapping[Name, Work], rounds: int, turn: float) -> dict[Name, list[float]]:
-    """Return the seconds of one call of each work, in each round.
+def take_turns(
+    works: Mapping[Name, Work], rounds: int, turn: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[Name, list[float]]:
+    """Return the seconds of one call of each work, in each round, by a clock.
 
     A turn calls a work until about `turn` seconds have passed, as often in each round; the order moves on by one each
     round.
@@ -36,19 +38,19 @@ def take_turns(works: Mapping[Name, Work], rounds: int, turn: float) -> dict[Nam
     passes = {}
     for name, work in works.items():
         work()  # warm-up
-        start = time.perf_counter()
+        start = clock()
         work()
-        passes[name] = max(1, math.ceil(turn / (time.perf_counter() - start)))
+        passes[name] = max(1, math.ceil(turn / (clock() - start)))
     times: dict[Name, list[float]] = {name: [] for name in works}
     names = list(works)
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             work = works[name]
-            start = time.perf_counter()
+            start = clock()
             for _ in range(passes[name]):
                 work()
-            times[name].append((time.perf_counter() - start) / passes[name])
+            times[name].append((clock() - start) / passes[name])
     return times
 
 
