@@ -141,7 +141,7 @@ def servers(root: Path, count: int, progress: Console) -> dict[str, Any]:
 
 
 def step(root: Path, name: str) -> dict[str, Any]:
-    """Kill a deployment and the whole server at one of its steps; start the server and return what is live."""
+    """Kill a deployment and the whole server at one of its steps; restart the server, and return the live version."""
     small_server.prepare(root, VERSIONS, ["minWorkers=1"])
     with small_server.serving(root, [f"{MODEL}=1.0"]):
         command = [sys.executable, "-u", "-m", "serving.deploy", MODEL, "2.0", "--watch", "1"]

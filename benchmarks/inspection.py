@@ -66,8 +66,7 @@ class Set:
 
     def __init__(self, name: str, raw: Path) -> None:
         self.name, self.raw = name, raw
-        options: dict[str, Any] = {}
-        self.records = [record for record in read(name, raw, options).records if record.label is not None]
+        self.records = [record for record in read(name, raw).records if record.label is not None]
         self.labels = [str(record.label) for record in self.records]
         self.classes = sorted(set(self.labels))
         pictures: list[list[str]] = json.loads(SAME_PICTURES.read_text(encoding="utf-8"))[name]
@@ -189,7 +188,7 @@ def measure(raw: Path, swaps: int, copies: int, progress: Console) -> dict[str, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure in a folder of its own, print the rows, and write the result."""
+    """Measure in a temporary folder, and write the result."""
     parser = console.parser("inspection", __doc__)
     parser.add_argument("raw", type=Path, help="folder that holds moths/ and petals/")
     parser.add_argument("--swaps", type=int, default=10, help="seeds of swapped labels for each set")

@@ -89,7 +89,7 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
     Raises:
         RunError: a step failed.
     """
-    # Each network has a store of its own: its images have another size.
+    # One store for each network: its images have another size.
     network = tuple(override for override in run.overrides if override.startswith("network="))
     store = "-".join([run.dataset, *(override.partition("=")[2] for override in network)])
     common = (f"dataset={run.dataset}", f"store={store}", *run.overrides)
@@ -158,7 +158,7 @@ def _serve(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _forget(served: Archive, before: Live) -> None:
-    """Remove an archive, and restore what was live before, besides what other commands have made live since."""
+    """Remove an archive, and restore the live versions from `before`; models that other commands added stay live."""
 
     def change(now: Live) -> Live:
         other_models = {name: model for name, model in now.models.items() if name != served.name}

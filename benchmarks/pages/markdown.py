@@ -11,7 +11,7 @@ NOT_MEASURED = "*Not measured.*"
 
 
 def load(path: Path) -> Any | None:
-    """Return a result, or None where there is none."""
+    """Return a result, or None without a file."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 

@@ -166,7 +166,7 @@ def inspection(document: Any) -> str:
 
 @of_result("familiarity.json")
 def familiarity(document: Mapping[str, Any]) -> str:
-    """Make the tables of how well familiarity tells other images apart, of other banks, and of its cost."""
+    """Make the tables of familiarity: how well it separates other images, other banks, and its cost."""
     rows = [
         [
             f"{row['known']} against {row['other']}",

@@ -42,7 +42,7 @@ class Prediction:
     """The answer for one image: label to probability, best first, and the version of the model that gave it.
 
     `familiarity` is the share of validation images that are at least as far from the training images; below 0.05 the
-    image is unlike those. None from a model that cannot tell.
+    image is unlike those. None from a model without a bank of training images.
     """
 
     probabilities: dict[str, float]
