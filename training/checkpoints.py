@@ -17,6 +17,8 @@ from handlers.run_folder import RunFolder
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
+SECONDS_BETWEEN_LINES = 20.0  # within an epoch
+
 
 class Checkpoints(Checkpoint):
     """Writes `metrics.csv`, `checkpoints/last.ckpt` and `checkpoints/best.ckpt` into the folder of a run, each epoch.
@@ -36,7 +38,7 @@ class Checkpoints(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.seconds: list[float] = []
         self.best: dict[str, float] | None = None
-        self._started = 0.0
+        self._started = self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "seconds": self.seconds, "best": self.best}
@@ -46,6 +48,13 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *arguments: Any) -> None:
+        now = time.perf_counter()
+        if now - max(self._started, self._reported) >= SECONDS_BETWEEN_LINES:
+            self._reported = now
+            batch, batches = int(arguments[-1]) + 1, int(trainer.num_training_batches)
+            self.say(f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  batch {batch:,} of {batches:,}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -85,6 +85,15 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert spec.provenance["fingerprint"] == document["fingerprint"]
 
 
+def test_a_long_epoch_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("batch" in line for line in tiny("short", "trainer.epochs=1")[1])
+    monkeypatch.setattr("training.checkpoints.SECONDS_BETWEEN_LINES", 0.0)
+    _, said = tiny("long", "trainer.epochs=2")
+    assert [line for line in said if "batch" in line] == [
+        f"epoch   {epoch}/2  batch {batch} of 6" for epoch in (1, 2) for batch in range(1, 7)
+    ]
+
+
 def test_classes_with_few_images_are_named_before_training() -> None:
     _, said = tiny("few", "trainer.epochs=1", "split.images_per_class=4")
     assert said[0].startswith(f"fewer than 10 images to train on: {len(CLASSES)} classes, '{CLASSES[0]}' 4")

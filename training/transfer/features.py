@@ -28,7 +28,7 @@ from training.networks import Network
 
 FOLDER = Path("data/features")
 BATCH = 16  # images; of more, the activations do not fit in a core's cache
-COMMIT = 32  # batches that a killed process loses at most
+COMMIT = 8  # batches that a killed process loses at most, and after which progress is shown
 
 Features = npt.NDArray[np.float32]
 
