@@ -7,14 +7,18 @@ without an agreed white (floats, 32 bits, signed) are stretched from their darke
 import contextlib
 import dataclasses
 import io
+import struct
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 EXTRA_SAMPLES = 338
+# Of Pillow for broken bytes. The picture then stays as libvips shows it, and the comparison reports that.
+BROKEN = (EOFError, IndexError, OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 STRETCHED = ("char", "short", "uint", "int", "float", "double")
 
 
@@ -61,8 +65,7 @@ def _whiten_outside(data: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[n
     """Make the canvas of a GIF white outside its first frame: libvips shows it black where nothing is transparent."""
     if not data.startswith(b"GIF8"):
         return pixels
-    # Pillow fails in many ways on broken bytes; the picture then keeps its black, and the comparison reports that.
-    with contextlib.suppress(Exception), GifImageFile(io.BytesIO(data)) as image:
+    with contextlib.suppress(*BROKEN), GifImageFile(io.BytesIO(data)) as image:
         left, top, right, bottom = image.tile[0].extents or (0, 0, *image.size)
         canvas = np.full_like(pixels, 255)
         canvas[top:bottom, left:right] = pixels[top:bottom, left:right]
@@ -80,7 +83,7 @@ def _unknown_samples(data: bytes) -> int:
         file.seek(tags.next)
         tags.load(file)
         return tuple(tags.get(EXTRA_SAMPLES, ())).count(0)
-    except Exception:  # as above: then the picture keeps its transparency, and the comparison reports that
+    except BROKEN:
         return 0
 
 
