@@ -110,8 +110,8 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
 
 
 def _versions(client: Client, name: str) -> str:
-    results = sorted((status.version for status in client.versions(name)), key=model_store.order)
-    return ", ".join(f"{name} {version}" for version in results)
+    versions = sorted((status.version for status in client.versions(name)), key=model_store.order)
+    return ", ".join(f"{name} {version}" for version in versions)
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
@@ -148,13 +148,13 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
     if version is None and name in live:
         version = live[name].version  # the server's live version, which may not be the newest
     try:
-        results = model_store.find(name, version)
+        archive = model_store.find(name, version)
     except ArchiveError:
         if version is not None or not weights.is_file():
             raise
         return f"{weights}, offline", offline(weights, paths, model_config.DEFAULTS["handler"])
-    settings = results.model_config().get("handler")
-    return f"{results.path}, offline", offline(unpacked.enter_context(results.unpacked()), paths, settings)
+    settings = archive.model_config().get("handler")
+    return f"{archive.path}, offline", offline(unpacked.enter_context(archive.unpacked()), paths, settings)
 
 
 @contextmanager
