@@ -1,4 +1,7 @@
-"""Archives whose handler does something wrong, once they are served: its code is changed after they were built."""
+"""Archives whose handler does something wrong, once they are served: its code is changed after they were built.
+
+A `time.sleep` here is the fault itself: a slow answer, or a handler that does nothing while a file is there.
+"""
 
 import json
 from pathlib import Path

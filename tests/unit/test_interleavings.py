@@ -81,7 +81,7 @@ def fork(writer: Writer, root: Path, how: str, number: int, log: Path) -> int:
         stepped.install(how, number, log)
         writer(root)
         os._exit(0)
-    except BaseException:
+    except BaseException:  # nothing returns into pytest here: it would run the other tests in this process too
         traceback.print_exc()
         os._exit(1)
 
