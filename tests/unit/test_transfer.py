@@ -23,8 +23,8 @@ from training.optimizers import make_optimizer
 from training.run import run_key
 from training.train import train
 from training.transfer import features as cached
-from training.transfer import head, padding, pretrained
-from training.transfer.learning_curve import learning_curve
+from training.transfer import head, padding, pretrained, stages
+from training.transfer.learning_curve import _extrapolated, learning_curve
 from training.transfer.pretrained import PACKAGES, PretrainedError
 
 LITE = "network=efficientnet_lite0"
@@ -116,7 +116,7 @@ def test_a_local_file_of_weights_is_read_and_its_digest_recorded(tmp_path: Path)
     copy.write_bytes(PACKAGES["tf_efficientnet_lite0"].path().read_bytes())
     node = plain(compose([*TRANSFER, f"network.pretrained={copy}"]))["network"]
     network = build(node, 3, 3, 64)
-    origin = pretrained.origin(node, network)
+    origin = pretrained.origin(node, lambda: network)
     assert (origin.source, origin.licence, origin.sha256) == ("copy.pth", "unknown", pretrained.sha256(copy))
     packaged = build({**node, "pretrained": True}, 3, 3, 64)
     images = torch.rand(2, 3, 64, 64)
@@ -147,6 +147,7 @@ def test_features_are_computed_once_for_an_image_wherever_its_row_is(
     data = PreparedDataset.open("data/processed/tinted")
     node = plain(compose(TRANSFER))["network"]
     network, spec = build(node, 3, 3, 64), data.preprocess((0.5,) * 3, (0.5,) * 3)
+    monkeypatch.setattr(cached, "COMMIT", 1)  # more than one transaction
     rows = np.arange(20)
     first = cached.features(network, {"sha256": "abc"}, data, rows, spec, plain_console(), folder=tmp_path)
     computed: list[int] = []
@@ -167,6 +168,56 @@ def test_features_are_computed_once_for_an_image_wherever_its_row_is(
     np.testing.assert_allclose(first, exact, atol=5e-3, rtol=2e-3)
 
 
+def test_features_of_other_pixels_are_computed_again(tmp_path: Path) -> None:
+    network = build(plain(compose(TRANSFER))["network"], 3, 3, 64)
+    data = PreparedDataset.open("data/processed/tinted")
+    tinted_store(tmp_path, image_size=64, interpolation="bilinear")
+    other_filter = PreparedDataset.open(tmp_path / "data/processed/tinted")
+
+    def values(data: PreparedDataset, mean: float, std: float) -> np.ndarray:
+        spec = data.preprocess((mean,) * 3, (std,) * 3)
+        return cached.features(network, {}, data, np.arange(3), spec, plain_console(), folder=tmp_path)
+
+    first = values(data, 0.5, 0.5)
+    assert np.array_equal(values(data, 0.5, 0.5), first)
+    for other in (values(data, 0.4, 0.5), values(data, 0.5, 0.4), values(other_filter, 0.5, 0.5)):
+        assert not np.array_equal(other, first)
+
+
+def test_the_key_of_features_changes_with_the_weights_and_with_what_changes_features() -> None:
+    def key(*overrides: str, sha256: str = "abc") -> dict[str, Any]:
+        return stages.feature_key(plain(compose([*TRANSFER, *overrides])), {"sha256": sha256})
+
+    assert key() == key("network.dropout=0.5", "network.frozen_layers=5")
+    assert key() != key(sha256="abd")
+    assert key() != key("network=efficientnet_lite1")
+
+
+def test_weights_of_a_hub_are_identified_by_those_below_the_head() -> None:
+    torch.manual_seed(0)
+    network: Any = build({"kind": "resnet18"}, 3, 3, 64)
+    node = {"kind": "resnet18", "pretrained": True}
+    origin = pretrained.origin(node, lambda: network)
+    assert (origin.name, origin.source, origin.licence) == ("resnet18", "hub of torchvision", "BSD-3-Clause")
+    network.head = torch.nn.Linear(512, 5)
+    assert pretrained.origin(node, lambda: network) == origin
+    with torch.no_grad():
+        network.body.conv1.weight[0, 0, 0, 0] += 1
+    assert pretrained.origin(node, lambda: network).sha256 != origin.sha256
+
+
+def test_a_dilated_convolution_keeps_its_padding_and_training_goes_on() -> None:
+    from timm.layers.conv2d_same import Conv2dSame
+
+    body = torch.nn.Sequential(Conv2dSame(3, 4, 3, stride=2, dilation=2))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = body(images)
+        padding.with_equal_padding(body, (3, 64, 64))
+        assert torch.equal(body(images), before)
+    assert body.training
+
+
 def clouds(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     labels = random.integers(0, 3, images)
@@ -182,6 +233,20 @@ def test_a_head_is_regularised_as_validation_wants_it() -> None:
         accuracy = float((fitted.logits(test[0]).argmax(dim=1).numpy() == test[1]).mean())
         assert accuracy > 0.75
     assert head.fit(*clouds(30, 0), 3, None).strength == 3e-3
+
+
+def test_a_head_is_fitted_to_all_images_though_its_strength_is_chosen_on_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "SEARCHED", 60)
+    fitted = head.fit(*clouds(3000, 0), 3, clouds(300, 1))
+    whole = head.fit(*clouds(3000, 0), 3, None, strengths=(fitted.strength,))
+    torch.testing.assert_close(fitted.weight, whole.weight, atol=0.01, rtol=0.01)
+
+
+def test_a_head_does_not_lean_on_a_feature_that_hardly_varies() -> None:
+    values, labels = clouds(300, 0)
+    values[:, 0] = 1e-4 * (labels == 0)  # it separates a class, until fine-tuning moves it
+    fitted = head.fit(values, labels, 3, None)
+    assert fitted.weight[:, 0].abs().max() < fitted.weight.abs().max() / 10
 
 
 def test_a_balanced_head_gives_a_rare_class_its_part() -> None:
@@ -244,10 +309,20 @@ def test_the_curve_expects_more_of_more_images_and_says_how_sure_it_is() -> None
     assert learning_curve(*hard(120), 3, hard(40), strength=1e-2) is None
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_without_validation_images_the_last_network_counts(stages: int) -> None:
-    run, _ = trained(f"blind-{stages}", f"transfer.stages={stages}", "split.validation=0", "trainer.epochs=1")
-    assert json.loads((run / "train.json").read_text())["best"]["epoch"] == stages - 1
+def test_the_curve_stays_in_its_range_without_mistakes_and_with_more_mistakes_of_more_images() -> None:
+    labels = np.arange(150) % 3
+    easy = 10 * np.eye(3, dtype=np.float32)[labels], labels
+    curve = learning_curve(*easy, 3, easy, strength=1e-2)
+    assert curve is not None and curve.accuracy == (1.0, 1.0, 1.0)
+    assert 0.99 < curve.low <= curve.expected <= curve.high <= 1
+    images, worse = np.array([10.0, 20.0, 40.0]), np.array([0.9, 0.8, 0.7])
+    assert _extrapolated(images, worse, 80.0) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_without_validation_images_the_last_network_counts(stage: int) -> None:
+    run, _ = trained(f"blind-{stage}", f"transfer.stages={stage}", "split.validation=0", "trainer.epochs=1")
+    assert json.loads((run / "train.json").read_text())["best"]["epoch"] == stage - 1
 
 
 def test_settings_of_fine_tuning_do_not_change_a_linear_head() -> None:

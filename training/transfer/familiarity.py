@@ -19,13 +19,11 @@ from scipy import linalg
 from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import LARGEST, STEPS, Familiarity
-from handlers.preprocessing import Preprocess
 from handlers.spec import FAMILIARITY, PreprocessSpec
-from training.data.loaders import ordered_images
 from training.data.progress import plain_console
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
-from training.transfer.features import features
+from training.transfer.features import BATCH, features, outputs
 
 BANK = 2048  # training images
 VALIDATION = 2048  # images that set the threshold, at most
@@ -34,7 +32,6 @@ LEAST_VALIDATION = 20  # images: with fewer, none of them may be unfamiliar
 COMPONENTS = 256  # of the embeddings, on which the discriminants are computed
 DIRECTIONS = 16  # of each kind
 RIDGE = 0.1  # of the mean variance within classes, added to each component's
-BATCH = 16
 TOLERANCE = 1e-3  # of a logit
 
 Array = npt.NDArray[np.float64]
@@ -162,15 +159,10 @@ def _engine(artifact: Path) -> tuple[Engine, PreprocessSpec]:
 
 
 def _same_logits(engine: Engine, data: PreparedDataset, rows: Rows, spec: PreprocessSpec, logits: torch.Tensor) -> bool:
-    outputs = _outputs(engine, data, rows, spec)[:, : logits.shape[1]]
-    return torch.allclose(outputs, logits[: len(rows)], rtol=TOLERANCE, atol=TOLERANCE)
+    answers = _outputs(engine, data, rows, spec)[:, : logits.shape[1]]
+    return torch.allclose(answers, logits[: len(rows)], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _outputs(engine: Engine, data: PreparedDataset, rows: Rows, spec: PreprocessSpec) -> torch.Tensor:
     """Return the logits and embeddings (N, K + D) of prepared images."""
-    pixels_of, outputs = Preprocess(spec), []
-    for pixels in ordered_images(data, rows, BATCH):
-        inputs = engine.buffer(len(pixels))
-        pixels_of.write(list(pixels), list(inputs[: len(pixels)]))
-        outputs.append(engine(inputs)[: len(pixels)])
-    return torch.cat(outputs)
+    return torch.cat(list(outputs(engine, data, rows, spec)))

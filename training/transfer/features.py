@@ -5,6 +5,7 @@ set keeps it: after a class is added, only its own images are computed. The key 
 """
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,20 +102,21 @@ def features(
 
 def _computed(
     network: Network, data: PreparedDataset, rows: Rows, positions: Sequence[int], preprocess: PreprocessSpec
-) -> Iterator[tuple[list[int], Features]]:
-    """Yield positions and the features of their rows, some batches at a time."""
-    engine = _engine(network, preprocess)
+) -> Iterator[tuple[Sequence[int], Features]]:
+    """Yield positions and the features of their rows, `COMMIT` batches at a time."""
+    batches = outputs(_engine(network, preprocess), data, rows[list(positions)], preprocess)
+    for start in range(0, len(positions), COMMIT * BATCH):
+        values = torch.cat(list(itertools.islice(batches, COMMIT)))
+        yield positions[start : start + len(values)], values.numpy()
+
+
+def outputs(engine: Engine, data: PreparedDataset, rows: Rows, preprocess: PreprocessSpec) -> Iterator[torch.Tensor]:
+    """Yield the outputs of an engine for prepared images, those of `BATCH` images at a time."""
     pixels_of = Preprocess(preprocess)
-    part: list[torch.Tensor] = []
-    start = end = 0
-    for pixels in ordered_images(data, rows[list(positions)], BATCH):
+    for pixels in ordered_images(data, rows, BATCH):
         inputs = engine.buffer(len(pixels))
         pixels_of.write(list(pixels), list(inputs[: len(pixels)]))
-        part.append(engine(inputs)[: len(pixels)])
-        end += len(pixels)
-        if len(part) == COMMIT or end == len(positions):
-            yield list(positions[start:end]), torch.cat(part).numpy()
-            part, start = [], end
+        yield engine(inputs)[: len(pixels)]
 
 
 class _Embedding(torch.nn.Module):

@@ -7,7 +7,7 @@ its cache. `network.pretrained` is true for these, or the path of a local file. 
 import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,8 +157,14 @@ def local_file(network: Mapping[str, Any]) -> Path | None:
     return package.path() if package and network.get("pretrained") else None
 
 
-def origin(network: Mapping[str, Any], module: "nn.Module") -> Origin:
-    """Return the origin of the pretrained weights that `module` of the node `network` now holds."""
+def origin(network: Mapping[str, Any], build: Callable[[], "nn.Module"]) -> Origin:
+    """Return the origin of the pretrained weights of the configuration node `network`.
+
+    Weights from a hub have no file: their digest is that of the module that `build` returns.
+
+    Raises:
+        PretrainedError: the file of the weights is missing or damaged.
+    """
     name = str(network.get("model", network["kind"]))
     path = local_file(network)
     package = PACKAGES.get(name)
@@ -174,7 +180,7 @@ def origin(network: Mapping[str, Any], module: "nn.Module") -> Origin:
 
         described = timm.get_pretrained_cfg(name)
         licence = str((described and described.license) or "unknown")
-    return Origin(name=name, source=f"hub of {_library(network)}", licence=licence, sha256=_digest(module))
+    return Origin(name=name, source=f"hub of {_library(network)}", licence=licence, sha256=_digest(build()))
 
 
 def _library(network: Mapping[str, Any]) -> str:

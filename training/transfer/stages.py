@@ -13,7 +13,7 @@ from training.configuration import ConfigurationError
 from training.data.progress import plain_console
 from training.data.splits import Rows, Split
 from training.data.store import PreparedDataset
-from training.networks import build
+from training.networks import Network, build
 from training.precision import use_all_cores
 from training.transfer import head, pretrained
 from training.transfer.features import Features, features
@@ -38,11 +38,17 @@ def stages(settings: Mapping[str, Any]) -> int:
 
 
 def origin(settings: Mapping[str, Any], data: PreparedDataset) -> dict[str, str] | None:
-    """Return name, source, licence and SHA-256 of the pretrained weights; None without such weights."""
+    """Return name, source, licence and SHA-256 of the pretrained weights; None without such weights.
+
+    Raises:
+        ConfigurationError: their file is missing or damaged.
+    """
     if not settings["network"].get("pretrained"):
         return None
-    network = build(settings["network"], len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
-    return dataclasses.asdict(pretrained.origin(settings["network"], network))
+    try:
+        return dataclasses.asdict(pretrained.origin(settings["network"], lambda: _network(settings, data)))
+    except pretrained.PretrainedError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def frozen_features(
@@ -55,8 +61,12 @@ def frozen_features(
 ) -> Features:
     """Return the features (N, D) of images under the pretrained network of the settings, from the cache or computed."""
     use_all_cores()
-    network = build(settings["network"], len(data.classes), preprocess.channels, preprocess.image_size)
-    return features(network, feature_key(settings, weights), data, rows, preprocess, console)
+    return features(_network(settings, data), feature_key(settings, weights), data, rows, preprocess, console)
+
+
+def _network(settings: Mapping[str, Any], data: PreparedDataset) -> Network:
+    """Return the network of the settings for the images and the classes of a data set, with its pretrained weights."""
+    return build(settings["network"], len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
 
 
 def feature_key(settings: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any]:
