@@ -34,10 +34,11 @@ petals.generate(raw, images_per_class=50, classes=8)
 print(*sorted(path.relative_to(raw) for path in raw.glob("tfrecords*/*/*")), sep="\n")
 
 # %% [markdown]
-# The images of this page are small, so that it takes little time: 64 pixels instead of 128.
+# The images and the network of this page are small, so that it takes little time. Without these two settings the images
+# have 224 pixels, and training starts from the pretrained weights of an EfficientNet-Lite0.
 
 # %%
-settings = ["dataset=petals", "dataset.image_size=64"]
+settings = ["dataset=petals", "dataset.image_size=64", "network=small_cnn"]
 prepare.run(settings, plain_console())
 
 # %% [markdown]
@@ -59,7 +60,7 @@ Image("examples.png")
 # would hold out a part of the training images.
 
 # %%
-small = ["network=small_cnn", "trainer.epochs=25", "trainer.ema=0", "trainer.train_size=null", "trainer.mix.p=0"]
+small = ["trainer.epochs=25", "trainer.ema=0", "trainer.train_size=null", "trainer.mix.p=0"]
 small += ["trainer.optimizer=adamw", "trainer.lr=0.005"]
 run = train(configuration.compose([*settings, *small]))
 Image(run / "curves.png")
