@@ -1,6 +1,7 @@
 """What happens to a batch: augment, normalize, network, loss; the same step on a CPU and on a GPU."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError, TrainingError
+from training.depthwise import Float32Depthwise
 from training.networks import DroppedNorm, build
 from training.optimizers import layers, make_optimizer, make_schedule
 from training.transfer.head import Head
@@ -112,7 +114,8 @@ class Classification(L.LightningModule):
             images, labels = self.augment(*batch, torch.bfloat16 if lower else torch.float32)
             mixed, targets = self.mix(images, labels)
             inputs = self.preprocess.normalize(mixed).contiguous(memory_format=torch.channels_last)
-        logits = self.network(inputs).float()
+        with Float32Depthwise() if self.device.type == "cpu" else nullcontext():
+            logits = self.network(inputs).float()
         loss: torch.Tensor = self.loss(logits, targets)
         self._check(loss, index)
         self.train_loss.update(loss.detach().expand(len(labels)))  # with nan_strategy="disable" weights are ignored
