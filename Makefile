@@ -76,7 +76,7 @@ evaluate: setup ## score a run on its test images, with pictures: NAME=
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
-	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$SIGHTLINE_MODEL" format="$$SIGHTLINE_FORMAT" && )\
+	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$($(py) -m serving.store.fine_tuning "$$SIGHTLINE_MODEL")" format="$$SIGHTLINE_FORMAT" && )\
 	$(py) -m serving.archive "$$SIGHTLINE_MODEL" "$$SIGHTLINE_VERSION" $(if $(value FORMAT),--format "$$SIGHTLINE_FORMAT") $(ARGS)
 
 verify: setup ## check an archive (hash, structure, provenance) and rehearse it as a worker: NAME= (VERSION=, else the newest)

@@ -30,7 +30,7 @@ from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
 from serving.archive import read_spec
 from serving.host import lock, state
-from serving.store import model_store
+from serving.store import fine_tuning, model_store
 from serving.store.live import Live
 from serving.store.model_store import Archive
 from training.configuration import compose
@@ -95,7 +95,7 @@ def _transfer(
     says = "fitting a linear head on the features of pretrained weights"
     run.run("train", says, "training.train", *data, *overrides, "transfer.stages=1")
     _evaluate(run, name)
-    first, tuned = (RunFolder(run.root / RUNS / part) for part in (name, f"{name}/{TUNED}"))
+    first, tuned = fine_tuning.runs(name, run.root / RUNS)
     files, archive = served_first(_live_archive(run.root, name), first, tuned)
     serve_and_ask(run, name, ANSWERS_SHOWN, files, archive=archive)
     if stages == 1:
@@ -104,7 +104,7 @@ def _transfer(
     own = (f"name={name}/{TUNED}", f"store={name}", f"trainer.max_minutes={minutes}", "transfer.stages=2")
     run.run("fine-tune", says, "training.train", *data, *overrides, *own)
     _evaluate(run, f"{name}/{TUNED}")
-    choice = _choice(first, tuned)
+    choice = fine_tuning.choice(first, tuned)
     if choice is None:
         choice = _choose(run, name, first, tuned)
     else:
@@ -120,10 +120,9 @@ def served_first(live: Archive | None, first: RunFolder, tuned: RunFolder) -> tu
 
     That is the linear head `first`, unless a network that was fine-tuned from it is live, or was when the server ended.
     """
-    choice = _choice(first, tuned)
     if live is None:
-        return tuned if choice and choice["version"] is not None else first, None
-    descends = _read(tuned.choice).get("keys", [None])[0] == _key(first)
+        return fine_tuning.deployed(first, tuned), None
+    descends = fine_tuning.descends(first, tuned)
     if steps.holds(live, first.model) or not descends:
         return first, None
     if steps.holds(live, tuned.model):
@@ -135,7 +134,7 @@ def _choose(run: Steps, name: str, first: RunFolder, tuned: RunFolder) -> dict[s
     """Compare the fine-tuned network with the served one, and write whether it is to be deployed."""
     compared = Choice.of(answers_of_live(_live_archive(run.root, name), first, tuned), tuned.validation)
     run.console.print(compared.line(), highlight=False, soft_wrap=True)
-    choice = {"keys": [_key(first), _key(tuned)], "deploys": compared.deploys, "version": None}
+    choice = {"keys": fine_tuning.keys(first, tuned), "deploys": compared.deploys, "version": None}
     # Written before it is served: a command that is killed in between continues from here.
     write_json(tuned.choice, {**dataclasses.asdict(compared), **choice})
     return choice
@@ -145,23 +144,6 @@ def answers_of_live(live: Archive | None, first: RunFolder, tuned: RunFolder) ->
     """Return the file of the served network's answers to the validation images."""
     is_first = live is None or steps.holds(live, first.model) or not tuned.deployed.is_file()
     return first.validation if is_first else tuned.deployed
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
-
-
-def _key(run: RunFolder) -> str | None:
-    return _read(run.training).get("key")
-
-
-def _choice(first: RunFolder, tuned: RunFolder) -> dict[str, Any] | None:
-    """Return the choice of this fine-tuned network, if it was made before."""
-    choice = _read(tuned.choice)
-    return choice if choice and choice["keys"] == [_key(first), _key(tuned)] else None
 
 
 def _live_archive(root: Path, name: str) -> Archive | None:

@@ -4,9 +4,10 @@ python -m serving.archive fingers 1.0                             runs/fingers/ 
 python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   override defaults of serving.store.model_config
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 python -m serving.archive fingers 1.3 --prune 3                   then keep only the newest three and the live ones
+python -m serving.archive moths 1.4 --run runs/moths              the linear head of `make up` after its fine-tuning
 
-Needs runs/<name>/model.pt, or model.pt2. An existing version is never overwritten, and an archive that a
-worker cannot serve is never written.
+Needs runs/<name>/model.pt, or model.pt2; runs/<name>/tuned/ is packed once `make up` deployed its network. An
+existing version is never overwritten, and an archive that a worker cannot serve is never written.
 """
 
 import argparse
@@ -23,10 +24,11 @@ from rich.console import Console
 
 from handlers import atomic, golden
 from handlers.golden import GoldenError
+from handlers.naming import TUNED
 from handlers.run_folder import RUNS, RunFolder
 from handlers.spec import ARTIFACTS
 from serving.errors import ServingError
-from serving.store import model_config, model_store, package, provenance, prune, rehearsal
+from serving.store import fine_tuning, model_config, model_store, package, provenance, prune, rehearsal
 from serving.store.model_store import Archive, ArchiveError
 
 
@@ -41,8 +43,9 @@ def build(
     kind: str = "torchscript",
     rehearse: bool = True,
 ) -> Archive:
-    """Build `<store>/<name>-<version>.mar` and its sidecar from `run`, which is `<runs>/<name>/` by default.
+    """Build `<store>/<name>-<version>.mar` and its sidecar from `run`.
 
+    By default that is `<runs>/<name>/`, or `<runs>/<name>/tuned/` once `make up` deployed the network in it.
     The archive appears in one step: a server that lists the store never sees half of one. Before that it is rehearsed
     (`serving.store.rehearsal`), unless `rehearse` is off. `overrides` are those of `model_config.configure`, `kind` is
     one of `ARTIFACTS`.
@@ -53,7 +56,7 @@ def build(
     """
     model_store.check_name(name)
     model_store.check_version(version)
-    run = run or runs / name
+    run = run or fine_tuning.deployed(*fine_tuning.runs(name, runs)).path
     files = RunFolder(run)
     weights = files.artifact(kind)
     spec = read_spec(weights)
@@ -116,7 +119,7 @@ def read_spec(weights: Path) -> dict[str, Any]:
         ArchiveError: there is no such file, or no spec.json in it.
     """
     if not weights.is_file():
-        name = weights.parent.name
+        name = weights.parent.parent.name if weights.parent.name == TUNED else weights.parent.name
         command = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
         raise ArchiveError(f"{weights} does not exist: {command} writes it")
     try:
@@ -162,13 +165,16 @@ def main() -> int:
     parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="format of the artifact")
     parser.add_argument("--prune", type=_at_least_one, metavar="N", help="keep only the newest N and the live ones")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
+    parser.add_argument("--run", type=Path, help="another folder of a run, such as runs/<name> after its fine-tuning")
     arguments = parser.parse_intermixed_args()
+    run = arguments.run or fine_tuning.deployed(*fine_tuning.runs(arguments.name)).path
+    options = {"run": run, "overrides": arguments.settings, "kind": arguments.format}
     try:
         with Console(stderr=True, markup=False, emoji=False).status(
             "Packing the archive and rehearsing it in a worker ..."
         ):
-            archive = build(arguments.name, arguments.version, overrides=arguments.settings, kind=arguments.format)
-        print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB)")
+            archive = build(arguments.name, arguments.version, **options)
+        print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB) from {run}")
         if arguments.prune:
             for old in prune.prune(arguments.name, arguments.prune, root=Path.cwd(), also=archive.version):
                 print(f"removed {old.path.name}")

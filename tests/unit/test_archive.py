@@ -17,7 +17,7 @@ import yaml
 
 from handlers import golden
 from serving import archive
-from serving.store import model_config, model_store, package, provenance, prune
+from serving.store import fine_tuning, model_config, model_store, package, provenance, prune, rehearsal
 from serving.store.model_store import Archive, ArchiveError
 from tests.unit.archived_run import write_run, write_servable
 
@@ -188,6 +188,43 @@ def test_int8_travels_beside_the_weights_and_not_with_compiled_ones(runs: Path, 
     for version, kind, travels in (("1.0", "torchscript", True), ("1.1", "pt2", False)):
         with zipfile.ZipFile(build("fingers", version, runs=runs, store=store, kind=kind).path) as file:
             assert ("model.int8.pt" in file.namelist()) is travels
+
+
+def test_the_fine_tuned_network_is_packed_once_it_was_deployed(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda _: None)
+    first = runs / "fingers"
+    tuned = write_run(tmp_path / "other", classes=["tuned"]).joinpath("fingers").rename(first / "tuned")
+    for run in (first, tuned):
+        (run / "train.json").write_text(json.dumps({"key": run.name}))
+
+    def packs(version: str, *options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["archive", "fingers", version, *options])
+        assert archive.main() == 0
+        assert capsys.readouterr().out.startswith(f"model_store/fingers-{version}.mar (0.")
+        with zipfile.ZipFile(f"model_store/fingers-{version}.mar") as packed:
+            return "tuned" if packed.read("model.pt") == (tuned / "model.pt").read_bytes() else "first"
+
+    for number, (choice, expected) in enumerate(
+        [
+            ({"keys": ["fingers", "tuned"], "version": None}, "first"),  # compared, not deployed
+            ({"keys": ["fingers", "tuned"], "version": "1.1"}, "tuned"),
+            ({"keys": ["fingers", "trained again"], "version": "1.1"}, "first"),
+            ([1], "first"),
+        ]
+    ):
+        (tuned / "choice.json").write_text(json.dumps(choice))
+        assert packs(f"1.{number}") == expected
+        assert fine_tuning.deployed(*fine_tuning.runs("fingers")).path.name == {"first": "fingers"}.get(
+            expected, "tuned"
+        )
+    (tuned / "choice.json").write_text(json.dumps({"keys": ["fingers", "tuned"], "version": "1.1"}))
+    assert packs("2.0", "--run", "runs/fingers") == "first"
+    (tuned / "model.pt").unlink()
+    with pytest.raises(ArchiveError, match=r"runs/fingers/tuned/model.pt does not exist: make train NAME=fingers "):
+        build("fingers", "3.0")
 
 
 def test_workers_that_are_asked_for_have_a_most(runs: Path, tmp_path: Path) -> None:
