@@ -71,12 +71,14 @@ def fit(
     if head is not None:
         module.start_from(head)
     train, validation = _batches(config, data, split, module, device)
-    checkpoints = Checkpoints(run, len(split.train) + len(split.transformed), trainer_node["max_minutes"], say)
+    part = trainer_node.get("epoch_part", 1.0)
+    images = len(split.train) + len(split.transformed)
+    checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
     network = config["network"].get("model", config["network"]["kind"])
     say(
-        f"{network}: {parameters:,} parameters, {checkpoints.images:,} training, {len(split.validation):,} validation "
+        f"{network}: {parameters:,} parameters, {images:,} training, {len(split.validation):,} validation "
         f"and {len(split.test):,} test images, on {device.type} in {'bf16' if bf16 else 'float32'}"
     )
     with warnings.catch_warnings():
@@ -88,6 +90,7 @@ def fit(
             devices=1,
             precision="bf16-mixed" if bf16 else "32-true",
             max_epochs=trainer_node["epochs"],
+            limit_train_batches=max(part, 1.0 / len(train)),
             gradient_clip_val=trainer_node["gradient_clip"],
             logger=_logger(config, run),
             callbacks=[checkpoints],

@@ -1,5 +1,6 @@
 """The bare training step, and how many epochs of it fit into a given time."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,12 +51,12 @@ class Stepper:
             torch.cuda.synchronize()
 
 
-def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: PreprocessSpec, images: float) -> int:
+def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: PreprocessSpec, images: float) -> float:
     """Return how many epochs to plan, so that the learning rate has fallen when `trainer.max_minutes` are over.
 
     Times a few steps on random images at their full size, with a network that is thrown away; images that grow while
     training, and shards that are decoded on the way, take another time. `images` is what an epoch sees, its validation
-    counted in. At least 1, at most `trainer.epochs`.
+    counted in. Whole epochs, at most `trainer.epochs`; a part of one, where a whole one takes too long.
     """
     trainer: Mapping[str, Any] = settings["trainer"]
     stepper = Stepper({**settings, "trainer": {**trainer, "train_size": None}}, classes, spec)
@@ -72,7 +73,8 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
         seconds.append(time.perf_counter() - start)
     # The median: of a machine that others use too, a step may take many times as long as the next.
     epoch = images / len(pixels) * statistics.median(seconds[WARM_UP:])
-    return max(1, min(int(trainer["epochs"]), int(60 * trainer["max_minutes"] * PLANNED / epoch)))
+    fitting = float(60 * trainer["max_minutes"] * PLANNED / epoch)
+    return min(int(trainer["epochs"]), math.floor(fitting)) if fitting >= 1 else fitting
 
 
 def fit_epochs(
@@ -95,6 +97,6 @@ def fit_epochs(
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3
         epochs = fitting_epochs(settings, data.classes, preprocess, images)
         if epochs < trainer["epochs"]:
-            say(f"planning {epochs} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
+            say(f"planning {epochs:.2g} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
         write_text(budget, str(epochs))
     return with_planned_epochs(settings, run)

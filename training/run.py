@@ -74,11 +74,16 @@ def input_statistics(
 
 
 def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Return the settings with the epochs that were planned for the time of this run, if it has a time limit."""
+    """Return the settings with the epochs that were planned for the time of this run, if it has a time limit.
+
+    Of a part of one epoch, `trainer.epoch_part` is the part of the training images.
+    """
     trainer, plan = settings["trainer"], RunFolder(run).planned_epochs
     if trainer["max_minutes"] is None or not plan.is_file():
         return settings
-    return {**settings, "trainer": {**trainer, "epochs": int(plan.read_text())}}
+    epochs = float(plan.read_text())
+    part = {"epoch_part": epochs} if epochs < 1 else {}
+    return {**settings, "trainer": {**trainer, "epochs": max(1, int(epochs)), **part}}
 
 
 def network_name(settings: Mapping[str, Any]) -> str:
@@ -113,11 +118,12 @@ def _processor() -> str:
 def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, outcome: "Outcome") -> dict[str, Any]:
     """Return the document that a finished run writes to train.json."""
     best = outcome.checkpoints.best or {}
+    part = settings["trainer"].get("epoch_part", 1)
     return {
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
-        "epochs": len(outcome.checkpoints.rows),
-        "planned_epochs": settings["trainer"]["epochs"],
+        "epochs": len(outcome.checkpoints.rows) * part,
+        "planned_epochs": settings["trainer"]["epochs"] * part,
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "images": {
             "train": len(split.train),

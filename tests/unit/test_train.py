@@ -244,6 +244,19 @@ def test_as_many_epochs_are_planned_as_fit(monkeypatch: pytest.MonkeyPatch) -> N
     # 80 images in batches of 8: ten steps of half a second each
     assert fitting_epochs(config, CLASSES, spec, 80) == int(600 * PLANNED / 5)
     assert fitting_epochs({**config, "trainer": {**config["trainer"], "epochs": 7}}, CLASSES, spec, 80) == 7
+    assert fitting_epochs(config, CLASSES, spec, 80_000) == pytest.approx(600 * PLANNED / 5000)
+
+
+def test_of_an_epoch_that_takes_too_long_a_part_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 0.5)
+    run, said = tiny("part", "trainer.max_minutes=60", "trainer.epochs=9", "trainer.schedule=cosine")
+    whole, _ = tiny("whole", "trainer.epochs=1", "trainer.schedule=cosine")
+    assert any("planning 0.5 of 9 epochs" in line for line in said)
+    told = json.loads((run / "train.json").read_text())
+    assert (told["epochs"], told["planned_epochs"], told["wanted_epochs"]) == (0.5, 0.5, 9)
+    assert metrics(run)[-1]["lr"] == pytest.approx(metrics(whole)[-1]["lr"], abs=1e-3)
+    steps = [torch.load(each / "checkpoints/last.ckpt", weights_only=False)["global_step"] for each in (run, whole)]
+    assert steps[0] == steps[1] // 2
 
 
 def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
