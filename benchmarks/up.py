@@ -62,7 +62,7 @@ def run_up(root: Path, raw: Path, *options: str) -> dict[str, Any]:
 
 def copy_without(raw: Path, name: str, target: Path) -> None:
     """Copy a folder of class folders, but not the folders of one class."""
-    shutil.copytree(raw, target, ignore=lambda folder, files: [name] if name in files else [])
+    shutil.copytree(raw, target, ignore=lambda folder, _: [name] if (Path(folder) / name).is_dir() else [])
 
 
 def classes(raw: Path) -> list[str]:

@@ -11,6 +11,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rates": serving_tables.rates_in_short,
     "real": training_tables.real,
     "fewest": training_tables.fewest,
+    "up": training_tables.up,
     "prepare": training_tables.prepare,
     "inspection": training_tables.inspection,
     "familiarity": training_tables.familiarity,

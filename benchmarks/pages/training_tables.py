@@ -117,6 +117,41 @@ def fewest(document: Mapping[str, Any]) -> str:
     return table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
 
 
+@of_result("up.json")
+def up(document: Mapping[str, Any]) -> str:
+    """Make the table of `make up`: the first answer, a class added, and the second stage."""
+    turns, old = document["turns"], document["old_classes"]
+    added = [turn["added_class"] for turn in turns]
+    rows = [
+        ["first answer after the command, an empty folder", f"{document['first_answer_s']:.0f} s, the slowest turn"],
+        [
+            "first answer after the command, one class added",
+            f"{document['added_answer_s']:.0f} s, the slowest turn",
+        ],
+        [
+            "test images of the old classes that both heads answered",
+            f"{old['images']:,}: right before {old['right_before']:,}, after {old['right_after']:,}",
+        ],
+        ["top-1 that the old classes lose (95 % interval)", _range(old["loss"], 1)],
+        [
+            "test images of the added class",
+            f"{sum(one['right'] for one in added)} of {sum(one['images'] for one in added)} right",
+        ],
+    ]
+    for tuned in (turn["fine_tuning"] for turn in turns if "fine_tuning" in turn):
+        deployed = tuned["deployed"]
+        verdict = "deployed" if deployed["deploys"] else "not deployed: it was not better on the validation images"
+        rows += [
+            [
+                f"second stage, MINUTES={tuned['minutes']:g}, from the command to the end",
+                f"{tuned['seconds'] / 60:.1f} min, {verdict}",
+            ],
+            ["test top-1 of the first and of the second stage", " and ".join(map(percent, tuned["top_1"]))],
+        ]
+    head = [f"make up, {document['classes']} classes, {len(turns)} turns", "value"]
+    return table(head, rows)
+
+
 @of_result("prepare.json")
 def prepare(document: Mapping[str, Any]) -> str:
     """Make the table of the cost of preparing by the number of images."""
