@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,10 @@ Score = Mapping[str, float]  # `value`, `low` and `high` of `training.scores.Est
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two versions of a model and their test top-1; `same_images` is whether the same prepared images judged both."""
+    """Two versions of a model and their test top-1; `same_images` is whether the same prepared images judged both.
+
+    Of versions with different classes, the scores are those on the images of the `common` classes.
+    """
 
     name: str
     before: str
@@ -24,6 +27,7 @@ class Comparison:
     top_1: float
     same_images: bool
     drop: tuple[float, float] | None  # 95 % interval of the top-1 that is lost; None if `before` was not evaluated
+    common: int | None = None  # classes of both versions; None if they have the same classes
 
     @classmethod
     def of(cls, root: Path, before: str | None, after: Archive, metrics: Mapping[str, Any]) -> Self | None:
@@ -36,10 +40,15 @@ class Comparison:
         old = Archive(after.name, before, model_store.path_of(after.name, before, root / model_store.FOLDER))
         provenance = old.provenance()
         same_images = provenance.get("dataset_fingerprint") == metrics.get("fingerprint")
-        old_score, new_score = (provenance.get("metrics") or {}).get("top_1"), metrics["top_1"]
+        old_metrics = provenance.get("metrics") or {}
+        old_score, new_score = old_metrics.get("top_1"), metrics["top_1"]
+        common = _common(old_metrics, metrics)
+        if common:
+            old_score, new_score = (_top_1_of(common, each) for each in (old_metrics, metrics))
         top_1_before = old_score["value"] if old_score else None
         drop = difference(old_score, new_score) if old_score else None
-        return cls(after.name, before, after.version, top_1_before, new_score["value"], same_images, drop)
+        count = len(common) if common else None
+        return cls(after.name, before, after.version, top_1_before, new_score["value"], same_images, drop, count)
 
     @property
     def worse(self) -> bool:
@@ -55,7 +64,9 @@ class Comparison:
         """Return lines for people: both scores, and how to go back if the new one is lower."""
         score = "not evaluated" if self.top_1_before is None else f"{self.top_1_before:.1%}"
         images = "" if self.same_images else " (the prepared images have changed between them)"
-        lines = [f"test top-1: {self.name} {self.before} {score}, {self.name} {self.after} {self.top_1:.1%}{images}"]
+        of_classes = f" of the {self.common} classes of both" if self.common else ""
+        scores = f"{self.name} {self.before} {score}, {self.name} {self.after} {self.top_1:.1%}"
+        lines = [f"test top-1{of_classes}: {scores}{images}"]
         if self.drop is not None and not (self.worse or self.better):
             low, high = 100 * -self.drop[1], 100 * -self.drop[0]
             lines.append(f"no clear difference: the test images allow a change of {low:+.1f} to {high:+.1f} points")
@@ -66,6 +77,25 @@ class Comparison:
                 f"warning: {self.after} is live and scores lower than {self.before}. Back: {command} NAME={self.name}"
             )
         return lines
+
+
+def _common(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the classes of both evaluations with test images in both; none if the classes are the same."""
+    old, new = (each.get("per_class") or {} for each in (before, after))
+    if old.keys() == new.keys():
+        return []
+    return [name for name in old if name in new and old[name]["images"] and new[name]["images"]]
+
+
+def _top_1_of(classes: Sequence[str], metrics: Mapping[str, Any]) -> Score:
+    """Return the top-1 of the test images of some classes, with its interval."""
+    from training.scores import plain, proportion  # takes a second to import
+
+    chosen = [metrics["per_class"][name] for name in classes]
+    right = sum(round(each["images"] * each["recall"]["value"]) for each in chosen)
+    score = plain(proportion(right, sum(each["images"] for each in chosen)))
+    assert score is not None  # each class has images
+    return score
 
 
 def difference(first: Score, second: Score) -> tuple[float, float]:

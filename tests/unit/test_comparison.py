@@ -44,6 +44,25 @@ def test_a_lower_score_names_the_way_back(kept: str, back: str, tmp_path: Path) 
     ]
 
 
+def with_classes(right: dict[str, int], images: int = 200) -> dict[str, Any]:
+    """Return the metrics of an evaluation with so many right answers of each class."""
+    classes = {name: {"images": images, "recall": plain(proportion(hits, images))} for name, hits in right.items()}
+    return {**evaluated(sum(right.values()), images * len(right)), "per_class": classes}
+
+
+@pytest.mark.parametrize(("crow_after", "warns"), [(190, False), (150, True)])
+def test_of_an_added_class_the_other_classes_are_compared(crow_after: int, warns: bool, tmp_path: Path) -> None:
+    Live({"birds": LiveModel("2.0", "1.0")}).write(tmp_path)
+    store = tmp_path / model_store.FOLDER
+    before = with_classes({"owl": 190, "crow": 192})
+    (store / "birds-1.0.json").write_text(json.dumps({"metrics": before, "dataset_fingerprint": "f"}))
+    after = with_classes({"owl": 190, "crow": crow_after, "swift": 20}) | {"fingerprint": "g"}
+    comparison = Comparison.of(tmp_path, "1.0", NEW, after)
+    assert comparison is not None and comparison.worse == warns
+    score = f"test top-1 of the 2 classes of both: birds 1.0 95.5%, birds 2.0 {(190 + crow_after) / 400:.1%} (the prep"
+    assert comparison.lines(tmp_path)[0].startswith(score)
+
+
 @pytest.mark.parametrize(("before", "after"), [(883, 882), (882, 883), (900, 900), (920, 900), (900, 920)])
 def test_a_change_within_noise_is_no_clear_difference(before: int, after: int, tmp_path: Path) -> None:
     score, verdict = compared(tmp_path, before, after)
