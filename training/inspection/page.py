@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +13,8 @@ from training.data.splits import Rows
 from training.data.store import LEFT_OUT, PreparedDataset
 from training.inspection import findings as issues
 from training.inspection.findings import ACROSS, Finding, Names
-from training.inspection.thumbnails import Thumbnails
+from training.pages import template
+from training.pages.thumbnails import Thumbnails
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN = 60  # findings of one issue
@@ -96,13 +96,13 @@ def render(
     remarks: Sequence[str],
 ) -> str:
     """Return the page of these findings; `sides` (N,) are those of the rows, "" for none."""
-    thumbnails = Thumbnails(data)
+    thumbnails = Thumbnails(data.raw, data.colour, data.record)
     by_issue = collections.defaultdict[str, list[Finding]](list)
     for finding in findings:
         by_issue[finding.issue].append(finding)
     suspects = by_issue[issues.LABEL]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return template.render(
+        TEMPLATE,
         name=data.name,
         images=len(data),
         raw=data.raw,
