@@ -51,7 +51,10 @@ class RunFolder:
     metrics = _File("evaluation/metrics.json")
     predictions = _File("evaluation/predictions.npz")
     mistakes = _File("evaluation/mistakes.png")
+    robustness = _File("evaluation/robustness.json")
+    speed = _File("evaluation/speed.json")
     served = _File("evaluation/served.json")
+    report = _File("report.html")
     submission = _File("submission.csv")
     # In the folder that holds the folds of a cross-validation.
     crossvalidation = _File("crossvalidation.json")

@@ -10,13 +10,14 @@ Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it 
     predictions.npz        probabilities (N, K) float32, labels, ids, and the location of each image's bytes
     confusion.png, reliability.png, mistakes.png
 
+and `runs/<run>/report.html`, a page that shows all of it (see `training.report`).
+
 A data set whose class names say several things (`3L`: a count and a hand) has each scored separately, by the patterns
 of `dataset.label_parts` in its configuration. Test images without a label are not scored. If all this is up to date,
 nothing runs and torch is not imported.
 """
 
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.predictions import Predictions, decode, open_classifier, predict
+from training.report.documents import document
+from training.report.identity import is_current, report_key
+from training.report.summary import main_scores
 
 if TYPE_CHECKING:
     from handlers.classifier import Classifier
@@ -60,13 +64,20 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     """
     console = console or plain_console()
     config, dataset = trained(folder)
-    key = _key(folder, dataset.fingerprint)
-    files = RunFolder(folder)
-    written = files.metrics
-    if written.is_file() and (metrics_file := json.loads(written.read_text())).get("key") == key:
-        console.print(f"{written} is up to date", highlight=False)
-        return dict(metrics_file)
+    files, key = RunFolder(folder), _key(folder, dataset.fingerprint)
+    metrics = document(files.metrics, key)
+    if metrics:
+        console.print(f"{files.metrics} is up to date", highlight=False)
+    else:
+        metrics = _evaluate(folder, config, dataset, key, batch, console)
+    _report(files, config, dataset, metrics, console)
+    return metrics
 
+
+def _evaluate(
+    folder: Path, config: Mapping[str, Any], dataset: PreparedDataset, key: str, batch: int, console: Console
+) -> dict[str, Any]:
+    """Answer and score the test images, write the files of the evaluation, and return the metrics."""
     rows = _labelled_test_images(dataset, SplitSpec.from_config(config["split"]))
     classifier = answering(folder, dataset)
     records = [dataset.record(int(row)) for row in rows]
@@ -80,13 +91,29 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
     metrics["temperature"] = temperature
     metrics |= judge(predictions, dataset.classes, config["dataset"].get("label_parts") or {})
     # The metrics are written last: if they exist, all files beside them are of the same evaluation.
+    files = RunFolder(folder)
     files.evaluation.mkdir(exist_ok=True)
-    written.unlink(missing_ok=True)
+    files.metrics.unlink(missing_ok=True)
     predictions.save(files.predictions)
     draw(files.evaluation, predictions, dataset.classes)
     _draw_mistakes(files.mistakes, predictions, records, classifier, dataset)
-    write_json(written, metrics)
+    write_json(files.metrics, metrics)
     return metrics
+
+
+def _report(
+    files: RunFolder, config: Mapping[str, Any], dataset: PreparedDataset, metrics: Mapping[str, Any], console: Console
+) -> None:
+    """Write the report unless it is up to date; if it cannot be written, say so: the metrics are written."""
+    key = report_key(files, metrics["key"])
+    if is_current(files, key):
+        return
+    from training.report import page  # scikit-learn and matplotlib take a second to import
+
+    try:
+        page.write(files, key, config, dataset, metrics)
+    except (DatasetError, OSError, ValueError) as error:
+        console.print(f"warning: {files.report} was not written: {error}", highlight=False)
 
 
 def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:
@@ -181,10 +208,7 @@ def _key(folder: Path, fingerprint: str) -> str:
 def table(metrics: Mapping[str, Any]) -> Table:
     """Return a printable table of the main scores."""
     shown = Table("score", "value", "95 % interval", title=f"{metrics['name']}: {metrics['images']:,} test images")
-    names = ("top_1", "top_5", "macro_f1", "calibration_error", "calibration_error_unscaled")
-    rows = [(name.replace("_", " "), metrics[name]) for name in names]
-    rows += [(f"top 1 of the {name}", part["top_1"]) for name, part in metrics.get("parts", {}).items()]
-    for name, score in rows:
+    for name, score in main_scores(metrics):
         shown.add_row(name, f"{score['value']:.4f}", f"{score['low']:.4f} to {score['high']:.4f}")
     return shown
 

