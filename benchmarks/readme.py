@@ -18,7 +18,7 @@ from benchmarks.pages.origins import origins
 from benchmarks.pages.results import TABLES
 
 ORIGINS = "origins"
-BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table:(?P<name>[a-z0-9_]+) -->\n)(?P<body>.*?)(<!-- /table:(?P=name) -->)", re.DOTALL)
 
 
 class ReadmeError(Exception):

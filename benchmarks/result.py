@@ -71,9 +71,19 @@ class Sections:
     Sections of another machine or of other versions are dropped.
     """
 
-    def __init__(self, benchmark: str, path: Path, *, package: str = "benchmarks", **about: Any) -> None:
-        """Read the result at `path`; `about` is common to all sections."""
-        self.path, self.origin = path, Origin(benchmark, sys.argv[1:], package=package)
+    def __init__(
+        self,
+        benchmark: str,
+        path: Path,
+        *,
+        arguments: Sequence[str] | None = None,
+        code: Sequence[str] = SERVING,
+        package: str = "benchmarks",
+        **about: Any,
+    ) -> None:
+        """Read the result at `path`; `about` is common to all sections, the rest is as in `Origin`."""
+        command = sys.argv[1:] if arguments is None else arguments
+        self.path, self.origin = path, Origin(benchmark, command, code=code, package=package)
         environment = {"machine": machine("cpu"), "versions": versions()}
         before = json.loads(path.read_text()) if path.is_file() else {}
         if any(before.get(name) != value for name, value in environment.items()):

@@ -12,6 +12,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "real": training_tables.real,
     "fewest": training_tables.fewest,
     "up": training_tables.up,
+    "few_images": training_tables.few_images,
     "prepare": training_tables.prepare,
     "inspection": training_tables.inspection,
     "familiarity": training_tables.familiarity,

@@ -117,6 +117,20 @@ def fewest(document: Mapping[str, Any]) -> str:
     return table(["width", "parameters", "images a class", "validation top-1", "test top-1 (95 % interval)"], rows)
 
 
+@of_result("few_images.json")
+def few_images(document: Mapping[str, Any]) -> str:
+    """Make the table of accuracy by the number of training images of each class, and of what training starts from."""
+    sections = document["sections"]
+    numbers = sorted({row["images_per_class"] for section in sections.values() for row in section["rows"]})
+    rows = []
+    for name in sorted(sections):
+        scores = {row["images_per_class"]: percent(row["top_1"]) for row in sections[name]["rows"]}
+        tests = max(row["test_images"] for row in sections[name]["rows"])
+        rows.append([f"{name}, {tests:,} test images", *(scores.get(number, NOT_MEASURED) for number in numbers)])
+    head = ["test top-1 (95 % interval)", *(f"at most {number} a class" for number in numbers)]
+    return table(head, rows)
+
+
 @of_result("up.json")
 def up(document: Mapping[str, Any]) -> str:
     """Make the table of `make up`: the first answer, a class added, and the second stage."""
