@@ -17,6 +17,15 @@ def gains_from_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
+def multiplies_bytes() -> bool:
+    """Return whether the processor sums products of 8-bit integers in 32 bits, as VNNI and AMX do.
+
+    Without these instructions the sum of two products saturates at 16 bits: activations then get 7 bits.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
 def by_speed(device: torch.device) -> list[str]:
     """Return the precisions that a device gains from, the first choice first, and float32.
 

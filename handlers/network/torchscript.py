@@ -4,7 +4,8 @@ import contextlib
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import nn
 
 from handlers import atomic
 from handlers.device import out_of_memory_errors
+from handlers.network.precision import multiplies_bytes
 from handlers.spec import Spec
 
 SPEC_FILE, QUANTIZED = "spec.json", ".int8.pt"
+ENGINE_FILE, OLDER_ENGINE = "engine", "x86"  # of an int8 network: what packs its weights; before it was recorded
 METHODS = ("forward", "features", "embedding")
 ATTENTION = ("aten::scaled_dot_product_attention", "aten::matmul", "aten::bmm")
 # The arguments of aten::_convolution (native_functions.yaml).
@@ -71,6 +74,8 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
 def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
     """Trace the int8 form of a network, which answers logits only, and write it to `quantized(path)` with its spec.
 
+    torch's engine for int8 is still the one that packed its weights: it goes inside too, for `load`.
+
     Raises:
         ArtifactError: its trace fits one batch size only.
     """
@@ -79,19 +84,19 @@ def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
         torch.jit.enable_onednn_fusion(False)
         traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
         _check_batches(network, traced, spec, quantized(path), ("forward",))
-        _write(traced, spec, quantized(path))
+        _write(traced, spec, quantized(path), {ENGINE_FILE: torch.backends.quantized.engine.encode()})
 
 
-def _write(traced: nn.Module, spec: Spec, path: Path) -> None:
+def _write(traced: nn.Module, spec: Spec, path: Path, beside: Mapping[str, bytes] | None = None) -> None:
     with atomic.replacing(path) as part:
-        torch.jit.save(traced, str(part), _extra_files={SPEC_FILE: spec.to_json().encode()})
+        torch.jit.save(traced, str(part), _extra_files={SPEC_FILE: spec.to_json().encode(), **(beside or {})})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     """Read an artifact that `save` wrote.
 
     Raises:
-        ArtifactError: no such file, not an artifact, or an artifact of a newer Sightline.
+        ArtifactError: no such file, not an artifact, one of a newer Sightline, or int8 that this processor gets wrong.
         OutOfMemoryError: the device has no room for its weights.
     """
     path = Path(path)
@@ -105,13 +110,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
                 # Once a process torch says that int8 tensors are deprecated. Here it says so to Python, which filters;
                 # while it reads the file, C++ would print it.
                 torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.quint8)
+                use_int8_engine(_int8_engine(path))
             with out_of_memory_errors():
                 module = torch.jit.load(  # type: ignore[no-untyped-call]
                     str(path), map_location=torch.device(device), _extra_files=files
                 )
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path} is not an artifact or is damaged; export the model again") from error
     text: str | bytes = files[SPEC_FILE]  # torch answers bytes, and empty bytes for a missing file
     if not text:
@@ -121,6 +127,35 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:
     except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from error
     return Artifact(module.eval(), spec)
+
+
+def _int8_engine(path: Path) -> str:
+    """Return the engine that packs the weights of an int8 network.
+
+    Raises:
+        ArtifactError: its integers are too large for this processor.
+        BadZipFile: the file is no artifact.
+    """
+    with zipfile.ZipFile(path) as file:
+        inside = [name for name in file.namelist() if name.endswith(f"/extra/{ENGINE_FILE}")]
+        engine = file.read(inside[0]).decode() if inside else OLDER_ENGINE
+    if engine == "onednn" and not multiplies_bytes():
+        raise ArtifactError(
+            f"{path}: its activations have 8 bits, for processors with VNNI or AMX, and this one has neither. "
+            "Set handler.precision=auto, or export the run again on this machine (python -m training.export name=<run>)"
+        )
+    return engine
+
+
+def use_int8_engine(engine: str) -> None:
+    """Choose what packs and runs the int8 layers that are made or loaded from now on.
+
+    Raises:
+        ArtifactError: this build of torch lacks it.
+    """
+    if engine not in torch.backends.quantized.supported_engines:
+        raise ArtifactError(f"this build of torch has no int8 layers of {engine}: set handler.precision=auto")
+    torch.backends.quantized.engine = engine
 
 
 def quantized(path: str | Path) -> Path:

@@ -100,3 +100,48 @@ def test_an_int8_network_is_loaded_and_asked_without_a_word(tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert torchscript.load(torchscript.quantized(path)).spec == small_spec()
+
+
+@pytest.mark.parametrize("byte_products", [True, False])
+def test_an_int8_network_is_run_by_what_packed_it(
+    byte_products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("handlers.network.torchscript", "training.quantization"):
+        monkeypatch.setattr(f"{module}.multiplies_bytes", lambda: byte_products)
+    path, images = tmp_path / "model.pt", torch.randn(8, 3, 16, 16)
+    network = quantize(SmallNetwork().eval(), [images])
+    engine = "onednn" if byte_products else "x86"
+    assert torch.backends.quantized.engine == engine
+    torchscript.save_quantized(network, small_spec(), path)
+    expected = network(images)
+    torch.backends.quantized.engine = "x86"  # as in a new process
+    loaded = torchscript.load(torchscript.quantized(path)).module
+    assert torch.backends.quantized.engine == engine
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_activations_of_8_bits_are_refused_where_they_saturate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    with monkeypatch.context() as patched:
+        patched.setattr("training.quantization.multiplies_bytes", lambda: True)
+        network = quantize(SmallNetwork().eval(), [torch.randn(8, 3, 16, 16)])
+    torchscript.save_quantized(network, small_spec(), path)
+    monkeypatch.setattr("handlers.network.torchscript.multiplies_bytes", lambda: False)
+    with pytest.raises(ArtifactError, match=r"model\.int8\.pt: its activations have 8 bits.*precision=auto"):
+        torchscript.load(torchscript.quantized(path))
+
+
+def test_an_int8_network_of_an_older_release_runs_as_it_did(tmp_path: Path) -> None:
+    path = torchscript.quantized(tmp_path / "model.pt")
+    _save_with(path, {"spec.json": small_spec().to_json()})
+    torch.backends.quantized.engine = "onednn"
+    torchscript.load(path)
+    assert torch.backends.quantized.engine == "x86"
+
+
+def test_a_damaged_int8_network_is_refused(tmp_path: Path) -> None:
+    path = torchscript.quantized(tmp_path / "model.pt")
+    path.write_bytes(b"PK damaged")
+    with pytest.raises(ArtifactError, match=r"model\.int8\.pt is not an artifact or is damaged"):
+        torchscript.load(path)
