@@ -72,7 +72,7 @@ data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: dra
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
 	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
 
-evaluate: setup ## score a run on its test images, with pictures: NAME=
+evaluate: setup ## score a run on its test images, with pictures and report.html: NAME= (ARGS=report=full: with robustness and speed, in minutes)
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)

@@ -1,6 +1,6 @@
 """Evaluate a trained model on its test images, from their encoded bytes, with the same code that serves them.
 
-    python -m training.evaluate name=<run> [batch=64]
+    python -m training.evaluate name=<run> [batch=64] [report=full]
 
 Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it was trained on. Writes, in
 `runs/<run>/evaluation/`:
@@ -10,7 +10,12 @@ Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it 
     predictions.npz        probabilities (N, K) float32, labels, ids, and the location of each image's bytes
     confusion.png, reliability.png, mistakes.png
 
-and `runs/<run>/report.html`, a page that shows all of it (see `training.report`).
+and `runs/<run>/report.html`, a page that shows all of it (see `training.report`). With report=full, also
+
+    robustness.json        top-1 on 200 test images with ten corruptions at five strengths
+    speed.json             images/s of the network in each precision
+
+which takes minutes. They are shown from then on, until the evaluation changes.
 
 A data set whose class names say several things (`3L`: a count and a hand) has each scored separately, by the patterns
 of `dataset.label_parts` in its configuration. Test images without a label are not scored. If all this is up to date,
@@ -43,7 +48,7 @@ from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
 from training.predictions import Predictions, decode, open_classifier, predict
 from training.report.documents import document
-from training.report.identity import is_current, report_key
+from training.report.identity import is_current, measured_key, report_key
 from training.report.summary import main_scores
 
 if TYPE_CHECKING:
@@ -54,8 +59,10 @@ CODE = ("evaluate.py", "pictures.py", "predictions.py", "scores.py")
 HANDLERS = Path(__file__).parents[1] / "handlers"
 
 
-def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dict[str, Any]:
+def run(folder: Path, *, batch: int = 64, full: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Evaluate the run in `folder`, `batch` images at a time, and return what `metrics.json` then holds.
+
+    The report is written too, with `full` also its robustness and speed.
 
     Raises:
         ConfigurationError: the run is not trained or not exported.
@@ -70,6 +77,8 @@ def run(folder: Path, *, batch: int = 64, console: Console | None = None) -> dic
         console.print(f"{files.metrics} is up to date", highlight=False)
     else:
         metrics = _evaluate(folder, config, dataset, key, batch, console)
+    if full:
+        _measure(files, metrics, console)
     _report(files, config, dataset, metrics, console)
     return metrics
 
@@ -99,6 +108,16 @@ def _evaluate(
     _draw_mistakes(files.mistakes, predictions, records, classifier, dataset)
     write_json(files.metrics, metrics)
     return metrics
+
+
+def _measure(files: RunFolder, metrics: Mapping[str, Any], console: Console) -> None:
+    """Measure robustness and speed, unless they were measured for this evaluation."""
+    from training.report import robustness, speed  # bring torch
+
+    key = measured_key(metrics["key"])
+    for path, measure in ((files.robustness, robustness.measure), (files.speed, speed.measure)):
+        if not document(path, key):
+            write_json(path, {"key": key, **measure(files, console)})
 
 
 def _report(
@@ -253,13 +272,20 @@ def _typed(key: str, text: str, default: object) -> object:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the run that the command line names."""
     try:
-        options = settings(sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64})
+        options = settings(
+            sys.argv[1:] if arguments is None else arguments, {"name": "", "batch": 64, "report": "short"}
+        )
         if options["batch"] < 1:
             raise configuration.ConfigurationError(f"batch={options['batch']}: it must be at least 1")
-        metrics = run(RUNS / options["name"], batch=options["batch"])
+        if options["report"] not in ("short", "full"):
+            raise configuration.ConfigurationError(f"report={options['report']}: write report=short or report=full")
+        metrics = run(RUNS / options["name"], batch=options["batch"], full=options["report"] == "full")
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted. Give the same command again: finished parts are kept", file=sys.stderr)
+        return 130
     table_console().print(table(metrics))
     return 0
 

@@ -1,4 +1,4 @@
-"""Pictures of a test set's answers: confusion matrix, reliability diagram, contact sheet; each function writes one PNG.
+"""Pictures of a test set's answers: confusion matrix, reliability diagram, contact sheet and others, each one PNG.
 
 Figures are drawn by matplotlib's object interface on the Agg canvas: no window system, no global state.
 """
@@ -123,6 +123,23 @@ def reliability(confidences: npt.NDArray[Any], right: npt.NDArray[np.bool_], pat
     bottom.set_xlim(0, 1)
     bottom.set_xlabel("confidence (largest probability)")
     bottom.set_ylabel("images")
+    save(figure, path)
+
+
+def heat_map(
+    shares: npt.NDArray[Any], rows: Sequence[str], columns: Sequence[str], title: str, path: Path | BinaryIO
+) -> None:
+    """Draw shares (R, C) in [0, 1] as a table whose cells are the darker the larger they are."""
+    figure = Figure(figsize=(1.6 + 0.75 * len(columns), 1.0 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=10)
+    for (row, column), share in np.ndenumerate(shares):
+        ink = "white" if share > 0.6 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=9, color=ink)
     save(figure, path)
 
 

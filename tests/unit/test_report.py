@@ -4,11 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
+from handlers.classifier import Classifier
 from handlers.run_folder import RunFolder
 from tests.unit.class_folders import write
 from tests.unit.page_reader import PageReader, picture
@@ -16,7 +20,8 @@ from training import configuration, evaluate
 from training.data import prepare
 from training.data.store import PreparedDataset
 from training.predictions import Predictions
-from training.report import confusion, page
+from training.report import confusion, page, speed
+from training.report.corruptions import CORRUPTIONS
 from training.train import train
 
 CLASSES = ('"quoted" & $x$', "<script>alert(1)<", "ü 100 % {{ name }}")
@@ -28,18 +33,31 @@ SETTINGS = (
     "network=small_cnn",
     "network.layers=[{channels:8,kernel:3,stride:2,padding:1}]",
     "augmentation=[]",
-    "trainer.epochs=2",
+    "trainer.epochs=6",
     "trainer.batch_size=16",
     "trainer.precision=fp32",
 )
 LARGEST = 4_000_000  # bytes
 
 
+def write_tinted(raw: Path, train: int, test: int) -> None:
+    """Write images of noise; those of a class have more of one colour, some of them hardly."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        for side, count in (("train", train), ("test", test)):
+            (raw / side / name).mkdir(parents=True)
+            for image in range(count):
+                pixels = random.integers(0, 200, (6, 6, 3))
+                pixels[..., number] += random.integers(0, 55)
+                picture = Image.fromarray(pixels.astype(np.uint8)).resize((24, 24), Image.Resampling.NEAREST)
+                picture.save(raw / side / name / f"{image}.png")
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with an evaluated run of classes whose names have to be escaped."""
     root = tmp_path_factory.mktemp("report")
-    write(root / "raw", train=20, test=9, classes=CLASSES)
+    write_tinted(root / "raw", train=20, test=9)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("training.temperature.LEAST_IMAGES", 1)
@@ -177,6 +195,66 @@ def test_a_run_without_epochs_has_a_report(files: RunFolder) -> None:
     reader = PageReader(files.report)
     assert "training" not in reader.pictures
     assert {row[0]: row[1] for row in reader.rows["training"]}["epochs"].startswith("none: a linear head")
+
+
+def test_a_full_report_shows_robustness_and_speed_from_then_on(
+    files: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"make evaluate NAME={NAME} ARGS=report=full"
+    assert command in PageReader(files.report).text
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    assert evaluate.main([f"name={NAME}", "report=full"]) == 0
+    robust, fast = (json.loads(path.read_text()) for path in (files.robustness, files.speed))
+    check_robustness(robust, files)
+    reader = PageReader(files.report)
+    assert command not in reader.text
+    (heat_map,) = reader.pictures["robustness"]
+    assert picture(heat_map).size > (300, 300)
+    assert f"{100 * robust['mean_top_1']['value']:.1f} % of the images" in " ".join(reader.text.split())
+    header, *rows = reader.rows["forms"]
+    assert header[3:5] == ["images/s, batch 1", "images/s, batch 8"]
+    shown = {row[0]: row[3:5] for row in rows}
+    assert set(fast["images_per_second"]) <= set(shown) and "fp32" in fast["images_per_second"]
+    for precision, rates in fast["images_per_second"].items():
+        assert shown[precision] == [str(rates["1"]), str(rates["8"])] and rates["1"] > 0
+    check_that_it_needs_nothing(reader, files.report)
+    # An ordinary report shows them still, and a full one measures nothing again; another evaluation drops them.
+    before = files.robustness.stat().st_mtime_ns
+    files.report.unlink()
+    evaluate.run(files.path)
+    assert PageReader(files.report).pictures["robustness"] == [heat_map]
+    evaluate.run(files.path, full=True)
+    assert files.robustness.stat().st_mtime_ns == before
+    with open(files.config, "a") as file:
+        file.write("# changed\n")
+    evaluate.run(files.path)
+    assert command in PageReader(files.report).text and "robustness" not in PageReader(files.report).pictures
+
+
+def check_robustness(robust: dict[str, Any], files: RunFolder) -> None:
+    """Check the robustness of a run with 27 test images; two of its values are worked out again."""
+    predictions = Predictions.load(files.predictions)
+    right = (predictions.probabilities.argmax(axis=1) == predictions.labels).mean()
+    assert robust["images"] == 27 and robust["top_1"]["value"] == pytest.approx(right)
+    assert list(robust["corruptions"]) == list(CORRUPTIONS) and len(CORRUPTIONS) == 10
+    values = np.array(list(robust["corruptions"].values()))
+    assert values.shape == (10, 5) and ((values >= 0) & (values <= 1)).all()
+    assert np.allclose(values * 27, np.round(values * 27))
+    mean = robust["mean_top_1"]
+    assert mean["value"] == pytest.approx(values.mean()) and mean["low"] < mean["value"] < mean["high"]
+    classifier = Classifier(files.model)
+    images = torch.stack(
+        [image for image in classifier.decode(list(predictions.images())) if not isinstance(image, Exception)]
+    )
+    for name, strength in (("contrast", 5), ("brightness", 2)):
+        corrupted = (CORRUPTIONS[name](images / 255, strength, 0) * 255).round().byte()
+        answers = classifier.predict(list(corrupted)).argmax(dim=1).numpy()
+        assert robust["corruptions"][name][strength - 1] == pytest.approx((answers == predictions.labels).mean())
+
+
+def test_another_report_than_short_and_full_is_one_line(files: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([f"name={NAME}", "report=long"]) == 1
+    assert capsys.readouterr().err == "error: report=long: write report=short or report=full\n"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from handlers.run_folder import RunFolder
+from training.report.identity import measured_key
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Documents:
     def read(cls, run: RunFolder, metrics: Mapping[str, Any]) -> Self:
         """Read those of a run with these `metrics`."""
         training, export, weights = (document(path) for path in (run.training, run.export, run.weights))
-        measured = (document(path, metrics["key"]) for path in (run.robustness, run.speed))
+        measured = (document(path, measured_key(metrics["key"])) for path in (run.robustness, run.speed))
         return cls(metrics, training, export, weights, *measured)
 
 

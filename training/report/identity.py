@@ -10,6 +10,7 @@ from handlers.run_folder import RunFolder
 
 HEAD = 4096  # bytes of the page, among them its key
 CODE = (Path(__file__).parent, Path(__file__).parents[1] / "pages")
+MEASURES = ("corruptions.py", "robustness.py", "speed.py")
 
 
 def report_key(run: RunFolder, evaluation: str) -> str:
@@ -19,6 +20,14 @@ def report_key(run: RunFolder, evaluation: str) -> str:
     documents = (run.training, run.export, run.weights, run.epoch_metrics, run.robustness, run.speed)
     for path in (*code, *documents):
         key.update(path.read_bytes() if path.is_file() else b"none")
+    return key.hexdigest()[:32]
+
+
+def measured_key(evaluation: str) -> str:
+    """Return the key of measurements that are made on request, for an evaluation with the key `evaluation`."""
+    key = hashlib.sha256(evaluation.encode())
+    for name in MEASURES:
+        key.update(Path(__file__).with_name(name).read_bytes())
     return key.hexdigest()[:32]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from handlers import atomic
@@ -75,6 +76,11 @@ def render(
         calibration=_calibration(predictions, metrics),
         class_rows=class_rows(data, split, metrics),
         forms=forms(run, documents),
+        batches=list(next(iter(documents.speed.get("images_per_second", {}).values()), {})),
+        threads=documents.speed.get("threads"),
+        robustness=documents.robustness,
+        heat_map=_heat_map(documents.robustness) if documents.robustness else "",
+        full=f"make evaluate NAME={metrics['name']} ARGS=report=full",
         provenance=provenance_facts(run, documents),
         configuration=run.config.read_text(encoding="utf-8"),
     )
@@ -104,6 +110,17 @@ def _calibration(predictions: Predictions, metrics: Mapping[str, Any]) -> list[t
         return [("the temperature is 1", diagrams[0][1])]
     unscaled = scores.unscaled(predictions.probabilities, predictions.temperatures)
     return [("without the temperature", _diagram(unscaled, predictions)), *diagrams]
+
+
+def _heat_map(robustness: Mapping[str, Any]) -> str:
+    """Return the top-1 of each corruption by strength, as a picture; the first column is without any."""
+    clean, corruptions = robustness["top_1"]["value"], robustness["corruptions"]
+    shares = np.array([[clean, *values] for values in corruptions.values()])
+    picture = io.BytesIO()
+    columns = ["none", *(str(strength) for strength in range(1, shares.shape[1]))]
+    title = f"top-1 (%) by strength, {robustness['images']} test images"
+    pictures.heat_map(shares, list(corruptions), columns, title, picture)
+    return data_url("image/png", picture.getvalue())
 
 
 def _diagram(probabilities: npt.NDArray[Any], predictions: Predictions) -> str:
