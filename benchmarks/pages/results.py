@@ -23,6 +23,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "sweep": serving_tables.sweep,
     "decoders": serving_tables.decoders,
     "int8": serving_tables.int8,
+    "networks": serving_tables.networks,
     "operations": operations_tables.operations,
     "gpu": page.gpu,
 }

@@ -189,6 +189,33 @@ def decoders(document: Mapping[str, Any]) -> str:
     return table(head, rows) + note
 
 
+@of_result("networks.json")
+def networks(document: Mapping[str, Any]) -> str:
+    """Make the table of the speed of each network in each precision, as a multiple of ResNet-18's."""
+    rows = {(row["network"], row["precision"], row["batch"]): row for row in document["rows"]}
+    pairs = list(dict.fromkeys((precision, batch) for _, precision, batch in rows))
+    names = list(dict.fromkeys(name for name, _, _ in rows))
+    head = ["network", "parameters", *(f"{precision}, batch {batch}" for precision, batch in pairs)]
+    cells = [
+        [
+            name,
+            f"{document['parameters'][name] / 1e6:.2f} M",
+            *(
+                f"{row['images_per_second']:.0f}; {row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to "
+                f"{row['ratio_range'][1]:.2f})"
+                for row in (rows[name, precision, batch] for precision, batch in pairs)
+            ),
+        ]
+        for name in names
+    ]
+    size = document["image_size"]
+    note = (
+        f"\n\nImages/s in process at {size} x {size} on one core; then the multiple of ResNet-18's in the same round: "
+        f"median and range of {document['number_of_rounds']} rounds."
+    )
+    return table(head, cells) + note
+
+
 @of_result("int8.json")
 def int8(document: Mapping[str, Any]) -> str:
     """Make the table of what int8 gains and costs."""
