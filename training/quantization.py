@@ -48,7 +48,9 @@ def quantize(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
         remaining = iter(batches)
         example = next(remaining)
         try:
-            prepared = prepare_fx(copy.deepcopy(network), get_default_qconfig_mapping(engine), (example,))
+            plain = _without_relu6(_with_plain_norms(copy.deepcopy(network)))
+            prepared = prepare_fx(plain, get_default_qconfig_mapping(engine), (example,))
+            _restore_relu6(prepared)
             prepared(example)
             for batch in remaining:
                 prepared(batch)
@@ -58,6 +60,42 @@ def quantize(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise QuantizationError(f"the network cannot be quantized: {reason}") from error
     return quantized.eval()
+
+
+def _with_plain_norms(network: nn.Module) -> nn.Module:
+    """Replace batch norms that do more than that by a plain one and their activation.
+
+    Only plain ones are folded into the convolution before them; others would be computed in float32.
+    """
+    for name, norm in list(network.named_modules()):
+        if isinstance(norm, nn.BatchNorm2d) and type(norm) is not nn.BatchNorm2d:
+            plain = nn.BatchNorm2d(norm.num_features, norm.eps, affine=norm.affine)
+            plain.load_state_dict(norm.state_dict())
+            activation = getattr(norm, "act", nn.Identity())
+            _replace(network, name, nn.Sequential(plain, activation).eval())
+    return network
+
+
+def _without_relu6(network: nn.Module) -> nn.Module:
+    """Replace each ReLU6 by a marked ReLU: only a ReLU is fused with the convolution before it."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.ReLU6):
+            relu = nn.ReLU().eval()
+            relu.is_relu6 = True  # type: ignore[assignment]
+            _replace(network, name, relu)
+    return network
+
+
+def _restore_relu6(network: nn.Module) -> None:
+    """Put each ReLU6 back, also into fused layers: their ranges then end at 6, where int8 cuts off."""
+    for name, module in list(network.named_modules()):
+        if getattr(module, "is_relu6", False):
+            _replace(network, name, nn.ReLU6().eval())
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, module)
 
 
 @contextlib.contextmanager
