@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DATASET ?= fingers
 NAME ?=
+NAMES ?=
 VERSION ?=
 RAW ?=
 IMAGE ?=
@@ -23,6 +24,7 @@ BENCH ?= serving
 # as it was typed, a `$` included. ARGS is the rest of the command line, for the shell to split.
 export SIGHTLINE_DATASET = $(value DATASET)
 export SIGHTLINE_NAME = $(value NAME)
+export SIGHTLINE_NAMES = $(value NAMES)
 export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
 export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
@@ -36,9 +38,9 @@ export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME VERSION RAW IMAGE EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
+unexport DATASET NAME NAMES VERSION RAW IMAGE EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME VERSION RAW IMAGE EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -48,7 +50,7 @@ inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DA
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -74,6 +76,9 @@ train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 
 
 evaluate: setup ## score a run on its test images, with pictures and report.html: NAME= (ARGS=report=full: with robustness and speed, in minutes)
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
+
+compare: setup ## put evaluated runs side by side, with paired tests on the same test images: NAMES="a b" (ARGS=--json)
+	@$(call need,NAMES,NAMES="a b")$(py) -m training.compare "$$SIGHTLINE_NAMES" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
 	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$($(py) -m serving.store.fine_tuning "$$SIGHTLINE_MODEL")" format="$$SIGHTLINE_FORMAT" && )\

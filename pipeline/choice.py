@@ -12,8 +12,7 @@ class Choice:
     """Two networks on the same validation images: top-1 and log-loss of each, and McNemar's p of their difference.
 
     `losses` counts images that are answered right by the first network only, `gains` those by the second only. p is
-    that of the exact test (McNemar 1947, "Note on the sampling error of the difference between correlated
-    proportions"): a binomial test of losses against gains.
+    that of `training.scores.mcnemar`.
     """
 
     images: int
@@ -26,7 +25,7 @@ class Choice:
     @classmethod
     def of(cls, first: Path, second: Path) -> Self:
         """Compare two networks by the files of their answers to the same validation images."""
-        from scipy.stats import binomtest  # takes a second to import
+        from training.scores import mcnemar  # takes a second to import
 
         answers = [np.load(path) for path in (first, second)]
         labels = answers[0]["labels"]
@@ -37,7 +36,7 @@ class Choice:
         right = [values.argmax(axis=1) == labels for values in probabilities]
         true = [values[np.arange(len(labels)), labels].clip(1e-12) for values in probabilities]
         losses, gains = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-        p = float(binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0
+        p = mcnemar(losses, gains)
         top_1, log_loss = [float(part.mean()) for part in right], [float(-np.log(part).mean()) for part in true]
         return cls(len(labels), (top_1[0], top_1[1]), (log_loss[0], log_loss[1]), losses, gains, p)
 

@@ -18,6 +18,7 @@ REQUESTS = "tests/server/test_documented_requests.py"  # runs every curl command
 VERBS = {
     "archive": "tests/unit/test_archive.py",
     "bench": "takes minutes to an hour; tests/server/test_serving_benchmark.py runs one row",
+    "compare": "tests/unit/test_compare.py",
     "check": "is the first command of .ci/run",
     "data": "tests/unit/test_data.py",
     "demo": "trains for minutes; tests/server/test_up.py runs the same steps on few images",

@@ -25,6 +25,7 @@ VERBS = {
         "data",
         "train",
         "evaluate",
+        "compare",
         "archive",
         "verify",
         "serve",
@@ -94,7 +95,8 @@ def test_modules_that_verbs_call_exist(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "missing"), [("up", "RAW"), ("inspect", "RAW"), ("archive", "VERSION"), ("predict", "IMAGE")]
+    ("verb", "missing"),
+    [("up", "RAW"), ("inspect", "RAW"), ("archive", "VERSION"), ("predict", "IMAGE"), ("compare", "NAMES")],
 )
 def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
     done = make("--dry-run", verb)
@@ -150,6 +152,7 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert run("load", "UI=1", "ARGS=--users 3") == [["-m", "tests.load.run", "--ui", "--users", "3"]]
     assert run("load", "UI=0", "ARGS=--users 3") == [["-m", "tests.load.run", "--users", "3"]]
     assert run("predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1")[0][-1] == "--offline"
+    assert run("compare", "NAMES=a b", "ARGS=--json") == [["-m", "training.compare", "a b", "--json"]]
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
     assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
     assert "--builds" not in make("--dry-run", "setup").stdout
@@ -187,6 +190,8 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
     assert line == ["-m", "training.train", f"dataset={text}", f"name={text}"]
     (line,) = commands(interpreter, "inspect", *variables, f"EXCLUDE={text}")
     assert line[2:] == [f"--dataset={text}", f"--raw={text}", f"--name={text}", f"--exclude={text}"]
+    (line,) = commands(interpreter, "compare", f"NAMES={text}")
+    assert line == ["-m", "training.compare", text]
     for verb in ("verify", "deploy", "archive"):
         (line,) = commands(interpreter, verb, *variables)
         assert line[2:] == [text, text]
@@ -194,11 +199,12 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up", "inspect"]
+    "verb",
+    ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up", "inspect", "compare"],
 )
-@pytest.mark.parametrize("variable", ["NAME", "VERSION", "RAW", "IMAGE", "DATASET", "EXCLUDE"])
+@pytest.mark.parametrize("variable", ["NAME", "NAMES", "VERSION", "RAW", "IMAGE", "DATASET", "EXCLUDE"])
 def test_no_text_is_taken_for_an_option(verb: str, variable: str, interpreter: Path) -> None:
-    good = {"NAME": "a", "VERSION": "1.0", "RAW": "b", "IMAGE": "c", "DATASET": "fingers"}
+    good = {"NAME": "a", "NAMES": "a b", "VERSION": "1.0", "RAW": "b", "IMAGE": "c", "DATASET": "fingers"}
     variables = (f"{key}={value}" for key, value in (good | {variable: "--help"}).items())
     done = make("-o", "setup", verb, f"py={interpreter}", *variables)
     assert done.returncode == 2 and not done.stdout
