@@ -101,7 +101,8 @@ def carry_out(name: str, run: Run, raw: Path) -> dict[str, Any]:
         pooled = _read(files.crossvalidation)
         first = _read(RunFolder(files.path / "fold-0").training)
         times = [fold["train_seconds"] for fold in pooled["folds"]]
-        document |= _figures(first, pooled) | {"folds": pooled["folds"], "train_seconds": max(times)}
+        document |= _figures(first, pooled) | {name: pooled[name] for name in ("folds", "int8")}
+        document["train_seconds"] = max(times)
         return document | {"served": _serve([files.path / fold["run"] for fold in pooled["folds"]])}
     step("training.train", *common, f"name={name}")
     step("training.evaluate", f"name={name}")

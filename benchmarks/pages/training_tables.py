@@ -47,6 +47,7 @@ def real(results: Path) -> str:
                 f"{document['parameters'] / 1e6:.2f} M",
                 _time(document),
                 percent(document["top_1"]),
+                _int8(document),
                 agree,
             ]
         )
@@ -59,6 +60,7 @@ def real(results: Path) -> str:
         "parameters",
         "training",
         "test top-1 (95 % interval)",
+        "top-1 that int8 loses (95 % interval)",
         "served top-1 over REST",
     ]
     there = [document for _, document in documents if document is not None]
@@ -71,6 +73,12 @@ def real(results: Path) -> str:
         "by default. One run each. `python -m benchmarks.real RAW_ROOT` repeats it."
     )
     return table(head, rows) + note
+
+
+def _int8(document: Mapping[str, Any]) -> str:
+    """Return what int8 loses: of folds on the test images, of a single run on its validation images."""
+    int8 = document.get("int8") or (document.get("export") or {}).get("int8") or {}
+    return _range(int8["top1_lost"], 1) if int8.get("top1_lost") else "not measured"
 
 
 def accuracy(results: Path) -> str:
