@@ -35,7 +35,7 @@ from serving.store.live import Live
 from serving.store.model_store import Archive
 from training.configuration import compose
 
-MINUTES = 10.0
+MINUTES = 8.0
 FOLDS = 10  # a tenth is held out
 ANSWERS_SHOWN = 6
 
@@ -211,7 +211,11 @@ def _worth(run: RunFolder, metrics: dict[str, Any]) -> str:
     score = f"of {metrics['images']:,} test images {metrics['top_1']['value']:.1%}"
     training = json.loads(run.training.read_text(encoding="utf-8"))
     epochs, planned = training["epochs"], training.get("wanted_epochs", training["epochs"])
-    return score if epochs >= planned else f"{score}, after {epochs} of {planned} epochs: as many as the time allowed"
+    return (
+        score
+        if epochs >= planned
+        else f"{score}, after {round(epochs, 2):g} of {planned} epochs: as many as the time allowed"
+    )
 
 
 def _name_of(raw: Path) -> str:

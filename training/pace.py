@@ -1,6 +1,5 @@
 """The bare training step, and how many epochs of it fit into a given time."""
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +55,7 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
 
     Times a few steps on random images at their full size, with a network that is thrown away; images that grow while
     training, and shards that are decoded on the way, take another time. `images` is what an epoch sees, its validation
-    counted in. Whole epochs, at most `trainer.epochs`; a part of one, where a whole one takes too long.
+    counted in. At most `trainer.epochs`; not a whole number, so that large sets, with few epochs, use all of the time.
     """
     trainer: Mapping[str, Any] = settings["trainer"]
     stepper = Stepper({**settings, "trainer": {**trainer, "train_size": None}}, classes, spec)
@@ -73,8 +72,7 @@ def fitting_epochs(settings: Mapping[str, Any], classes: Sequence[str], spec: Pr
         seconds.append(time.perf_counter() - start)
     # The median: of a machine that others use too, a step may take many times as long as the next.
     epoch = images / len(pixels) * statistics.median(seconds[WARM_UP:])
-    fitting = float(60 * trainer["max_minutes"] * PLANNED / epoch)
-    return min(int(trainer["epochs"]), math.floor(fitting)) if fitting >= 1 else fitting
+    return min(float(trainer["epochs"]), float(60 * trainer["max_minutes"] * PLANNED / epoch))
 
 
 def fit_epochs(
@@ -97,6 +95,7 @@ def fit_epochs(
         images = len(split.train) + len(split.transformed) + len(split.validation) / 3
         epochs = fitting_epochs(settings, data.classes, preprocess, images)
         if epochs < trainer["epochs"]:
-            say(f"planning {epochs:.2g} of {trainer['epochs']} epochs: what fits into {trainer['max_minutes']:g} min")
+            minutes = trainer["max_minutes"]
+            say(f"planning {round(epochs, 2):g} of {trainer['epochs']} epochs: what fits into {minutes:g} min")
         write_text(budget, str(epochs))
     return with_planned_epochs(settings, run)

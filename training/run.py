@@ -76,14 +76,15 @@ def input_statistics(
 def with_planned_epochs(settings: dict[str, Any], run: Path) -> dict[str, Any]:
     """Return the settings with the epochs that were planned for the time of this run, if it has a time limit.
 
-    Of a part of one epoch, `trainer.epoch_part` is the part of the training images.
+    Where these are no whole number, each epoch sees `trainer.epoch_part` of the training images.
     """
     trainer, plan = settings["trainer"], RunFolder(run).planned_epochs
     if trainer["max_minutes"] is None or not plan.is_file():
         return settings
-    epochs = float(plan.read_text())
-    part = {"epoch_part": epochs} if epochs < 1 else {}
-    return {**settings, "trainer": {**trainer, "epochs": max(1, int(epochs)), **part}}
+    planned = float(plan.read_text())
+    epochs = math.ceil(planned)
+    part = {"epoch_part": planned / epochs} if planned < epochs else {}
+    return {**settings, "trainer": {**trainer, "epochs": epochs, **part}}
 
 
 def network_name(settings: Mapping[str, Any]) -> str:
@@ -122,8 +123,8 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
     return {
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
-        "epochs": len(outcome.checkpoints.rows) * part,
-        "planned_epochs": settings["trainer"]["epochs"] * part,
+        "epochs": round(len(outcome.checkpoints.rows) * part, 3),
+        "planned_epochs": round(settings["trainer"]["epochs"] * part, 3),
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "images": {
             "train": len(split.train),

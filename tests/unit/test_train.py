@@ -247,16 +247,21 @@ def test_as_many_epochs_are_planned_as_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert fitting_epochs(config, CLASSES, spec, 80_000) == pytest.approx(600 * PLANNED / 5000)
 
 
-def test_of_an_epoch_that_takes_too_long_a_part_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 0.5)
-    run, said = tiny("part", "trainer.max_minutes=60", "trainer.epochs=9", "trainer.schedule=cosine")
-    whole, _ = tiny("whole", "trainer.epochs=1", "trainer.schedule=cosine")
-    assert any("planning 0.5 of 9 epochs" in line for line in said)
+@pytest.mark.parametrize("planned", [0.5, 1.5])
+def test_parts_of_epochs_are_trained_where_whole_ones_do_not_fit(
+    planned: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: planned)
+    name, epochs = f"part-{planned}", int(planned + 0.5)
+    run, said = tiny(name, "trainer.max_minutes=60", "trainer.epochs=9", "trainer.schedule=cosine")
+    whole, _ = tiny(f"whole-{epochs}", f"trainer.epochs={epochs}", "trainer.schedule=cosine")
+    assert any(f"planning {planned} of 9 epochs" in line for line in said)
     told = json.loads((run / "train.json").read_text())
-    assert (told["epochs"], told["planned_epochs"], told["wanted_epochs"]) == (0.5, 0.5, 9)
+    assert (told["epochs"], told["planned_epochs"], told["wanted_epochs"]) == (planned, planned, 9)
+    assert len(metrics(run)) == epochs
     assert metrics(run)[-1]["lr"] == pytest.approx(metrics(whole)[-1]["lr"], abs=1e-3)
     steps = [torch.load(each / "checkpoints/last.ckpt", weights_only=False)["global_step"] for each in (run, whole)]
-    assert steps[0] == steps[1] // 2
+    assert steps[0] == int(steps[1] / epochs * planned / epochs) * epochs
 
 
 def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

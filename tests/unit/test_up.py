@@ -72,7 +72,7 @@ def test_minutes_that_are_no_number_are_one_line(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["up", "raw", "pets", f"--minutes={text}"])
     assert up.main() == 1
-    said = f"error: MINUTES is {text!r}: give minutes of training as a number above 0, such as 10\n"
+    said = f"error: MINUTES is {text!r}: give minutes of training as a number above 0, such as 8\n"
     assert capsys.readouterr() == ("", said)
 
 
