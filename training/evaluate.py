@@ -127,12 +127,16 @@ def _report(
     key = report_key(files, metrics["key"])
     if is_current(files, key):
         return
-    from training.report import page  # scikit-learn and matplotlib take a second to import
+    from training.report import page, tracking  # scikit-learn and matplotlib take a second to import
 
     try:
         page.write(files, key, config, dataset, metrics)
+        if config.get("tracking", {}).get("kind") == "wandb":
+            tracking.log(files, config)
     except (DatasetError, OSError, ValueError) as error:
         console.print(f"warning: {files.report} was not written: {error}", highlight=False)
+    except tracking.TrackingError as error:
+        console.print(f"warning: {files.report} is not in Weights & Biases: {error}", highlight=False)
 
 
 def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:

@@ -1,8 +1,11 @@
 """The report of a run: its figures are those of the evaluation, and the page needs nothing but itself."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from training import configuration, evaluate
 from training.data import prepare
 from training.data.store import PreparedDataset
 from training.predictions import Predictions
-from training.report import confusion, page, speed
+from training.report import confusion, page, speed, tracking
 from training.report.corruptions import CORRUPTIONS
 from training.train import train
 
@@ -37,6 +40,7 @@ SETTINGS = (
     "trainer.batch_size=16",
     "trainer.precision=fp32",
 )
+REPOSITORY = Path(__file__).parents[2]
 LARGEST = 4_000_000  # bytes
 
 
@@ -195,6 +199,46 @@ def test_a_run_without_epochs_has_a_report(files: RunFolder) -> None:
     reader = PageReader(files.report)
     assert "training" not in reader.pictures
     assert {row[0]: row[1] for row in reader.rows["training"]}["epochs"].startswith("none: a linear head")
+
+
+def track(files: RunFolder, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Switch a run to Weights & Biases, whose training was logged with the id `abc-1`."""
+    config = OmegaConf.load(files.config)
+    OmegaConf.update(config, "tracking", {"kind": "wandb", "project": "sightline", "entity": None})
+    OmegaConf.save(config, files.config)
+    logged = files.path / "wandb" / "offline-run-20260102_030405-abc-1"
+    logged.mkdir(parents=True)
+    (files.path / tracking.LATEST).symlink_to(logged.name)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def test_weights_and_biases_get_the_same_page_in_the_run_of_the_training(
+    files: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    track(files, monkeypatch, "offline")
+    evaluate.run(files.path)
+    assert wandb.run is None
+    (logged,) = files.path.glob("wandb/offline-run-*-abc-1/files/media/html/*.html")
+    assert logged.read_text() == files.report.read_text()
+    assert (logged.parents[3]).resolve() == (files.path / tracking.LATEST).resolve()
+    evaluate.run(files.path)  # nothing changed: nothing is logged again
+    assert len(list(files.path.glob("wandb/offline-run-*"))) == 2
+
+
+def test_weights_and_biases_that_cannot_be_reached_cost_one_warning(
+    files: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    track(files, monkeypatch, "online")
+    unreachable = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "1"}
+    command = [sys.executable, "-m", "training.evaluate", f"name={NAME}"]  # a process reads the mode once
+    environment = {**os.environ, **unreachable, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "top 1" in done.stdout
+    assert f"warning: {files.report} is not in Weights & Biases: " in done.stderr and "Traceback" not in done.stderr
+    assert files.report.is_file() and files.metrics.is_file()
 
 
 def test_a_full_report_shows_robustness_and_speed_from_then_on(
