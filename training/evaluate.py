@@ -291,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: interrupted. Give the same command again: finished parts are kept", file=sys.stderr)
         return 130
     table_console().print(table(metrics))
+    if (report := RunFolder.of(options["name"]).report).is_file():
+        print(f"report: {report}")
     return 0
 
 

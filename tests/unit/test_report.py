@@ -248,6 +248,7 @@ def test_a_full_report_shows_robustness_and_speed_from_then_on(
     assert command in PageReader(files.report).text
     monkeypatch.setattr(speed, "SECONDS", 0.01)
     assert evaluate.main([f"name={NAME}", "report=full"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {files.report}"
     robust, fast = (json.loads(path.read_text()) for path in (files.robustness, files.speed))
     check_robustness(robust, files)
     reader = PageReader(files.report)
