@@ -15,9 +15,9 @@ from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError, TrainingError
-from training.depthwise import Float32Depthwise
 from training.networks import DroppedNorm, build
 from training.optimizers import layers, make_optimizer, make_schedule
+from training.transfer.depthwise import Float32Depthwise
 from training.transfer.head import Head
 
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.depthwise import Float32Depthwise
+from training.transfer.depthwise import Float32Depthwise
 
 
 class Types(nn.Sequential):
