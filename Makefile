@@ -78,7 +78,7 @@ evaluate: setup ## score a run on its test images, with pictures and report.html
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
 
 compare: setup ## put evaluated runs side by side, with paired tests on the same test images: NAMES="a b" (ARGS=--json)
-	@$(call need,NAMES,NAMES="a b")$(py) -m training.compare "$$SIGHTLINE_NAMES" $(ARGS)
+	@$(call need,NAMES,NAMES="a b")$(py) -m training.report.compare "$$SIGHTLINE_NAMES" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
 	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$($(py) -m serving.store.fine_tuning "$$SIGHTLINE_MODEL")" format="$$SIGHTLINE_FORMAT" && )\

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from handlers.run_folder import RunFolder
-from training import compare, evaluate, scores
+from training import evaluate, scores
 from training.data.records import Record
 from training.predictions import Predictions
+from training.report import compare
 
 CLASSES = ("cat", "dog")
 # Ten images: the first run is right on seven, the second on nine; 1 is lost, 3 are gained.

@@ -152,7 +152,7 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert run("load", "UI=1", "ARGS=--users 3") == [["-m", "tests.load.run", "--ui", "--users", "3"]]
     assert run("load", "UI=0", "ARGS=--users 3") == [["-m", "tests.load.run", "--users", "3"]]
     assert run("predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1")[0][-1] == "--offline"
-    assert run("compare", "NAMES=a b", "ARGS=--json") == [["-m", "training.compare", "a b", "--json"]]
+    assert run("compare", "NAMES=a b", "ARGS=--json") == [["-m", "training.report.compare", "a b", "--json"]]
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
     assert "--builds full" in make("--dry-run", "setup", "CPU=0").stdout
     assert "--builds" not in make("--dry-run", "setup").stdout
@@ -191,7 +191,7 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
     (line,) = commands(interpreter, "inspect", *variables, f"EXCLUDE={text}")
     assert line[2:] == [f"--dataset={text}", f"--raw={text}", f"--name={text}", f"--exclude={text}"]
     (line,) = commands(interpreter, "compare", f"NAMES={text}")
-    assert line == ["-m", "training.compare", text]
+    assert line == ["-m", "training.report.compare", text]
     for verb in ("verify", "deploy", "archive"):
         (line,) = commands(interpreter, verb, *variables)
         assert line[2:] == [text, text]

@@ -1,6 +1,6 @@
 """Compare evaluated runs on the same test images: scores side by side, and each run against the first in pairs.
 
-    python -m training.compare moths moths-50 [more runs] [--json]
+    python -m training.report.compare moths moths-50 [more runs] [--json]
 
 Reads `runs/<run>/evaluation/` of each. Runs of one data set have the same images; of others, whose images have another
 size or filter, the encoded bytes of the test images have to be the same.
@@ -209,7 +209,7 @@ def _text(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.report.compare", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="runs; the first is the one that the others are compared with")
     parser.add_argument("--json", action="store_true", help="print a JSON document in place of tables")
     options = parser.parse_intermixed_args(arguments)
