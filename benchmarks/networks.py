@@ -55,7 +55,7 @@ def measure(kinds: dict[str, Kind], images: torch.Tensor, precision: str, rounds
         }
         times = take_turns(works, rounds, TURN)
         for name, seconds in times.items():
-            rates = [batch / each for each in seconds]
+            rates = [batch / time for time in seconds]
             ratios = [theirs / own for theirs, own in zip(times[REFERENCE], seconds, strict=True)]
             rows.append(
                 {
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         for precision in ("fp32", *bf16, "int8"):
             with tempfile.TemporaryDirectory() as folder, one_core():
                 spec = resnet.spec()
-                kinds = {name: ours(each, spec, precision, images, Path(folder)) for name, each in networks.items()}
+                kinds = {name: ours(net, spec, precision, images, Path(folder)) for name, net in networks.items()}
                 rows += measure(kinds, images, precision, options.rounds)
     except (ConfigurationError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     figures = {
         "image_size": resnet.SIDE,
         "number_of_rounds": options.rounds,
-        "parameters": {name: sum(w.numel() for w in each.parameters()) for name, each in networks.items()},
+        "parameters": {name: sum(w.numel() for w in net.parameters()) for name, net in networks.items()},
         "cores_used": 1,
         "engine_of_int8": torch.backends.quantized.engine,
         "rows": rows,

@@ -44,7 +44,7 @@ class Comparison:
         old_score, new_score = old_metrics.get("top_1"), metrics["top_1"]
         common = _common(old_metrics, metrics)
         if common:
-            old_score, new_score = (_top_1_of(common, each) for each in (old_metrics, metrics))
+            old_score, new_score = (_top_1_of(common, evaluation) for evaluation in (old_metrics, metrics))
         top_1_before = old_score["value"] if old_score else None
         drop = difference(old_score, new_score) if old_score else None
         count = len(common) if common else None
@@ -81,7 +81,7 @@ class Comparison:
 
 def _common(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the classes of both evaluations with test images in both; none if the classes are the same."""
-    old, new = (each.get("per_class") or {} for each in (before, after))
+    old, new = (evaluation.get("per_class") or {} for evaluation in (before, after))
     if old.keys() == new.keys():
         return []
     return [name for name in old if name in new and old[name]["images"] and new[name]["images"]]
@@ -91,9 +91,9 @@ def _top_1_of(classes: Sequence[str], metrics: Mapping[str, Any]) -> Score:
     """Return the top-1 of the test images of some classes, with its interval."""
     from training.scores import plain, proportion  # takes a second to import
 
-    chosen = [metrics["per_class"][name] for name in classes]
-    right = sum(round(each["images"] * each["recall"]["value"]) for each in chosen)
-    score = plain(proportion(right, sum(each["images"] for each in chosen)))
+    rows = [metrics["per_class"][name] for name in classes]
+    right = sum(round(row["images"] * row["recall"]["value"]) for row in rows)
+    score = plain(proportion(right, sum(row["images"] for row in rows)))
     assert score is not None  # each class has images
     return score
 

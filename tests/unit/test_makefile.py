@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent.parent
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(str(path.relative_to(REPOSITORY)) for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))
-MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)\.\w+)", MAKEFILE)))
+MODULES = sorted(set(re.findall(r"-m ((?:pipeline|training|serving|tests\.load)[.\w]+)", MAKEFILE)))
 VERBS = {
     *(
         "help",
@@ -144,7 +144,8 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert run("inspect", "DATASET=moths") == [["-m", "pipeline.inspect", "--dataset=moths", "--raw=", "--name="]]
     assert run("up", "RAW=a", "NAME=b", "EXCLUDE=c.csv")[0][-1] == "--exclude=c.csv"
     exported, archived = run("archive", "NAME=moths", "VERSION=1.0", "FORMAT=pt2")
-    assert exported == ["-m", "training.export", "name=moths", "format=pt2"]
+    named = json.dumps(["-m", "serving.store.fine_tuning", "moths"])  # its answer is the run
+    assert exported == ["-m", "training.export", f"name={named}", "format=pt2"]
     assert archived == ["-m", "serving.archive", "moths", "1.0", "--format", "pt2"]
     assert len(run("archive", "NAME=moths", "VERSION=1.0")) == 1
     assert run("verify", "NAME=moths", "VERSION=1.0") == [["-m", "serving.verify", "moths", "1.0"]]
