@@ -216,15 +216,17 @@ def track(files: RunFolder, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
 def test_weights_and_biases_get_the_same_page_in_the_run_of_the_training(
     files: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import wandb
-
     track(files, monkeypatch, "offline")
-    evaluate.run(files.path)
-    assert wandb.run is None
+    # In processes of their own: Weights & Biases leaves settings in the environment.
+    command = [sys.executable, "-m", "training.evaluate", f"name={NAME}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(command, env=environment, capture_output=True, check=True)
     (logged,) = files.path.glob("wandb/offline-run-*-abc-1/files/media/html/*.html")
     assert logged.read_text() == files.report.read_text()
     assert (logged.parents[3]).resolve() == (files.path / tracking.LATEST).resolve()
-    evaluate.run(files.path)  # nothing changed: nothing is logged again
+    subprocess.run(
+        command, env=environment, capture_output=True, check=True
+    )  # nothing changed: nothing is logged again
     assert len(list(files.path.glob("wandb/offline-run-*"))) == 2
 
 
