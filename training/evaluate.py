@@ -133,10 +133,11 @@ def _report(
         page.write(files, key, config, dataset, metrics)
         if config.get("tracking", {}).get("kind") == "wandb":
             tracking.log(files, config)
-    except (DatasetError, OSError, ValueError) as error:
-        console.print(f"warning: {files.report} was not written: {error}", highlight=False)
     except tracking.TrackingError as error:
         console.print(f"warning: {files.report} is not in Weights & Biases: {error}", highlight=False)
+    except Exception as error:  # whatever is wrong with a page, its metrics are written
+        reason = str(error) or type(error).__name__
+        console.print(f"warning: {files.report} was not written: {reason}", highlight=False)
 
 
 def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:

@@ -103,13 +103,19 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_file_that_was_made_to_be_slow_is_not(kind: str) -> None:
     data = HOSTILE[kind]()
+    units, seconds = zip(*(_timed(data) for _ in range(3)), strict=True)
+    assert min(seconds) < MOST * min(units)
+
+
+def _timed(data: bytes) -> tuple[float, float]:
+    """Return the processor time of an empty loop, and that of decoding."""
     began = time.process_time()
     for _ in range(TURNS):
         pass
     unit, began = time.process_time() - began, time.process_time()
     with contextlib.suppress(BadImage, UnsupportedFormat):
         assert decode(data, smallest=16).shape[0] == 3
-    assert time.process_time() - began < MOST * unit
+    return unit, time.process_time() - began
 
 
 def test_what_is_like_them_and_small_is_read() -> None:

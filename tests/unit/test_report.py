@@ -1,5 +1,6 @@
 """The report of a run: its figures are those of the evaluation, and the page needs nothing but itself."""
 
+import dataclasses
 import json
 import os
 import re
@@ -126,6 +127,25 @@ def test_the_cells_of_the_matrix_open_the_pictures_behind_them(files: RunFolder)
             assert len(pictures) == min(len(images), 3 if true == answer else 12)
     opened = set(reader.attributes("title"))
     assert opened <= set(predictions.paths.tolist())
+
+
+def test_a_class_without_test_images_that_is_answered_has_a_row(files: RunFolder) -> None:
+    config = configuration.load(files.path)
+    data = PreparedDataset.open(configuration.store_folder(config))
+    predictions = Predictions.load(files.predictions)
+    rows = np.flatnonzero(predictions.labels != 0)
+    arrays = {name: getattr(predictions, name)[rows] for name in ("labels", "ids", "paths", "offsets", "lengths")}
+    probabilities = predictions.probabilities[rows]
+    probabilities[0] = (0.9, 0.05, 0.05)
+    predictions = dataclasses.replace(
+        predictions, probabilities=probabilities, temperatures=predictions.temperatures[rows], **arrays
+    )
+    predictions.save(files.predictions)
+    metrics = json.loads(files.metrics.read_text()) | evaluate.judge(predictions, data.classes, {})
+    files.report.write_text(page.render(files, "key", configuration.plain(config), data, metrics))
+    reader = PageReader(files.report)
+    first, *_ = (row[1:] for row in reader.rows["confusion"][1:])
+    assert not any(first), "no image is of this class"
 
 
 def test_mistakes_calibration_and_curves_are_pictures(files: RunFolder) -> None:

@@ -111,7 +111,7 @@ def _opened(counts: npt.NDArray[np.int64], shown: Sequence[int]) -> Iterator[tup
         if limit := min(int(counts[row, column]), OF_WRONG, budget):
             budget -= limit
             yield row, column, limit
-    yield from ((number, number, OF_RIGHT) for number in shown)
+    yield from ((number, number, OF_RIGHT) for number in shown if counts[number, number])
 
 
 def _pictures(
