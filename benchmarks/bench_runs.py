@@ -38,7 +38,7 @@ def run(network: str, root: Path, say: Callable[[str], None] = print, *, timeout
     say(f"training {network} on drawn images, once")
     data = ("dataset=places365", f"store={STORE}", f"dataset.image_size={IMAGE_SIZE}")
     _do(root, timeout, "synthetic", "places365", RAW, "--images-per-class", "40", "--classes", str(CLASSES))
-    _do(root, timeout, "training.data.prepare", *data, f"raw={RAW}")
+    _do(root, timeout, "training.data.prepare", *data, f"raw={RAW}", *NETWORKS[network])  # its filter
     recipe = ("augmentation=[]", "trainer.train_size=null", "trainer.batch_size=16", "split.validation=0.1")
     _do(root, timeout, "training.train", *data, f"name={folder.name}", *NETWORKS[network], *recipe)
     return folder

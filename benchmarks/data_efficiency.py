@@ -154,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = configuration.compose(
             [f"dataset={name}", *SETTINGS, f"name={settings['name']}", f"store={name}", *overrides]
         )
-        step("training.data.prepare", f"dataset={name}", f"raw={Path(words[0]) / name}", f"name={name}")
+        raw = Path(words[0]) / name
+        step("training.data.prepare", f"dataset={name}", f"raw={raw}", f"name={name}", SETTINGS[0])
         document = run(config, settings, console.progress())
     except (configuration.ConfigurationError, TrainingError, DatasetError, RunError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -90,7 +90,7 @@ class Case:
 def train(kind: str, name: str, raw: Path) -> Path:
     """Prepare a data set, train a small network on it, and return its run."""
     settings = SETS[name]
-    prepared = [setting for setting in settings if setting.startswith("dataset.")]
+    prepared = [setting for setting in settings if setting.startswith(("dataset.", "network="))]
     names = [f"dataset={name}", f"name={kind}-{name}", f"raw={raw.resolve()}"]
     step("training.data.prepare", *names, *prepared)
     step("training.train", *names, *settings)
