@@ -24,7 +24,6 @@ from rich.console import Console
 
 from handlers import atomic, golden
 from handlers.golden import GoldenError
-from handlers.naming import TUNED
 from handlers.run_folder import RUNS, RunFolder
 from handlers.spec import ARTIFACTS
 from serving.errors import ServingError
@@ -119,7 +118,8 @@ def read_spec(weights: Path) -> dict[str, Any]:
         ArchiveError: there is no such file, or no spec.json in it.
     """
     if not weights.is_file():
-        name = weights.parent.parent.name if weights.parent.name == TUNED else weights.parent.name
+        run = weights.parent.parent if fine_tuning.is_second_stage(weights.parent) else weights.parent
+        name = run.name
         command = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
         raise ArchiveError(f"{weights} does not exist: {command} writes it")
     try:

@@ -22,6 +22,7 @@ of `dataset.label_parts` in its configuration. Test images without a label are n
 nothing runs and torch is not imported.
 """
 
+import contextlib
 import hashlib
 import sys
 import time
@@ -136,7 +137,9 @@ def _report(
     except tracking.TrackingError as error:
         console.print(f"warning: {files.report} is not in Weights & Biases: {error}", highlight=False)
     except Exception as error:  # whatever is wrong with a page, its metrics are written
-        reason = str(error) or type(error).__name__
+        with contextlib.suppress(OSError):
+            files.report.unlink()  # it shows another evaluation
+        reason = f"{type(error).__name__}: {error}"
         console.print(f"warning: {files.report} was not written: {reason}", highlight=False)
 
 

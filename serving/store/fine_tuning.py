@@ -17,6 +17,11 @@ def runs(name: str, folder: Path = RUNS) -> tuple[RunFolder, RunFolder]:
     return RunFolder(folder / name), RunFolder(folder / name / TUNED)
 
 
+def is_second_stage(run: Path) -> bool:
+    """Return whether the folder of a run is that of a fine-tuned network; a model may be called "tuned" too."""
+    return run.name == TUNED and run.parent.name != RUNS.name
+
+
 def choice(first: RunFolder, tuned: RunFolder) -> dict[str, Any] | None:
     """Return what `make up` chose between these two networks; None if it did not compare them."""
     document = _read(tuned.choice)

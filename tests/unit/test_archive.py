@@ -225,6 +225,8 @@ def test_the_fine_tuned_network_is_packed_once_it_was_deployed(
     (tuned / "model.pt").unlink()
     with pytest.raises(ArchiveError, match=r"runs/fingers/tuned/model.pt does not exist: make train NAME=fingers "):
         build("fingers", "3.0")
+    with pytest.raises(ArchiveError, match=r"runs/tuned/model.pt does not exist: make train NAME=tuned "):
+        build("tuned", "1.0")
 
 
 def test_workers_that_are_asked_for_have_a_most(runs: Path, tmp_path: Path) -> None:

