@@ -3,10 +3,9 @@
     python -m benchmarks.up RAW [--turns 3] [--minutes 10]
 
 RAW holds a folder of images for each class, or such folders in train/, valid/ and test/. Each turn leaves out another
-class, and runs `make up` in an empty folder three times: on the other classes (STAGES=1), on all of them (STAGES=1),
-and on all of them with a second stage of at most `--minutes`; the last turn only without `--minutes 0`. All times begin
-with the command and end with an answer over REST. The test images of the old classes that both heads answered are
-compared one by one.
+class, and runs `make up STAGES=1` in an empty folder: on the other classes, then on all of them. After the last turn
+`make up` fine-tunes that model for at most `--minutes`. All times begin with the command and end with an answer over
+REST. The test images of the old classes that both heads answered are compared one by one.
 
 Writes benchmarks/results/up.json; the last line is the same JSON document.
 """
@@ -28,12 +27,12 @@ import numpy.typing as npt
 
 from benchmarks.harness import console
 from benchmarks.result import ROOT, Origin
-from handlers.naming import TUNED
 from handlers.run_folder import RUNS, RunFolder
 from serving import server
 from serving.archive import read_spec
 from serving.host import ports
 from serving.lifecycle.launch import CONFIG
+from serving.store import fine_tuning
 from training import scores
 from training.predictions import Predictions
 
@@ -100,7 +99,7 @@ def turn(raw: Path, added: str, minutes: float) -> dict[str, Any]:
         shutil.copy(CONFIG, root)
         cleanup.callback(server.stop, root=root)
         copy_without(raw, added, root / "raw")
-        run, tuned = (RunFolder(root / RUNS / part) for part in (NAME, f"{NAME}/{TUNED}"))
+        run, tuned = fine_tuning.runs(NAME, root / RUNS)
         first = run_up(root, root / "raw", "--stages", "1")
         before = answers(run)
         shutil.copytree(raw, root / "raw", dirs_exist_ok=True)
@@ -138,7 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 1 <= options.turns <= len(names):
         parser.error(f"--turns is {options.turns}: {options.raw} has {len(names)} classes")
     os.environ["SIGHTLINE_PORT_OFFSET"] = str(ports.free_offset(ports.Ports.of_config(CONFIG.read_text()), 24000))
-    origin = Origin("up", ["RAW", *(sys.argv[2:] if arguments is None else arguments[1:])], code=CODE)
+    command = ["RAW", "--turns", str(options.turns), "--minutes", f"{options.minutes:g}"]
+    origin = Origin("up", command, code=CODE)
     turns = []
     try:
         for number in range(options.turns):
