@@ -33,7 +33,7 @@ class Comparison:
     def of(cls, root: Path, before: str | None, after: Archive, metrics: Mapping[str, Any]) -> Self | None:
         """Return the comparison of the version `before` with `after`, whose evaluation is `metrics`.
 
-        None where no other version was live.
+        None where no other version was live, or where no class of it is left.
         """
         if before in (None, after.version):
             return None
@@ -43,6 +43,8 @@ class Comparison:
         old_metrics = provenance.get("metrics") or {}
         old_score, new_score = old_metrics.get("top_1"), metrics["top_1"]
         common = _common(old_metrics, metrics)
+        if common == []:
+            return None
         if common:
             old_score, new_score = (_top_1_of(common, evaluation) for evaluation in (old_metrics, metrics))
         top_1_before = old_score["value"] if old_score else None
@@ -79,11 +81,11 @@ class Comparison:
         return lines
 
 
-def _common(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return the classes of both evaluations with test images in both; none if the classes are the same."""
+def _common(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str] | None:
+    """Return the classes of both evaluations with test images in both; None if their classes do not differ."""
     old, new = (evaluation.get("per_class") or {} for evaluation in (before, after))
-    if old.keys() == new.keys():
-        return []
+    if not old or old.keys() == new.keys():
+        return None
     return [name for name in old if name in new and old[name]["images"] and new[name]["images"]]
 
 

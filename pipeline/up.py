@@ -1,6 +1,6 @@
 """From your own images to a served model in one verb: `make up RAW=<folder of class folders> NAME=<name>`.
 
-python -m pipeline.up RAW NAME [--minutes 10] [--stages 2] [--exclude CSV] [overrides]
+python -m pipeline.up RAW NAME [--minutes 8] [--stages 2] [--exclude CSV] [overrides]
 
 RAW, or a zip or tar of it, holds one folder of images for each class. A linear head on the features of pretrained
 weights is served first; then all layers are fine-tuned for at most `--minutes`, and that network is deployed if it is

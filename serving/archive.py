@@ -118,9 +118,10 @@ def read_spec(weights: Path) -> dict[str, Any]:
         ArchiveError: there is no such file, or no spec.json in it.
     """
     if not weights.is_file():
-        run = weights.parent.parent if fine_tuning.is_second_stage(weights.parent) else weights.parent
-        name = run.name
-        command = f"make train NAME={name}" if weights.suffix == ".pt" else f"make archive NAME={name} FORMAT=pt2"
+        name = fine_tuning.name_of(weights.parent)
+        model = name.partition("/")[0]
+        train = f"make train NAME={model}" if name == model else f"make up RAW=<images> NAME={model}"
+        command = train if weights.suffix == ".pt" else f"make archive NAME={model} FORMAT=pt2"
         raise ArchiveError(f"{weights} does not exist: {command} writes it")
     try:
         with zipfile.ZipFile(weights) as file:
@@ -147,7 +148,7 @@ def _refuse_older_golden(run: Path) -> None:
     except GoldenError as error:
         raise ArchiveError(f"{run} cannot be archived: {error}") from error
     if not all(image.pixels for image in images):
-        command = f"python -m training.export name={run.name}"
+        command = f"python -m training.export name={fine_tuning.name_of(run)}"
         raise ArchiveError(f"{path} was written by an older release, without pixels: export the run again ({command})")
 
 
@@ -160,16 +161,17 @@ def _at_least_one(text: str) -> int:
 def main() -> int:
     """Build one archive; print its path and the removed archives."""
     parser = argparse.ArgumentParser(prog="python -m serving.archive", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="the run: reads runs/<name>/")
+    parser.add_argument("name", help="the model: packs runs/<name>/, or its tuned/ once that is deployed")
     parser.add_argument("version", help="the version, such as 1.0")
     parser.add_argument("--format", choices=sorted(ARTIFACTS), default="torchscript", help="format of the artifact")
     parser.add_argument("--prune", type=_at_least_one, metavar="N", help="keep only the newest N and the live ones")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     parser.add_argument("--run", type=Path, help="another folder of a run, such as runs/<name> after its fine-tuning")
     arguments = parser.parse_intermixed_args()
-    run = arguments.run or fine_tuning.deployed(*fine_tuning.runs(arguments.name)).path
-    options = {"run": run, "overrides": arguments.settings, "kind": arguments.format}
     try:
+        model_store.check_name(arguments.name)
+        run = arguments.run or fine_tuning.deployed(*fine_tuning.runs(arguments.name)).path
+        options = {"run": run, "overrides": arguments.settings, "kind": arguments.format}
         with Console(stderr=True, markup=False, emoji=False).status(
             "Packing the archive and rehearsing it in a worker ..."
         ):

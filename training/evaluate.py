@@ -132,15 +132,19 @@ def _report(
 
     try:
         page.write(files, key, config, dataset, metrics)
-        if config.get("tracking", {}).get("kind") == "wandb":
-            tracking.log(files, config)
-    except tracking.TrackingError as error:
-        console.print(f"warning: {files.report} is not in Weights & Biases: {error}", highlight=False)
     except Exception as error:  # whatever is wrong with a page, its metrics are written
         with contextlib.suppress(OSError):
             files.report.unlink()  # it shows another evaluation
         reason = f"{type(error).__name__}: {error}"
         console.print(f"warning: {files.report} was not written: {reason}", highlight=False)
+        return
+    if config.get("tracking", {}).get("kind") != "wandb":
+        return
+    try:
+        tracking.log(files, config)
+    except Exception as error:  # wandb has many; the page is written
+        remedy = "remove it and evaluate again to log it"
+        console.print(f"warning: {files.report} is not in Weights & Biases: {error}; {remedy}", highlight=False)
 
 
 def trained(folder: Path) -> tuple[dict[str, Any], PreparedDataset]:

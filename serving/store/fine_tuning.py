@@ -22,10 +22,15 @@ def is_second_stage(run: Path) -> bool:
     return run.name == TUNED and run.parent.name != RUNS.name
 
 
+def name_of(run: Path) -> str:
+    """Return the name of a run, as training takes it: <name> or <name>/tuned."""
+    return f"{run.parent.name}/{TUNED}" if is_second_stage(run) else run.name
+
+
 def choice(first: RunFolder, tuned: RunFolder) -> dict[str, Any] | None:
     """Return what `make up` chose between these two networks; None if it did not compare them."""
     document = _read(tuned.choice)
-    return document if document and document["keys"] == keys(first, tuned) else None
+    return document if document.get("keys") == keys(first, tuned) else None
 
 
 def keys(first: RunFolder, tuned: RunFolder) -> list[str | None]:
@@ -35,13 +40,14 @@ def keys(first: RunFolder, tuned: RunFolder) -> list[str | None]:
 
 def descends(first: RunFolder, tuned: RunFolder) -> bool:
     """Return whether the network that was last compared with this linear head was fine-tuned from it."""
-    return bool(_read(tuned.choice).get("keys", [None])[0] == keys(first, tuned)[0])
+    compared, key = _read(tuned.choice).get("keys") or [None], keys(first, tuned)[0]
+    return key is not None and bool(compared[0] == key)
 
 
 def deployed(first: RunFolder, tuned: RunFolder) -> RunFolder:
     """Return the run that an archive of the model packs: the fine-tuned network, once `make up` deployed it."""
     chosen = choice(first, tuned)
-    return tuned if chosen and chosen["version"] is not None else first
+    return tuned if chosen and chosen.get("version") is not None else first
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -213,6 +213,9 @@ def test_the_fine_tuned_network_is_packed_once_it_was_deployed(
             ({"keys": ["fingers", "tuned"], "version": "1.1"}, "tuned"),
             ({"keys": ["fingers", "trained again"], "version": "1.1"}, "first"),
             ([1], "first"),
+            ({"deploys": True}, "first"),
+            ({"keys": None}, "first"),
+            ({"keys": ["fingers", "tuned"]}, "first"),
         ]
     ):
         (tuned / "choice.json").write_text(json.dumps(choice))
@@ -223,7 +226,9 @@ def test_the_fine_tuned_network_is_packed_once_it_was_deployed(
     (tuned / "choice.json").write_text(json.dumps({"keys": ["fingers", "tuned"], "version": "1.1"}))
     assert packs("2.0", "--run", "runs/fingers") == "first"
     (tuned / "model.pt").unlink()
-    with pytest.raises(ArchiveError, match=r"runs/fingers/tuned/model.pt does not exist: make train NAME=fingers "):
+    with pytest.raises(
+        ArchiveError, match=r"runs/fingers/tuned/model.pt does not exist: make up RAW=.* NAME=fingers w"
+    ):
         build("fingers", "3.0")
     with pytest.raises(ArchiveError, match=r"runs/tuned/model.pt does not exist: make train NAME=tuned "):
         build("tuned", "1.0")

@@ -63,6 +63,14 @@ def test_of_an_added_class_the_other_classes_are_compared(crow_after: int, warns
     assert comparison.lines(tmp_path)[0].startswith(score)
 
 
+def test_versions_without_a_common_class_are_not_compared(tmp_path: Path) -> None:
+    store = tmp_path / model_store.FOLDER
+    store.mkdir()
+    before = {"metrics": with_classes({"owl": 190}), "dataset_fingerprint": "f"}
+    (store / "birds-1.0.json").write_text(json.dumps(before))
+    assert Comparison.of(tmp_path, "1.0", NEW, with_classes({"bee": 20}) | {"fingerprint": "g"}) is None
+
+
 @pytest.mark.parametrize(("before", "after"), [(883, 882), (882, 883), (900, 900), (920, 900), (900, 920)])
 def test_a_change_within_noise_is_no_clear_difference(before: int, after: int, tmp_path: Path) -> None:
     score, verdict = compared(tmp_path, before, after)

@@ -108,7 +108,7 @@ def test_its_figures_are_those_of_the_metrics(files: RunFolder) -> None:
         training, validation, test, recall, _, precision, _, f1, _ = classes[name]
         assert int(training) + int(validation) == 20 and int(validation) > 0 and int(test) == 9
         assert recall == percent(scores["recall"]) and f1 == percent(scores["f1"])
-        assert precision == (percent(scores["precision"]) if scores["precision"] else "no images")
+        assert precision == (percent(scores["precision"]) if scores["precision"] else "never answered")
     recalls = [metrics["per_class"][row[0]]["recall"]["value"] for row in reader.rows["classes"][1:]]
     assert recalls == sorted(recalls)
 
@@ -212,6 +212,9 @@ def test_a_report_that_is_up_to_date_is_left_and_another_document_makes_another(
     files.export.write_text(json.dumps({**json.loads(files.export.read_text()), "commit": "another"}))
     evaluate.run(files.path)
     assert "another" in PageReader(files.report).text
+    files.compiled_model.write_bytes(bytes(1000))
+    evaluate.run(files.path)
+    assert ["compiled", "model.pt2"] in [row[:2] for row in PageReader(files.report).rows["forms"]]
     files.report.unlink()
     evaluate.run(files.path)
     assert files.report.is_file() and files.metrics.stat().st_mtime_ns == metrics

@@ -3,7 +3,6 @@
 import dataclasses
 
 from handlers.run_folder import RunFolder
-from handlers.spec import ARTIFACTS
 from training.report.documents import Documents
 from training.report.facts import megabytes
 
@@ -33,6 +32,6 @@ def forms(run: RunFolder, documents: Documents) -> list[Form]:
     ]
     if not run.int8_model.is_file():
         shown.append(Form("int8", "none", "", {}, verdict))
-    if (compiled := run.artifact("pt2")).is_file():
-        shown.append(Form("compiled", ARTIFACTS["pt2"], megabytes(compiled.stat().st_size), {}, "for one processor"))
+    if (compiled := run.compiled_model).is_file():
+        shown.append(Form("compiled", compiled.name, megabytes(compiled.stat().st_size), {}, "for one processor"))
     return shown

@@ -20,6 +20,8 @@ def report_key(run: RunFolder, evaluation: str) -> str:
     documents = (run.training, run.export, run.weights, run.epoch_metrics, run.robustness, run.speed)
     for path in (*code, *documents):
         key.update(path.read_bytes() if path.is_file() else b"none")
+    for form in (run.int8_model, run.compiled_model):  # large: their presence and size
+        key.update(str(form.stat().st_size if form.is_file() else None).encode())
     return key.hexdigest()[:32]
 
 

@@ -9,31 +9,24 @@ from handlers.run_folder import RunFolder
 LATEST = "wandb/latest-run"  # in the folder of a run: a link to that of its last log
 
 
-class TrackingError(Exception):
-    """The report cannot be logged; the message is that of Weights & Biases."""
-
-
 def log(run: RunFolder, config: Mapping[str, Any]) -> None:
     """Log the page of a run, to the same run as its training if that was logged from here.
 
     Raises:
-        TrackingError: there is no connection or no account, for example.
+        wandb's own errors: there is no connection or no account, for example.
     """
     import wandb  # takes seconds to import
 
     tracking, logged = config["tracking"], _logged(run)
-    try:
-        with wandb.init(
-            name=str(config["name"]),
-            project=tracking["project"],
-            entity=tracking["entity"],
-            dir=run.path,
-            id=logged,
-            resume="allow" if logged else None,
-        ) as tracked:
-            tracked.log({"report": wandb.Html(run.report.read_text(encoding="utf-8"), inject=False)})
-    except wandb.errors.Error as error:
-        raise TrackingError(str(error).strip().partition("\n")[0]) from error
+    with wandb.init(
+        name=str(config["name"]),
+        project=tracking["project"],
+        entity=tracking["entity"],
+        dir=run.path,
+        id=logged,
+        resume="allow" if logged else None,
+    ) as tracked:
+        tracked.log({"report": wandb.Html(run.report.read_text(encoding="utf-8"), inject=False)})
 
 
 def _logged(run: RunFolder) -> str | None:
