@@ -92,33 +92,6 @@ def mcnemar(losses: int, gains: int) -> float:
     return float(binomtest(losses, losses + gains).pvalue) if losses + gains else 1.0
 
 
-def paired_difference(
-    first: npt.NDArray[np.bool_],
-    second: npt.NDArray[np.bool_],
-    labels: Integers,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    unseen: float = 1.0,
-) -> Estimate:
-    """Return how much higher the top-1 of a second network is, as a share, with the interval of a bootstrap.
-
-    `first` and `second` (N,) are whether each image is answered right. Images are drawn stratified by class, which for
-    a class is a multinomial draw from its lost, gained and equal answers; `unseen` images in all, spread evenly, smooth
-    the distribution, as in `bootstrap_f1`.
-    """
-    generator = np.random.default_rng(seed)
-    change = second.astype(np.int64) - first
-    totals = np.zeros(resamples)
-    classes = np.unique(labels)
-    for label in classes:
-        counts = np.bincount(change[labels == label] + 1, minlength=3)
-        smoothed = counts + unseen / (3 * len(classes))
-        drawn = generator.multinomial(counts.sum(), smoothed / smoothed.sum(), size=resamples)
-        totals += drawn[:, 2] - drawn[:, 0]
-    return percentile(float(change.mean()), totals / len(change))
-
-
 def bootstrap_f1(
     counts: Integers, *, seed: int = 0, resamples: int = RESAMPLES, unseen: float = 0.0
 ) -> tuple[Floats, Floats]:

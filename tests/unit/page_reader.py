@@ -16,6 +16,7 @@ class PageReader(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.rows: dict[str, list[list[str]]] = {}
         self.pictures: dict[str, list[str]] = {}
+        self.titles: dict[str, list[str]] = {}
         self.text = ""
         self._part = ""
         self._cell: list[str] | None = None
@@ -32,6 +33,7 @@ class PageReader(HTMLParser):
             self._cell = []
         elif tag == "img":
             self.pictures.setdefault(self._part, []).append(attributes["src"])
+            self.titles.setdefault(self._part, []).append(attributes.get("title", ""))
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th") and self._cell is not None:

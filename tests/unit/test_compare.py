@@ -150,27 +150,18 @@ def test_wrong_names_are_one_line(names: list[str], message: str, capsys: pytest
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
 
 
-def test_the_bootstrap_interval_is_that_of_the_exact_distribution() -> None:
-    """For one class, the sum of N draws with the shares of lost, equal and gained images."""
-    first = np.array([number == "1" for number in FIRST * 4])
-    second = np.array([number == "1" for number in SECOND * 4])
-    distribution = np.ones(1)
-    for _ in first:
-        distribution = np.convolve(distribution, [0.1, 0.6, 0.3])
-    cumulative = distribution.cumsum()
-    low, high = (np.searchsorted(cumulative, level) / 40 - 1 for level in (0.025, 0.975))
-    same_class = np.zeros(40, np.int64)
-    estimate = scores.paired_difference(first, second, same_class, resamples=100_000, unseen=0.0)
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.2, low, high))
-
-
-def test_the_bootstrap_is_stratified_by_class_and_never_of_no_width() -> None:
-    labels = np.repeat([0, 1], 10)
-    opposite = scores.paired_difference(labels == 0, labels == 1, labels, unseen=0.0)
-    assert (opposite.value, opposite.low, opposite.high) == (0.0, 0.0, 0.0)
-    right = np.ones(20, np.bool_)
-    same = scores.paired_difference(right, right, labels)
-    assert same.low < same.value == 0.0 < same.high < 0.3
+def test_an_evaluation_of_an_older_release_is_to_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "older"):
+        files = RunFolder.of(name)
+        files.evaluation.mkdir(parents=True)
+        files.predictions.touch()
+        files.metrics.write_text(json.dumps({"key": "k", "fingerprint": "f", "per_class": {}}))
+    assert compare.main(["old", "older"]) == 1
+    message = "error: runs/old/evaluation/metrics.json is of an older release: make evaluate NAME=old\n"
+    assert capsys.readouterr().err == message
 
 
 def test_mcnemar_without_a_difference_is_1() -> None:

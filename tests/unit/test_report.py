@@ -22,8 +22,9 @@ from tests.unit.class_folders import write
 from tests.unit.page_reader import PageReader, picture
 from training import configuration, evaluate
 from training.data import prepare
+from training.data.progress import plain_console
 from training.data.store import PreparedDataset
-from training.predictions import Predictions
+from training.predictions import Predictions, open_classifier
 from training.report import confusion, page, speed, tracking
 from training.report.corruptions import CORRUPTIONS
 from training.train import train
@@ -123,10 +124,10 @@ def test_the_cells_of_the_matrix_open_the_pictures_behind_them(files: RunFolder)
         for answer, cell in zip(shown, row, strict=True):
             images = np.flatnonzero((predictions.labels == true) & (answers == answer))
             assert int(cell or 0) == len(images)
-            pictures = reader.pictures.get(f"cell-{true}-{answer}", [])
-            assert len(pictures) == min(len(images), 3 if true == answer else 12)
-    opened = set(reader.attributes("title"))
-    assert opened <= set(predictions.paths.tolist())
+            sure = predictions.probabilities[images, answer]
+            order = np.argsort(sure if true == answer else -sure, kind="stable")[: 3 if true == answer else 12]
+            shown_paths = reader.titles.get(f"cell-{true}-{answer}", [])
+            assert shown_paths == predictions.paths[images[order]].tolist()
 
 
 def test_a_class_without_test_images_that_is_answered_has_a_row(files: RunFolder) -> None:
@@ -279,6 +280,25 @@ def test_weights_and_biases_that_cannot_be_reached_cost_one_warning(
     assert done.returncode == 0 and "top 1" in done.stdout
     assert f"warning: {files.report} is not in Weights & Biases: " in done.stderr and "Traceback" not in done.stderr
     assert files.report.is_file() and files.metrics.is_file()
+
+
+def test_int8_of_another_processor_is_named_and_the_other_speeds_are_measured(
+    files: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_without_int8(path: Path, precision: str) -> Classifier:
+        if precision == "int8":
+            raise configuration.ConfigurationError("its activations have 8 bits")
+        return open_classifier(path, precision)
+
+    monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "open_classifier", open_without_int8)
+    files.int8_model.touch()
+    rates = speed.measure(files, plain_console())["images_per_second"]
+    assert "fp32" in rates and "int8" not in rates
+    assert "warning: int8 was not measured: its activations" in capsys.readouterr().err
+    files.model.write_bytes(b"damaged")
+    with pytest.raises(configuration.ConfigurationError):
+        speed.measure(files, plain_console())
 
 
 def test_a_full_report_shows_robustness_and_speed_from_then_on(

@@ -5,6 +5,7 @@ import socket
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,8 @@ def test_the_head_is_served_unless_a_network_fine_tuned_from_it_was(tmp_path: Pa
     choose(["head", "older"], "2.0")  # fine-tuned again, with other settings
     assert up.served_first(None, first, tuned) == (first, None)
     assert up.served_first(of_older, first, tuned) == (first, of_older)
-    for document in ({}, {"keys": None}, {"keys": []}, {"deploys": True}):  # damaged, or none and no key to compare
+    damaged: list[dict[str, Any]] = [{}, {"keys": None}, {"keys": []}, {"deploys": True}]
+    for document in damaged:
         tuned.choice.write_text(json.dumps(document))
         assert up.served_first(of_older, first, tuned) == (first, None)
     choose(["other head", "tuned"], "2.0")

@@ -56,6 +56,8 @@ class Evaluated:
         metrics = document(files.metrics)
         if not metrics or not files.predictions.is_file():
             raise ConfigurationError(f"{files.path} is not evaluated: make evaluate NAME={name}")
+        if not metrics.keys() >= {"key", "fingerprint", "per_class", *NAMES}:
+            raise ConfigurationError(f"{files.metrics} is of an older release: make evaluate NAME={name}")
         predictions = Predictions.load(files.predictions)
         return cls(name, files, Documents.read(files, metrics), predictions, list(metrics["per_class"]))
 
@@ -121,7 +123,7 @@ def _pair(first: Evaluated, second: Evaluated, console: Console) -> Pair:
     rows, places = _same_images(first, second, console)
     one, two = first.right[rows], second.right[places]
     losses, gains = int((one & ~two).sum()), int((two & ~one).sum())
-    difference = scores.plain(scores.paired_difference(one, two, first.predictions.labels[rows]))
+    difference = scores.plain(scores.paired_loss(gains, losses, len(rows)))  # that of the second over the first
     assert difference is not None
     return Pair(first.name, second.name, len(rows), losses, gains, scores.mcnemar(losses, gains), difference)
 

@@ -37,7 +37,7 @@ def training_facts(documents: Documents) -> Facts:
     facts = [
         ("network", str(training.get("network", ""))),
         ("parameters", f"{training['parameters']:,}" if "parameters" in training else ""),
-        ("epochs", epochs or "none: a linear head on the features of the pretrained network"),
+        ("epochs", epochs or "none: a linear head on the features of the pretrained network" * ("epochs" in training)),
         ("best epoch", f"{best['epoch']:.0f}" if epochs and best.get("epoch") is not None else ""),
         ("validation accuracy", f"{accuracy:.2%}" if accuracy is not None else ""),
         ("time", f"{training['seconds_of_this_start']:,.0f} s" if "seconds_of_this_start" in training else ""),
