@@ -139,7 +139,9 @@ def enlarged(image: bytes, size: tuple[int, int], mode: str, turn: int) -> bytes
 
 # For networks of 32 pixels: an eighth with much to spare, then an eighth, a quarter and a half as near as it goes.
 @pytest.mark.parametrize(
-    ("size", "factor"), [((1600, 1200), 8), ((424, 318), 8), ((212, 158), 4), ((106, 79), 2)], ids=str
+    ("size", "factor"),
+    [pytest.param((1600, 1200), 8, marks=pytest.mark.slow), ((424, 318), 8), ((212, 158), 4), ((106, 79), 2)],
+    ids=str,
 )
 def test_a_large_jpeg_is_answered_as_if_decoded_in_full(
     trained: RunningServer, runs: dict[str, Path], size: tuple[int, int], factor: int

@@ -247,7 +247,10 @@ def no_zip(found: Archive) -> Archive:
         (no_zip, "is not a complete archive"),
         (lambda each: faulty.without(each, "model.pt"), r"holds no model\.pt"),
         (lambda each: faulty.without(each, "handlers/images/decoding.py"), "load failed: .*decoding"),
-        (lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms per answer"),
+        pytest.param(
+            lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms per answer",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["raises", "golden", "black", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
 )  # fmt: skip
@@ -393,6 +396,7 @@ def test_what_does_not_load_besides_is_left_out_and_what_was_live_comes_back(one
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models == {NAME: LiveModel("1.0")}
 
 
+@pytest.mark.slow
 def test_a_live_version_that_does_not_load_gives_way_to_the_one_before_it(one: Path, tmp_path: Path) -> None:
     known = state.running(one)
     assert known is not None

@@ -41,6 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_five_models_share_one_server_and_each_answers_as_it_was_evaluated(home: Path) -> None:
     started = server_module.start(root=home, offset=free_offset(24_000))
     try:

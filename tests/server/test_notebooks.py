@@ -70,6 +70,7 @@ raise ValueError("no images")
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_is_one_line_and_its_server_is_stopped(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def up(home: Path, offset: int, *overrides: str) -> "subprocess.CompletedProcess
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.slow
 def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> None:
     first = up(home, offset)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -78,6 +79,7 @@ def test_from_images_to_answers_then_nothing_twice(home: Path, offset: int) -> N
     assert skipped["train"] < record["steps"]["train"]
 
 
+@pytest.mark.slow
 def test_a_changed_model_becomes_the_next_version_and_is_served(home: Path, offset: int) -> None:
     done = up(home, offset, "seed=1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -88,6 +90,7 @@ def test_a_changed_model_becomes_the_next_version_and_is_served(home: Path, offs
     assert "make rollback" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_that_scores_lower_than_the_live_one_is_named_with_the_way_back(home: Path, offset: int) -> None:
     for true, wrong in (("warm", "cold"), ("cold", "warm")):  # half of the images get the wrong label
         for path in sorted((home / "my images" / true).glob("[0-9]*.png")):
