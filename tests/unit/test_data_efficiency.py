@@ -60,8 +60,9 @@ def test_a_setting_of_the_wrong_type_is_named(argument: str, capsys: pytest.Capt
 def test_fewer_images_are_among_the_more_and_validation_stays() -> None:
     labels = np.arange(300) % 3
     sides, none = np.zeros(300, bool), np.full(300, -1)
+    content = np.arange(300, dtype=np.uint64)
     whole, forty, four = (
-        split(SplitSpec(test="folds", folds=5, images_per_class=images), labels, sides, none, none)
+        split(SplitSpec(test="folds", folds=5, images_per_class=images), labels, sides, content, none, none)
         for images in (None, 40, 4)
     )
     assert np.bincount(labels[forty.train]).tolist() == [40, 40, 40]

@@ -1,6 +1,7 @@
 import re
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from training.data.splits import Rows, Split, SplitSpec, split
@@ -10,6 +11,7 @@ def deal(
     spec: SplitSpec,
     labels: Rows,
     *,
+    content: npt.NDArray[np.uint64] | None = None,
     test: Rows | None = None,
     twins: Rows | None = None,
     groups: Rows | None = None,
@@ -18,7 +20,13 @@ def deal(
     side = np.zeros(len(labels), bool)
     if test is not None:
         side[test] = True
-    return split(spec, labels, side, none if twins is None else twins, none if groups is None else groups)
+    content = drawn(len(labels)) if content is None else content
+    return split(spec, labels, side, content, none if twins is None else twins, none if groups is None else groups)
+
+
+def drawn(count: int) -> npt.NDArray[np.uint64]:
+    """Return numbers of so many different images."""
+    return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64)
 
 
 def numbers(*counts: int) -> Rows:
@@ -212,6 +220,51 @@ def test_one_group_is_refused_with_the_way_out() -> None:
     groups = np.zeros(10, np.int64)
     with pytest.raises(ValueError, match=r"only one group to divide: set split\.by=image"):
         deal(SplitSpec(test="folds", folds=2, by="group"), numbers(5, 5), groups=groups)
+
+
+PARTS = ("train", "validation", "test")
+
+
+def contents(spec: SplitSpec, labels: Rows, content: npt.NDArray[np.uint64]) -> dict[str, set[int]]:
+    """Return which images are on each side."""
+    dealt = deal(spec, labels, content=content)
+    return {part: set(content[getattr(dealt, part)].tolist()) for part in PARTS}
+
+
+@pytest.mark.parametrize("fold", [0, 3])
+def test_an_image_more_moves_at_most_one_other_from_or_to_a_side(fold: int) -> None:
+    content, labels = drawn(301), numbers(40, 61, 200)
+    spec = SplitSpec(test="folds", folds=5, fold=fold)
+    after = contents(spec, labels, content)
+    for place in (0, 39, 40, 77, 150, 300):  # a new file may have any name, and so stand anywhere
+        without = np.arange(301) != place
+        before = contents(spec, labels[without], content[without])
+        for part in PARTS:
+            assert len((before[part] ^ after[part]) - {int(content[place])}) <= 4, part
+
+
+@pytest.mark.parametrize("inserted", [0, 1, 2])
+def test_a_class_more_moves_no_image_of_the_others(inserted: int) -> None:
+    content, labels = drawn(300), numbers(90, 110, 100)
+    others = labels != inserted
+    for spec in (SplitSpec(validation=0.1), SplitSpec(test="folds", folds=5), SplitSpec(images_per_class=7)):
+        after = contents(spec, labels, content)
+        before = contents(spec, np.unique(labels[others], return_inverse=True)[1].astype(np.int64), content[others])
+        new = set(content[~others].tolist())
+        assert {part: rows - new for part, rows in after.items()} == before
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    content, labels = drawn(90), numbers(20, 40, 30)
+    order = np.random.default_rng(1).permutation(90)
+    spec = SplitSpec(test="folds", folds=4, images_per_class=9)
+    assert contents(spec, labels, content) == contents(spec, labels[order], content[order])
+
+
+def test_classes_of_a_few_images_fill_all_folds_alike() -> None:
+    labels = np.concatenate([np.repeat(np.arange(1000), 3), np.full(10, 1000)]).astype(np.int64)
+    sizes = [len(deal(SplitSpec(test="folds", folds=10, fold=fold), labels).test) for fold in range(10)]
+    assert 240 <= min(sizes) <= max(sizes) <= 365
 
 
 def test_classes_smaller_than_the_folds_are_no_fault() -> None:

@@ -331,7 +331,7 @@ class Index:
     def hash_content(self) -> "hashlib._Hash":
         """Return a sha256, to be added to, over id, split, label and content of all rows, in their order.
 
-        The order is part of it: rows are dealt to training and test by their numbers.
+        The order is part of it: training takes the rows in an order that is drawn from their numbers.
         """
         total = hashlib.sha256()
         for line in self._base.execute("SELECT id, split, label, sha256 FROM records WHERE row NOT NULL ORDER BY row"):

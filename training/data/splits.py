@@ -1,12 +1,15 @@
 """Which rows train, which choose the checkpoint, and which only judge.
 
-Validation is always taken from what would train; test rows choose nothing. The same rows, labels and spec give the same
-split on every machine. scikit-learn is imported only where folds or groups need it: it takes a second.
+Validation is always taken from what would train; test rows choose nothing. Rows are dealt by a number that is drawn
+from their content: the same images, labels and spec give the same split on every machine, and an image or a class more
+leaves all but a few of the others where they are, so that an older network is not judged on what it was trained on.
+scikit-learn is imported only where groups need it: it takes a second.
 """
 
 import dataclasses
+import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,6 +19,7 @@ Rows = npt.NDArray[np.int64]
 Test = Literal["auto", "given", "folds"]
 Pool = Literal["all", "train"]
 By = Literal["image", "group"]
+Draws = npt.NDArray[np.float64]  # one in [0, 1) for each row
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +99,20 @@ class Split:
     transformed: Rows = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
 
-def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], twins: Rows, groups: Rows) -> Split:
+def split(
+    spec: SplitSpec,
+    labels: Rows,
+    on_test_side: npt.NDArray[np.bool_],
+    content: npt.NDArray[np.uint64],
+    twins: Rows,
+    groups: Rows,
+) -> Split:
     """Split the rows 0 to N - 1.
 
-    All arrays have length N. `labels` is -1 for a row without a label. `twins` has one number for all rows of equal
-    content, or -1 for unique content: of twins in a pool only the first is used, so that no content is on two sides.
-    `groups` has one number for the rows of a group, or -1 for a row that is its own group.
+    All arrays have length N. `labels` is -1 for a row without a label. `content` is a number for what each row holds.
+    `twins` has one number for all rows of equal content, or -1 for unique content: of twins in a pool only the first is
+    used, so that no content is on two sides. `groups` has one number for the rows of a group, or -1 for a row that is
+    its own group.
 
     Raises:
         ValueError: too few images or groups for what is asked; the message says which.
@@ -112,44 +124,68 @@ def split(spec: SplitSpec, labels: Rows, on_test_side: npt.NDArray[np.bool_], tw
         if spec.by == "group":
             _refuse_shared_groups(groups[pool], groups[test])
     else:
-        pool, test = _take_fold(spec, labelled if spec.pool == "all" else train_side, labels, twins, groups)
+        pool = labelled if spec.pool == "all" else train_side
+        pool, test = _take_fold(spec, pool, labels, content, twins, groups)
     if not len(pool):
         raise ValueError("no labelled image is left to train on: give the train side images, or set split.test=folds")
-    held_out = _validation(spec, pool, labels, groups)
+    held_out = _validation(spec, pool, labels, content, groups)
     train = pool[~held_out]
     if spec.images_per_class is not None:
-        train = train[_at_most(spec.images_per_class, labels[train], spec.seed)]
+        train = train[_at_most(spec.images_per_class, labels[train], _draws(content[train], spec.seed, "limit"))]
     return Split(train=train, validation=pool[held_out], test=test)
 
 
-def _take_fold(spec: SplitSpec, pool: Rows, labels: Rows, twins: Rows, groups: Rows) -> tuple[Rows, Rows]:
+def _take_fold(
+    spec: SplitSpec, pool: Rows, labels: Rows, content: npt.NDArray[np.uint64], twins: Rows, groups: Rows
+) -> tuple[Rows, Rows]:
     """Return the rows of `pool` outside the fold of `spec`, and the rows in it, which are to test on."""
     pool = _without_twins(pool, twins)
-    members = _whole_groups(pool, groups) if spec.by == "group" else None
-    folds = _folds(spec, spec.folds, labels[pool], members)
+    if spec.by == "group":
+        members = _whole_groups(pool, groups)
+        folds = _folds_of_groups(spec, spec.folds, labels[pool], members)
+    else:
+        members = None
+        folds = _folds(spec.folds, labels[pool], _draws(content[pool], spec.seed, "folds"))
     in_test = _leave_each_class(folds == spec.fold, labels[pool], members)
     if not in_test.any():
         raise ValueError("no image is left to test on: add images, or set split.by=image")
     return pool[~in_test], pool[in_test]
 
 
-def _validation(spec: SplitSpec, pool: Rows, labels: Rows, groups: Rows) -> npt.NDArray[np.bool_]:
+def _validation(
+    spec: SplitSpec, pool: Rows, labels: Rows, content: npt.NDArray[np.uint64], groups: Rows
+) -> npt.NDArray[np.bool_]:
     """Mark the rows of `pool` that choose the checkpoint."""
     if spec.validation == 0:
         return np.zeros(len(pool), bool)
     if spec.by == "image":
-        return _stratified_share(labels[pool], spec)
+        return _stratified_share(spec.validation, labels[pool], _draws(content[pool], spec.seed, "validation"))
     members = _whole_groups(pool, groups)
     parts = min(round(1 / spec.validation), len(np.unique(members)))
-    return _leave_each_class(_folds(spec, parts, labels[pool], members) == 0, labels[pool], members)
+    return _leave_each_class(_folds_of_groups(spec, parts, labels[pool], members) == 0, labels[pool], members)
 
 
-def _at_most(limit: int, labels: Rows, seed: int) -> npt.NDArray[np.bool_]:
-    """Mark up to `limit` rows of each class, the first of an order that depends only on the seed and the class."""
-    mask = np.zeros(len(labels), bool)
+def _draws(content: npt.NDArray[np.uint64], seed: int, purpose: str) -> Draws:
+    """Return a number for each row, drawn from its content, the seed and what it is for (splitmix64, Vigna 2015)."""
+    salt = int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "little")
+    mixed = content ^ np.uint64(salt)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _in_order(labels: Rows, draws: Draws) -> Iterator[Rows]:
+    """Yield the positions of each class, from the lowest draw to the highest."""
     for label in np.unique(labels):
-        order = np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(labels == label))
-        mask[order[:limit]] = True
+        rows = np.flatnonzero(labels == label)
+        yield rows[np.argsort(draws[rows], kind="stable")]
+
+
+def _at_most(limit: int, labels: Rows, draws: Draws) -> npt.NDArray[np.bool_]:
+    """Mark up to `limit` rows of each class."""
+    mask = np.zeros(len(labels), bool)
+    for rows in _in_order(labels, draws):
+        mask[rows[:limit]] = True
     return mask
 
 
@@ -191,52 +227,66 @@ def _refuse_shared_groups(train: Rows, test: Rows) -> None:
         )
 
 
-def _folds(spec: SplitSpec, parts: int, labels: Rows, members: Rows | None) -> Rows:
-    """Return the fold, 0 to `parts` - 1, of each row."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    limit = int(np.bincount(labels).max(initial=0)) if members is None else len(np.unique(members))
+def _folds(parts: int, labels: Rows, draws: Draws) -> Rows:
+    """Return the fold, 0 to `parts` - 1, of each row: of each class as many in each fold, give or take one."""
+    limit = int(np.bincount(labels).max(initial=0))
     if limit < 2:
         raise ValueError(
             "every class has only one image: give at least one class a second one, since the test images are held out"
-            if members is None
-            else "there is only one group to divide: set split.by=image, or give records of more groups"
         )
     if limit < parts:
-        of = f"even the largest class has only {limit} images" if members is None else f"there are only {limit} groups"
-        raise ValueError(
-            f"cannot make {parts} folds: {of}; set split.folds to {limit}{' or fewer' if limit > 2 else ''}"
-        )
-    dealer = StratifiedKFold if members is None else StratifiedGroupKFold
+        raise ValueError(_too_many_folds(parts, limit, f"even the largest class has only {limit} images"))
     folds = np.empty(len(labels), np.int64)
+    for rows in _in_order(labels, draws):
+        # Classes that the folds do not divide begin at different places, else the first folds would get all the rest.
+        start = draws[rows[0]] * 2.0**20 % 1.0  # the lower digits of the lowest draw
+        folds[rows] = (np.arange(len(rows)) + start) * parts // len(rows) % parts
+    return folds
+
+
+def _folds_of_groups(spec: SplitSpec, parts: int, labels: Rows, members: Rows) -> Rows:
+    """Return the fold, 0 to `parts` - 1, of each row, where all rows of a group have the same."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    limit = len(np.unique(members))
+    if limit < 2:
+        raise ValueError("there is only one group to divide: set split.by=image, or give records of more groups")
+    if limit < parts:
+        raise ValueError(_too_many_folds(parts, limit, f"there are only {limit} groups"))
+    folds = np.empty(len(labels), np.int64)
+    dealer = StratifiedGroupKFold(parts, shuffle=True, random_state=spec.seed)
     with warnings.catch_warnings():
         # A class with fewer images than folds is no fault: it is absent from some folds.
         warnings.filterwarnings("ignore", message="The least populated class")
-        pairs = dealer(parts, shuffle=True, random_state=spec.seed).split(np.zeros(len(labels)), labels, members)
-        for number, (_, rows) in enumerate(pairs):
+        for number, (_, rows) in enumerate(dealer.split(np.zeros(len(labels)), labels, members)):
             folds[rows] = number
     return folds
 
 
-def _stratified_share(labels: Rows, spec: SplitSpec) -> npt.NDArray[np.bool_]:
+def _too_many_folds(parts: int, limit: int, reason: str) -> str:
+    return f"cannot make {parts} folds: {reason}; set split.folds to {limit}{' or fewer' if limit > 2 else ''}"
+
+
+def _stratified_share(part: float, labels: Rows, draws: Draws) -> npt.NDArray[np.bool_]:
     """Mark a share of each class, by largest remainder; a class keeps at least one image to train on.
 
     scikit-learn's StratifiedShuffleSplit refuses a class of one image, and a share with fewer images than classes.
     """
-    random = np.random.default_rng(spec.seed)
-    classes, counts = np.unique(labels, return_counts=True)
+    classes = list(_in_order(labels, draws))
+    counts = np.array([len(rows) for rows in classes])
     room = counts - 1
-    target = min(max(1, round(spec.validation * len(labels))), int(room.sum()))
-    exact = spec.validation * counts
+    target = min(max(1, round(part * len(labels))), int(room.sum()))
+    exact = part * counts
     share = np.minimum(np.floor(exact).astype(np.int64), room)
-    order = np.lexsort((random.random(len(classes)), share - exact))  # largest remainder first, ties at random
+    # Largest remainder first; among equal ones the lowest draw.
+    order = np.lexsort(([draws[rows[0]] for rows in classes], share - exact))
     while share.sum() < target:
         for index in order:
             if share[index] < room[index] and share.sum() < target:
                 share[index] += 1
     mask = np.zeros(len(labels), bool)
-    for label, size in zip(classes, share, strict=True):
-        mask[random.permutation(np.flatnonzero(labels == label))[:size]] = True
+    for rows, size in zip(classes, share, strict=True):
+        mask[rows[:size]] = True
     return mask
 
 

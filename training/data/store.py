@@ -157,7 +157,8 @@ class PreparedDataset:
         """
         groups = self._index.groups(len(self)) if spec.by == "group" else np.full(len(self), -1, np.int64)
         twins = self._index.twins(len(self)) if spec.test != "given" else np.full(len(self), -1, np.int64)
-        parts = split(spec, np.asarray(self.labels), self.on_test_side, twins, groups)
+        content = np.frombuffer(b"".join(digest[:8] for digest in self._index.digests()), "<u8")
+        parts = split(spec, np.asarray(self.labels), self.on_test_side, content, twins, groups)
         copies = np.flatnonzero(np.isin(self.transformed_sources, parts.train))
         return Split(train=parts.train, validation=parts.validation, test=parts.test, transformed=copies)
 
