@@ -49,6 +49,10 @@ SECTIONS: dict[str, tuple[str, str, float, str, str]] = {
         *("resnet18", "gpu.ceilings", 60),
         *("--seconds 0.5", "--device cpu --seconds 0.2 --distinct 64"),
     ),
+    "ceilings of EfficientNet-Lite0": (
+        *("efficientnet_lite0", "gpu.ceilings", 45),
+        *("--seconds 0.5 --distinct 0", "--device cpu --seconds 0.2 --distinct 0"),
+    ),
     "training": (
         *("", "training", 50),
         "--rounds 3 --steps 20 --images 4000 dataset.image_size=224 trainer.batch_size=256",
@@ -169,7 +173,7 @@ def _untrained(root: Path, network: str) -> Path:
     """Return a run whose network has random weights."""
     run = RUNS / f"gpu-{network}"
     (root / run).mkdir(parents=True, exist_ok=True)
-    torchscript.save(resnet.untrained(kind=network), resnet.spec(network=network), RunFolder(root / run).model)
+    torchscript.save(resnet.untrained(network=network), resnet.spec(network=network), RunFolder(root / run).model)
     return run
 
 

@@ -24,26 +24,13 @@ from benchmarks.int8 import Kind, UnavailableError, ours
 from benchmarks.interleave import Work, one_core, take_turns
 from benchmarks.result import TRAINING, Origin
 from handlers.network.precision import gains_from_bf16
-from training.configuration import ConfigurationError, compose, plain
-from training.networks import Network, build
+from training.configuration import ConfigurationError
 
 RESULT = Path("benchmarks/results/networks.json")
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet18d_half", "resnet18", "resnet50")
 REFERENCE = "resnet18"
 BATCHES, TURN = (1, 8), 0.2  # images, seconds
 CALIBRATION = 16  # images
-
-
-def untrained(name: str) -> Network:
-    """Return a network of the configuration with seeded random weights.
-
-    Raises:
-        ConfigurationError: there is no such network.
-    """
-    configured = plain(compose([f"network={name}"]))["network"]
-    node = {key: value for key, value in configured.items() if key not in ("pretrained", "weights")}
-    torch.manual_seed(0)
-    return build(node, resnet.CLASSES, 3, resnet.SIDE).eval()
 
 
 def measure(kinds: dict[str, Kind], images: torch.Tensor, precision: str, rounds: int) -> list[dict[str, Any]]:
@@ -85,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     bf16 = ["bf16"] if gains_from_bf16(torch.device("cpu")) else []
     rows = []
     try:
-        networks = {name: untrained(name) for name in names}
+        networks = {name: resnet.untrained(network=name) for name in names}
         for precision in ("fp32", *bf16, "int8"):
             with tempfile.TemporaryDirectory() as folder, one_core():
                 spec = resnet.spec()

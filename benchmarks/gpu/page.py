@@ -34,18 +34,20 @@ def page(document: Mapping[str, Any]) -> str:
         + (f" GPU: {document['machine']['gpu']}." if "gpu" in document["machine"] else ""),
     ]
     parts += ["## What was to be reached", goals(sections)]
+    titled = set()
     for title, name, make in (
         ("Each stage alone, ResNet-50", "ceilings", _ceilings),
         ("Each stage alone, ResNet-18", "ceilings of a small network", _ceilings),
+        ("Each stage alone, EfficientNet-Lite0", "ceilings of EfficientNet-Lite0", _ceilings),
         ("Over REST, ResNet-50", "served", _served),
         ("Training, ResNet-18", "training", _training),
     ):
         parts += [f"## {title}", make(sections[name]) if name in sections else NOT_MEASURED]
+        titled.add(name)
         if name in document["reasons"]:
             parts.append(f"Why: {document['reasons'][name]}")
         for stage, reason in sections.get(name, {}).get("reasons", {}).items():
             parts.append(f"{stage}: not measured: {reason}")
-    titled = ("ceilings", "ceilings of a small network", "served", "training")
     parts += [f"{name}: {reason}" for name, reason in document["reasons"].items() if name not in titled]
     return "\n\n".join(parts) + "\n"
 

@@ -13,6 +13,7 @@ from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec, Spec
 from synthetic import places365
+from training.configuration import compose, plain
 from training.networks import Network, build
 from training.transfer.weights import load_checkpoint
 
@@ -42,14 +43,21 @@ def scenes(of: Spec, images_per_class: int, side: int) -> tuple[torch.Tensor, to
     return preprocess([decode(data) for data in encoded]), torch.tensor(labels)
 
 
-def untrained(classes: int = CLASSES, kind: str = "resnet18") -> Network:
-    """Return the network with seeded random weights.
+def untrained(classes: int = CLASSES, network: str = "resnet18") -> Network:
+    """Return a network of the configuration with seeded random weights.
 
-    In a deeper one the residual branches start at zero (zero_init_residual): with random weights everywhere its values
-    would exceed the range of fp16.
+    In a ResNet-18 all weights are random. In a deeper one the residual branches start at zero: else its values would
+    exceed the range of fp16.
+
+    Raises:
+        ConfigurationError: there is no such network.
     """
+    configured = plain(compose([f"network={network}"]))["network"]
+    node = {key: value for key, value in configured.items() if key not in ("pretrained", "weights")}
+    if network == "resnet18":
+        node["zero_init_residual"] = False
     torch.manual_seed(0)
-    return build({"kind": kind, "zero_init_residual": kind != "resnet18"}, classes, 3, SIDE).eval()
+    return build(node, classes, 3, SIDE).eval()
 
 
 def learnt(run: Path) -> Network:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks import networks
+from benchmarks.harness import resnet
 from benchmarks.int8 import Kind
 from benchmarks.interleave import take_turns
 from benchmarks.pages import serving_tables
@@ -39,8 +40,8 @@ def test_a_ratio_is_that_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_networks_are_built_without_their_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert networks.untrained("small_cnn").head.out_features == 12
+    assert resnet.untrained(network="small_cnn").head.out_features == 12
     with pytest.raises(ConfigurationError, match="resnet17"):
-        networks.untrained("resnet17")
+        resnet.untrained(network="resnet17")
     assert networks.main(["--networks", "resnet17"]) == 1
     assert capsys.readouterr().err.startswith("error: ")
