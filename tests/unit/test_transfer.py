@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from handlers.network import torchscript
 from handlers.spec import PreprocessSpec
@@ -21,6 +22,7 @@ from training.module import Classification
 from training.networks import build
 from training.optimizers import make_optimizer
 from training.run import run_key
+from training.temperature import fit_temperature
 from training.train import train
 from training.transfer import features as cached
 from training.transfer import head, padding, pretrained, stages
@@ -224,15 +226,34 @@ def clouds(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (random.normal(size=(images, 16)) + 2 * np.eye(3, 16)[labels]).astype(np.float32), labels
 
 
+def shifted(images: int, seed: int, shift: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return features that a number of each image shifts, all alike, as the brightness of a photograph might."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 5, images)
+    noise = random.normal(size=(images, 40)) + shift * random.normal(size=(images, 1))
+    return (noise + 1.2 * np.eye(5, 40)[labels]).astype(np.float32), labels
+
+
 def test_a_head_is_regularised_as_validation_wants_it() -> None:
-    validation, test = clouds(300, 1), clouds(3000, 2)
-    few = head.fit(*clouds(30, 0), 3, validation)
-    many = head.fit(*clouds(3000, 0), 3, validation)
-    assert few.strength > many.strength
-    for fitted in (few, many):
-        accuracy = float((fitted.logits(test[0]).argmax(dim=1).numpy() == test[1]).mean())
-        assert accuracy > 0.75
+    strengths = [head.fit(*shifted(200, 0, shift), 5, shifted(1500, 1, shift)).strength for shift in (0.0, 3.0, 8.0)]
+    assert strengths[0] > strengths[1] > strengths[2]
+    fitted, test = head.fit(*clouds(30, 0), 3, clouds(300, 1)), clouds(3000, 2)
+    assert float((fitted.logits(test[0]).argmax(dim=1).numpy() == test[1]).mean()) > 0.75
     assert head.fit(*clouds(30, 0), 3, None).strength == 3e-3
+
+
+def test_a_regularisation_is_judged_with_the_temperature_that_the_head_is_served_with() -> None:
+    train, validation = shifted(3000, 0), shifted(1500, 1)
+    targets = torch.from_numpy(validation[1])
+    scaled_losses, unscaled_losses = [], []
+    for strength in head.STRENGTHS:
+        logits = head.fit(*train, 5, None, strengths=(strength,)).logits(validation[0])
+        temperature = fit_temperature(logits, targets).value
+        scaled_losses.append(float(cross_entropy(logits / temperature, targets)))
+        unscaled_losses.append(float(cross_entropy(logits, targets)))
+    scaled, unscaled = (head.STRENGTHS[np.argmin(losses)] for losses in (scaled_losses, unscaled_losses))
+    assert scaled > unscaled
+    assert head.fit(*train, 5, validation).strength == scaled
 
 
 def test_a_head_is_fitted_to_all_images_though_its_strength_is_chosen_on_some(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from training.temperature import fit_temperature
+
 # Of the squared weights, in the mean loss of an image, for features of unit variance; from strong to weak, so that each
 # fit starts near the one before it.
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 STEPS = 60  # of L-BFGS, at most, for each strength
-SEARCHED = 20_000  # training images that the strength is chosen with, at most
+SEARCHED, JUDGED = 20_000, 5_000  # training and validation images that the strength is chosen with, at most
 
 Rows = npt.NDArray[np.int64]
 
@@ -43,7 +45,9 @@ def fit(
     balanced: bool = False,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Head:
-    """Return the head with the lowest log-loss on validation, of those of all `strengths`.
+    """Return the head with the lowest log-loss on validation, at its temperature, of those of all `strengths`.
+
+    It is served with one. Without it a strong regularisation, which makes a head unsure, would look worse than it is.
 
     Args:
         features: of training images, (N, D).
@@ -65,12 +69,11 @@ def fit(
     if validation is None or not len(validation[1]):
         strength = strengths[len(strengths) // 2]
         return finished(_fitted(inputs, targets, weights, parameters, strength), strength)
-    subset = _subset(len(inputs))
+    subset, judged = _subset(len(inputs), SEARCHED), _subset(len(validation[1]), JUDGED).numpy()
     best: tuple[float, float, torch.Tensor] | None = None
     for strength in strengths:
         parameters = _fitted(inputs[subset], targets[subset], weights, parameters, strength)
-        logits = finished(parameters, strength).logits(validation[0])
-        loss = float(functional.cross_entropy(logits, torch.from_numpy(validation[1])))
+        loss = _log_loss(finished(parameters, strength).logits(validation[0][judged]), validation[1][judged])
         if best is not None and loss > best[0]:
             break
         best = (loss, strength, parameters)
@@ -86,9 +89,16 @@ def balanced_weights(labels: Rows, classes: int) -> torch.Tensor:
     return torch.where(counts > 0, counts.sum() / counts.count_nonzero() / counts.clamp(min=1), 0.0)
 
 
-def _subset(count: int) -> torch.Tensor:
+def _log_loss(logits: torch.Tensor, labels: Rows) -> float:
+    """Return the log-loss at the fitted temperature; that at 1 of images too few to fit one."""
+    targets = torch.from_numpy(labels)
+    scaled = fit_temperature(logits, targets).log_loss
+    return float(functional.cross_entropy(logits, targets)) if scaled is None else scaled
+
+
+def _subset(count: int, limit: int) -> torch.Tensor:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    return order[:SEARCHED] if count > SEARCHED else torch.arange(count)
+    return order[:limit] if count > limit else torch.arange(count)
 
 
 def _fitted(
