@@ -31,6 +31,7 @@ class RunFolder:
     checkpoints = _File("checkpoints")
     key = _File("checkpoints/key")  # hash of the checkpoints' configuration, data and package versions
     planned_epochs = _File("checkpoints/epochs")  # how many fit into the time of the run
+    first_checkpoint = _File("checkpoints/first.ckpt")  # with the fitted head, before fine-tuning
     best_checkpoint = _File("checkpoints/best.ckpt")
     last_checkpoint = _File("checkpoints/last.ckpt")
     epoch_metrics = _File("metrics.csv")

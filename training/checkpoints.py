@@ -76,8 +76,9 @@ class Checkpoints(Checkpoint):
         self.best = {"epoch": 0, **nothing, **metrics}
         self.files.checkpoints.mkdir(parents=True, exist_ok=True)
         # Without validation images the trainer has not seen the module, and could not save it.
-        with replacing(self.files.best_checkpoint) as part:
-            torch.save({"state_dict": module.state_dict()}, part)
+        for path in (self.files.first_checkpoint, self.files.best_checkpoint):
+            with replacing(path) as part:
+                torch.save({"state_dict": module.state_dict()}, part)
 
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:

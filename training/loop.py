@@ -2,26 +2,30 @@
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from handlers.atomic import replacing
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.checkpoints import Checkpoints
 from training.configuration import ConfigurationError
 from training.data.batches import Joined
-from training.data.loaders import training_batches, validation_batches
+from training.data.loaders import ordered_images, training_batches, validation_batches
 from training.data.shards import EncodedBatches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.transfer import weight_average
 from training.transfer.head import Head, balanced_weights
 
 # Lightning warns of these, which are intended.
@@ -42,6 +46,7 @@ class Outcome:
     device: torch.device
     bf16: bool
     seconds: float
+    weight_average: dict[str, Any] | None = None  # fields of `WeightAverage`, where fine-tuned weights were averaged
 
 
 def fit(
@@ -110,15 +115,61 @@ def fit(
         import wandb
 
         wandb.finish()  # else the next run of this process, another fold, would write into this one
+    average = _average(module, checkpoints, data, split, device, bf16, say)
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    return Outcome(module.cpu().eval(), checkpoints, device, bf16, sum(checkpoints.seconds))
+    return Outcome(module.cpu().eval(), checkpoints, device, bf16, sum(checkpoints.seconds), average)
 
 
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
     """Train, from the last checkpoint if there is one."""
     last = RunFolder(run).last_checkpoint
     trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
+
+
+def _average(
+    module: Classification,
+    checkpoints: Checkpoints,
+    data: PreparedDataset,
+    split: Split,
+    device: torch.device,
+    bf16: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """Average the weights before and after fine-tuning, and keep the result as the best checkpoint.
+
+    A run without a fitted head, or with too few validation images, keeps the checkpoint of its best epoch.
+    """
+    files = checkpoints.files
+    if not checkpoints.rows or checkpoints.best is None or not files.first_checkpoint.is_file():
+        return None
+    best = torch.load(files.best_checkpoint, map_location="cpu", weights_only=True)
+    if "weight_average" in best:  # the process ended after that, and before the run was finished
+        return dict(best["weight_average"])
+    tuned = {"last": files.last_checkpoint}
+    if checkpoints.best["epoch"] not in (0, checkpoints.rows[-1]["epoch"]):
+        tuned["best"] = files.best_checkpoint
+    states = {}
+    for name, path in (("first", files.first_checkpoint), *tuned.items()):
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        states[name] = {key: value.clone() for key, value in module.best_network.state_dict().items()}
+    rows = split.validation[:: math.ceil(len(split.validation) / weight_average.JUDGED) or 1]
+    labels = torch.from_numpy(np.asarray(data.labels)[rows])
+    pixels = list(ordered_images(data, rows, 64))
+    module.to(device).eval()
+
+    def answers() -> torch.Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return torch.cat([module.logits(part.to(device)).cpu() for part in pixels])
+
+    chosen = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
+    if chosen is None:
+        return None
+    say(chosen.says)
+    record = dataclasses.asdict(chosen)
+    with replacing(files.best_checkpoint) as part:
+        torch.save({"state_dict": module.cpu().state_dict(), "weight_average": record}, part)
+    return record
 
 
 def _class_weights(config: Mapping[str, Any], data: PreparedDataset, split: Split) -> torch.Tensor | None:

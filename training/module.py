@@ -154,10 +154,15 @@ class Classification(L.LightningModule):
         self.network.body.requires_grad_(not frozen)
         self.network.body.train(not frozen)  # the statistics of batch norms are features too
 
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float32 (B, K) of the network that is exported, for uint8 images (B, C, S, S)."""
+        inputs = self.preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
+        answers: torch.Tensor = self.best_network(inputs).float()
+        return answers
+
     def validation_step(self, batch: Batch, index: int) -> None:
         images, labels = batch
-        inputs = self.preprocess.normalize(images).contiguous(memory_format=torch.channels_last)
-        logits = self.best_network(inputs).float()
+        logits = self.logits(images)
         # The very loss that training lowers: without label smoothing, a network that trains on would seem to worsen.
         self.validation_loss.update(self.loss(logits, labels).expand(len(labels)))
         self.validation_accuracy.update((logits.argmax(dim=1) == labels).float())

@@ -126,6 +126,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
         "epochs": round(len(outcome.checkpoints.rows) * part, 3),
         "planned_epochs": round(settings["trainer"]["epochs"] * part, 3),
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
+        "weight_average": outcome.weight_average,
         "images": {
             "train": len(split.train),
             "transformed": len(split.transformed),

@@ -14,6 +14,7 @@ FILES = {
     "planned_epochs": "checkpoints/epochs",
     "epoch_metrics": "metrics.csv",
     "curves": "curves.png",
+    "first_checkpoint": "checkpoints/first.ckpt",
     "best_checkpoint": "checkpoints/best.ckpt",
     "last_checkpoint": "checkpoints/last.ckpt",
     "model": "model.pt",

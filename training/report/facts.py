@@ -32,6 +32,7 @@ def training_facts(documents: Documents) -> Facts:
     """Return the facts about the training."""
     training, temperature = documents.training, documents.export.get("temperature") or {}
     best = training.get("best") or {}
+    average = training.get("weight_average") or {}
     accuracy = best.get("validation_accuracy")
     epochs = f"{training.get('epochs', 0)} of {training.get('planned_epochs', 0)}" if training.get("epochs") else ""
     facts = [
@@ -39,6 +40,7 @@ def training_facts(documents: Documents) -> Facts:
         ("parameters", f"{training['parameters']:,}" if "parameters" in training else ""),
         ("epochs", epochs or "none: a linear head on the features of the pretrained network" * ("epochs" in training)),
         ("best epoch", f"{best['epoch']:.0f}" if epochs and best.get("epoch") is not None else ""),
+        ("weights", str(average.get("says", "")).removeprefix("weights: ")),
         ("validation accuracy", f"{accuracy:.2%}" if accuracy is not None else ""),
         ("time", f"{training['seconds_of_this_start']:,.0f} s" if "seconds_of_this_start" in training else ""),
         ("computed in", str(training.get("precision", ""))),

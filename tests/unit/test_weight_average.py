@@ -1,0 +1,102 @@
+"""The average of the weights before and after fine-tuning: which is chosen, and what a run keeps of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from handlers.network import torchscript
+from tests.unit.tinted_store import tinted_store
+from training.configuration import compose
+from training.train import train
+from training.transfer import weight_average
+from training.transfer.weight_average import PARTS, averaged, choose
+
+CLASSES, IMAGES = 3, 300
+
+
+def problem(best_part: float) -> tuple[nn.Linear, dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+    """Return a layer, its first and its tuned weights, and inputs, which the average at `best_part` answers right."""
+    torch.manual_seed(0)
+    first, right = torch.randn(CLASSES, 8), torch.randn(CLASSES, 8)
+    tuned = first + (right - first) / best_part
+    return nn.Linear(8, CLASSES, bias=False), {"weight": first}, {"weight": tuned}, torch.randn(IMAGES, 8)
+
+
+@pytest.mark.parametrize("best_part", PARTS)
+def test_the_average_with_the_lowest_log_loss_is_loaded(best_part: float) -> None:
+    network, first, tuned, inputs = problem(best_part)
+    network.load_state_dict(averaged(first, tuned, best_part))
+    labels = network(inputs).argmax(dim=1)
+    chosen = choose(network, first, {"last": tuned}, lambda: network(inputs).detach(), labels)
+    assert chosen is not None and (chosen.part, chosen.epoch) == (best_part, "last")
+    assert torch.equal(network.weight, averaged(first, tuned, best_part)["weight"])
+    assert len(chosen.log_losses) == 1 + len(PARTS) and min(chosen.log_losses.values()) < 0.1
+    assert chosen.says.startswith(f"weights: {best_part:.0%} of the way to those of the last epoch; log-loss ")
+
+
+def test_weights_that_fine_tuning_made_worse_are_those_before_it() -> None:
+    network, first, tuned, inputs = problem(1.0)
+    network.load_state_dict(first)
+    labels = network(inputs).argmax(dim=1)
+    epochs = {"last": tuned, "best": {"weight": tuned["weight"] + 1}}
+    chosen = choose(network, first, epochs, lambda: network(inputs).detach(), labels)
+    assert chosen is not None and chosen.part == 0 and "those before fine-tuning" in chosen.says
+    assert torch.equal(network.weight, first["weight"]) and len(chosen.log_losses) == 1 + 2 * len(PARTS)
+
+
+def test_few_images_choose_nothing() -> None:
+    network, first, tuned, inputs = problem(1.0)
+    network.load_state_dict(tuned)
+    assert choose(network, first, {"last": tuned}, lambda: network(inputs).detach(), torch.zeros(49).long()) is None
+    assert torch.equal(network.weight, tuned["weight"])
+
+
+def test_counters_are_not_averaged() -> None:
+    first, tuned = ({"steps": torch.tensor(steps), "mean": torch.tensor(float(steps))} for steps in (0, 10))
+    half = averaged(first, tuned, 0.5)
+    assert (half["steps"].item(), half["mean"].item()) == (10, 5.0)
+
+
+SETTINGS = (
+    *("dataset=class_folders", "store=tinted", "network=efficientnet_lite0", "transfer.image_size=64"),
+    *("trainer.device=cpu", "split.validation=0.45", "trainer.batch_size=8", "augmentation=[]"),
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinted_store(tmp_path_factory.mktemp("averaged"), images=45, image_size=64, interpolation="bicubic")
+
+
+def test_a_run_keeps_the_average_also_when_it_ends_before_its_export(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    config = compose([*SETTINGS, "name=averaged", "trainer.epochs=2"])
+    lines: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("training.export.export", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, lines.append)
+    kept = torch.load(root / "runs/averaged/checkpoints/best.ckpt", weights_only=True)
+    assert kept["weight_average"]["says"] in lines
+    with monkeypatch.context() as patch:
+        patch.setattr(weight_average, "choose", lambda *_: pytest.fail("averaged twice"))
+        run = train(config, lines.append)
+    assert json.loads((run / "train.json").read_text())["weight_average"] == kept["weight_average"]
+    states = [
+        torch.load(run / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"] for name in ("first", "last")
+    ]
+    name = "average.module.head.weight"
+    expected = torch.lerp(states[0][name], states[1][name], kept["weight_average"]["part"])
+    if kept["weight_average"]["epoch"] == "last":
+        torch.testing.assert_close(kept["state_dict"][name], expected)
+    exported = torchscript.load(run / "model.pt").module.state_dict()
+    torch.testing.assert_close(exported["head.weight"], kept["state_dict"][name])
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
