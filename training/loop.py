@@ -162,11 +162,11 @@ def _average(
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return torch.cat([module.logits(part.to(device)).cpu() for part in pixels])
 
-    chosen = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
-    if chosen is None:
+    average = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
+    if average is None:
         return None
-    say(chosen.says)
-    record = dataclasses.asdict(chosen)
+    say(average.says)
+    record = dataclasses.asdict(average)
     with replacing(files.best_checkpoint) as part:
         torch.save({"state_dict": module.cpu().state_dict(), "weight_average": record}, part)
     return record

@@ -37,8 +37,8 @@ print(*sorted(path.name for path in train_folder.iterdir()))
 print(*sorted(path.name for path in (train_folder / "A").iterdir())[:4], "...")
 
 # %% [markdown]
-# A group is a block of neighbouring frames: 150 in the real data set, 8 in these short films. The network of this page is
-# small, so that it takes little time. Without that setting training starts from the pretrained weights of an
+# A group is a block of neighbouring frames: 150 in the real data set, 8 in these short films. The network of this page
+# is small, so that it takes little time. Without that setting training starts from the pretrained weights of an
 # EfficientNet-Lite0.
 
 # %%

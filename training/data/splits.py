@@ -1,8 +1,8 @@
 """Which rows train, which choose the checkpoint, and which only judge.
 
-Validation is always taken from what would train; test rows choose nothing. Rows are dealt by a number that is drawn
-from their content: the same images, labels and spec give the same split on every machine, and an image or a class more
-leaves all but a few of the others where they are, so that an older network is not judged on what it was trained on.
+Validation is always taken from rows that would train; test rows choose nothing. Rows are dealt by a number drawn from
+their content: the same images, labels and spec give the same split on every machine. When images or classes are added,
+nearly all other images stay on their side, so that an older network is not judged on images of its training.
 scikit-learn is imported only where groups need it: it takes a second.
 """
 
@@ -109,7 +109,7 @@ def split(
 ) -> Split:
     """Split the rows 0 to N - 1.
 
-    All arrays have length N. `labels` is -1 for a row without a label. `content` is a number for what each row holds.
+    All arrays have length N. `labels` is -1 for a row without a label. `content` is a hash of each row's image.
     `twins` has one number for all rows of equal content, or -1 for unique content: of twins in a pool only the first is
     used, so that no content is on two sides. `groups` has one number for the rows of a group, or -1 for a row that is
     its own group.
@@ -166,7 +166,7 @@ def _validation(
 
 
 def _draws(content: npt.NDArray[np.uint64], seed: int, purpose: str) -> Draws:
-    """Return a number for each row, drawn from its content, the seed and what it is for (splitmix64, Vigna 2015)."""
+    """Return a number for each row, drawn from its content, the seed and a purpose (splitmix64, Vigna 2015)."""
     salt = int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8], "little")
     mixed = content ^ np.uint64(salt)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

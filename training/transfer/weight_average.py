@@ -1,7 +1,7 @@
 """The average of a network's weights before and after fine-tuning, which is often better than either.
 
 Wortsman et al. 2022, "Robust fine-tuning of zero-shot models" (arXiv:2109.01903). With few images a class, fine-tuning
-learns them by heart before it is done; on the way back to where it started from, much of that goes first.
+overfits; an average with the first weights undoes much of that.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def choose(
         labels: the classes of these images, int64 (N,).
 
     Returns:
-        Which one was chosen; None, and the network as it was, with too few images to tell the candidates apart.
+        Which one was chosen; None, and the network as it was, with too few images to compare the candidates.
     """
     if len(labels) < LEAST_IMAGES:
         return None
@@ -63,7 +63,7 @@ def choose(
     network.load_state_dict(averaged(first, tuned.get(epoch, first), part))
     before, after = losses[0.0, ""], losses[part, epoch]
     says = f"weights: {_words(part, epoch)}; log-loss {before:.3f} before fine-tuning, {after:.3f} now"
-    return WeightAverage(part, epoch, {_words(*each): round(loss, 4) for each, loss in losses.items()}, says)
+    return WeightAverage(part, epoch, {_words(*key): round(loss, 4) for key, loss in losses.items()}, says)
 
 
 def averaged(first: Weights, tuned: Weights, part: float) -> dict[str, torch.Tensor]:
