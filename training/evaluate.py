@@ -43,6 +43,7 @@ from handlers.atomic import write_json
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration
 from training.console import table_console
+from training.data import splits
 from training.data.progress import plain_console
 from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
@@ -172,6 +173,11 @@ def answering(folder: Path, dataset: PreparedDataset) -> "Classifier":
     if classifier.spec.provenance.get("fingerprint") != dataset.fingerprint:
         model = RunFolder(folder).model
         raise DatasetError(f"{dataset.folder} is not the data that {model} was trained on: train it again")
+    if classifier.spec.provenance.get("split_format") != splits.FORMAT:
+        raise DatasetError(
+            f"{RunFolder(folder).model} was trained by an older release, which split the images otherwise: some of "
+            "those here to test on may be among those that it was trained on. Train it again"
+        )
     return classifier
 
 

@@ -29,6 +29,7 @@ from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
+from training.data import splits
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
@@ -91,6 +92,7 @@ def export(
         provenance={
             "name": settings["name"],
             "fingerprint": data.fingerprint,
+            "split_format": splits.FORMAT,
             "commit": commit(),
             "config": dict(settings),
             "versions": versions(),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-import math
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +19,13 @@ from handlers.spec import PreprocessSpec
 from training.checkpoints import Checkpoints
 from training.configuration import ConfigurationError
 from training.data.batches import Joined
-from training.data.loaders import ordered_images, training_batches, validation_batches
+from training.data.loaders import training_batches, validation_batches
 from training.data.shards import EncodedBatches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.temperature import LEAST_IMAGES
 from training.transfer import weight_average
 from training.transfer.head import Head, balanced_weights
 
@@ -115,10 +116,12 @@ def fit(
         import wandb
 
         wandb.finish()  # else the next run of this process, another fold, would write into this one
-    average = _average(module, checkpoints, data, split, device, bf16, say)
+    start = time.perf_counter()
+    average = _average(module, checkpoints, data, split, config["trainer"]["batch_size"], device, bf16, say)
+    seconds = sum(checkpoints.seconds) + time.perf_counter() - start
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
-    return Outcome(module.cpu().eval(), checkpoints, device, bf16, sum(checkpoints.seconds), average)
+    return Outcome(module.cpu().eval(), checkpoints, device, bf16, seconds, average)
 
 
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
@@ -132,6 +135,7 @@ def _average(
     checkpoints: Checkpoints,
     data: PreparedDataset,
     split: Split,
+    batch_size: int,
     device: torch.device,
     bf16: bool,
     say: Callable[[str], None],
@@ -141,10 +145,11 @@ def _average(
     A run without a fitted head, or with too few validation images, keeps the checkpoint of its best epoch.
     """
     files = checkpoints.files
-    if not checkpoints.rows or checkpoints.best is None or not files.first_checkpoint.is_file():
+    count, epochs = len(split.validation), len(checkpoints.rows)
+    if not epochs or checkpoints.best is None or count < LEAST_IMAGES or not files.first_checkpoint.is_file():
         return None
     best = torch.load(files.best_checkpoint, map_location="cpu", weights_only=True)
-    if "weight_average" in best:  # the process ended after that, and before the run was finished
+    if best.get("averaged_after") == epochs:  # the process ended after that, and before the run was finished
         return dict(best["weight_average"])
     tuned = {"last": files.last_checkpoint}
     if checkpoints.best["epoch"] not in (0, checkpoints.rows[-1]["epoch"]):
@@ -153,14 +158,16 @@ def _average(
     for name, path in (("first", files.first_checkpoint), *tuned.items()):
         module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         states[name] = {key: value.clone() for key, value in module.best_network.state_dict().items()}
-    rows = split.validation[:: math.ceil(len(split.validation) / weight_average.JUDGED) or 1]
-    labels = torch.from_numpy(np.asarray(data.labels)[rows])
-    pixels = list(ordered_images(data, rows, 64))
+    rows = split.validation[np.linspace(0, count - 1, min(count, weight_average.JUDGED)).astype(np.int64)]
+    say(f"averaging the weights before and after fine-tuning, judged by {len(rows):,} validation images")
+    batches = list(validation_batches(data, dataclasses.replace(split, validation=rows), batch_size))
     module.to(device).eval()
 
     def answers() -> torch.Tensor:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return torch.cat([module.logits(part.to(device)).cpu() for part in pixels])
+            return torch.cat([module.logits(pixels.to(device)).cpu() for pixels, _ in batches])
+
+    labels = torch.cat([labels for _, labels in batches])
 
     average = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
     if average is None:
@@ -168,7 +175,8 @@ def _average(
     say(average.says)
     record = dataclasses.asdict(average)
     with replacing(files.best_checkpoint) as part:
-        torch.save({"state_dict": module.cpu().state_dict(), "weight_average": record}, part)
+        document = {"state_dict": module.cpu().state_dict(), "weight_average": record, "averaged_after": epochs}
+        torch.save(document, part)
     return record
 
 

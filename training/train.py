@@ -77,8 +77,9 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run, int8=int8)
     say(exported["temperature"]["says"])
     best = outcome.checkpoints.best or {}
+    accuracy = (outcome.weight_average or {}).get("accuracy", best["validation_accuracy"])
     say(
-        f"best epoch {best['epoch']:.0f}: validation accuracy {100 * best['validation_accuracy']:.2f} %; "
+        f"best epoch {best['epoch']:.0f}: validation accuracy {100 * accuracy:.2f} %; "
         f"{files.model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
     seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}

@@ -91,10 +91,14 @@ def accuracy(results: Path) -> str:
     first = next((document for _, document in documents if document is not None), None)
     if first is None:
         return NOT_MEASURED
-    scratch = [TITLES[name] for name, document in documents if document and not document.get("pretrained", False)]
+    scratch = [name for name, document in documents if document and not document.get("pretrained", False)]
     pretrained = "" if len(scratch) == len(documents) else "The networks start from ImageNet weights"
     if scratch and pretrained:
-        pretrained += f", those of {' and '.join(dict.fromkeys(title.split(',')[0] for title in scratch))} from nothing"
+        # A data set of which only one row starts from nothing is named with what is held out.
+        pretrained_sets = {TITLES[name].partition(",")[0] for name, _ in documents if name not in scratch}
+        titles = [TITLES[name].partition(",") for name in scratch]
+        names = [data_set + (comma + side) * (data_set in pretrained_sets) for data_set, comma, side in titles]
+        pretrained += f", those of {' and '.join(dict.fromkeys(names))} from nothing"
     start = f"{pretrained}. One run each" if pretrained else "One run each, from scratch"
     note = f"\n\n{start}, on {first['machine']['processor']}."
     return table(["data set", "test top-1 (95 % interval)", "training time"], rows) + note

@@ -16,7 +16,7 @@ from handlers import golden
 from handlers.classifier import Classifier
 from tests.unit import stripes
 from training import configuration, evaluate, scores, submission
-from training.data import prepare
+from training.data import prepare, splits
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.predictions import Predictions
@@ -185,6 +185,15 @@ def test_a_data_set_prepared_anew_is_not_judged(root: Path, capsys: pytest.Captu
     for command in (evaluate, submission):
         assert command.main(["name=tiny"]) == 1
         assert "is not the data that runs/tiny/model.pt was trained on: train it again" in capsys.readouterr().err
+
+
+def test_a_run_of_before_the_split_changed_is_not_judged(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "FORMAT", 99)
+    for command in (evaluate, submission):
+        assert command.main(["name=tiny"]) == 1
+        assert "model.pt was trained by an older release, which split the images otherwise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

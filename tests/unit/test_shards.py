@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from tests.unit.class_folders import write
-from training.data import shards
+from training.data import shards, splits
 from training.data.prepare import prepare
 from training.data.recipe import Recipe
 from training.data.records import DatasetError
@@ -82,7 +82,9 @@ def test_fewer_rows_than_a_batch_still_come(pair: tuple[PreparedDataset, Prepare
     assert collect(EncodedBatches(encoded, encoded.split(SPEC).train[:3], 8, seed=0, workers=1))[2] == [3]
 
 
-def test_shards_are_shuffled_reproducible_and_written_once(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+def test_shards_are_shuffled_reproducible_and_written_once(
+    pair: tuple[PreparedDataset, PreparedDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, encoded = pair
     folder, silent = encoded.folder / "shards", Console(file=io.StringIO())
 
@@ -99,6 +101,11 @@ def test_shards_are_shuffled_reproducible_and_written_once(pair: tuple[PreparedD
     assert files().keys() == before.keys() and files() != before
     shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
     assert files() == before
+    time = (folder / "shards.json").stat().st_mtime_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(splits, "FORMAT", 99)
+        shards.ensure(encoded.folder, SPEC, seed=3, console=silent, images_per_shard=5)
+    assert (folder / "shards.json").stat().st_mtime_ns > time
 
 
 def test_whole_shards_of_a_killed_process_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,7 +232,7 @@ def contents(spec: SplitSpec, labels: Rows, content: npt.NDArray[np.uint64]) -> 
 
 
 @pytest.mark.parametrize("fold", [0, 3])
-def test_an_image_more_moves_at_most_one_other_from_or_to_a_side(fold: int) -> None:
+def test_an_image_more_moves_hardly_any_other(fold: int) -> None:
     content, labels = drawn(301), numbers(40, 61, 200)
     spec = SplitSpec(test="folds", folds=5, fold=fold)
     after = contents(spec, labels, content)
@@ -244,7 +244,7 @@ def test_an_image_more_moves_at_most_one_other_from_or_to_a_side(fold: int) -> N
 
 
 @pytest.mark.parametrize("inserted", [0, 1, 2])
-def test_a_class_more_moves_no_image_of_the_others(inserted: int) -> None:
+def test_a_class_more_moves_no_image_of_large_ones(inserted: int) -> None:
     content, labels = drawn(300), numbers(90, 110, 100)
     others = labels != inserted
     for spec in (SplitSpec(validation=0.1), SplitSpec(test="folds", folds=5), SplitSpec(images_per_class=7)):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.unit.class_folders import write
 from training.configuration import compose, plain
-from training.data import transformed
+from training.data import splits, transformed
 from training.data.prepare import prepare
 from training.data.recipe import Recipe
 from training.data.records import DatasetError
@@ -67,6 +67,16 @@ def test_a_run_without_copies_is_not_the_same_as_one_with_them(tmp_path: Path) -
         ensure(folder, SPEC, number)
         keys.append(run_key(settings, PreparedDataset.open(folder)))
     assert keys[0] == keys[3] and len(set(keys)) == 3
+
+
+def test_copies_of_before_the_split_changed_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path)
+    keys = []
+    for number in (splits.FORMAT, splits.FORMAT, 99):
+        monkeypatch.setattr(splits, "FORMAT", number)
+        ensure(folder, SPEC, 1)
+        keys.append(PreparedDataset.open(folder).transformed_key)
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_copies_of_another_splits_validation_do_not_train(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from handlers import atomic
 from handlers.images.limits import UNLIMITED
 from handlers.machine import cores
 from handlers.spec import PreprocessSpec
-from training.data import store
+from training.data import splits, store
 from training.data.decoders import decode_and_resize, read_bytes, require_space, start_method
 from training.data.progress import progress
 from training.data.recipe import digest
@@ -60,7 +60,8 @@ def ensure(
     """
     dataset = store.PreparedDataset.open(folder)
     images = min(images_per_shard, max(1, int(_SHARD_BYTES * len(dataset) / max(1, dataset.encoded_bytes))))
-    key = digest({"store": dataset.content_key, "split": dataclasses.asdict(spec), "seed": seed, "images": images})
+    split = {**dataclasses.asdict(spec), "format": splits.FORMAT}
+    key = digest({"store": dataset.content_key, "split": split, "seed": seed, "images": images})
     target = folder / store.SHARDS
     if store.key_of(target / DOCUMENT) == key:
         return

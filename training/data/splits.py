@@ -1,8 +1,9 @@
 """Which rows train, which choose the checkpoint, and which only judge.
 
-Validation is always taken from rows that would train; test rows choose nothing. Rows are dealt by a number drawn from
-their content: the same images, labels and spec give the same split on every machine. When images or classes are added,
-nearly all other images stay on their side, so that an older network is not judged on images of its training.
+Validation is always taken from rows that would train; test rows choose nothing. Single images are dealt by a number
+drawn from their content: the same images, labels and spec give the same split on every machine. When images or classes
+are added, nearly all others stay on their side, so that an older network is not judged on images of its training.
+Groups are dealt by their order: another group may move many.
 scikit-learn is imported only where groups need it: it takes a second.
 """
 
@@ -14,6 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+FORMAT = 2  # raise it where the same images and spec get another split
 
 Rows = npt.NDArray[np.int64]
 Test = Literal["auto", "given", "folds"]

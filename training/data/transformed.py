@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from handlers.atomic import replace_folder
-from training.data import store
+from training.data import splits, store
 from training.data.arrays import RowFile
 from training.data.decoders import Pool, require_space
 from training.data.progress import progress
@@ -229,7 +229,7 @@ def _key(dataset: store.PreparedDataset, spec: SplitSpec, number: int, seed: int
     return digest(
         {
             "store": dataset.content_key,
-            "split": dataclasses.asdict(spec),
+            "split": {**dataclasses.asdict(spec), "format": splits.FORMAT},
             "copies": number,
             "seed": seed,
             "code": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),

@@ -33,7 +33,7 @@ def training_facts(documents: Documents) -> Facts:
     training, temperature = documents.training, documents.export.get("temperature") or {}
     best = training.get("best") or {}
     average = training.get("weight_average") or {}
-    accuracy = best.get("validation_accuracy")
+    accuracy = average.get("accuracy", best.get("validation_accuracy"))
     epochs = f"{training.get('epochs', 0)} of {training.get('planned_epochs', 0)}" if training.get("epochs") else ""
     facts = [
         ("network", str(training.get("network", ""))),

@@ -47,7 +47,7 @@ def fit(
 ) -> Head:
     """Return the head with the lowest log-loss on validation, at its temperature, of those of all `strengths`.
 
-    It is served with one. Without it a strong regularisation, which makes a head unsure, would look worse than it is.
+    The head is served with a temperature: judged without one, a strong regularisation would look worse than it is.
 
     Args:
         features: of training images, (N, D).

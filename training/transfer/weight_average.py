@@ -23,12 +23,13 @@ Weights = Mapping[str, torch.Tensor]
 class WeightAverage:
     """Which average was chosen: the `part` in [0, 1] of the fine-tuned weights, those of the last or the best epoch.
 
-    `log_losses` are those of the validation images for each candidate, by its words, at the temperature of each.
-    `says` is a line about them.
+    With part 0, `epoch` is empty. `accuracy` is that of the validation images, in [0, 1]; `log_losses` are theirs for
+    each candidate, by its words, at the temperature of each. `says` is a line about them.
     """
 
     part: float
     epoch: str
+    accuracy: float
     log_losses: Mapping[str, float]
     says: str
 
@@ -55,15 +56,18 @@ def choose(
     if len(labels) < LEAST_IMAGES:
         return None
     losses: dict[tuple[float, str], float] = {}
+    accuracies: dict[tuple[float, str], float] = {}
     for part, epoch in [(0.0, ""), *((part, epoch) for epoch in tuned for part in PARTS)]:
         network.load_state_dict(averaged(first, tuned.get(epoch, first), part))
         logits = answers()
+        accuracies[part, epoch] = float((logits.argmax(dim=1) == labels).float().mean())
         losses[part, epoch] = float(cross_entropy(logits / fit_temperature(logits, labels).value, labels))
     part, epoch = min(losses, key=losses.__getitem__)
     network.load_state_dict(averaged(first, tuned.get(epoch, first), part))
     before, after = losses[0.0, ""], losses[part, epoch]
     says = f"weights: {_words(part, epoch)}; log-loss {before:.3f} before fine-tuning, {after:.3f} now"
-    return WeightAverage(part, epoch, {_words(*key): round(loss, 4) for key, loss in losses.items()}, says)
+    accuracy = accuracies[part, epoch]
+    return WeightAverage(part, epoch, accuracy, {_words(*key): round(loss, 4) for key, loss in losses.items()}, says)
 
 
 def averaged(first: Weights, tuned: Weights, part: float) -> dict[str, torch.Tensor]:
@@ -75,4 +79,6 @@ def averaged(first: Weights, tuned: Weights, part: float) -> dict[str, torch.Ten
 
 
 def _words(part: float, epoch: str) -> str:
-    return f"{part:.0%} of the way to those of the {epoch} epoch" if part else "those before fine-tuning"
+    if not part:
+        return "those before fine-tuning"
+    return f"those of the {epoch} epoch" if part == 1 else f"{part:.0%} of the way to those of the {epoch} epoch"
