@@ -3,10 +3,10 @@
     python -m benchmarks.few_images RAW_ROOT [--sets moths petals] [--kinds head fine-tuned scratch]
                                                    [--images 5 10 20 50] [--folds 5]
 
-RAW_ROOT has one folder a data set, in the layout of its public source. For each number, at most so many training images
-of a class are drawn; the images of a smaller number are among those of a larger one. Each kind gets the same ones: the
-linear head of the first stage, the network that is fine-tuned from it, and a network that starts from nothing. Pooled
-over the first `--folds` of five folds; validation images (a tenth of what is left) come on top. A command that was
+RAW_ROOT has one folder a data set, in the layout of its public source. For each number, at most that many training
+images of a class are drawn; the images of a smaller number are among those of a larger one. Each kind gets the same
+ones: the linear head of the first stage, the network fine-tuned from it, and a network that starts from nothing.
+Pooled over the first `--folds` of five folds; validation images (a tenth of the rest) come on top. A command that was
 stopped continues.
 
 Writes benchmarks/results/few_images.json after each set and kind; the last line is that document.

@@ -168,10 +168,7 @@ def _average(
             return torch.cat([module.logits(pixels.to(device)).cpu() for pixels, _ in batches])
 
     labels = torch.cat([labels for _, labels in batches])
-
     average = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
-    if average is None:
-        return None
     say(average.says)
     record = dataclasses.asdict(average)
     with replacing(files.best_checkpoint) as part:

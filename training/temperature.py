@@ -26,6 +26,11 @@ class Temperature:
     says: str
 
 
+def scaled_log_loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the log-loss of logits (N, K) for labels (N,) at the temperature that is fitted to them, in nats."""
+    return float(cross_entropy(logits / fit_temperature(logits, labels).value, labels))
+
+
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> Temperature:
     """Return the temperature of a network by validation images: logits (N, K) and true classes, int64 (N,).
 

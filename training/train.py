@@ -76,10 +76,11 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     int8 = bool(requested_epochs)
     exported = export(outcome.module.best_network, settings, data, split, preprocess, run, int8=int8)
     say(exported["temperature"]["says"])
-    best = outcome.checkpoints.best or {}
-    accuracy = (outcome.weight_average or {}).get("accuracy", best["validation_accuracy"])
+    best, average = outcome.checkpoints.best or {}, outcome.weight_average
+    weights = "averaged weights" if average else f"best epoch {best['epoch']:.0f}"
+    accuracy = average["accuracy"] if average else best["validation_accuracy"]
     say(
-        f"best epoch {best['epoch']:.0f}: validation accuracy {100 * accuracy:.2f} %; "
+        f"{weights}: validation accuracy {100 * accuracy:.2f} %; "
         f"{files.model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
     seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}

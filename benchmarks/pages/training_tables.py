@@ -94,7 +94,7 @@ def accuracy(results: Path) -> str:
     scratch = [name for name, document in documents if document and not document.get("pretrained", False)]
     pretrained = "" if len(scratch) == len(documents) else "The networks start from ImageNet weights"
     if scratch and pretrained:
-        # A data set of which only one row starts from nothing is named with what is held out.
+        # A data set with one row from nothing, and one from pretrained weights, is named with its protocol.
         pretrained_sets = {TITLES[name].partition(",")[0] for name, _ in documents if name not in scratch}
         titles = [TITLES[name].partition(",") for name in scratch]
         names = [data_set + (comma + side) * (data_set in pretrained_sets) for data_set, comma, side in titles]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from training.temperature import fit_temperature
+from training.temperature import scaled_log_loss
 
 # Of the squared weights, in the mean loss of an image, for features of unit variance; from strong to weak, so that each
 # fit starts near the one before it.
@@ -70,10 +70,11 @@ def fit(
         strength = strengths[len(strengths) // 2]
         return finished(_fitted(inputs, targets, weights, parameters, strength), strength)
     subset, judged = _subset(len(inputs), SEARCHED), _subset(len(validation[1]), JUDGED).numpy()
+    true = torch.from_numpy(validation[1][judged])
     best: tuple[float, float, torch.Tensor] | None = None
     for strength in strengths:
         parameters = _fitted(inputs[subset], targets[subset], weights, parameters, strength)
-        loss = _log_loss(finished(parameters, strength).logits(validation[0][judged]), validation[1][judged])
+        loss = scaled_log_loss(finished(parameters, strength).logits(validation[0][judged]), true)
         if best is not None and loss > best[0]:
             break
         best = (loss, strength, parameters)
@@ -87,13 +88,6 @@ def balanced_weights(labels: Rows, classes: int) -> torch.Tensor:
     """Return (classes,) that let each class count as if all had as many images; 0 for a class without any."""
     counts = torch.bincount(torch.from_numpy(np.asarray(labels)), minlength=classes).float()
     return torch.where(counts > 0, counts.sum() / counts.count_nonzero() / counts.clamp(min=1), 0.0)
-
-
-def _log_loss(logits: torch.Tensor, labels: Rows) -> float:
-    """Return the log-loss at the fitted temperature; that at 1 of images too few to fit one."""
-    targets = torch.from_numpy(labels)
-    scaled = fit_temperature(logits, targets).log_loss
-    return float(functional.cross_entropy(logits, targets)) if scaled is None else scaled
 
 
 def _subset(count: int, limit: int) -> torch.Tensor:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
-from training.temperature import LEAST_IMAGES, fit_temperature
+from training.temperature import scaled_log_loss
 
 PARTS = (0.3, 0.6, 1.0)
 JUDGED = 1000  # validation images that the average is chosen with, at most
@@ -40,8 +39,8 @@ def choose(
     tuned: Mapping[str, Weights],
     answers: Callable[[], torch.Tensor],
     labels: torch.Tensor,
-) -> WeightAverage | None:
-    """Load the average with the lowest log-loss on validation images into the network.
+) -> WeightAverage:
+    """Load the average with the lowest log-loss on validation images into the network, and return which it is.
 
     Args:
         network: whose weights are averaged.
@@ -49,19 +48,14 @@ def choose(
         tuned: weights after fine-tuning, by the name of their epoch.
         answers: returns the logits (N, K) of the network for the validation images.
         labels: the classes of these images, int64 (N,).
-
-    Returns:
-        Which one was chosen; None, and the network as it was, with too few images to compare the candidates.
     """
-    if len(labels) < LEAST_IMAGES:
-        return None
     losses: dict[tuple[float, str], float] = {}
     accuracies: dict[tuple[float, str], float] = {}
     for part, epoch in [(0.0, ""), *((part, epoch) for epoch in tuned for part in PARTS)]:
         network.load_state_dict(averaged(first, tuned.get(epoch, first), part))
         logits = answers()
         accuracies[part, epoch] = float((logits.argmax(dim=1) == labels).float().mean())
-        losses[part, epoch] = float(cross_entropy(logits / fit_temperature(logits, labels).value, labels))
+        losses[part, epoch] = scaled_log_loss(logits, labels)
     part, epoch = min(losses, key=losses.__getitem__)
     network.load_state_dict(averaged(first, tuned.get(epoch, first), part))
     before, after = losses[0.0, ""], losses[part, epoch]
