@@ -29,6 +29,7 @@ from handlers.classifier import Answer, Classifier
 from handlers.errors import Busy, RequestError, TooLarge
 from handlers.images.costs import Cost
 from handlers.images.decoding import Buffer
+from handlers.requests.labels import Labels
 
 CHEAP = 1 / 10  # of a batch's seconds: a photograph of 24 megapixels by its header
 SLACK = 3  # times the estimate: the rates are one machine's
@@ -70,6 +71,9 @@ class _Request:
     def answer(self, answers: Iterator[Answer]) -> None:
         """Take the next answers for the readable images; a request with a Busy image is refused."""
         self.answers = [next(answers) if isinstance(header, Cost) else header for header in self.headers]
+        for answer, header in zip(self.answers, self.headers, strict=True):
+            if isinstance(answer, Labels) and isinstance(header, Cost):
+                answer.pixels = header.pixels
         busy = next((answer for answer in self.answers if isinstance(answer, Busy)), None)
         if busy is not None:
             self.refuse(busy)

@@ -26,6 +26,9 @@ from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import Familiarity
 from handlers.network.precision import choose_precision
+from handlers.observation import statistics
+from handlers.observation.stages import Stages
+from handlers.observation.statistics import Statistics
 from handlers.preprocessing import Preprocess
 from handlers.requests.labels import Labels
 from handlers.spec import FAMILIARITY, Spec
@@ -102,6 +105,8 @@ class Classifier:
         self.ahead = Prefetcher(self.decoder.decode, self.device) if on_device else None
         self._check(path)
         self.top_k = min(top_k, len(self.spec.classes))
+        self.observes = False  # whether answers have the statistics of their images
+        self.stages = Stages()
 
     def _check(self, path: str | Path) -> None:
         shape, classes = tuple(self.engine(self.engine.buffer(1).zero_()).shape), len(self.spec.classes)
@@ -211,6 +216,7 @@ class Classifier:
 
         Images whose turn comes after decoding has taken `seconds` of processor time are Busy.
         """
+        self.stages.end("read")
         self.decoder.allow(seconds)
         if self.ahead is None or len(images) <= self.ahead.part:
             return self._answers(self.decode(images))
@@ -222,13 +228,26 @@ class Classifier:
             yield self._answers(decoded)
 
     def _answers(self, decoded: Sequence[Decoded]) -> list[Answer]:
-        outputs = self.outputs([image for image in decoded if isinstance(image, torch.Tensor)])
+        images = [image for image in decoded if isinstance(image, torch.Tensor)]
+        self.stages.end("decode")
+        outputs = self.outputs(images)
+        self.stages.end("network")
         probabilities = self._probabilities(outputs)
         finite = probabilities.isfinite().all(dim=1).tolist()
-        answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, strict=True)
-        return [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
+        measured = self._statistics(images)
+        answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, measured, strict=True)
+        answered = [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
+        self.stages.end("encode")
+        return answered
 
-    def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool) -> Answer:
+    def _statistics(self, images: Sequence[torch.Tensor]) -> Sequence[Statistics | None]:
+        if not self.observes:
+            return [None] * len(images)
+        return [Statistics(*row) for row in statistics.measure(images).tolist()]
+
+    def _answer(
+        self, labels: dict[str, float], familiarity: float | None, finite: bool, measured: Statistics | None
+    ) -> Answer:
         if finite:
-            return Labels(labels, familiarity)
+            return Labels(labels, familiarity, measured)
         return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

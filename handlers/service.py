@@ -41,6 +41,7 @@ from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
+from handlers.observation.observer import Observer
 from handlers.requests import payload
 from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.requests.payload import ImageRequest
@@ -88,6 +89,7 @@ class Service:
         weights: the artifact; golden images lie beside it.
         config: its model-config.yaml, with TorchServe's names: `handler`, `minWorkers`, `batchSize`.
         version: of the model.
+        name: of the model, for its metrics.
         device: that the server gave to this worker; the setting `handler.device` has the last word.
 
     Raises:
@@ -97,7 +99,9 @@ class Service:
         GoldenError: the answer to a golden image differs from the exported one.
     """
 
-    def __init__(self, weights: Path, config: Mapping[str, Any], *, version: str, device: str = "cpu") -> None:
+    def __init__(
+        self, weights: Path, config: Mapping[str, Any], *, version: str, name: str = "", device: str = "cpu"
+    ) -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
         # All workers of a version have the same artifact.
@@ -108,12 +112,42 @@ class Service:
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
         target = choose_device(self.settings.device, device, gpu_capable=gpu_capable)
         self.classifier = load(weights, self.settings, largest=largest, device=target, threads=workers)
+        classes = self.classifier.spec.classes
+        self.observer = Observer.of_environment(name or weights.parent.name, version, classes)
+        self.classifier.observes = self.observer is not None
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images form one batch."""
+        stages = self.classifier.stages
+        stages.begin()
         requests = [self._read(raw) for raw in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
-        return [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
+        replies = [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
+        stages.end("encode")
+        if self.observer is not None:
+            self._observe(self.observer, requests, answers, replies)
+        return replies
+
+    def _observe(
+        self,
+        observer: Observer,
+        requests: Sequence[ImageRequest | RequestError | None],
+        answers: Sequence[Sequence[Answer]],
+        replies: Sequence[Reply],
+    ) -> None:
+        outcomes = [
+            [request] if isinstance(request, RequestError) else answer
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        sizes = [
+            [len(image) for image in _images(request) if not isinstance(image, RequestError)] for request in requests
+        ]
+        try:
+            observer.batch(outcomes, sizes, [reply.code for reply in replies], self.classifier.stages.seconds)
+        except Exception:  # a fault in counting costs no answer
+            logging.getLogger(__name__).exception("metrics end: a fault while counting a batch (possible bug)")
+            self.observer = None
+            self.classifier.observes = False
 
     def _read(self, raw: RawRequest) -> ImageRequest | RequestError | None:
         """Return the images of one request, its error, or None if it asks for the description."""

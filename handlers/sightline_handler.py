@@ -29,6 +29,7 @@ class ImageHandler:
             Path(properties["model_dir"]) / model["serializedFile"],
             context.model_yaml_config or {},
             version=str(model["modelVersion"]),
+            name=str(model["modelName"]),
             device="cpu" if gpu is None else f"cuda:{gpu}",
         )
 

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from handlers.observation.statistics import Statistics
+
 LEAST_FAMILIAR = 0.05  # of the validation images, 95 % are familiar
 
 
@@ -10,16 +12,22 @@ class Labels(dict[str, float]):
     """Labels with their probabilities, best first.
 
     `familiarity` is the share of validation images that are at least as far from the training images, from 0 to 1; None
-    from an artifact without a bank (see `handlers.network.familiarity`).
+    from an artifact without a bank (see `handlers.network.familiarity`). `statistics` and `embedding` are those that a
+    classifier measures if it observes its images, and `pixels` is the size of the encoded image, 0 if unknown.
     """
 
-    __slots__ = ("familiarity",)
+    __slots__ = ("embedding", "familiarity", "pixels", "statistics")
 
     def __init__(
-        self, labels: Mapping[str, float] | Iterable[tuple[str, float]] = (), familiarity: float | None = None
+        self,
+        labels: Mapping[str, float] | Iterable[tuple[str, float]] = (),
+        familiarity: float | None = None,
+        statistics: Statistics | None = None,
+        embedding: Sequence[float] = (),
     ) -> None:
         super().__init__(labels)
-        self.familiarity = familiarity
+        self.familiarity, self.statistics, self.embedding = familiarity, statistics, embedding
+        self.pixels = 0
 
 
 def familiarity_header(values: Sequence[float | None]) -> str:

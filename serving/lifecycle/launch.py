@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from handlers.observation.slot import VARIABLE as OBSERVATIONS
 from serving.errors import ServingError
 from serving.host import java, logs, state
 from serving.host.ports import Ports
@@ -65,6 +66,7 @@ def launch(
     # Relative to `root`, and in UTF-8: Java reads paths by the locale, and log4j expands a "%" in them.
     environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(logs.FOLDER), "LC_ALL": "C.UTF-8"}
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
+    environment |= {OBSERVATIONS: str(observations(temporary))}
     if runtime.home is not None:
         environment["JAVA_HOME"] = str(runtime.home)
     starting = ServerState(
@@ -90,6 +92,11 @@ def launch(
     started = dataclasses.replace(starting, pid=process.pid, created=state.created(process.pid))
     started.write(root)
     return started
+
+
+def observations(temporary: str) -> Path:
+    """Return the folder of the workers' counters (`handlers.observation`) of the server with this temporary folder."""
+    return Path(temporary) / "observations"
 
 
 def _front_end(

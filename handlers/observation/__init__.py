@@ -1,0 +1,1 @@
+"""Measurements of a worker: the images and answers that pass through it."""
