@@ -20,7 +20,7 @@ from pipeline import image
 from tests.server.conftest import CLASSES, ROOT, free_offset, picture
 
 TAG = "localhost/sightline-test"
-COPIED = ("handlers", "serving", "config.properties", "Dockerfile", ".dockerignore")
+COPIED = ("handlers", "monitoring", "serving", "config.properties", "Dockerfile", ".dockerignore")
 
 
 def buildah(*arguments: str) -> str:

@@ -45,6 +45,7 @@ ODD_NAMES = {
 CEILINGS = {
     "benchmarks": (0.8, 0.2),
     "handlers": (0.1, 0.5),
+    "monitoring": (0.1, 0.1),
     "pipeline": (0.1, 0.1),
     "serving": (0.3, 0.1),
     "synthetic": (0.0, 0.3),

@@ -1,0 +1,1 @@
+"""Watching a served model from outside its workers: metrics, drift, logs."""
