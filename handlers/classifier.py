@@ -27,13 +27,15 @@ from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import Familiarity
 from handlers.network.precision import choose_precision
 from handlers.observation import statistics
+from handlers.observation.reference import Reference
 from handlers.observation.stages import Stages
 from handlers.observation.statistics import Statistics
 from handlers.preprocessing import Preprocess
 from handlers.requests.labels import Labels
-from handlers.spec import FAMILIARITY, Spec
+from handlers.spec import FAMILIARITY, REFERENCE, Spec
 
 Answer = Labels | RequestError
+_Measured = tuple[Statistics | None, Sequence[float]]
 
 
 def _set_threads(threads: int) -> None:
@@ -42,20 +44,23 @@ def _set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _load(path: str | Path, device: torch.device, precision: str) -> tuple[Spec, Engine, Familiarity | None]:
-    """Return the spec of an artifact, its network on this device in this precision, and the bank beside it.
+def _load(
+    path: str | Path, device: torch.device, precision: str
+) -> tuple[Spec, Engine, Familiarity | None, Reference | None]:
+    """Return the spec of an artifact, its network on this device in this precision, and bank and reference beside it.
 
     A network with a bank answers embeddings after its logits. The int8 network has no embedding, and neither has a
     package compiled ahead of time.
     """
     if aot.is_aot_package(path):
-        return *aot.load(path, device, precision), None
+        return *aot.load(path, device, precision), None, None
     artifact = torchscript.load(torchscript.quantized(path) if precision == "int8" else path, device)
-    module, bank = artifact.module, None
+    module, bank, reference = artifact.module, None, None
     if precision != "int8" and (file := Path(path).with_name(FAMILIARITY)).is_file():
         module, bank = torchscript.with_embedding(module), Familiarity.read(file)
+        reference = Reference.read(drift) if (drift := file.with_name(REFERENCE)).is_file() else None
     module = optimized(module, device, precision)
-    return artifact.spec, Engine(module, artifact.spec.preprocess.shape, device, precision), bank
+    return artifact.spec, Engine(module, artifact.spec.preprocess.shape, device, precision), bank, reference
 
 
 class Classifier:
@@ -94,7 +99,7 @@ class Classifier:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device.index or 0)
         resolved = choose_precision(precision, self.device)
-        self.spec, self.engine, self.familiarity = _load(path, self.device, resolved)
+        self.spec, self.engine, self.familiarity, self.reference = _load(path, self.device, resolved)
         self.preprocess = Preprocess(self.spec.preprocess).to(self.device)
         self.decoder: Decoder | DeviceDecoder = Decoder(Preprocess(self.spec.preprocess), limits, threads)
         # In float32, answers are to be as they were evaluated: nvJPEG and libjpeg differ in their last bits.
@@ -110,8 +115,9 @@ class Classifier:
 
     def _check(self, path: str | Path) -> None:
         shape, classes = tuple(self.engine(self.engine.buffer(1).zero_()).shape), len(self.spec.classes)
-        if self.familiarity is not None and shape[1] != classes + self.familiarity.width:
-            raise torchscript.ArtifactError(f"{path} and {FAMILIARITY} are of two exports; export the model again")
+        for name, beside in ((FAMILIARITY, self.familiarity), (REFERENCE, self.reference)):
+            if beside is not None and shape[1] != classes + beside.width:
+                raise torchscript.ArtifactError(f"{path} and {name} are of two exports; export the model again")
         if self.familiarity is None and shape != (1, classes):
             raise torchscript.ArtifactError(
                 f"{path}: the network answers {shape}, its spec has {classes} classes; export the model again"
@@ -234,20 +240,24 @@ class Classifier:
         self.stages.end("network")
         probabilities = self._probabilities(outputs)
         finite = probabilities.isfinite().all(dim=1).tolist()
-        measured = self._statistics(images)
+        measured = self._measured(images, outputs)
         answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, measured, strict=True)
         answered = [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
         self.stages.end("encode")
         return answered
 
-    def _statistics(self, images: Sequence[torch.Tensor]) -> Sequence[Statistics | None]:
+    @torch.inference_mode()
+    def _measured(self, images: Sequence[torch.Tensor], outputs: torch.Tensor) -> Sequence[_Measured]:
+        """Return the statistics of images, and their embeddings in the directions of the reference."""
         if not self.observes:
-            return [None] * len(images)
-        return [Statistics(*row) for row in statistics.measure(images).tolist()]
+            return [(None, ())] * len(images)
+        rows = [Statistics(*row) for row in statistics.measure(images).tolist()]
+        if self.reference is None:
+            return [(row, ()) for row in rows]
+        embeddings = self.reference.project(outputs[:, len(self.spec.classes) :])
+        return list(zip(rows, embeddings.tolist(), strict=True))
 
-    def _answer(
-        self, labels: dict[str, float], familiarity: float | None, finite: bool, measured: Statistics | None
-    ) -> Answer:
+    def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool, measured: _Measured) -> Answer:
         if finite:
-            return Labels(labels, familiarity, measured)
+            return Labels(labels, familiarity, *measured)
         return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from handlers.golden import FILE as GOLDEN
-from handlers.spec import ARTIFACTS, FAMILIARITY, INT8
+from handlers.spec import ARTIFACTS, FAMILIARITY, INT8, REFERENCE
 
 RUNS = Path("runs")  # the folder of all runs, relative to the current directory
 
@@ -42,6 +42,7 @@ class RunFolder:
     int8_model = _File(INT8)
     golden = _File(GOLDEN)
     familiarity = _File(FAMILIARITY)  # the bank of training images
+    reference = _File(REFERENCE)  # for drift
     export = _File("export.json")
     validation = _File("validation.npz")  # the answers to its validation images
     training = _File("train.json")

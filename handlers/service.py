@@ -112,8 +112,9 @@ class Service:
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
         target = choose_device(self.settings.device, device, gpu_capable=gpu_capable)
         self.classifier = load(weights, self.settings, largest=largest, device=target, threads=workers)
-        classes = self.classifier.spec.classes
-        self.observer = Observer.of_environment(name or weights.parent.name, version, classes)
+        classes, reference = self.classifier.spec.classes, self.classifier.reference
+        width = len(reference.scale) if reference else 0
+        self.observer = Observer.of_environment(name or weights.parent.name, version, classes, width)
         self.classifier.observes = self.observer is not None
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:

@@ -10,6 +10,7 @@ ARTIFACTS = {"torchscript": "model.pt", "pt2": "model.pt2"}
 # Beside model.pt.
 INT8 = "model.int8.pt"
 FAMILIARITY = "familiarity.bin"
+REFERENCE = "drift.bin"
 
 SCHEMA_VERSION = 2
 

@@ -39,7 +39,7 @@ from training.networks import build
 from training.quantization import QuantizationError, quantize
 from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.temperature import fit_temperature
-from training.transfer import familiarity
+from training.transfer import familiarity, reference
 from training.transfer.stages import feature_key, stages
 from training.transfer.weights import load_checkpoint
 
@@ -64,7 +64,8 @@ def export(
 ) -> dict[str, Any]:
     """Write `model.pt`, `golden.json` and `export.json` into `run`, and return the document of export.json.
 
-    `familiarity.bin` is written beside them if there are validation images enough; export.json says so, or why not.
+    `familiarity.bin` and `drift.bin` are written beside them if there are validation images enough; export.json says
+    so, or why not.
 
     The temperature of the probabilities is fitted on the validation images. `model.int8.pt` is written beside
     `model.pt`; export.json gives its loss of top-1, and whether that is known well enough to offer it. With "pt2" as
@@ -117,11 +118,13 @@ def export(
             )
             golden.write(choose(artifact, data, shown), files.golden)
             frozen = feature_key(settings, spec.provenance["weights"]) if stages(settings) == 1 else None
-            document["familiarity"] = familiarity.write(artifact, network, data, split, logits, frozen)
+            embeddings = familiarity.embed(artifact, network, data, split, logits, frozen)
+            document["familiarity"] = familiarity.write(artifact, embeddings)
+            document["reference"] = reference.write(artifact, embeddings, data, logits / temperature.value)
             _write_validation(files.validation, logits[:validation], labels[:validation], temperature.value)
-            for stale in (files.int8_model, files.compiled_model, files.familiarity):
+            for stale in (files.int8_model, files.compiled_model, files.familiarity, files.reference):
                 stale.unlink(missing_ok=True)
-            for beside in (files.int8_model, files.familiarity):
+            for beside in (files.int8_model, files.familiarity, files.reference):
                 if artifact.with_name(beside.name).is_file():
                     os.replace(artifact.with_name(beside.name), beside)
         os.replace(artifact, target)

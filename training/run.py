@@ -164,7 +164,7 @@ def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str],
 
 def _remove_results(run: RunFolder) -> None:
     networks = (run.model, run.compiled_model, run.int8_model)
-    results = (run.golden, run.familiarity, run.export, run.validation)
+    results = (run.golden, run.familiarity, run.reference, run.export, run.validation)
     for path in (run.weights, run.epoch_metrics, run.curves, run.report, *networks, *results):
         path.unlink(missing_ok=True)
     for folder in (run.checkpoints, run.evaluation):

@@ -10,14 +10,13 @@ from theirs; 95 % of those are familiar, with `handlers.requests.labels.LEAST_FA
 
 import bisect
 import dataclasses
-import json
 import math
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from handlers.atomic import replacing
+from handlers.network import array_file
 from handlers.network.torchscript import ArtifactError
 
 LARGEST = 1_000_000  # bytes of the file
@@ -87,12 +86,9 @@ class Familiarity:
         return (STEPS - (place - 1 + (distance - below) / (above - below))) / STEPS
 
     def write(self, path: Path) -> None:
-        """Write the file: a line of JSON, then the arrays in the order of the arguments, little-endian."""
+        """Write the arrays in the order of the arguments (see `handlers.network.array_file`)."""
         arrays = (self.directions, self.offset, self.scale, self.bank)
-        about = {"shapes": [list(array.shape) for array in arrays], "quantiles": self.quantiles}
-        content = (array.contiguous().numpy().tobytes() for array in arrays)
-        with replacing(path) as part:
-            part.write_bytes(json.dumps(about).encode() + b"\n" + b"".join(content))
+        array_file.write(path, {"quantiles": self.quantiles}, arrays)
 
     @classmethod
     def read(cls, path: Path) -> "Familiarity":
@@ -102,17 +98,11 @@ class Familiarity:
             ArtifactError: the file is damaged.
         """
         try:
-            line, _, content = path.read_bytes().partition(b"\n")
-            about = json.loads(line)
+            about, arrays = array_file.parse(path.read_bytes(), KINDS)
             quantiles = tuple(float(value) for value in about["quantiles"])
             if len(quantiles) != STEPS + 1:
                 raise ValueError(f"{len(quantiles)} quantiles")
-            arrays, start = [], 0
-            for shape, kind in zip(about["shapes"], KINDS, strict=True):
-                end = start + math.prod(shape) * kind.itemsize
-                arrays.append(torch.frombuffer(bytearray(content[start:end]), dtype=kind).reshape(shape))
-                start = end
             directions, offset, scale, bank = arrays
             return cls(directions, offset, scale, bank, quantiles)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except array_file.DAMAGE as error:
             raise ArtifactError(f"{path} is damaged; export the model again") from error

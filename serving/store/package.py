@@ -20,7 +20,7 @@ import yaml
 
 import handlers
 from handlers import golden
-from handlers.spec import FAMILIARITY, INT8
+from handlers.spec import FAMILIARITY, INT8, REFERENCE
 from serving.store import provenance
 from serving.store.model_store import ArchiveError
 
@@ -37,11 +37,11 @@ ARCHIVER = "from model_archiver.model_packaging import generate_model_archive as
 def sources(weights: Path) -> dict[str, Path]:
     """Return the files of an archive of these weights, by their names in it, without those of `GENERATED_FILES`.
 
-    The golden images, the int8 network and the bank of training images are beside the weights.
+    The golden images, the int8 network, the bank of training images and the reference for drift are beside the weights.
     """
     files = {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path for path in HANDLERS.rglob("*.py")}
     files |= {HANDLER_FILE: HANDLERS / HANDLER_FILE, weights.name: weights}
-    for name in (golden.FILE, INT8, FAMILIARITY) if weights.suffix == ".pt" else (golden.FILE,):
+    for name in (golden.FILE, INT8, FAMILIARITY, REFERENCE) if weights.suffix == ".pt" else (golden.FILE,):
         if weights.with_name(name).is_file():
             files[name] = weights.with_name(name)
     return files

@@ -228,7 +228,8 @@ def test_too_few_validation_images_set_no_threshold(run: Path, root: Path, tmp_p
     data = PreparedDataset.open(root / "data/processed/tinted")
     split = data.split(SplitSpec.from_config(compose(TINY).split))
     few = type(split)(split.train, split.validation[:19], split.test, split.transformed)
-    about = familiarity.write(run / "model.pt", None, data, few, torch.zeros(19, 3), None)
+    embeddings = familiarity.embed(run / "model.pt", None, data, few, torch.zeros(19, 3), None)
+    about = familiarity.write(run / "model.pt", embeddings)
     assert about == {"why": "there are 19 validation images: a threshold needs 20"}
 
 
@@ -237,6 +238,8 @@ def test_a_network_whose_head_does_not_give_its_logits_has_no_bank(run: Path, ro
     split = data.split(SplitSpec.from_config(compose(TINY).split))
     shutil.copy(run / "model.pt", tmp_path / "model.pt")
     wrong = torch.full((len(split.validation), 3), 100.0)
-    about = familiarity.write(tmp_path / "model.pt", None, data, split, wrong, None)
+    about = familiarity.write(
+        tmp_path / "model.pt", familiarity.embed(run / "model.pt", None, data, split, wrong, None)
+    )
     assert about == {"why": "the logits of the network are not those of its head for its embedding"}
     assert not (tmp_path / FAMILIARITY).exists()

@@ -22,6 +22,7 @@ FILES = {
     "int8_model": "model.int8.pt",
     "golden": "golden.json",
     "familiarity": "familiarity.bin",
+    "reference": "drift.bin",
     "export": "export.json",
     "weights": "weights.json",
     "validation": "validation.npz",

@@ -37,15 +37,29 @@ TOLERANCE = 1e-3  # of a logit
 Array = npt.NDArray[np.float64]
 
 
-def write(
+@dataclasses.dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Embeddings of training images (N, D) with labels (N,), and of the validation images (M, D) in `rows`.
+
+    `places` (M,) are those of `rows` among the rows of the validation split.
+    """
+
+    train: npt.NDArray[np.float32]
+    labels: Rows
+    validation: npt.NDArray[np.float32]
+    rows: Rows
+    places: Rows
+
+
+def embed(
     artifact: Path,
     network: Any,
     data: PreparedDataset,
     split: Split,
     logits: torch.Tensor,
     frozen: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Write the file beside an artifact; return its size and threshold, or why there is none.
+) -> Embeddings | str:
+    """Return the embeddings of up to `BANK` training and `VALIDATION` validation images, or why there are none.
 
     Args:
         artifact: a network in TorchScript, which computes embeddings as a server does.
@@ -56,27 +70,36 @@ def write(
         frozen: what identifies the pretrained network, if only the head was trained: its features are cached.
     """
     if len(split.validation) < LEAST_VALIDATION:
-        return {"why": f"there are {len(split.validation)} validation images: a threshold needs {LEAST_VALIDATION}"}
+        return f"there are {len(split.validation)} validation images: a threshold needs {LEAST_VALIDATION}"
     labels = np.asarray(data.labels)
     bank_rows = evenly(split.train, labels[split.train], BANK)
     try:
         engine, spec = _engine(artifact)
         if not _same_logits(engine, data, split.validation[:BATCH], spec, logits):
-            return {"why": "the logits of the network are not those of its head for its embedding"}
+            return "the logits of the network are not those of its head for its embedding"
     except torchscript.ArtifactError as error:
-        return {"why": str(error)}
-    validation_rows = split.validation[:: -(-len(split.validation) // VALIDATION)]
+        return str(error)
+    places = np.arange(0, len(split.validation), -(-len(split.validation) // VALIDATION))
+    validation_rows = split.validation[places]
     rows = np.concatenate([bank_rows, validation_rows])
     if frozen is not None:
         embeddings = features(network, frozen, data, rows, spec, plain_console())
     else:
         embeddings = _outputs(engine, data, rows, spec)[:, logits.shape[1] :].numpy()
-    bank = bank_of(embeddings[: len(bank_rows)], labels[bank_rows], embeddings[len(bank_rows) :])
+    train, validation = np.split(embeddings, [len(bank_rows)])
+    return Embeddings(train, labels[bank_rows], validation, validation_rows, places)
+
+
+def write(artifact: Path, embeddings: Embeddings | str) -> dict[str, Any]:
+    """Write the file beside an artifact; return its size and threshold, or why there is none."""
+    if isinstance(embeddings, str):
+        return {"why": embeddings}
+    bank = bank_of(embeddings.train, embeddings.labels, embeddings.validation)
     path = artifact.with_name(FAMILIARITY)
     bank.write(path)
     return {
-        "images": len(bank_rows),
-        "validation": len(validation_rows),
+        "images": len(embeddings.train),
+        "validation": len(embeddings.validation),
         "threshold": bank.quantiles[95],
         "bytes": path.stat().st_size,
     }
