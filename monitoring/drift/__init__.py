@@ -1,0 +1,1 @@
+"""Drift of served images against the validation images of their model."""

@@ -1,0 +1,31 @@
+"""Distinguish label shift from input shift (compare Roschewitz et al. 2024, arXiv:2411.07940).
+
+When only the shares of the classes change, images that get the same answer look as before. So the embeddings are
+compared within the answers, and permuted within them: a change of the shares is then of no effect. What such a test
+rejects is a change of the images. No share has to be estimated, as resampling the reference would need it.
+"""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from monitoring.drift import mmd
+from monitoring.drift.mmd import Floats, Indices, Test
+
+Kind = Literal["none", "label shift", "input shift"]
+
+
+def within_answers(
+    kernel: Floats, window: npt.NDArray[np.bool_], answers: Indices, random: np.random.Generator, level: float
+) -> Test:
+    """Return the test of MMD^2 within answers (N,) of pooled images; `window` (N,) are those of the window."""
+    members = mmd.memberships(window, answers, random)
+    return Test.of(mmd.discrepancies(kernel, members, answers), level)
+
+
+def kind(embedding: Test, within: Test, classes: Test) -> Kind:
+    """Return the kind of a shift from the tests of embeddings, of those within answers, and of the answers."""
+    if not embedding.exceeded:
+        return "none"
+    return "label shift" if classes.exceeded and not within.exceeded else "input shift"

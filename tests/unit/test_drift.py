@@ -1,0 +1,232 @@
+"""Drift of drawn rows: the level of the tests, what they recognise, and the accuracy without labels."""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from handlers.observation.recent import COLUMNS, Copy
+from handlers.observation.reference import Reference
+from handlers.spec import REFERENCE
+from monitoring.drift import accuracy, histograms, mmd
+from monitoring.drift.live import SECONDS, LiveDrift, Values, reference_of
+from monitoring.drift.mmd import Test as Drawn
+from monitoring.drift.verdict import COLUMNS as NAMES
+from monitoring.drift.verdict import Images, judge
+
+WIDTH, CLASSES = 8, 4
+
+
+def images(
+    count: int, seed: int, *, shift: float = 0.0, shares: tuple[float, ...] = (0.25,) * 4, right: float = 0.9
+) -> Images:
+    """Return drawn images: each class has its place in the first directions, and `shift` moves all in the last one."""
+    random = np.random.default_rng(seed)
+    answers = random.choice(CLASSES, count, p=shares)
+    embeddings = random.standard_normal((count, WIDTH))
+    embeddings[np.arange(count), answers] += 4
+    embeddings[:, -1] += shift
+    statistics = random.normal((0.5, 0.5, 0.5 + shift / 10), 0.1, (count, 3))
+    return Images(embeddings, statistics, random.uniform(2 * right - 1, 1, count), answers)
+
+
+def drawn_reference(count: int = 300, seed: int = 1) -> Reference:
+    """Return the reference of drawn images: each of them is right with its confidence as probability."""
+    known = images(count, seed)
+    right = np.random.default_rng(seed + 1).random(count) < known.confidences
+    step = np.abs(known.embeddings).max(axis=0) / 127
+    return Reference(
+        directions=torch.eye(WIDTH).to(torch.int8),
+        scale=torch.ones(WIDTH),
+        offset=torch.zeros(WIDTH),
+        embeddings=torch.from_numpy(np.round(known.embeddings / step)).to(torch.int8),
+        step=torch.from_numpy(step).float(),
+        statistics=torch.from_numpy(known.statistics).float(),
+        confidences=torch.from_numpy(known.confidences).float(),
+        answers=torch.from_numpy(known.answers).int(),
+        labels=torch.from_numpy(np.where(right, known.answers, (known.answers + 1) % CLASSES)).int(),
+    )
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return drawn_reference()
+
+
+def test_the_level_is_that_of_the_permutation_test() -> None:
+    random, level, p_values = np.random.default_rng(0), 0.05, []
+    for _ in range(200):
+        rows = random.standard_normal((60, 3))
+        groups = random.integers(0, 3, 60)
+        members = mmd.memberships(np.arange(60) >= 40, groups, random)[:200]
+        p_values.append(Drawn.of(mmd.discrepancies(mmd.kernel(rows), members, groups), level))
+    share = np.mean([test.exceeded for test in p_values])
+    assert 0.01 < share < 0.1  # 0.05, with four standard errors
+    assert [test.exceeded for test in p_values] == [test.p <= level for test in p_values]
+    assert 0.4 < np.mean([test.p for test in p_values]) < 0.6
+
+
+def test_mmd_is_that_of_its_definition() -> None:
+    random = np.random.default_rng(0)
+    rows, inside = random.standard_normal((12, 2)), np.arange(12) >= 7
+    groups = np.zeros(12, np.int64)
+    distances = np.linalg.norm(rows[:, None] - rows[None, :], axis=2)
+    median = np.median(distances[np.triu_indices(12, 1)])
+    gauss = np.exp(-(distances**2) / (2 * median**2))
+    first, second, cross = gauss[~inside][:, ~inside], gauss[inside][:, inside], gauss[inside][:, ~inside]
+    expected = first.mean() + second.mean() - 2 * cross.mean()
+    assert mmd.discrepancies(mmd.kernel(rows), inside[None], groups)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_permutations_stay_within_groups() -> None:
+    random = np.random.default_rng(0)
+    window, groups = random.random(50) < 0.4, random.integers(0, 5, 50)
+    members = mmd.memberships(window, groups, random)
+    assert (members[0] == window).all() and members.shape == (mmd.PERMUTATIONS + 1, 50)
+    for group in range(5):
+        assert (members[:, groups == group].sum(axis=1) == window[groups == group].sum()).all()
+    movable = [row for row in range(50) if 0 < window[groups == groups[row]].sum() < (groups == groups[row]).sum()]
+    assert members[:, movable].any(axis=0).all() and not members[:, movable].all(axis=0).any()
+
+
+def test_identical_images_raise_no_alarm_and_no_warning() -> None:
+    rows, groups = np.ones((150, 4)), np.zeros(150, np.int64)
+    members = mmd.memberships(np.arange(150) >= 100, groups, np.random.default_rng(0))
+    test = Drawn.of(mmd.discrepancies(mmd.kernel(rows), members, groups), 0.005)
+    assert test.p == 1 and not test.exceeded
+
+
+def test_a_clean_window_is_no_shift(reference: Reference) -> None:
+    verdicts = [judge(reference, images(100, seed)) for seed in range(100, 140)]
+    assert sum(verdict.kind != "none" for verdict in verdicts) <= 2
+    assert verdicts[0].sentence == "The last 100 images are like those of validation."
+    assert set(verdicts[0].columns) == set(NAMES)
+
+
+def test_an_input_shift_is_named_and_its_cause(reference: Reference) -> None:
+    verdict = judge(reference, images(100, 7, shift=2.0))
+    assert verdict.kind == "input shift" and "sharpness" in verdict.exceeded and "brightness" not in verdict.exceeded
+    assert "differ from those of validation (MMD²" in verdict.sentence and "sharpness" in verdict.sentence
+
+
+def test_a_label_shift_is_named_as_such(reference: Reference) -> None:
+    shares = (0.7, 0.1, 0.1, 0.1)
+    verdicts = [judge(reference, images(100, seed, shares=shares)) for seed in range(20)]
+    assert {verdict.kind for verdict in verdicts} == {"label shift"}
+    assert "The shares of the classes have changed in the last 100 images" in verdicts[0].sentence
+    both = judge(reference, images(100, 7, shift=2.0, shares=shares))
+    assert both.kind == "input shift" and "class" in both.exceeded
+
+
+def test_distances_of_histograms_are_those_of_their_definitions() -> None:
+    first, second = np.array([10.0, 20.0, 0.0]), np.array([5.0, 5.0, 10.0])
+    assert histograms.jensen_shannon(first, first) == 0
+    assert histograms.jensen_shannon(np.array([1.0, 0]), np.array([0, 1.0])) == pytest.approx(1)
+    a, b = (10.5 / 31.5, 20.5 / 31.5, 0.5 / 31.5), (5.5 / 21.5, 5.5 / 21.5, 10.5 / 21.5)
+    expected = sum((x - y) * np.log(x / y) for x, y in zip(a, b, strict=True))
+    assert histograms.psi(first, second) == pytest.approx(expected)
+
+
+def test_bins_hold_as_many_images_each_and_unknown_values_have_one() -> None:
+    values = np.arange(100.0)
+    assert np.bincount(histograms.bins(values, values)).tolist() == [10] * 10
+    assert histograms.bins(values, np.array([np.nan, -5.0, 500.0])).tolist() == [10, 0, 9]
+    assert set(histograms.bins(np.zeros(50), np.array([-1.0, 0.0, 1.0])).tolist()) == {0, 1}
+
+
+def test_accuracy_without_labels_follows_the_confidence() -> None:
+    random = np.random.default_rng(0)
+
+    def draw(count: int, easy: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        confidences = np.where(
+            random.random(count) < easy, random.uniform(0.9, 1, count), random.uniform(0.1, 0.4, count)
+        )
+        return confidences, random.random(count) < confidences
+
+    errors, covered = [], []
+    for easy in (0.8, 0.7, 0.6) * 30:
+        known, window = draw(500, 0.8), draw(400, easy)
+        estimated, truth = accuracy.estimate(*known, window[0]), window[1].mean()
+        errors.append(abs(estimated.value - truth))
+        covered.append(estimated.low <= truth <= estimated.high)
+    assert np.mean(errors) < 0.03 and np.mean(covered) >= 0.9
+
+
+def test_accuracy_of_a_perfect_validation_is_a_number() -> None:
+    estimated = accuracy.estimate(np.full(100, 0.99), np.full(100, True), np.full(100, 0.99))
+    assert estimated.value == 1 and estimated.high == 1 and 0.9 < estimated.low < 1
+
+
+def test_an_estimate_far_from_validation_is_not_reliable(reference: Reference) -> None:
+    assert judge(reference, images(400, 3)).reliable
+    assert not judge(reference, images(400, 3, shift=6.0)).reliable
+    unsure = images(400, 3)
+    assert not judge(reference, dataclasses.replace(unsure, confidences=unsure.confidences / 2)).reliable
+
+
+def ring(window: Images, start: float, version: str = "1.0") -> Copy:
+    """Return the ring of a worker that answered these images, one a second."""
+    count = len(window)
+    values = {
+        "time": start + np.arange(count),
+        "place": window.answers,
+        "confidence": window.confidences,
+        **dict(zip(("brightness", "contrast", "sharpness"), window.statistics.T, strict=True)),
+    }
+    columns = np.column_stack([values.get(name, np.full(count, np.nan)) for name in COLUMNS])
+    numbers = torch.arange(count) + 1
+    return Copy("m", version, numbers, torch.from_numpy(columns), torch.from_numpy(window.embeddings))
+
+
+def detected(values: Values, window: str = "100") -> dict[str, float]:
+    """Return 1 for the kind of shift that a window shows."""
+    return {
+        labels["kind"]: value
+        for name, labels, value in values
+        if name == "sightline_drift_detected" and labels["window"] == window
+    }
+
+
+def test_windows_run_over_the_rings_of_all_workers(reference: Reference) -> None:
+    drift = LiveDrift(reference)
+    assert detected(drift.values([], now=0)) == {}
+    few = [ring(images(60, 1), 0), ring(images(39, 2), 0.5)]
+    assert detected(drift.values(few, now=1)) == {}  # 99 images
+    clean = [ring(images(60, 1), 0), ring(images(60, 2), 0.5)]
+    assert detected(drift.values(clean, now=1 + SECONDS)) == {"input": 0, "label": 0}
+    moved = [*clean, ring(images(100, 3, shift=2.0), 1000)]
+    assert detected(drift.values(moved, now=2 + SECONDS)) == {"input": 0, "label": 0}  # not before its time
+    assert detected(drift.values(moved, now=1 + 2 * SECONDS)) == {"input": 1, "label": 0}
+    assert detected(drift.values([*moved, ring(images(500, 4), 2000)], now=99)) == {"input": 0, "label": 0}
+    assert detected(drift.values([*moved, ring(images(500, 4), 2000)], now=999), "500") == {"input": 0, "label": 0}
+
+
+def test_images_without_an_embedding_do_not_count(reference: Reference) -> None:
+    window = images(100, 1)
+    unknown = dataclasses.replace(window, embeddings=np.full_like(window.embeddings, np.nan))
+    bare = ring(images(100, 2), 500)
+    bare = dataclasses.replace(bare, embeddings=bare.embeddings[:, :0])
+    assert detected(LiveDrift(reference).values([ring(unknown, 0), bare], now=0)) == {}
+
+
+def test_without_a_reference_there_is_no_alarm() -> None:
+    few = drawn_reference(99)
+    for known in (None, few):
+        assert LiveDrift(known).values([ring(images(200, 1, shift=9.0), 0)]) == [
+            ("sightline_drift_reference_images", {}, 0.0)
+        ]
+
+
+def test_the_reference_is_read_from_an_archive(reference: Reference, tmp_path: Path) -> None:
+    reference.write(tmp_path / REFERENCE)
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as file:
+        file.write(tmp_path / REFERENCE, REFERENCE)
+    read = reference_of(tmp_path / "m.mar")
+    assert read is not None and torch.equal(read.rows, reference.rows)
+    with zipfile.ZipFile(tmp_path / "bare.mar", "w"):
+        pass
+    assert reference_of(tmp_path / "bare.mar") is None
