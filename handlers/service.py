@@ -41,7 +41,8 @@ from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
-from handlers.observation.observer import Observer
+from handlers.observation.observer import Observer, Outcome
+from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.requests import payload
 from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.requests.payload import ImageRequest
@@ -126,25 +127,15 @@ class Service:
         replies = [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
         stages.end("encode")
         if self.observer is not None:
-            self._observe(self.observer, requests, answers, replies)
+            outcomes = map(_outcome, batch, requests, answers, replies)
+            self._observe(self.observer, [outcome for outcome in outcomes if outcome is not None])
         return replies
 
-    def _observe(
-        self,
-        observer: Observer,
-        requests: Sequence[ImageRequest | RequestError | None],
-        answers: Sequence[Sequence[Answer]],
-        replies: Sequence[Reply],
-    ) -> None:
-        outcomes = [
-            [request] if isinstance(request, RequestError) else answer
-            for request, answer in zip(requests, answers, strict=True)
-        ]
-        sizes = [
-            [len(image) for image in _images(request) if not isinstance(image, RequestError)] for request in requests
-        ]
+    def _observe(self, observer: Observer, outcomes: Sequence[Outcome]) -> None:
+        if not outcomes:
+            return
         try:
-            observer.batch(outcomes, sizes, [reply.code for reply in replies], self.classifier.stages.seconds)
+            observer.batch(outcomes, self.classifier.stages.seconds)
         except Exception:  # a fault in counting costs no answer
             logging.getLogger(__name__).exception("metrics end: a fault while counting a batch (possible bug)")
             self.observer = None
@@ -269,6 +260,16 @@ def _whole(text: str) -> int:
 
 def _images(request: ImageRequest | RequestError | None) -> list[payload.Image]:
     return request.images if isinstance(request, ImageRequest) else []
+
+
+def _outcome(
+    raw: RawRequest, request: ImageRequest | RequestError | None, answers: Sequence[Answer], reply: Reply
+) -> Outcome | None:
+    """Return the part of a request that is counted, None for descriptions and for requests of the server's own."""
+    if request is None or UNCOUNTED_HEADER in raw.headers:
+        return None
+    sizes = [len(image) for image in _images(request) if not isinstance(image, RequestError)]
+    return Outcome(reply.code, [request] if isinstance(request, RequestError) else answers, sizes)
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

@@ -5,7 +5,8 @@ python -m serving.container fingers=1.0      these models
 python -m serving.container --healthy        whether every worker answers: the image's health check
 
 Inside a container the inference address is open to the container's network, behind the same token as everywhere; the
-management and metrics addresses stay on the loopback. The token is in key_file.json of the working directory.
+management and metrics addresses stay on the loopback, and so does that of the exporter (`monitoring.exporter`). The
+token is in key_file.json of the working directory.
 """
 
 import signal
@@ -19,6 +20,7 @@ from serving import server, status
 from serving.errors import ServingError
 from serving.host import logs, ports, reaper
 from serving.host.ports import Ports
+from serving.lifecycle import exporter
 from serving.lifecycle.launch import CONFIG
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -64,7 +66,7 @@ def serve(selection: Sequence[str], root: Path) -> int:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
         # TorchServe writes its warnings to files; `docker logs` shows them too.
         log = [str(root / logs.FOLDER / name) for name in ("ts_log.log", "console.log")]
-        with subprocess.Popen(["tail", "--quiet", "-n", "0", "-F", *log]) as tail:
+        with exporter.beside(root), subprocess.Popen(["tail", "--quiet", "-n", "0", "-F", *log]) as tail:
             try:
                 code = reaper.wait(started.state.pid)
             finally:

@@ -7,7 +7,7 @@ whose workers TorchServe has given up gets new ones. Workers with a stalled queu
 them: idle ones after 8 seconds, others 8 seconds after the model's responseTimeout, at which TorchServe ends them
 itself. A default version that differs from the recorded one, as after a killed deployment, is set back. A server that
 was stopped stays stopped. Repairs are printed and written to logs/watch.log, as are workers that TorchServe has
-replaced, and a stop or a start by another process.
+replaced, and a stop or a start by another process. The exporter of metrics (`monitoring.exporter`) runs beside it.
 """
 
 import argparse
@@ -31,9 +31,11 @@ from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
 from serving.host import lock, logs, processor, state
 from serving.host.state import ServerState
+from serving.lifecycle import exporter
 from serving.lifecycle.backoff import Backoff
 from serving.lifecycle.loader import Loader
 from serving.lifecycle.readiness import Version
+from serving.lifecycle.repairs import Repairs
 from serving.lifecycle.stall import Stall
 from serving.store.live import FILE, Live
 
@@ -64,6 +66,7 @@ class Watch:
         self.starts = Backoff(2 * INTERVAL, MAX_PAUSE_S, clock)  # of a server that fails to start
         self.loads = Backoff(FIRST_WAIT, LONGEST_WAIT, clock)  # of live versions that are not served
         self.loader = Loader(self.root)
+        self.repairs = Repairs(self.root)
         running = state.running(self.root)
         self.server = (running.pid, running.created) if running else None  # pid and start time
         self.processes: dict[tuple[str, str, str], int] = {}  # of each worker, by model, version and its id
@@ -192,6 +195,7 @@ class Watch:
                 root=self.root, config=config, offset=ended.offset, access_log=ended.access_log, restore=True
             )
             logger.warning("the server runs again after %.1f s", self.clock() - start_time)
+            self.repairs.add("front_end")
             for warning in started.left_out:
                 logger.error("%s", warning)
             self.starts.reset()
@@ -217,6 +221,7 @@ class Watch:
                 if Live.read(self.root).models.get(name) == model:
                     client.set_default(name, model.version)
                     logger.warning("%s %s is the default again, as recorded in %s", name, model.version, FILE)
+                    self.repairs.add("default")
 
     def _missing(self, server_state: ServerState, statuses: list[ModelStatus], loading: frozenset[Version]) -> None:
         """Load live versions that did not load when the server started: the cause may be gone by now."""
@@ -249,6 +254,7 @@ class Watch:
         if alive and len(model.workers) + new > 2 * count:
             return
         logger.warning("%s %s lost a worker that TorchServe does not restart: starting %d new", *key, new)
+        self.repairs.add("workers")
         # TorchServe still lists the workers that it gave up. Scaling to 0 removes them, but ends the ones alive too.
         limit = len(model.workers) + new if alive else 0
         try:
@@ -276,6 +282,7 @@ class Watch:
             if self._stalls(model, so_far):
                 del self.stalls[key]
                 self._end_workers(model)
+                self.repairs.add("queue")
 
     def _stalls(self, model: ModelStatus, answered: float) -> bool:
         """Return whether a version's workers are past their time limit; TorchServe limits those that load."""
@@ -340,12 +347,13 @@ def main() -> int:
     running = state.running(root)
     logger.info("watching %s", running.inference if running else "for a server to be started here (make serve)")
     try:
-        while True:
-            try:
-                watch.look()
-            except (ServingError, OSError, psutil.Error) as error:  # keep watching
-                logger.error("%s", error)
-            time.sleep(INTERVAL)
+        with exporter.beside(root):
+            while True:
+                try:
+                    watch.look()
+                except (ServingError, OSError, psutil.Error) as error:  # keep watching
+                    logger.error("%s", error)
+                time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
     finally:

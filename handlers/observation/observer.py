@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from handlers.errors import RequestError
 from handlers.observation import counters
@@ -15,7 +15,14 @@ from handlers.observation.slot import VARIABLE, Slot
 from handlers.requests.labels import Labels
 
 UNKNOWN = (float("nan"),) * 3
-Answer = Labels | RequestError
+
+
+class Outcome(NamedTuple):
+    """Status and answers of one request, and the bytes of each image; a body without images has its error as answer."""
+
+    code: int
+    answers: Sequence[Labels | RequestError]
+    sizes: Sequence[int]
 
 
 class Observer:
@@ -43,37 +50,24 @@ class Observer:
             logging.getLogger(__name__).warning("%s %s is served without metrics: %s", name, version, error)
             return None
 
-    def batch(
-        self,
-        answers: Sequence[Sequence[Answer]],
-        sizes: Sequence[Sequence[int]],
-        codes: Sequence[int],
-        seconds: Mapping[str, float],
-    ) -> None:
-        """Count one batch.
-
-        Args:
-            answers: of the images of each request; a request without images has the error of its body.
-            sizes: in bytes, of each of the images.
-            codes: HTTP status of each request.
-            seconds: of each stage.
-        """
+    def batch(self, outcomes: Sequence[Outcome], seconds: Mapping[str, float]) -> None:
+        """Count the requests of one batch, and the seconds of its stages."""
         now = time.time()
         add, observe = self.counters.add, self.counters.observe
         rows = []
-        for request, request_sizes, code in zip(answers, sizes, codes, strict=True):
-            add("sightline_requests_total", place=_place(counters.CODES, str(code)))
-            for answer in request:
+        for outcome in outcomes:
+            add("sightline_requests_total", place=_place(counters.CODES, str(outcome.code)))
+            for answer in outcome.answers:
                 if isinstance(answer, RequestError):
                     add("sightline_refused_images_total", place=_place(counters.REASONS, answer.kind))
                 else:
                     rows.append(self._answered(answer, now))
-            for size in request_sizes:
+            for size in outcome.sizes:
                 observe("sightline_image_bytes", size)
         for stage, duration in seconds.items():
             observe("sightline_stage_seconds", duration, counters.STAGES.index(stage))
-        observe("sightline_batch_requests", len(codes))
-        observe("sightline_batch_images", sum(map(len, sizes)))
+        observe("sightline_batch_requests", len(outcomes))
+        observe("sightline_batch_images", sum(len(outcome.sizes) for outcome in outcomes))
         self.counters.write()
         self.recent.add(rows)
 

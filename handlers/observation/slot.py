@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 VARIABLE = "SIGHTLINE_OBSERVATIONS"  # the folder; without it a worker writes nothing
+UNCOUNTED_HEADER = "x-sightline-uncounted"  # of a request that leaves no trace here, such as a golden image
 KEPT_VERSIONS = 16  # of each model, besides those with a worker
 
 

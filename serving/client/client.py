@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 import httpx
 
 from handlers.lookahead import map_ahead
+from handlers.observation.slot import UNCOUNTED_HEADER
 from serving.client.attempts import Repeat
 from serving.client.connection import Connection
 from serving.client.deadline import Deadline
@@ -131,15 +132,23 @@ class Client:
         return self.tokens.path
 
     def predict(
-        self, image: bytes, model: str, version: str | None = None, *, deadline: float | None = None
+        self,
+        image: bytes,
+        model: str,
+        version: str | None = None,
+        *,
+        deadline: float | None = None,
+        counted: bool = True,
     ) -> Prediction:
         """Return the answer for one encoded image, by the default version or by the one named.
+
+        The metrics of the model leave out an image that is not `counted`, such as a golden image.
 
         Raises:
             ClientError: see `serving.errors`.
         """
         path = f"/predictions/{model}" + (f"/{version}" if version else "")
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": "application/octet-stream"} | ({} if counted else {UNCOUNTED_HEADER: "1"})
         answer = self._infer(path, self._within(deadline), content=image, headers=headers)
         text = answer.headers.get(FAMILIARITY_HEADER)
         familiarity = None if text is None else float(text.partition(";")[0])

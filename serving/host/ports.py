@@ -144,6 +144,11 @@ class Ports:
                 )
 
 
+def exporter_port(metrics_url: str) -> int:
+    """Return the port of our exporter (`monitoring.exporter`), the next one behind that of TorchServe's metrics."""
+    return (urlsplit(metrics_url).port or 8082) + 1
+
+
 def offset_of_environment() -> int:
     """Return the value of SIGHTLINE_PORT_OFFSET, 0 if it is not set."""
     text = os.environ.get(OFFSET_VARIABLE, "0")

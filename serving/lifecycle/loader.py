@@ -14,6 +14,7 @@ from serving.errors import ServingError
 from serving.host import lock
 from serving.host.state import ServerState
 from serving.lifecycle.readiness import Version
+from serving.lifecycle.repairs import Repairs
 
 logger = logging.getLogger("serving.watch")
 
@@ -22,7 +23,7 @@ class Loader:
     """Loads versions into the server of `root`, one after the other; `versions` are those under way."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self.repairs = root, Repairs(root)
         self.versions: frozenset[Version] = frozenset()
         self._ending = threading.Event()
         self._pool = ThreadPoolExecutor(1, "loader")
@@ -50,6 +51,7 @@ class Loader:
         try:
             server.add(server_state, self.root, version, ending=self._ending.is_set)
             logger.warning("%s %s is served again", *version)
+            self.repairs.add("version")
         except lock.Held:
             raise
         except (ServingError, OSError, psutil.Error) as error:

@@ -48,6 +48,7 @@ VERBS = {
 }
 # How other commands begin, and the same.
 OTHERS = {
+    "python -m monitoring.exporter": "tests/unit/test_exporter.py",
     "curl ": REQUESTS,
     "echo ": REQUESTS,
     "KEY=": REQUESTS,

@@ -15,6 +15,7 @@ ALLOWED = {
     "handlers": {"handlers"},
     "training": {"training", "handlers"},
     "serving": {"serving", "handlers"},
+    "monitoring": {"monitoring", "serving", "handlers"},
 }
 
 

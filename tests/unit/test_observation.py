@@ -22,7 +22,7 @@ from handlers.observation import counters, file, slot
 from handlers.observation.counters import Counters, Metric, Snapshot
 from handlers.observation.file import NumberFile
 from handlers.observation.recent import COLUMNS, ROWS, Copy, Recent, Row
-from handlers.observation.slot import VARIABLE, Slot
+from handlers.observation.slot import UNCOUNTED_HEADER, VARIABLE, Slot
 from handlers.observation.statistics import Statistics, measure
 from handlers.requests.request import Field, RawRequest
 from handlers.service import Service
@@ -282,10 +282,10 @@ def test_a_service_counts_what_it_answers_and_refuses(observed: tuple[Service, P
     refused = dict(zip(counters.REASONS, numbers(snapshot, "sightline_refused_images_total"), strict=False))
     assert {reason: count for reason, count in refused.items() if count} == {"BadImage": 1, "BadRequest": 1}
     codes = dict(zip(counters.CODES, numbers(snapshot, "sightline_requests_total"), strict=False))
-    assert {code: count for code, count in codes.items() if count} == {"200": 3, "400": 2}
+    assert {code: count for code, count in codes.items() if count} == {"200": 2, "400": 2}
     assert histogram(snapshot, "sightline_image_pixels") == (4, 4 * 600)
     assert histogram(snapshot, "sightline_image_bytes") == (5, sum(map(len, [*bodies[:3], bodies[4], b"no image"])))
-    assert histogram(snapshot, "sightline_batch_requests") == (2, 5)
+    assert histogram(snapshot, "sightline_batch_requests") == (2, 4)
     assert histogram(snapshot, "sightline_batch_images") == (2, 5)
     for name in ("familiarity", "image_brightness", "image_contrast", "image_sharpness"):
         assert histogram(snapshot, f"sightline_{name}")[0] == 4, name
@@ -296,6 +296,17 @@ def test_a_service_counts_what_it_answers_and_refuses(observed: tuple[Service, P
     assert [CLASSES[int(place)] for place in copy.columns[:, COLUMNS.index("place")]] == first
     assert copy.columns[:, COLUMNS.index("confidence")].tolist() == pytest.approx(confidences)
     assert not copy.columns.isnan().any()
+
+
+def test_requests_of_the_server_itself_are_not_counted(observed: tuple[Service, Path]) -> None:
+    service, folder = observed
+    golden = {UNCOUNTED_HEADER: "1"}
+    replies = service.answer([request(png(0), **golden)]) + service.answer([request(png(1)), request(png(2), **golden)])
+    assert [reply.code for reply in replies] == [200, 200, 200]
+    (snapshot,) = snapshots(folder)
+    assert sum(numbers(snapshot, "sightline_predictions_total")) == 1
+    assert histogram(snapshot, "sightline_batch_requests") == (1, 1)
+    assert len(Copy.read(slot.files(folder, ".recent")[0]).numbers) == 1
 
 
 def test_a_service_answers_the_same_whether_it_counts_or_not(
