@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from handlers import naming
+from handlers.machine import share_cores
 from pipeline import unpacking
 from pipeline.data import data
 from pipeline.steps import StepError, Steps, exclusion, guarded
@@ -56,4 +57,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    share_cores()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Progress lines, metrics.csv and checkpoints of a run, and its end when time is up."""
+"""Progress lines, metrics.csv and checkpoints of a run, and its end when its minutes are over."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch.optim.lr_scheduler import LRScheduler
 
 from handlers.atomic import replacing, write_text
 from handlers.run_folder import RunFolder
@@ -27,7 +28,8 @@ class Checkpoints(Checkpoint):
     moves in steps so large that the luckiest epoch would win, not the best. A fitted head that training starts from
     stays the best until an epoch is at least as accurate. Every file is replaced at once, so that a
     killed process leaves the one before it. `images` is the number of training images of an epoch; `max_minutes` limits
-    the total training time of all starts.
+    the total training time of all starts: where training is slower than planned, the schedule of the learning rate
+    follows the time, so that the rate has fallen when training ends, in the middle of an epoch if need be.
     """
 
     def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:
@@ -37,14 +39,19 @@ class Checkpoints(Checkpoint):
         self.say = say
         self.rows: list[dict[str, float]] = []
         self.seconds: list[float] = []
+        self.cut = 0.0  # the part of the last epoch that was left out when the time was over
         self.best: dict[str, float] | None = None
         self._started = self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds, "best": self.best}
+        return {"rows": self.rows, "seconds": self.seconds, "best": self.best, "cut": self.cut}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds, self.best = state_dict["rows"], state_dict["seconds"], state_dict["best"]
+        self.cut = state_dict.get("cut", 0.0)  # older checkpoints have none
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        trainer.should_stop = self.cut > 0  # resumed after its time was over
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -55,6 +62,21 @@ class Checkpoints(Checkpoint):
             self._reported = now
             batch, batches = int(arguments[-1]) + 1, int(trainer.num_training_batches)
             self.say(f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  batch {batch:,} of {batches:,}")
+        if self.max_minutes is not None:
+            self._keep_time(trainer, sum(self.seconds) + now - self._started, int(arguments[-1]) + 1)
+
+    def _keep_time(self, trainer: L.Trainer, seconds: float, batch: int) -> None:
+        """Move the schedule on to the part of the time that is over, and end training with the time."""
+        assert self.max_minutes is not None
+        part = seconds / (60 * self.max_minutes)
+        schedule = trainer.lr_scheduler_configs[0].scheduler
+        steps = int(trainer.estimated_stepping_batches)
+        assert isinstance(schedule, LRScheduler)
+        schedule.last_epoch = max(schedule.last_epoch, min(int(part * steps), steps - 1))
+        if part >= 1 and not trainer.should_stop:
+            self.say(f"stopping: trainer.max_minutes={self.max_minutes:g} are over")
+            self.cut = 1 - batch / int(trainer.num_training_batches)
+            trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -108,8 +130,5 @@ class Checkpoints(Checkpoint):
         self.say(
             f"epoch {row['epoch']:>3.0f}/{epochs}  loss {row['train_loss']:.3f}  "
             f"validation loss {row['validation_loss']:.3f}  accuracy {100 * row['validation_accuracy']:6.2f} %  "
-            f"{self.images / self.seconds[-1]:5.0f} images/s  {seconds_to_go // 60}:{seconds_to_go % 60:02d} left"
+            f"{(1 - self.cut) * self.images / self.seconds[-1]:5.0f} images/s  {seconds_to_go // 60}:{seconds_to_go % 60:02d} left"
         )
-        if self.max_minutes is not None and row["epoch"] < epochs and sum(self.seconds) + pace > 60 * self.max_minutes:
-            self.say(f"stopping: another epoch would pass trainer.max_minutes={self.max_minutes:g}")
-            trainer.should_stop = True

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from handlers.atomic import write_json
+from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration, evaluate
 from training.configuration import TrainingError
@@ -170,4 +171,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    share_cores()
     sys.exit(main())

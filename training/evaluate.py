@@ -40,6 +40,7 @@ from yaml import YAMLError
 
 from handlers import naming
 from handlers.atomic import write_json
+from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration
 from training.console import table_console
@@ -311,4 +312,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    share_cores()
     sys.exit(main())

@@ -123,7 +123,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
     return {
         "fingerprint": data.fingerprint,
         "seed": settings["seed"],
-        "epochs": round(len(outcome.checkpoints.rows) * part, 3),
+        "epochs": round((len(outcome.checkpoints.rows) - outcome.checkpoints.cut) * part, 3),
         "planned_epochs": round(settings["trainer"]["epochs"] * part, 3),
         "best": {name: value if math.isfinite(value) else None for name, value in best.items()},
         "weight_average": outcome.weight_average,

@@ -21,6 +21,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from handlers.atomic import write_json
+from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
@@ -180,4 +181,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    share_cores()
     sys.exit(main(sys.argv[1:]))

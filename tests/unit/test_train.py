@@ -264,10 +264,21 @@ def test_parts_of_epochs_are_trained_where_whole_ones_do_not_fit(
     assert steps[0] == int(steps[1] / epochs * planned / epochs) * epochs
 
 
-def test_time_that_is_up_ends_with_a_whole_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 50)  # a machine that slowed down since
-    run, said = tiny("slow", "trainer.max_minutes=0.0001", "trainer.epochs=50")
-    assert len(metrics(run)) == 1 and any("max_minutes" in line for line in said) and (run / "model.pt").is_file()
+def test_training_that_is_slower_than_planned_ends_in_time_with_a_low_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 50)
+    seconds = itertools.count()
+    monkeypatch.setattr("training.checkpoints.time.perf_counter", lambda: float(next(seconds)))
+    schedule = ("trainer.schedule=cosine", "trainer.warmup=0.1", "trainer.batch_size=4")
+    run, said = tiny("slow", "trainer.max_minutes=0.5", "trainer.epochs=50", *schedule)
+    assert any("stopping: trainer.max_minutes=0.5 are over" in line for line in said) and (run / "model.pt").is_file()
+    told = json.loads((run / "train.json").read_text())
+    assert sum(told["seconds_by_epoch"]) == pytest.approx(30, abs=5)
+    assert told["epochs"] < len(metrics(run)) < 50
+    peak = compose(TINY).trainer.lr
+    assert metrics(run)[0]["lr"] > peak / 2 and metrics(run)[-1]["lr"] < peak / 50
+    (run / "train.json").unlink()  # killed after its last batch
+    tiny("slow", "trainer.max_minutes=0.5", "trainer.epochs=50", *schedule)
+    assert json.loads((run / "train.json").read_text())["epochs"] == told["epochs"]
 
 
 def test_frozen_features_stay_until_they_are_unfrozen() -> None:
