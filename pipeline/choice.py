@@ -6,6 +6,8 @@ from typing import Self
 
 import numpy as np
 
+SIGNIFICANT = 0.05  # largest p of a loss that forbids the second network
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
@@ -42,8 +44,14 @@ class Choice:
 
     @property
     def deploys(self) -> bool:
-        """Return whether the second network is the better one: by top-1, then by log-loss."""
-        return self.gains > self.losses or (self.gains == self.losses and self.log_loss[1] < self.log_loss[0])
+        """Return whether the second network is the better one: by top-1, or by log-loss and not clearly worse by top-1.
+
+        Of a hundred validation images one or two are chance; the log-loss uses every probability, and says more.
+        """
+        if self.gains > self.losses:
+            return True
+        is_clearly_worse = self.losses > self.gains and self.p < SIGNIFICANT
+        return not is_clearly_worse and self.log_loss[1] < self.log_loss[0]
 
     def line(self) -> str:
         """Return what decided, for people."""

@@ -24,7 +24,10 @@ def written(run: Path, right: int, sure: float, images: int = 100) -> Path:
         ((90, 0.9), (95, 0.9), True),  # more are right
         ((90, 0.97), (90, 0.9), True),  # as many are right, and the log-loss of the mistakes is lower
         ((90, 0.9), (90, 0.9), False),
-        ((90, 0.97), (89, 0.9), False),  # less are right, though the log-loss is lower
+        ((90, 0.9), (89, 0.9), False),
+        ((90, 0.97), (89, 0.9), True),  # one less is right, which is chance, and the log-loss is lower
+        ((90, 0.99), (83, 0.9), False),  # the log-loss is lower, but seven less are no chance
+        ((83, 0.8), (90, 0.999), True),  # more are right, though the log-loss is higher
     ],
 )
 def test_the_better_network_on_validation_is_deployed(
