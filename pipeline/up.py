@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from handlers import naming
 from handlers.atomic import write_json
 from handlers.naming import TUNED
 from handlers.run_folder import RUNS, RunFolder
-from pipeline import showing, steps, unpacking
+from pipeline import showing, steps, unpacking, warm_start
 from pipeline.choice import Choice
 from pipeline.comparison import Comparison
 from pipeline.steps import StepError, Steps
@@ -73,8 +74,14 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     steps.check_ports(root)  # training takes minutes
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
-    overrides += defaults_for(root / "data" / "processed" / name, overrides)
-    if compose([*data, *overrides]).network.get("pretrained"):
+    prepared = json.loads((root / "data" / "processed" / name / "dataset.json").read_text(encoding="utf-8"))
+    overrides += defaults_for(prepared["counts"], overrides)
+    config = compose([*data, *overrides])
+    if config.network.get("pretrained"):
+        start = warm_start.overrides(root, _live_archive(root, name), config, prepared)
+        overrides += start
+        for override in start:
+            run.console.print(f"starting from the network that was fine-tuned before: {override}", highlight=False)
         _transfer(run, data, name, minutes, overrides, stages)
         return
     says = f"training for at most {minutes:g} min (MINUTES= changes that)"
@@ -154,12 +161,11 @@ def _live_archive(root: Path, name: str) -> Archive | None:
     return Archive(name, live.version, path) if path.is_file() else None
 
 
-def defaults_for(store: Path, overrides: tuple[str, ...]) -> tuple[str, ...]:
+def defaults_for(counts: Mapping[str, Mapping[str, int]], overrides: tuple[str, ...]) -> tuple[str, ...]:
     """Return the override that fits the number of images, but none if `overrides` set it already.
 
     If no class has enough images to hold out a tenth, there are as many folds as the largest class has images.
     """
-    counts = json.loads((store / "dataset.json").read_text(encoding="utf-8"))["counts"]
     classes = [sum(side.get(name, 0) for side in counts.values()) for name in {*chain(*counts.values())}]
     if any(override.startswith("split.folds=") for override in overrides):
         return ()

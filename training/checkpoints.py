@@ -126,9 +126,10 @@ class Checkpoints(Checkpoint):
     def _report(self, trainer: L.Trainer, row: dict[str, float]) -> None:
         epochs = int(trainer.max_epochs or 0)
         pace = sum(self.seconds) / len(self.seconds)
+        rate = (1 - self.cut) * self.images / self.seconds[-1]
         seconds_to_go = round(pace * (epochs - len(self.seconds)))
         self.say(
             f"epoch {row['epoch']:>3.0f}/{epochs}  loss {row['train_loss']:.3f}  "
             f"validation loss {row['validation_loss']:.3f}  accuracy {100 * row['validation_accuracy']:6.2f} %  "
-            f"{(1 - self.cut) * self.images / self.seconds[-1]:5.0f} images/s  {seconds_to_go // 60}:{seconds_to_go % 60:02d} left"
+            f"{rate:5.0f} images/s  {seconds_to_go // 60}:{seconds_to_go % 60:02d} left"
         )

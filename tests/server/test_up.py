@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,17 @@ def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int
     done, record = run()
     assert "was compared with the served one before" in done.stdout and "it is live already" in done.stdout
     assert sorted(path.name for path in (home / "model_store").glob("hues-*.mar")) == archives
+
+    shutil.copytree(home / "hues" / "warm", home / "hues" / "new")
+    for path in (home / "hues" / "new").iterdir():
+        Image.fromarray(np.roll(np.asarray(Image.open(path)), 1, axis=2)).save(path)
+    for _ in range(2):  # the second time it is up to date
+        done, record = run("--stages", "1")
+        begins = "starting from the network that was fine-tuned before: network.pretrained=data/weights/hues-2.0.pt\n"
+        assert (begins in done.stdout) is bool(choice["version"])
+        with Client(root=home) as client:
+            assert client.describe("hues").version == ("3.0" if choice["version"] else "2.0")
+            assert client.predict((home / "hues" / "new" / "0.png").read_bytes(), "hues").label == "new"
 
 
 def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> None:

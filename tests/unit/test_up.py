@@ -33,8 +33,8 @@ def test_a_given_test_side_judges_and_does_nothing_else(
             path.write_bytes(class_folders.jpeg(1000 * seed + number))
     settings: tuple[str, ...] = ("dataset=class_folders", "name=pets", "dataset.image_size=8", "processes=1")
     assert prepare.main([*settings, "raw=raw"]) == 0
-    settings += up.defaults_for(tmp_path / "data" / "processed" / "pets", ())
     data = PreparedDataset.open("data/processed/pets")
+    settings += up.defaults_for(data.document["counts"], ())
     dealt = data.split(SplitSpec.from_config(configuration.plain(configuration.compose(settings))["split"]))
     assert {data.record(row).path.split("/")[0] for row in dealt.test} == {sides[-1]}
     assert {data.record(row).path.split("/")[0] for row in np.concatenate([dealt.train, dealt.validation])} == {
