@@ -55,6 +55,7 @@ class Run:
 
 
 SCRATCH = "network=resnet18d_half"  # without pretrained weights
+HEAD = "transfer.stages=1"
 RUNS = {
     "fingers": Run("fingers"),
     "asl": Run("asl_alphabet"),
@@ -63,6 +64,10 @@ RUNS = {
     "petals-folds": Run("petals", ("split.folds=5",), folds=True),
     "moths": Run("moths"),
     "moths-folds": Run("moths", ("split.folds=5",), folds=True),
+    "moths-lite1-folds": Run("moths", ("network=efficientnet_lite1", HEAD, "split.folds=5"), folds=True),
+    "moths-lite2-folds": Run("moths", ("network=efficientnet_lite2", HEAD, "split.folds=5"), folds=True),
+    "moths-resnet18-folds": Run("moths", ("network=resnet18", "trainer.epochs=30", "split.folds=5"), folds=True),
+    "moths-cnn-folds": Run("moths", ("network=small_cnn", "split.folds=5"), folds=True),
     "places365": Run("places365"),
     "petals-scratch-folds": Run("petals", (SCRATCH, "split.folds=5"), folds=True),
     "moths-scratch-folds": Run("moths", (SCRATCH, "split.folds=5"), folds=True),
