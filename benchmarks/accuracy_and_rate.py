@@ -3,8 +3,8 @@
     python -m benchmarks.accuracy_and_rate [--seconds 3] [--rounds 3]
 
 Top-1 is that of benchmarks/results/real/moths*-folds.json (`python -m benchmarks.real RAW_ROOT moths-folds ...`); bf16
-gets that of fp32. Speed does not depend on the weights: `wrk` loads a TorchServe with a network of the same size, trained
-for a moment on drawn images, through 16 connections. All networks take turns in each round.
+gets that of fp32. Speed does not depend on the weights: `wrk` loads a TorchServe with a network of the same size, which
+was trained for a moment on drawn images, through 16 connections. All networks take turns in each round.
 
 Writes benchmarks/results/accuracy_and_rate.json, and a picture beside it; the last line is the same JSON document.
 """

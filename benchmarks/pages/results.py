@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "decoders": serving_tables.decoders,
     "int8": serving_tables.int8,
     "networks": serving_tables.networks,
+    "accuracy_and_rate": serving_tables.accuracy_and_rate,
     "operations": operations_tables.operations,
     "gpu": page.gpu,
 }

@@ -189,6 +189,30 @@ def decoders(document: Mapping[str, Any]) -> str:
     return table(head, rows) + note
 
 
+@of_result("accuracy_and_rate.json")
+def accuracy_and_rate(document: Mapping[str, Any]) -> str:
+    """Make the picture and the table of top-1 against requests/s."""
+    rows = [
+        [
+            row["network"],
+            row["precision"],
+            f"{row['image_size']} x {row['image_size']}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['top_1']['value']:.2f} % ({row['top_1']['low']:.1f} to {row['top_1']['high']:.1f})",
+            f"{row['requests_per_second']:.0f} ({row['range'][0]:.0f} to {row['range'][1]:.0f})",
+        ]
+        for row in document["rows"]
+    ]
+    head = ["network", "precision", "input", "parameters", "top-1 of the moths' five folds", "requests/s"]
+    picture = "![Top-1 against requests per second](../benchmarks/results/accuracy_and_rate.svg)"
+    missing = "".join(f" Not measured: {title}." for title in document["missing"])
+    note = (
+        f"{document['connections']} connections, median and range of {document['number_of_rounds']} rounds.{missing} "
+        "bf16 has the top-1 of fp32: it is not measured apart."
+    )
+    return f"{picture}\n\n{table(head, rows)}\n\n{note}"
+
+
 @of_result("networks.json")
 def networks(document: Mapping[str, Any]) -> str:
     """Make the table of the speed of each network in each precision, as a multiple of ResNet-18's."""
