@@ -107,7 +107,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the picture: a colour for each network, a marker for each precision. The same rows, the same bytes."""
     with mpl.rc_context({"svg.hashsalt": "sightline", "svg.fonttype": "none", "font.size": 9}):
         figure, axis = plt.subplots(figsize=(7.5, 4.2))
-        colours = dict(zip(dict.fromkeys(row["network"] for row in rows), mpl.colormaps["tab10"].colors, strict=False))
+        colours = dict(zip(dict.fromkeys(row["network"] for row in rows), mpl.color_sequences["tab10"], strict=False))
         for row in rows:
             rate, top_1, colour = row["requests_per_second"], row["top_1"], colours[row["network"]]
             interval = [[top_1["value"] - top_1["low"]], [top_1["high"] - top_1["value"]]]
