@@ -1,8 +1,8 @@
-"""The weights that `make up` starts from after the images or the classes of a model have changed.
+"""The first weights of `make up` after a change of a model's images or classes.
 
 A live network that was fine-tuned knows its classes better than the pretrained weights do: a new head on its features
-keeps what it has learned. Images are dealt to training, validation and test by their content. So with unchanged
-settings, that network was not trained on images that validate or test the next one.
+keeps that knowledge. Images are dealt to training, validation and test by their content. So with unchanged settings,
+that network was not trained on images that validate or test the next one.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def _is_alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _extract(archive: Archive, path: Path) -> bool:
-    """Write the weights of an archive, unless they are there; return whether they are."""
+    """Write the weights of an archive, unless the file exists; return whether the archive has weights."""
     if path.is_file():
         return True
     if not archive.path.is_file():
