@@ -263,6 +263,16 @@ def test_a_head_is_fitted_to_all_images_though_its_strength_is_chosen_on_some(mo
     torch.testing.assert_close(fitted.weight, whole.weight, atol=0.01, rtol=0.01)
 
 
+def test_a_long_fit_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    head.fit(*clouds(30, 0), 3, clouds(300, 1), say=lines.append)
+    assert not lines
+    monkeypatch.setattr("training.transfer.head.SECONDS_BETWEEN_LINES", 0.0)
+    head.fit(*clouds(30, 0), 3, clouds(300, 1), say=lines.append)
+    assert lines[0] == "linear head: step 1 of about 60, 30 images, regularisation 0.1"
+    assert any("regularisation 0.03" in line for line in lines)
+
+
 def test_a_head_does_not_lean_on_a_feature_that_hardly_varies() -> None:
     values, labels = clouds(300, 0)
     values[:, 0] = 1e-4 * (labels == 0)  # it separates a class, until fine-tuning moves it

@@ -5,7 +5,9 @@ features changes them less than from a random one.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from training.temperature import scaled_log_loss
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 STEPS = 60  # of L-BFGS, at most, for each strength
 SEARCHED, JUDGED = 20_000, 5_000  # training and validation images that the strength is chosen with, at most
+SECONDS_BETWEEN_LINES = 20.0
 
 Rows = npt.NDArray[np.int64]
 
@@ -44,6 +47,7 @@ def fit(
     *,
     balanced: bool = False,
     strengths: Sequence[float] = STRENGTHS,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Head:
     """Return the head with the lowest log-loss on validation, at its temperature, of those of all `strengths`.
 
@@ -55,11 +59,13 @@ def fit(
         classes: K.
         validation: features and labels of validation images; without them the strength is the middle one.
         balanced: weight each class as if it had as many images as the others.
+        say: takes lines on the progress of a fit that takes long.
     """
     # A feature that hardly varies is not scaled up: the head would lean on it, and fine-tuning moves it first.
     mean, scale = features.mean(axis=0), features.std(axis=0).clip(float(features.std()) + 1e-12)
     inputs, targets = torch.from_numpy((features - mean) / scale), torch.from_numpy(labels)
     weights = balanced_weights(labels, classes) if balanced else torch.ones(classes)
+    report = _Report(say)
 
     def finished(parameters: torch.Tensor, strength: float) -> Head:
         weight = parameters[:, :-1] / torch.from_numpy(scale)
@@ -68,19 +74,19 @@ def fit(
     parameters = torch.zeros(classes, inputs.shape[1] + 1)
     if validation is None or not len(validation[1]):
         strength = strengths[len(strengths) // 2]
-        return finished(_fitted(inputs, targets, weights, parameters, strength), strength)
+        return finished(_fitted(inputs, targets, weights, parameters, strength, report), strength)
     subset, judged = _subset(len(inputs), SEARCHED), _subset(len(validation[1]), JUDGED).numpy()
     true = torch.from_numpy(validation[1][judged])
     best: tuple[float, float, torch.Tensor] | None = None
     for strength in strengths:
-        parameters = _fitted(inputs[subset], targets[subset], weights, parameters, strength)
+        parameters = _fitted(inputs[subset], targets[subset], weights, parameters, strength, report)
         loss = scaled_log_loss(finished(parameters, strength).logits(validation[0][judged]), true)
         if best is not None and loss > best[0]:
             break
         best = (loss, strength, parameters)
     assert best is not None
     if len(subset) < len(inputs):
-        return finished(_fitted(inputs, targets, weights, best[2], best[1]), best[1])
+        return finished(_fitted(inputs, targets, weights, best[2], best[1], report), best[1])
     return finished(best[2], best[1])
 
 
@@ -95,12 +101,31 @@ def _subset(count: int, limit: int) -> torch.Tensor:
     return order[:limit] if count > limit else torch.arange(count)
 
 
+class _Report:
+    """Says now and then how far the fits are."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.last = say, time.monotonic()
+
+    def step(self, number: int, images: int, strength: float) -> None:
+        now = time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            self.say(f"linear head: step {number} of about {STEPS}, {images:,} images, regularisation {strength:g}")
+
+
 def _fitted(
-    inputs: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, start: torch.Tensor, strength: float
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    start: torch.Tensor,
+    strength: float,
+    report: _Report,
 ) -> torch.Tensor:
     """Return the weights and biases (K, D + 1) that minimise the regularised loss, from `start` on."""
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([parameters], max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+    steps = itertools.count(1)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -108,6 +133,7 @@ def _fitted(
         loss = functional.cross_entropy(logits, targets, weight=weights)
         loss = loss + strength * parameters[:, :-1].square().sum() / 2
         loss.backward()  # type: ignore[no-untyped-call]
+        report.step(next(steps), len(targets), strength)
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]

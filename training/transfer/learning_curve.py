@@ -1,6 +1,8 @@
 """How the accuracy of a linear head grows with its training images, and what twice as many would bring."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +47,11 @@ def learning_curve(
     *,
     strength: float,
     balanced: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> LearningCurve | None:
     """Return the curve of heads that were fitted on parts of the training images; None for too few images.
+
+    `say` takes lines on the progress of a fit that takes long.
 
     The error is taken to fall as a power of the number of images (Hestness et al. 2017, arXiv:1712.00409). The band
     comes from resampled validation images.
@@ -56,12 +61,13 @@ def learning_curve(
     random = np.random.default_rng(0)
     total = min(len(labels), head.SEARCHED)
     right = []
+    options: dict[str, Any] = {"balanced": balanced, "strengths": (strength,), "say": say}
     for part in PARTS:
         draws = REPEATS if part < 1 else 1
         answers = []
         for _ in range(draws):
             rows = random.permutation(len(labels))[: int(part * total)]
-            fitted = head.fit(features[rows], labels[rows], classes, None, balanced=balanced, strengths=(strength,))
+            fitted = head.fit(features[rows], labels[rows], classes, None, **options)
             answers.append(fitted.logits(validation[0]).argmax(dim=1).numpy() == validation[1])
         right.append(np.mean(answers, axis=0))
     correct = np.stack(right)

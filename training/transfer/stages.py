@@ -92,11 +92,11 @@ def linear_head(
     count = len(split.train)
     balanced = settings["trainer"].get("class_weights", "none") == "balanced"
     validation = values[count:], labels[split.validation]
-    fitted = head.fit(values[:count], labels[split.train], len(data.classes), validation, balanced=balanced)
+    train = values[:count], labels[split.train], len(data.classes)
+    fitted = head.fit(*train, validation, balanced=balanced, say=say)
     say(f"linear head with regularisation {fitted.strength:g} after {time.perf_counter() - start:.1f} s")
     if stages(settings) == 2:
-        options = {"strength": fitted.strength, "balanced": balanced}
-        curve = learning_curve(values[:count], labels[split.train], len(data.classes), validation, **options)
+        curve = learning_curve(*train, validation, strength=fitted.strength, balanced=balanced, say=say)
         if curve is not None:
             say(curve.line())
     return fitted
