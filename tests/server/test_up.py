@@ -1,5 +1,6 @@
 """`make up` from a folder of images to answers over REST, and what it skips the second time."""
 
+import functools
 import json
 import os
 import shutil
@@ -111,14 +112,19 @@ def test_a_model_that_scores_lower_than_the_live_one_is_named_with_the_way_back(
 TRANSFER = ("transfer.image_size=64", "trainer.epochs=2", "trainer.batch_size=8", "augmentation=[]")
 
 
-def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int) -> None:
-    def run(*options: str) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
-        command = [sys.executable, "-m", "pipeline.up", "hues", "hues", *TRANSFER, *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "SIGHTLINE_PORT_OFFSET": str(offset)}
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done, json.loads((home / "logs" / "up-hues.json").read_text())
+def transfer(
+    home: Path, offset: int, name: str, *options: str
+) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+    """Run `make up` for a folder of images from pretrained weights; return the command and its record."""
+    command = [sys.executable, "-m", "pipeline.up", name, name, *TRANSFER, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "SIGHTLINE_PORT_OFFSET": str(offset)}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done, json.loads((home / "logs" / f"up-{name}.json").read_text())
 
+
+def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int) -> None:
+    run = functools.partial(transfer, home, offset, "hues")
     paint(home / "hues", 30)
     _, record = run("--stages", "1")
     first = ["prepare", "train", "evaluate", "archive", "serve", "predict"]
@@ -141,16 +147,23 @@ def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int
     assert "was compared with the served one before" in done.stdout and "it is live already" in done.stdout
     assert sorted(path.name for path in (home / "model_store").glob("hues-*.mar")) == archives
 
-    shutil.copytree(home / "hues" / "warm", home / "hues" / "new")
-    for path in (home / "hues" / "new").iterdir():
+
+@pytest.mark.slow
+def test_a_new_class_starts_from_the_network_that_was_fine_tuned(home: Path, offset: int) -> None:
+    run = functools.partial(transfer, home, offset, "tints")
+    paint(home / "tints", 30)
+    run()
+    choice = json.loads((home / "runs" / "tints" / "tuned" / "choice.json").read_text())
+    shutil.copytree(home / "tints" / "warm", home / "tints" / "new")
+    for path in (home / "tints" / "new").iterdir():
         Image.fromarray(np.roll(np.asarray(Image.open(path)), 1, axis=2)).save(path)
     for _ in range(2):  # the second time it is up to date
-        done, record = run("--stages", "1")
-        begins = "starting from the network that was fine-tuned before: network.pretrained=data/weights/hues-2.0.pt\n"
-        assert (begins in done.stdout) is bool(choice["version"])
+        done, _ = run("--stages", "1")
+        start = "starting from the network that was fine-tuned before: network.pretrained=data/weights/tints-2.0.pt\n"
+        assert (start in done.stdout) is bool(choice["version"])
         with Client(root=home) as client:
-            assert client.describe("hues").version == ("3.0" if choice["version"] else "2.0")
-            assert client.predict((home / "hues" / "new" / "0.png").read_bytes(), "hues").label == "new"
+            assert client.describe("tints").version == ("3.0" if choice["version"] else "2.0")
+            assert client.predict((home / "tints" / "new" / "0.png").read_bytes(), "tints").label == "new"
 
 
 def test_a_folder_that_is_not_there_is_one_line(home: Path, tmp_path: Path) -> None:
