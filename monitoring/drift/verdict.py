@@ -99,7 +99,7 @@ def judge(reference: Reference, window: Images, *, level: float = LEVEL, seed: i
     columns = _columns(np.column_stack([statistics, confidences]), answers, members, len(validation), level)
     right = (reference.answers == reference.labels).numpy()
     estimated = accuracy.estimate(validation.confidences, right, window.confidences)
-    near = embedding.value <= FAR and estimated.value >= right.mean() - LARGEST_FALL
+    near = bool(embedding.value <= FAR and estimated.value >= right.mean() - LARGEST_FALL)
     kind = label_shift.kind(embedding, within, columns["class"].jensen_shannon)
     return Verdict(len(window), embedding, within, columns, kind, estimated, near)
 
