@@ -289,7 +289,7 @@ def left_out(dataset: Dataset) -> dict[str, Any]:
     `known` are those of the classes that are trained, of images that are not. `images` are those of the left-out
     classes after which a window of the newest 100 is flagged, tested every ten images; before them came trained ones.
     """
-    unknown, usual, first = [], [], []
+    foreign, usual, first = [], [], []
     for seed in range(SEEDS):
         random = np.random.default_rng(seed)
         classes = random.permutation(np.unique(dataset.pool.labels))
@@ -298,11 +298,11 @@ def left_out(dataset: Dataset) -> dict[str, Any]:
             order = random.permutation(np.flatnonzero(~new))
             train, validation, test = np.split(order, [len(order) // 2, 4 * len(order) // 5])
             model = fitted(dataset.pool[train], dataset.pool[validation], dataset.classes)
-            others = random.permutation(np.flatnonzero(new))
-            unknown.append(counts(windows_of(model, dataset.pool, others)))
+            unknown = random.permutation(np.flatnonzero(new))
+            foreign.append(counts(windows_of(model, dataset.pool, unknown)))
             usual.append(counts(windows_of(model, dataset.pool, test)))
-            first.append(images_until_flagged(model, dataset.pool, np.concatenate([test[:WINDOW], others])))
-    return {"known": total(usual), "left_out": total(unknown), "images": first}
+            first.append(images_until_flagged(model, dataset.pool, np.concatenate([test[:WINDOW], unknown])))
+    return {"known": total(usual), "left_out": total(foreign), "images": first}
 
 
 def images_until_flagged(model: Model, pool: Pool, order: Rows) -> int | None:
@@ -339,11 +339,11 @@ def label_shift(dataset: Dataset) -> list[dict[str, Any]]:
 
 def shifted(labels: Rows, frequent: int, size: int, random: np.random.Generator) -> Rows:
     """Return places of different images, up to `size`: class `frequent` has ten times its share."""
-    of_class, others = np.flatnonzero(labels == frequent), np.flatnonzero(labels != frequent)
-    share = FREQUENT * len(of_class) / (FREQUENT * len(of_class) + len(others))
+    of_class, remaining = np.flatnonzero(labels == frequent), np.flatnonzero(labels != frequent)
+    share = FREQUENT * len(of_class) / (FREQUENT * len(of_class) + len(remaining))
     size = min(size, int(len(of_class) / share))
     count = round(size * share)
-    return np.concatenate([random.permutation(of_class)[:count], random.permutation(others)[: size - count]])
+    return np.concatenate([random.permutation(of_class)[:count], random.permutation(remaining)[: size - count]])
 
 
 def false_alarms(windows: int) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def false_alarms(windows: int) -> dict[str, Any]:
     step("training.data.prepare", *settings, f"raw={raw}", f"name={name}")
     step("training.train", *settings, f"name={name}", "trainer.epochs=5", "split.validation=0.25")
     run = RunFolder.of(name)
-    classifier, known = Classifier(run.model), Reference.read(run.reference)
+    classifier, validation = Classifier(run.model), Reference.read(run.reference)
     classifier.observes = True
     random, verdicts, seconds, right = np.random.default_rng(0), [], [], 0
     for window in range(windows):
@@ -366,7 +366,7 @@ def false_alarms(windows: int) -> dict[str, Any]:
             fingers.CLASSES[label] == next(iter(answer)) for label, answer in zip(labels, answers, strict=True)
         )
         start = time.process_time()
-        verdicts.append(judge(known, images))
+        verdicts.append(judge(validation, images))
         seconds.append(time.process_time() - start)
     return {
         **counts(verdicts),
@@ -376,7 +376,7 @@ def false_alarms(windows: int) -> dict[str, Any]:
         "columns": {name: sum(name in verdict.exceeded for verdict in verdicts) for name in verdicts[0].columns},
         "seconds": statistics.median(seconds),
         "reference_bytes": run.reference.stat().st_size,
-        "reference_images": len(known),
+        "reference_images": len(validation),
     }
 
 

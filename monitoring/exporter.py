@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from monitoring.drift_metrics import DriftMetrics
 from monitoring.server_metrics import ServerMetrics
 from monitoring.worker_metrics import WorkerMetrics
 from serving.errors import ServingError
@@ -21,6 +22,7 @@ from serving.host import ports
 from serving.host.ports import LOOPBACK, Ports
 from serving.host.state import ServerState
 from serving.lifecycle import launch
+from serving.store import model_store
 
 
 def registry(root: Path) -> CollectorRegistry:
@@ -33,6 +35,7 @@ def registry(root: Path) -> CollectorRegistry:
     metrics = CollectorRegistry()
     metrics.register(WorkerMetrics(folder))
     metrics.register(ServerMetrics(root))
+    metrics.register(DriftMetrics(folder, root / model_store.FOLDER))
     return metrics
 
 

@@ -1,14 +1,12 @@
 """Drift of one version of a model while it serves: windows over the newest images of all its workers.
 
-    drift = LiveDrift(reference_of(archive))
-    drift.values(copies)      metrics by name, each with its labels
-
-A window is tested when it is full, again when newer images have come, and at most every `SECONDS`.
+A window is tested when it is full, again when newer images have come, and at most every `SECONDS`. After an hour
+without an image there is no verdict.
 """
 
 import time
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +20,8 @@ from monitoring.drift.verdict import Images, Verdict, judge
 
 WINDOWS = (100, 500)  # images
 SECONDS = 10.0
-
-Values = list[tuple[str, Mapping[str, str], float]]
+STALE = 3600.0  # seconds after the newest image
+TIME = COLUMNS.index("time")
 
 
 def reference_of(archive: Path) -> Reference | None:
@@ -40,37 +38,38 @@ def reference_of(archive: Path) -> Reference | None:
 
 
 class LiveDrift:
-    """The newest verdicts on one version of a model, by the images of their windows."""
+    """The newest verdicts on one version of a model.
 
-    def __init__(self, reference: Reference | None) -> None:
+    Args:
+        reference: of its archive; with fewer than `LEAST_ROWS` images it counts as none.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, reference: Reference | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.reference = reference if reference is not None and len(reference) >= LEAST_ROWS else None
-        self.verdicts: dict[int, Verdict] = {}
-        self._tested = -float("inf")
+        self._clock = clock
+        self._due = -float("inf")
         self._newest = -float("inf")
+        self._verdicts: dict[int, Verdict] = {}
 
-    def values(self, copies: Sequence[Copy], now: float | None = None) -> Values:
-        """Return the metrics of the version, with labels beside those of the model, after a test if it is due.
+    def verdicts(self, read: Callable[[], Sequence[Copy]]) -> Mapping[int, Verdict]:
+        """Return the verdicts by the images of their windows; none without a reference.
 
-        Args:
-            copies: of the rings of its workers.
-            now: monotonic time in seconds.
+        `read` returns the rings of the version's workers; it is called when a test is due.
         """
-        if self.reference is None:
-            return [("sightline_drift_reference_images", {}, 0.0)]
-        now = time.monotonic() if now is None else now
-        if now - self._tested >= SECONDS:
-            self._test(copies, self.reference, now)
-        values: Values = [("sightline_drift_reference_images", {}, float(len(self.reference)))]
-        for images, verdict in self.verdicts.items():
-            values += [(name, {"window": str(images), **labels}, value) for name, labels, value in _metrics(verdict)]
-        return values
+        if self.reference is not None and self._clock() >= self._due:
+            self._due = self._clock() + SECONDS
+            self._test(newest(read(), max(WINDOWS), len(self.reference.scale)), self.reference)
+        return self._verdicts
 
-    def _test(self, copies: Sequence[Copy], reference: Reference, now: float) -> None:
-        rows = newest(copies, max(WINDOWS), len(reference.scale))
-        if not len(rows) or (newest_time := float(rows[-1, COLUMNS.index("time")])) == self._newest:
-            return
-        self._tested, self._newest = now, newest_time
-        self.verdicts = {size: judge(reference, images_of(rows[-size:])) for size in WINDOWS if len(rows) >= size}
+    def _test(self, rows: torch.Tensor, reference: Reference) -> None:
+        last = float(rows[-1, TIME]) if len(rows) else -float("inf")
+        if time.time() - last > STALE:
+            self._verdicts = {}
+        elif last != self._newest:
+            windows = (size for size in WINDOWS if len(rows) >= size)
+            self._verdicts = {size: judge(reference, images_of(rows[-size:])) for size in windows}
+        self._newest = last
 
 
 def newest(copies: Sequence[Copy], count: int, width: int) -> torch.Tensor:
@@ -80,26 +79,11 @@ def newest(copies: Sequence[Copy], count: int, width: int) -> torch.Tensor:
         return torch.empty((0, len(COLUMNS) + width), dtype=torch.float64)
     rows = torch.cat(whole)
     rows = rows[rows[:, len(COLUMNS) :].isfinite().all(dim=1)]
-    return rows[rows[:, COLUMNS.index("time")].argsort(stable=True)][-count:]
+    return rows[rows[:, TIME].argsort(stable=True)][-count:]
 
 
 def images_of(rows: torch.Tensor) -> Images:
     """Return the images of rows (N, columns + width) of a ring."""
     columns = {name: rows[:, place].numpy() for place, name in enumerate(COLUMNS)}
     statistics = np.column_stack([columns[name] for name in Statistics._fields])
-    answers = columns["place"].astype(np.int64)
-    return Images(rows[:, len(COLUMNS) :].numpy(), statistics, columns["confidence"], answers)
-
-
-def _metrics(verdict: Verdict) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    yield "sightline_drift_mmd", {}, verdict.embedding.value
-    yield "sightline_drift_mmd_threshold", {}, verdict.embedding.threshold
-    for kind in ("input shift", "label shift"):
-        yield "sightline_drift_detected", {"kind": kind.partition(" ")[0]}, float(verdict.kind == kind)
-    for name, column in verdict.columns.items():
-        yield "sightline_drift_jensen_shannon", {"column": name}, column.jensen_shannon.value
-        yield "sightline_drift_jensen_shannon_threshold", {"column": name}, column.jensen_shannon.threshold
-        yield "sightline_drift_psi", {"column": name}, column.psi
-    for bound in ("value", "low", "high"):
-        yield "sightline_estimated_accuracy", {"bound": bound}, getattr(verdict.accuracy, bound)
-    yield "sightline_estimated_accuracy_reliable", {}, float(verdict.reliable)
+    return Images(rows[:, len(COLUMNS) :].numpy(), statistics, columns["confidence"], columns["place"].astype(np.int64))

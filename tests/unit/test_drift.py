@@ -1,6 +1,7 @@
 """Drift of drawn rows: the level of the tests, what they recognise, and the accuracy without labels."""
 
 import dataclasses
+import time
 import zipfile
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 
 from handlers.observation.recent import COLUMNS, Copy
 from handlers.observation.reference import Reference
+from handlers.observation.statistics import Statistics
 from handlers.spec import REFERENCE
 from monitoring.drift import accuracy, histograms, mmd
-from monitoring.drift.live import SECONDS, LiveDrift, Values, reference_of
+from monitoring.drift.live import SECONDS, LiveDrift, reference_of
 from monitoring.drift.mmd import Test as Drawn
 from monitoring.drift.verdict import COLUMNS as NAMES
 from monitoring.drift.verdict import Images, judge
@@ -168,57 +170,66 @@ def test_an_estimate_far_from_validation_is_not_reliable(reference: Reference) -
     assert not judge(reference, dataclasses.replace(unsure, confidences=unsure.confidences / 2)).reliable
 
 
-def ring(window: Images, start: float, version: str = "1.0") -> Copy:
-    """Return the ring of a worker that answered these images, one a second."""
+def ring(window: Images, seconds_ago: float, version: str = "1.0") -> Copy:
+    """Return the ring of a worker that answered these images, the first of them some seconds ago."""
     count = len(window)
     values = {
-        "time": start + np.arange(count),
+        "time": time.time() - seconds_ago + np.arange(count) / 1000,
         "place": window.answers,
         "confidence": window.confidences,
-        **dict(zip(("brightness", "contrast", "sharpness"), window.statistics.T, strict=True)),
+        **dict(zip(Statistics._fields, window.statistics.T, strict=True)),
     }
     columns = np.column_stack([values.get(name, np.full(count, np.nan)) for name in COLUMNS])
     numbers = torch.arange(count) + 1
     return Copy("m", version, numbers, torch.from_numpy(columns), torch.from_numpy(window.embeddings))
 
 
-def detected(values: Values, window: str = "100") -> dict[str, float]:
-    """Return 1 for the kind of shift that a window shows."""
-    return {
-        labels["kind"]: value
-        for name, labels, value in values
-        if name == "sightline_drift_detected" and labels["window"] == window
-    }
-
-
 def test_windows_run_over_the_rings_of_all_workers(reference: Reference) -> None:
-    drift = LiveDrift(reference)
-    assert detected(drift.values([], now=0)) == {}
-    few = [ring(images(60, 1), 0), ring(images(39, 2), 0.5)]
-    assert detected(drift.values(few, now=1)) == {}  # 99 images
-    clean = [ring(images(60, 1), 0), ring(images(60, 2), 0.5)]
-    assert detected(drift.values(clean, now=1 + SECONDS)) == {"input": 0, "label": 0}
-    moved = [*clean, ring(images(100, 3, shift=2.0), 1000)]
-    assert detected(drift.values(moved, now=2 + SECONDS)) == {"input": 0, "label": 0}  # not before its time
-    assert detected(drift.values(moved, now=1 + 2 * SECONDS)) == {"input": 1, "label": 0}
-    assert detected(drift.values([*moved, ring(images(500, 4), 2000)], now=99)) == {"input": 0, "label": 0}
-    assert detected(drift.values([*moved, ring(images(500, 4), 2000)], now=999), "500") == {"input": 0, "label": 0}
+    seconds = 0.0
+    drift = LiveDrift(reference, clock=lambda: seconds)
+
+    def kinds(*copies: Copy) -> dict[int, str]:
+        return {size: verdict.kind for size, verdict in drift.verdicts(lambda: copies).items()}
+
+    assert kinds() == {}
+    seconds += SECONDS
+    assert kinds(ring(images(60, 1), 50), ring(images(39, 2), 49)) == {}
+    seconds += SECONDS
+    clean = [ring(images(60, 1), 50), ring(images(60, 2), 49)]
+    assert kinds(*clean) == {100: "none"}
+    moved = [*clean, ring(images(100, 3, shift=6.0), 10)]
+    seconds += SECONDS - 1
+    assert kinds(*moved) == {100: "none"}  # the next test is not due
+    seconds += 1
+    assert kinds(*moved) == {100: "input shift"}
+    seconds += SECONDS
+    assert kinds(*moved, ring(images(400, 4), 5)) == {100: "none", 500: "input shift"}
+    seconds += SECONDS
+    assert kinds(ring(images(100, 4), 4000)) == {}  # an hour without images
+
+
+def test_a_window_is_not_tested_again_without_newer_images(reference: Reference) -> None:
+    seconds = 0.0
+    drift, copies = LiveDrift(reference, clock=lambda: seconds), [ring(images(100, 1), 5)]
+    first = drift.verdicts(lambda: copies)[100]
+    seconds += SECONDS
+    assert drift.verdicts(lambda: copies)[100] is first
+    seconds += SECONDS
+    assert drift.verdicts(lambda: [*copies, ring(images(1, 2), 1)])[100] is not first
 
 
 def test_images_without_an_embedding_do_not_count(reference: Reference) -> None:
     window = images(100, 1)
     unknown = dataclasses.replace(window, embeddings=np.full_like(window.embeddings, np.nan))
-    bare = ring(images(100, 2), 500)
+    bare = ring(images(100, 2), 5)
     bare = dataclasses.replace(bare, embeddings=bare.embeddings[:, :0])
-    assert detected(LiveDrift(reference).values([ring(unknown, 0), bare], now=0)) == {}
+    assert LiveDrift(reference).verdicts(lambda: [ring(unknown, 9), bare]) == {}
 
 
-def test_without_a_reference_there_is_no_alarm() -> None:
-    few = drawn_reference(99)
-    for known in (None, few):
-        assert LiveDrift(known).values([ring(images(200, 1, shift=9.0), 0)]) == [
-            ("sightline_drift_reference_images", {}, 0.0)
-        ]
+def test_without_a_reference_there_is_no_verdict() -> None:
+    for known in (None, drawn_reference(99)):
+        drift = LiveDrift(known)
+        assert drift.reference is None and drift.verdicts(lambda: [ring(images(200, 1, shift=9.0), 5)]) == {}
 
 
 def test_the_reference_is_read_from_an_archive(reference: Reference, tmp_path: Path) -> None:

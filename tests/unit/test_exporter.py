@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handlers.observation.counters import Counters, metrics
 from handlers.observation.slot import Slot
+from monitoring import drift_metrics
 from monitoring import exporter as monitoring_exporter
 from monitoring.server_metrics import COUNTERS, GAUGES, ServerMetrics
 from serving.host import ports
@@ -264,7 +265,8 @@ def names_of_code() -> dict[str, tuple[str, str, str]]:
         metric.name: ("histogram" if metric.bounds else "counter", ("model", "version", metric.label), metric.help)
         for metric in metrics(CLASSES)
     }
-    server = {name: ("gauge", labels, text) for name, (labels, text) in GAUGES.items()}
+    gauges = GAUGES | drift_metrics.GAUGES
+    server = {name: ("gauge", labels, text) for name, (labels, text) in gauges.items()}
     server |= {name: ("counter", labels, text) for name, (labels, text) in COUNTERS.items()}
     return {
         name: (kind, ", ".join(filter(None, labels)), text) for name, (kind, labels, text) in (worker | server).items()
@@ -286,7 +288,7 @@ def test_the_page_has_every_name_once() -> None:
 
 def test_queries_of_the_page_use_names_of_the_code(home: Path) -> None:
     kept = worker(home, "1.0", 1)
-    series = {name for name, _ in scrape(home)} | set(GAUGES) | set(COUNTERS)
+    series = {name for name, _ in scrape(home)} | set(GAUGES) | set(COUNTERS) | set(drift_metrics.GAUGES)
     named = set(re.findall(r"sightline_[a-z_]+", PAGE.read_text().partition("## Questions")[2]))
     assert named and not named - series, named - series
     assert kept.metrics

@@ -1,0 +1,100 @@
+"""The gauges of drift, from the rings that workers write and the reference that an archive carries."""
+
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from handlers.observation.recent import Recent, Row
+from handlers.observation.slot import Slot
+from handlers.observation.statistics import Statistics
+from handlers.spec import REFERENCE
+from monitoring.drift import live
+from monitoring.drift.verdict import Images
+from monitoring.drift_metrics import GAUGES, DriftMetrics
+from serving.store import model_store
+from tests.unit.test_drift import WIDTH, drawn_reference, images
+from tests.unit.test_exporter import Samples, samples, value
+
+KEY = {"model": "birds", "version": "1.0"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Return a store with the archive of birds 1.0."""
+    drawn_reference().write(tmp_path / REFERENCE)
+    (tmp_path / "store").mkdir()
+    with zipfile.ZipFile(model_store.path_of("birds", "1.0", tmp_path / "store"), "w") as file:
+        file.write(tmp_path / REFERENCE, REFERENCE)
+    return tmp_path / "store"
+
+
+def serve(folder: Path, window: Images, version: str = "1.0") -> Slot:
+    """Write the ring of a worker that has just answered these images; its slot is released."""
+    slot = Slot.take(folder, "birds", version)
+    columns = zip(window.embeddings, window.statistics, window.confidences, window.answers, strict=True)
+    rows = [
+        Row(time.time(), place, confidence, 1.0, *Statistics(*statistics), pixels=100.0, embedding=embedding.tolist())
+        for embedding, statistics, confidence, place in columns
+    ]
+    Recent(slot, "birds", version, WIDTH).add(rows)
+    return slot
+
+
+def scrape(metrics: DriftMetrics) -> Samples:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return samples(generate_latest(registry).decode())
+
+
+def test_drift_of_two_workers_is_exported(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SECONDS", 0.0)
+    folder, metrics = tmp_path / "observations", DriftMetrics(lambda: tmp_path / "observations", store)
+    folder.mkdir()
+    assert scrape(metrics) == {}
+    slots = [serve(folder, images(60, 1)), serve(folder, images(60, 2))]
+    clean = scrape(metrics)
+    assert value(clean, "sightline_drift_reference_images", **KEY) == 300
+    assert {name for name, _ in clean} == set(GAUGES)
+    window = KEY | {"window": "100"}
+    for kind in ("input", "label"):
+        assert value(clean, "sightline_drift_detected", **window, kind=kind) == 0
+    limits = [value(clean, f"sightline_drift_mmd{end}", **window) for end in ("", "_threshold")]
+    assert limits[0] < limits[1]
+    low, middle, high = (value(clean, f"sightline_estimated_accuracy{end}", **window) for end in ("_low", "", "_high"))
+    assert 0.7 < low < middle < high <= 1
+    slots.append(serve(folder, images(100, 3, shift=2.0)))
+    moved = scrape(metrics)
+    assert value(moved, "sightline_drift_detected", **window, kind="input") == 1
+    assert value(moved, "sightline_drift_mmd", **window) > value(moved, "sightline_drift_mmd_threshold", **window)
+    distances = {
+        column: value(moved, "sightline_drift_jensen_shannon", **window, column=column)
+        - value(moved, "sightline_drift_jensen_shannon_threshold", **window, column=column)
+        for column in ("brightness", "sharpness")
+    }
+    assert distances["brightness"] < 0 < distances["sharpness"]
+    for slot in slots:
+        slot.release()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_a_version_without_a_readable_reference_has_none(store: Path, tmp_path: Path, content: bytes | None) -> None:
+    archive = model_store.path_of("birds", "2.0", store)
+    if content is not None:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(REFERENCE, content)
+    serve(tmp_path / "observations", images(120, 1, shift=9.0), "2.0").release()
+    exported = scrape(DriftMetrics(lambda: tmp_path / "observations", store))
+    assert exported == {
+        ("sightline_drift_reference_images", frozenset({"model": "birds", "version": "2.0"}.items())): 0
+    }
+
+
+def test_a_ring_that_is_being_written_is_left_out(store: Path, tmp_path: Path) -> None:
+    serve(tmp_path / "observations", images(120, 1)).release()
+    (tmp_path / "observations/birds/1.0/1.recent").write_bytes(b"{}")
+    assert ("sightline_drift_mmd", frozenset((KEY | {"window": "100"}).items())) in scrape(
+        DriftMetrics(lambda: tmp_path / "observations", store)
+    )
