@@ -50,7 +50,7 @@ inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DA
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch monitor load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -107,6 +107,9 @@ rollback: setup ## back to the version before: NAME=
 
 watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 	@$(py) -m serving.watch $(ARGS)
+
+monitor: setup ## start Prometheus and Alertmanager for the server that runs here, until Ctrl-C
+	@$(py) -m monitoring.monitor $(ARGS)
 
 load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)

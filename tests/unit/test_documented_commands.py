@@ -31,6 +31,7 @@ VERBS = {
     "inspect": "tests/unit/test_inspection.py",
     "load": "tests/server/test_load.py",
     "lock": "tests/unit/test_lock.py",
+    "monitor": "tests/server/test_monitor.py",
     "notebooks": "tests/server/test_notebooks.py",
     "predict": "tests/server/test_predict.py",
     "readme": "tests/unit/test_readme.py",
@@ -49,6 +50,7 @@ VERBS = {
 # How other commands begin, and the same.
 OTHERS = {
     "python -m monitoring.exporter": "tests/unit/test_exporter.py",
+    "apt-get install prometheus": "is a command of .ci/run",
     "curl ": REQUESTS,
     "echo ": REQUESTS,
     "KEY=": REQUESTS,
