@@ -3,9 +3,9 @@
     python -m benchmarks.up RAW [--turns 3] [--minutes 10]
 
 RAW holds a folder of images for each class, or such folders in train/, valid/ and test/. Each turn leaves out another
-class, and runs `make up STAGES=1` in an empty folder: on the other classes, then on all of them. After the last turn
-`make up` fine-tunes that model for at most `--minutes`. All times begin with the command and end with an answer over
-REST. The test images of the old classes that both heads answered are compared one by one.
+class and works in an empty folder: `make up STAGES=1` on the other classes, `make up` that fine-tunes this model for at
+most `--minutes`, then `make up STAGES=1` on all classes. All times begin with the command and end with an answer over
+REST. The test images of the old classes that both served networks answered are compared one by one.
 
 Writes benchmarks/results/up.json; the last line is the same JSON document.
 """
@@ -93,7 +93,7 @@ def compared(before: dict[str, tuple[str, str]], after: dict[str, tuple[str, str
 
 
 def turn(raw: Path, added: str, minutes: float) -> dict[str, Any]:
-    """Serve all classes but one, add that one, and fine-tune if there are minutes for it."""
+    """Serve all classes but one, fine-tune if there are minutes for it, and add that one."""
     with tempfile.TemporaryDirectory(prefix="sightline-up-") as folder, contextlib.ExitStack() as cleanup:
         root = Path(folder)
         shutil.copy(CONFIG, root)
@@ -101,29 +101,27 @@ def turn(raw: Path, added: str, minutes: float) -> dict[str, Any]:
         copy_without(raw, added, root / "raw")
         run, tuned = fine_tuning.runs(NAME, root / RUNS)
         first = run_up(root, root / "raw", "--stages", "1")
-        before = answers(run)
+        document: dict[str, Any] = {"class": added, "first_answer_s": first["first_prediction"]}
+        if minutes:
+            second = run_up(root, root / "raw", "--minutes", f"{minutes:g}")
+            document["fine_tuning"] = {
+                "minutes": minutes,
+                "steps": second["steps"],
+                "deployed": json.loads(tuned.choice.read_text()),
+                "seconds": second["seconds"],
+                "top_1": [json.loads(files.metrics.read_text())["top_1"] for files in (run, tuned)],
+            }
+        before = answers(fine_tuning.deployed(run, tuned))
         shutil.copytree(raw, root / "raw", dirs_exist_ok=True)
-        second = run_up(root, root / "raw", "--stages", "1")
+        last = run_up(root, root / "raw", "--stages", "1")
         after = answers(run)
         of_class = [true == answer for true, answer in after.values() if true == added]
-        document = {
-            "class": added,
-            "first_answer_s": first["first_prediction"],
-            "added_answer_s": second["first_prediction"],
-            "steps": {"first": first["steps"], "added": second["steps"]},
+        return document | {
+            "added_answer_s": last["first_prediction"],
+            "steps": {"first": first["steps"], "added": last["steps"]},
             "old_classes": compared(before, after),
             "added_class": {"images": len(of_class), "right": sum(of_class)},
         }
-        if minutes:
-            third = run_up(root, root / "raw", "--minutes", f"{minutes:g}")
-            document["fine_tuning"] = {
-                "minutes": minutes,
-                "steps": third["steps"],
-                "deployed": json.loads(tuned.choice.read_text()),
-                "seconds": third["seconds"],
-                "top_1": [json.loads(files.metrics.read_text())["top_1"] for files in (run, tuned)],
-            }
-        return document
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,8 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for number in range(options.turns):
             added = names[number * len(names) // options.turns]
-            last = number == options.turns - 1
-            turns.append(turn(options.raw, added, options.minutes if last else 0))
+            turns.append(turn(options.raw, added, options.minutes))
     except (UpError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -159,7 +159,7 @@ def up(document: Mapping[str, Any]) -> str:
             f"{document['added_answer_s']:.0f} s, the slowest turn",
         ],
         [
-            "test images of the old classes that both heads answered",
+            "test images of the old classes that both served networks answered",
             f"{old['images']:,}: right before {old['right_before']:,}, after {old['right_after']:,}",
         ],
         ["top-1 that the old classes lose (95 % interval)", _range(old["loss"], 1)],
@@ -168,15 +168,21 @@ def up(document: Mapping[str, Any]) -> str:
             f"{sum(one['right'] for one in added)} of {sum(one['images'] for one in added)} right",
         ],
     ]
-    for tuned in (turn["fine_tuning"] for turn in turns if "fine_tuning" in turn):
+    for number, turn in enumerate(turns, 1):
+        if "fine_tuning" not in turn:
+            continue
+        tuned = turn["fine_tuning"]
         deployed = tuned["deployed"]
         verdict = "deployed" if deployed["deploys"] else "not deployed: it was not better on the validation images"
         rows += [
             [
-                f"second stage, MINUTES={tuned['minutes']:g}, from the command to the end",
+                f"second stage of turn {number}, MINUTES={tuned['minutes']:g}, from the command to the end",
                 f"{tuned['seconds'] / 60:.1f} min, {verdict}",
             ],
-            ["test top-1 of the first and of the second stage", " and ".join(map(percent, tuned["top_1"]))],
+            [
+                f"test top-1 of the first and of the second stage of turn {number}",
+                " and ".join(map(percent, tuned["top_1"])),
+            ],
         ]
     head = [f"make up, {document['classes']} classes, {len(turns)} turns", "value"]
     return table(head, rows)

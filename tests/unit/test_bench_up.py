@@ -48,7 +48,7 @@ def test_the_table_says_whether_the_second_stage_was_deployed(tmp_path: Path) ->
     write_json(tmp_path / "up.json", document)
     table = training_tables.up(tmp_path)
     assert "38 s" in table and "8 of 10 right" in table and "0.0 % (-2.0 to 2.0)" in table
-    assert "| second stage, MINUTES=4, from the command to the end | 5.0 min, not deployed" in table
+    assert "| second stage of turn 2, MINUTES=4, from the command to the end | 5.0 min, not deployed" in table
 
 
 def test_there_are_not_more_turns_than_classes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
