@@ -251,7 +251,7 @@ class Classifier:
         """Return the statistics of images, and their embeddings in the directions of the reference."""
         if not self.observes:
             return [(None, ())] * len(images)
-        rows = [Statistics(*row) for row in statistics.measure(images).tolist()]
+        rows = statistics.rows_of(images)
         if self.reference is None:
             return [(row, ()) for row in rows]
         embeddings = self.reference.project(outputs[:, len(self.spec.classes) :])

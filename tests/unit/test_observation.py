@@ -18,7 +18,7 @@ from PIL import Image
 
 from handlers import errors
 from handlers.errors import RequestError
-from handlers.observation import counters, file, slot
+from handlers.observation import counters, file, slot, statistics
 from handlers.observation.counters import Counters, Metric, Snapshot
 from handlers.observation.file import NumberFile
 from handlers.observation.recent import COLUMNS, ROWS, Copy, Recent, Row
@@ -95,6 +95,11 @@ def test_images_of_a_batch_have_the_statistics_that_each_has_without_the_others(
     # Planes, as a GPU decodes them, are the same image.
     torch.testing.assert_close(measure([single.contiguous() for single in images]), one_by_one)
     assert measure([]).shape == (0, len(Statistics._fields))
+
+
+def test_a_gpu_computes_the_same_statistics(device: torch.device) -> None:
+    images = [image(np.random.default_rng(seed).integers(0, 50 * (seed + 1), (SIDE, SIDE, 3))) for seed in range(4)]
+    torch.testing.assert_close(torch.tensor(statistics._of_batch(images, device)), measure(images))
 
 
 # Counters
