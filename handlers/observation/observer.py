@@ -34,8 +34,12 @@ class Observer:
 
     def __init__(self, folder: Path, name: str, version: str, classes: Sequence[str], width: int = 0) -> None:
         slot = Slot.take(folder, name, version)
-        self.counters = Counters(slot, name, version, classes)
-        self.recent = Recent(slot, name, version, width)
+        try:
+            self.counters = Counters(slot, name, version, classes)
+            self.recent = Recent(slot, name, version, width)
+        except OSError:
+            slot.release()
+            raise
         self._places = {label: place for place, label in enumerate(classes)}
 
     @classmethod
