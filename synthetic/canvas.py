@@ -56,6 +56,12 @@ def blend(image: Plane, fill: "Plane | npt.ArrayLike", mask: Plane) -> None:
     image += mask * (fill - image)
 
 
+def opacity(on_black: Plane, on_white: Plane) -> Plane:
+    """Return the opacity (H, W) of a drawing by its pictures on black and on white (3, H, W)."""
+    result: Plane = 1 - (on_white - on_black).mean(axis=0).clip(0, 1)
+    return result
+
+
 def ramp(values: Plane, low: float, high: float) -> Plane:
     """Return 0 below `low`, 1 above `high` and a straight line between; for `high` < `low` it falls."""
     result: Plane = np.clip((values - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthetic.canvas import blend, clouds, grid, pixels, stream
+from synthetic.canvas import Plane, blend, clouds, grid, pixels, stream
 from synthetic.encoding import png
 from synthetic.folder import Parameters, Task, build
 from synthetic.hand import Finger, Layer, Light, Placing, Pose, draw
@@ -58,6 +58,19 @@ def name(seed: int, label: int, side: int, index: int) -> str:
 def image(seed: int, label: int, side: int, index: int, size: int) -> bytes:
     """Return one PNG: `label` counts in `CLASSES`, `side` is 0 for training and 1 for test."""
     rng = stream(seed, TAG, label, side, index)
+    hand = _hand(label, size, rng)
+    picture = ground(size, rng)
+    skin = rng.uniform(0.62, 0.98) * hand.shade * (1 + 0.03 * clouds(rng, size, size, size / 12, 2))
+    blend(picture, skin, hand.cover)
+    return png(pixels(picture, rng, rng.uniform(0.01, 0.035)))
+
+
+def cover(seed: int, label: int, side: int, index: int, size: int) -> Plane:
+    """Return where the hand of an image is: its opacity (size, size)."""
+    return _hand(label, size, stream(seed, TAG, label, side, index)).cover
+
+
+def _hand(label: int, size: int, rng: np.random.Generator) -> Layer:
     angle = rng.uniform(0, 2 * math.pi)
     light = Light(0.55 * math.cos(angle), 0.55 * math.sin(angle), rng.uniform(0.45, 0.65), rng.uniform(0.25, 0.4))
     layer = Layer(size, size, light)
@@ -70,14 +83,16 @@ def image(seed: int, label: int, side: int, index: int, size: int) -> bytes:
         arm=rng.uniform(0.65, 1.0),
     )
     draw(layer, pose(int(CLASSES[label][0]), rng), placing)
+    return layer
 
+
+def ground(size: int, rng: np.random.Generator) -> Plane:
+    """Return a background (size, size) of smooth light and texture."""
     x, y = grid(size)
     slope = rng.uniform(-0.12, 0.12, 2)
-    picture = np.float32(rng.uniform(0.12, 0.34)) + np.float32(slope[0]) * x + np.float32(slope[1]) * y
+    picture: Plane = np.float32(rng.uniform(0.12, 0.34)) + np.float32(slope[0]) * x + np.float32(slope[1]) * y
     picture += np.float32(rng.uniform(0.02, 0.07)) * clouds(rng, size, size, size / 5, 4, 0.65)
-    skin = rng.uniform(0.62, 0.98) * layer.shade * (1 + 0.03 * clouds(rng, size, size, size / 12, 2))
-    blend(picture, skin, layer.cover)
-    return png(pixels(picture, rng, rng.uniform(0.01, 0.035)))
+    return picture
 
 
 def pose(count: int, rng: np.random.Generator) -> Pose:

@@ -57,9 +57,14 @@ def kind(label: int) -> Kind:
     )
 
 
-def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
-    """Return an RGB picture (3, size, size), 0 to 1, of one flower, and often a second one behind it."""
-    picture = _leaves(size, rng)
+def draw(kind: Kind, size: int, rng: np.random.Generator, ground: float | None = None) -> Plane:
+    """Return an RGB picture (3, size, size), 0 to 1, of one flower, and often a second one behind it.
+
+    It is drawn on leaves; for `ground`, on a plain grey of that brightness in even light.
+    """
+    picture = leaves(size, rng)
+    if ground is not None:
+        picture[:] = ground
     hue = float(rng.choice(kind.hues)) + rng.normal(0, 0.015)
     paint = Paint(hue, rng.uniform(0.25, 0.95), rng.uniform(0.75, 1.0), rng.uniform(0.08, 0.16))
     if rng.random() < 0.35:
@@ -72,7 +77,7 @@ def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
     x, y = grid(size)
     slope = rng.uniform(-0.15, 0.15, 2)
     light = np.float32(rng.uniform(0.8, 1.05)) + np.float32(slope[0]) * x + np.float32(slope[1]) * y
-    return picture * light
+    return picture * light if ground is None else picture
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Paint:
     centre: float
 
 
-def _leaves(size: int, rng: np.random.Generator) -> Plane:
+def leaves(size: int, rng: np.random.Generator) -> Plane:
     """Return a blurred background of leaves, earth or shade."""
     hue = float(rng.choice([0.25, 0.3, 0.36, 0.1]))
     picture = flat(size, colour(hue, rng.uniform(0.3, 0.7), rng.uniform(0.2, 0.5)))

@@ -8,7 +8,7 @@ A species has its wing shapes and markings. Colours come from a few palettes tha
 from pathlib import Path
 
 from synthetic import wings
-from synthetic.canvas import pixels, stream
+from synthetic.canvas import Plane, opacity, pixels, stream
 from synthetic.encoding import jpeg
 from synthetic.folder import Parameters, Task, build
 
@@ -92,3 +92,11 @@ def image(seed: int, label: int, side: int, index: int, size: int) -> bytes:
     """Return one JPEG: `label` counts in `SPECIES`, `side` in `SIDES`."""
     rng = stream(seed, TAG, label, side, index)
     return jpeg(pixels(wings.draw(wings.kind(label), size, rng), rng, 0.012))
+
+
+def cover(seed: int, label: int, side: int, index: int, size: int) -> Plane:
+    """Return where the moth of an image is: its opacity (size, size)."""
+    black, white = (
+        wings.draw(wings.kind(label), size, stream(seed, TAG, label, side, index), ground) for ground in (0.0, 1.0)
+    )
+    return opacity(black, white)

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from synthetic import flower
-from synthetic.canvas import pixels, stream
+from synthetic.canvas import Plane, opacity, pixels, stream
 from synthetic.encoding import jpeg
 from synthetic.folder import Parameters, Task, build
 from training.data import tfrecord
@@ -71,6 +71,14 @@ def image(seed: int, label: int, side: int, index: int, size: int) -> bytes:
     """Return one JPEG: `label` of 104, `side` counts in `SIDES`."""
     rng = stream(seed, TAG, label, side, index)
     return jpeg(pixels(flower.draw(flower.kind(label), size, rng), rng, 0.012))
+
+
+def cover(seed: int, label: int, side: int, index: int, size: int) -> Plane:
+    """Return where the flowers of an image are: their opacity (size, size)."""
+    black, white = (
+        flower.draw(flower.kind(label), size, stream(seed, TAG, label, side, index), ground) for ground in (0.0, 1.0)
+    )
+    return opacity(black, white)
 
 
 def identity(seed: int, item: Item) -> str:

@@ -103,9 +103,14 @@ class Paint:
     light: Plane
 
 
-def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
-    """Return an RGB picture (3, size, size), 0 to 1, of one moth."""
-    picture = _ground(size, rng)
+def draw(kind: Kind, size: int, rng: np.random.Generator, ground: float | None = None) -> Plane:
+    """Return an RGB picture (3, size, size), 0 to 1, of one moth.
+
+    It rests on bark, a leaf or a wall; for `ground`, on a plain grey of that brightness in even light.
+    """
+    picture = resting_place(size, rng)
+    if ground is not None:
+        picture[:] = ground
     palette = PALETTES[kind.palettes[int(rng.random() < 0.4)]]
     base, mark, light = (
         colour(
@@ -128,11 +133,11 @@ def draw(kind: Kind, size: int, rng: np.random.Generator) -> Plane:
     moth.wing(dataclasses.replace(kind.hind, high=kind.hind.high + lift), kind, 0.12, behind=True)
     moth.wing(dataclasses.replace(kind.fore, low=kind.fore.low + lift, high=kind.fore.high + lift), kind, 0.0)
     moth.body(kind)
-    picture *= 0.92 + 0.08 * shadow + np.float32(rng.uniform(-0.12, 0.12)) * x
-    return picture
+    light = 0.92 + 0.08 * shadow + np.float32(rng.uniform(-0.12, 0.12)) * x
+    return picture * light if ground is None else picture
 
 
-def _ground(size: int, rng: np.random.Generator) -> Plane:
+def resting_place(size: int, rng: np.random.Generator) -> Plane:
     """Return the background, on which the moth rests: bark, a leaf, or a plain wall."""
     hue, saturation, value = (
         (0.08, 0.35, rng.uniform(0.25, 0.6)),
