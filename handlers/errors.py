@@ -6,7 +6,6 @@ RequestError                 what costs one request its answer
 ├── TooLarge          413    more bytes or pixels than the limit
 ├── UnsupportedFormat 415    an image, of a format that is not served
 ├── NoAnswer          500    a good image, and a network that gives no numbers for it
-├── NoExplanation     501    an explanation is asked for, and there is none
 └── Busy              503    a good request that takes long, while others wait: send it again
 """
 
@@ -65,13 +64,6 @@ class NoAnswer(RequestError):
 
     code = 500
     phrase = "Internal Server Error"
-
-
-class NoExplanation(RequestError):
-    """An explanation is asked for in place of a prediction."""
-
-    code = 501
-    phrase = "Not Implemented"
 
 
 class Busy(RequestError):

@@ -6,6 +6,7 @@ A client sends, and gets:
     a form with one file                               the same
     a form with several files                          {"predictions": [...]}, in the order sent
     {"instances": [{"b64": "..."}, ...]}               {"predictions": [...]}, in the order sent
+    one of these, to explain                           where the model sees the first label: a heat map, JSON or PNG
     the header `describe: True`                        the model's classes, sizes, version and precision
 
 Text fields beside the files of a form are no images. `Content-Encoding: gzip` and `deflate` are unpacked. A parameter
@@ -18,6 +19,10 @@ its first image. A failing request costs the others of its batch nothing. While 
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
 `model-version`; the header `x-image-familiarity` says of each image how familiar it is (see
 `handlers.network.familiarity`), if the archive has a bank of training images.
+
+An explanation (see `handlers.explanation.explainer`) is {"label", "probability", "method", "size", "map"}, several are
+{"explanations": [...]}; a client that accepts image/png first gets a picture. The header or text field `label` asks
+for another label than the first one.
 """
 
 import dataclasses
@@ -37,6 +42,7 @@ from handlers.budget import Budget
 from handlers.classifier import Answer, Classifier
 from handlers.device import DeviceError, choose_device
 from handlers.errors import Busy, RequestError
+from handlers.explanation.explainer import Explainer, Explanation
 from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
@@ -45,11 +51,11 @@ from handlers.observation.observer import Observer, Outcome
 from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.requests import payload
 from handlers.requests.labels import Labels, familiarity_header, shown
-from handlers.requests.payload import ImageRequest
+from handlers.requests.payload import Explained, ImageRequest
 from handlers.requests.request import RawRequest, read
 from handlers.settings import Settings
 
-CONTENT_TYPE = "application/json"
+CONTENT_TYPE, PNG_TYPE = "application/json", "image/png"
 VERSION_HEADER = "model-version"
 RETRY_HEADER = "retry-after"  # seconds
 FAMILIARITY_HEADER = "x-image-familiarity"
@@ -59,12 +65,14 @@ FAMILIARITY_HEADER = "x-image-familiarity"
 class Reply:
     """The reply to one request: a JSON document, and the error that gives its HTTP status if it is not 200.
 
-    `familiarity` is that of each image, None for one without an answer; empty if the archive has no bank.
+    `png` is the body in place of the document. `familiarity` is that of each image, None for one without an answer;
+    empty if the archive has no bank.
     """
 
     document: dict[str, Any]
     error: RequestError | None = None
     familiarity: Sequence[float | None] = ()
+    png: bytes = b""
 
     @property
     def code(self) -> int:
@@ -75,12 +83,14 @@ class Reply:
     def headers(self) -> dict[str, str]:
         """Return the headers that this reply has besides those of every reply."""
         headers = {RETRY_HEADER: str(self.error.retry_after)} if isinstance(self.error, Busy) else {}
+        if self.png:
+            headers["content-type"] = PNG_TYPE
         return headers | ({FAMILIARITY_HEADER: familiarity_header(self.familiarity)} if self.familiarity else {})
 
     @property
     def body(self) -> bytes:
-        """Return the document as it is sent."""
-        return json.dumps(self.document).encode()
+        """Return the picture, or the document as it is sent."""
+        return self.png or json.dumps(self.document).encode()
 
 
 class Service:
@@ -113,6 +123,7 @@ class Service:
         gpu_capable = self.settings.precision != "int8" and not is_aot_package(weights)
         target = choose_device(self.settings.device, device, gpu_capable=gpu_capable)
         self.classifier = load(weights, self.settings, largest=largest, device=target, threads=workers)
+        self.explainer = Explainer(self.classifier, weights)
         classes, reference = self.classifier.spec.classes, self.classifier.reference
         width = len(reference.scale) if reference else 0
         self.observer = Observer.of_environment(name or weights.parent.name, version, classes, width)
@@ -124,6 +135,7 @@ class Service:
         stages.begin()
         requests = [self._read(raw) for raw in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
+        self.explainer.allow(self.settings.batch_seconds)
         replies = [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
         stages.end("encode")
         if self.observer is not None:
@@ -146,7 +158,10 @@ class Service:
         if raw.headers.get("describe") == "True":
             return None
         try:
-            return read(raw, self.settings)
+            request = read(raw, self.settings)
+            if request.explained is not None:
+                self.explainer.check(request.explained.label)
+            return request
         except RequestError as error:
             return error.with_traceback(None)
 
@@ -157,10 +172,34 @@ class Service:
         if error is not None:
             return Reply(error.body(), error)
         assert isinstance(request, ImageRequest)
-        entries = [_entry(answer, request) for answer in answers]
-        document = {"predictions": entries} if request.listed else entries[0]
         values = [answer.familiarity if isinstance(answer, Labels) else None for answer in answers]
-        return Reply(document, familiarity=values if self.classifier.familiarity else ())
+        familiarity = values if self.classifier.familiarity else ()
+        if request.explained is not None:
+            self.classifier.stages.end("encode")
+            reply = self._explained(request, request.explained, answers)
+            self.classifier.stages.end("explain")
+            return dataclasses.replace(reply, familiarity=() if reply.error else familiarity)
+        entries = [_entry(answer, request) for answer in answers]
+        return Reply({"predictions": entries} if request.listed else entries[0], familiarity=familiarity)
+
+    def _explained(self, request: ImageRequest, explained: Explained, answers: Sequence[Answer]) -> Reply:
+        """Return the explanations of images, or the error of a request of which one is Busy or none can be read."""
+        explanations = [
+            answer if isinstance(answer, RequestError) else self.explainer.explain(image, explained.label)
+            for image, answer in zip(request.images, answers, strict=True)
+        ]
+        errors = [explanation for explanation in explanations if isinstance(explanation, RequestError)]
+        errors.sort(key=lambda error: not isinstance(error, Busy))
+        if errors and (len(errors) == len(explanations) or isinstance(errors[0], Busy)):
+            return Reply(errors[0].body(), errors[0])
+        first = explanations[0]
+        if explained.png and isinstance(first, Explanation):
+            return Reply({}, png=first.png())
+        entries = [
+            {"error": explanation.body()} if isinstance(explanation, RequestError) else explanation.document()
+            for explanation in explanations
+        ]
+        return Reply({"explanations": entries} if request.listed else entries[0])
 
     def _description(self) -> dict[str, Any]:
         """Return the part of the description that a client needs; the origin of the model is for the operator."""

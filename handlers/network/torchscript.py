@@ -203,6 +203,51 @@ def with_embedding(module: nn.Module) -> nn.Module:
         raise ArtifactError("the network has no head that takes its embedding") from error
 
 
+class _PlaceScores(nn.Module):
+    """What each place of the feature map adds to each logit of a network with a linear head, (B, h, w, K)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.network.features(x).permute(0, 2, 3, 1)  # type: ignore[operator]
+        bias: torch.Tensor = self.network.head(torch.zeros_like(features[:, :1, :1]))  # type: ignore[operator]
+        scores: torch.Tensor = self.network.head(features)  # type: ignore[operator]
+        return scores - bias
+
+
+def place_scores(artifact: Artifact) -> nn.Module:
+    """Return a module whose output, (B, h, w, K), has the logits less the head's bias as its mean over the places.
+
+    It takes the artifact's module over. Run it by `interpreted`.
+
+    Raises:
+        ArtifactError: the network has no linear head on the mean of its features.
+    """
+    network, example = artifact.module, _example(artifact.spec, TRACED_BATCH)
+    try:
+        with quiet(), torch.inference_mode():
+            scripted = torch.jit.script(_PlaceScores(network)).eval()
+            scores = interpreted(scripted, example).mean(dim=(1, 2))
+            logits = interpreted(network, example)
+            bias = network.head(network.embedding(example[:1]) * 0)  # type: ignore[operator]
+            linear = torch.allclose(scores + bias, logits, rtol=TOLERANCE, atol=TOLERANCE * float(logits.abs().max()))
+            module: nn.Module = torch.jit.freeze(scripted)
+    except (RuntimeError, AttributeError) as error:
+        raise ArtifactError("the network has no head that takes its features") from error
+    if not linear:
+        raise ArtifactError("the network's logits are not linear in the mean of its features")
+    return module
+
+
+def interpreted(module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return the output of a module that is not compiled for its first inputs, which takes longer than some runs."""
+    with torch.jit.optimized_execution(False), quiet():  # type: ignore[attr-defined]
+        output: torch.Tensor = module(inputs)
+        return output
+
+
 def tune_convolutions(module: nn.Module, *, exact: bool) -> None:
     """Have a frozen module that has not run yet search cuDNN's algorithms, and disable TF32 if `exact`.
 

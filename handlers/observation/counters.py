@@ -25,8 +25,8 @@ IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 PIXELS = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
 BYTES = (1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 SHARPNESS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
-STAGES = ("read", "decode", "network", "encode")
-REASONS = ("BadRequest", "BadImage", "TooLarge", "UnsupportedFormat", "NoAnswer", "NoExplanation", "Busy")
+STAGES = ("read", "decode", "network", "encode", "explain")
+REASONS = ("BadRequest", "BadImage", "TooLarge", "UnsupportedFormat", "NoAnswer", "Busy")
 CODES = ("200", *sorted({str(error.code) for error in RequestError.__subclasses__()}))
 
 

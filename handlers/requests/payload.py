@@ -29,17 +29,27 @@ Image = bytes | bytearray | RequestError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Explained:
+    """The label that a client asks to explain, None for the most probable one; `png`: as a picture."""
+
+    label: str | None
+    png: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageRequest:
     """The encoded images of one request; an image that cannot be read is its error.
 
     `listed`: the answer is a list of predictions, else that of the one image; `top_k` is the number of
-    labels that the client asks for, None for the model's own; `familiarity`: it asks for that in each entry.
+    labels that the client asks for, None for the model's own; `familiarity`: it asks for that in each entry;
+    `explained`: it asks for explanations in place of predictions.
     """
 
     images: list[Image]
     listed: bool
     top_k: int | None = None
     familiarity: bool = False
+    explained: Explained | None = None
 
 
 def is_json(body: bytes | bytearray) -> bool:

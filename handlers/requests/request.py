@@ -5,15 +5,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from handlers.errors import BadRequest, NoExplanation, TooLarge, UnsupportedFormat
+from handlers.errors import BadRequest, TooLarge, UnsupportedFormat
 from handlers.requests import content_encoding, payload
-from handlers.requests.payload import ImageRequest
+from handlers.requests.payload import Explained, ImageRequest
 from handlers.settings import Settings
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 # Parameters of the address or text fields, with the headers that say the same.
-TOP_K, FAMILIARITY = "top_k", "familiarity"
-PARAMETER_HEADERS = {TOP_K: "top-k", FAMILIARITY: "familiarity"}
+TOP_K, FAMILIARITY, LABEL = "top_k", "familiarity", "label"
+PARAMETER_HEADERS = {TOP_K: "top-k", FAMILIARITY: "familiarity", LABEL: "label"}
+EXPLAIN = "explain"  # the header that TorchServe gives to a request for an explanation, with the value "True"
+PICTURES, DOCUMENTS = ("image/png", "image/*"), ("application/json", "*/*")  # media types that a client may accept
+ONE_PICTURE = "a PNG explains one image: send one image, or ask for application/json"
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 HOW = f"send an image or {payload.EXAMPLE_BODY}"
 UNREADABLE = "the form cannot be read: no part of it ends with the boundary that its Content-Type names"
@@ -63,27 +66,36 @@ def read(raw: RawRequest, settings: Settings) -> ImageRequest:
         RequestError: it holds none, more than the settings allow, or asks for something else.
     """
     headers = raw.headers
-    if headers.get("explain") == "True":
-        raise NoExplanation("predictions are not explained: send the request to /predictions/<model> or to :predict")
-    top_k, familiarity = _top_k(raw), _familiarity(raw)
+    top_k, familiarity, explained = _top_k(raw), _familiarity(raw), _explained(raw)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     coding = content_encoding.coding(headers.get("content-encoding", ""))
     if coding and kind in (MULTIPART, URLENCODED):
         raise UnsupportedFormat(content_encoding.OF_A_FORM)
-    fields = [field for field in raw.fields if field.name not in PARAMETER_HEADERS or field.is_file]
+    names = {*PARAMETER_HEADERS} - ({LABEL} if explained is None else set())
+    fields = [field for field in raw.fields if field.name not in names or field.is_file]
     if kind == MULTIPART:
         request = _form(fields, headers, settings)
     elif kind == URLENCODED:
         request = _urlencoded(fields, settings)
     else:
         request = _body(_only(fields), settings, coding=coding)
-    return dataclasses.replace(request, top_k=top_k, familiarity=familiarity)
+    if explained is not None and explained.png and request.listed:
+        raise BadRequest(ONE_PICTURE)
+    return dataclasses.replace(request, top_k=top_k, familiarity=familiarity, explained=explained)
 
 
 def _parameter(raw: RawRequest, name: str) -> str | None:
     values = [field.value for field in raw.fields if field.name == name and not field.is_file]
     value = values[-1] if values else raw.headers.get(PARAMETER_HEADERS[name])
     return value if value is None or isinstance(value, str) else bytes(value).decode(errors="replace")
+
+
+def _explained(raw: RawRequest) -> Explained | None:
+    if raw.headers.get(EXPLAIN) != "True":
+        return None
+    accepted = [kind.partition(";")[0].strip().lower() for kind in raw.headers.get("accept", "").split(",")]
+    first = next((kind for kind in accepted if kind in PICTURES + DOCUMENTS), None)
+    return Explained(_parameter(raw, LABEL), first in PICTURES)
 
 
 def _familiarity(raw: RawRequest) -> bool:

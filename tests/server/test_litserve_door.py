@@ -229,8 +229,10 @@ def test_the_addresses_of_torchserve_are_answered(door: Running, expected: Any) 
     assert door.send("/predictions/shapes/1.0", content=picture(1)).json() == expected(picture(1))
     assert door.send("/predictions/shapes/2.0", content=picture(1)).status_code == 404
     for path in ("/explanations/shapes", "/explanations/shapes/1.0", "/v1/models/shapes:explain"):
-        refused = door.send(path, content=picture(1))
-        assert (refused.status_code, refused.json()["type"]) == (501, "NoExplanation"), path
+        explanation = door.send(path, content=picture(1), params={"label": "square"}).json()
+        assert (explanation["label"], explanation["method"], explanation["size"]) == ("square", "occlusion", 32), path
+    png = door.send("/explanations/shapes", content=picture(1), headers={"Accept": "image/png"})
+    assert png.headers["content-type"] == "image/png" and png.content.startswith(b"\x89PNG")
 
     def get(path: str) -> Any:
         return httpx.get(door.url + path, trust_env=False).raise_for_status().json()

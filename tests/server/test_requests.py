@@ -203,12 +203,6 @@ def test_fewer_labels_are_answered_where_fewer_are_asked_for(server: RunningServ
     assert refused.status_code == 400 and "top_k must be" in refused.json()["message"]
 
 
-@pytest.mark.parametrize("path", ["/explanations/shapes", "/explanations/shapes/1.0", "/v1/models/shapes:explain"])
-def test_an_explanation_is_not_a_prediction(server: RunningServer, path: str) -> None:
-    response = post(server, path, content=PHOTO)
-    assert (response.status_code, response.json()["type"]) == (501, "NoExplanation")
-
-
 def test_one_bad_image_costs_its_batch_nothing(server: RunningServer, root: Path) -> None:
     # `digits` waits until four requests are together: these four, sent at once, are one batch.
     images = [picture(1), b"not an image", picture(2), picture(3)[:400]]

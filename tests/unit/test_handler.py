@@ -245,13 +245,6 @@ def test_an_instance_may_name_its_input_and_be_in_lines(worker: Worker, expected
     assert reply.json == {"predictions": [expected(png(0))] * 3}
 
 
-def test_an_explanation_is_not_a_prediction(worker: Worker) -> None:
-    headers, fields = raw(png(0))
-    (reply,) = worker.send(({**headers, "explain": "True"}, fields))
-    assert (reply.status, reply.phrase) == (501, "Not Implemented")
-    assert "not explained" in reply.json["message"]
-
-
 def test_grpc_may_name_its_one_input_as_it_likes_and_its_stream_ends(worker: Worker, expected: Expected) -> None:
     (reply,) = worker.send(({}, [("image", "", png(0))]))
     assert reply.json == expected(png(0))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from handlers.errors import BadImage, BadRequest, NoExplanation, RequestError, TooLarge, UnsupportedFormat
+from handlers.errors import BadImage, BadRequest, RequestError, TooLarge, UnsupportedFormat
 from handlers.requests import content_encoding, payload
-from handlers.requests.payload import ImageRequest
+from handlers.requests.payload import Explained, ImageRequest
 from handlers.requests.request import HEADERS_OF_A_PART, MULTIPART, Field, RawRequest, read
 from handlers.settings import Settings
 
@@ -312,11 +312,40 @@ def test_a_file_named_top_k_is_an_image() -> None:
     assert form([Field("top_k", IMAGE)]) == ImageRequest([IMAGE], listed=False)
 
 
-def test_an_explanation_is_not_implemented() -> None:
-    with pytest.raises(NoExplanation, match="/predictions/<model>") as caught:
-        sent(IMAGE, explain="True")
-    assert caught.value.code == 501
-    assert sent(IMAGE, explain="False").images == [IMAGE]
+def test_a_request_for_an_explanation_names_its_label_and_its_form() -> None:
+    assert sent(IMAGE, explain="True").explained == Explained(None, png=False)
+    assert sent(IMAGE, explain="False").explained is None
+    assert sent(IMAGE, explain="True", label="bee").explained == Explained("bee", png=False)
+    named = read(RawRequest({"explain": "True"}, [text("label", "bée".encode()), Field("body", IMAGE)]), SETTINGS)
+    assert named == ImageRequest([IMAGE], listed=False, explained=Explained("bée", png=False))
+
+
+@pytest.mark.parametrize(
+    ("accept", "png"),
+    [
+        ("image/png", True),
+        ("image/avif,image/webp,image/svg+xml,image/*;q=0.8,*/*;q=0.5", True),
+        ("application/json, image/png", False),
+        ("IMAGE/PNG;q=0.9, application/json", True),
+        ("*/*", False),
+        ("text/html", False),
+    ],
+)
+def test_the_first_accepted_form_of_an_explanation_is_sent(accept: str, png: bool) -> None:
+    explained = sent(IMAGE, explain="True", accept=accept).explained
+    assert explained is not None and explained.png == png
+    assert sent(IMAGE, accept=accept).explained is None
+
+
+def test_a_picture_explains_one_image() -> None:
+    document = json.dumps({"instances": [{"b64": TEXT}, {"b64": TEXT}]}).encode()
+    assert len(sent(document, explain="True").images) == 2
+    with pytest.raises(BadRequest, match="send one image, or ask for application/json"):
+        sent(document, explain="True", accept="image/png")
+
+
+def test_a_field_named_label_of_a_prediction_stays_an_input() -> None:
+    assert read(RawRequest({}, [text("label", IMAGE)]), SETTINGS).images == [IMAGE]
 
 
 def test_parameters_of_the_address_are_not_the_body() -> None:
