@@ -3,6 +3,7 @@
 python -m serving.predict fingers hand.png                 asks the server that runs here
 python -m serving.predict fingers folder/ --offline        answers from the archive, without a server: the same numbers
 python -m serving.predict fingers folder/ --json           one JSON document instead of a table
+python -m serving.predict fingers folder/ --explain        also writes a heat map of each image to explanations/, as PNG
 """
 
 import argparse
@@ -28,6 +29,7 @@ from serving.store.live import Live
 from serving.store.model_store import ArchiveError
 
 NAMES_SHOWN = 5  # names of files that are not images, in the warning
+EXPLANATIONS = Path("explanations")  # the folder of heat maps
 BATCH = 8  # images that are decoded and computed at once offline
 
 Answer = dict[str, float] | str  # probabilities best first, or the error
@@ -112,6 +114,31 @@ def online(name: str, paths: Sequence[Path], version: str | None = None, *, clie
 def _versions(client: Client, name: str) -> str:
     versions = sorted((status.version for status in client.versions(name)), key=model_store.order)
     return ", ".join(f"{name} {version}" for version in versions)
+
+
+def write_explanations(folder: Path, path: Path, images: Sequence[Path], name: str, version: str | None) -> int:
+    """Write the server's heat map of each of the `images` at or below `path` to `folder`; return how many.
+
+    Images that the server refuses have none: their answers say why.
+
+    Raises:
+        ClientError: the server does not answer.
+        OSError: a file cannot be written.
+    """
+    written = 0
+    with Client() as client:
+        for image in images:
+            target = folder / (image.name if image == path else image.relative_to(path))
+            try:
+                picture = client.explain_png(image.read_bytes(), name, version)
+            except NotFound:
+                raise
+            except RequestRefused:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.with_name(f"{target.name}.png").write_bytes(picture)
+            written += 1
+    return written
 
 
 def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
@@ -211,13 +238,29 @@ def main() -> int:
     parser.add_argument("--version", help="a version other than the default one")
     parser.add_argument("--offline", action="store_true", help="answer without a server")
     parser.add_argument("--json", action="store_true", help="print one JSON document: file -> label -> probability")
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        nargs="?",
+        const=EXPLANATIONS,
+        metavar="FOLDER",
+        help=f"also write a heat map of each image to FOLDER (default {EXPLANATIONS}/)",
+    )
     arguments = parser.parse_args()
+    if arguments.explain and arguments.offline:
+        parser.error("--explain asks a server: leave out --offline (OFFLINE=1)")
     try:
         model_store.check_name(arguments.name)
         paths, other_files = images_in(arguments.path)
         _warn_of_other_files(other_files)
         with ExitStack() as unpacked:
             who, results = answers(arguments, paths, unpacked)
+            if arguments.explain:
+                results = iter(list(results))  # the reasons of a model that is not served come first
+                written = write_explanations(
+                    arguments.explain, arguments.path, paths, arguments.name, arguments.version
+                )
+                print(f"{written} of {len(paths)} heat maps written to {arguments.explain}", file=sys.stderr)
             if arguments.json:
                 with counted(paths, results) as answered:
                     by_file = {str(path): answer for path, answer in answered}

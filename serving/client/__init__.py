@@ -1,6 +1,6 @@
 """Ask a running server for predictions, and manage its models: `from serving.client import Client`."""
 
-from serving.client.client import VERSION_HEADER, Client, Prediction
+from serving.client.client import VERSION_HEADER, Client, Explanation, Prediction
 from serving.client.model_status import ModelStatus, Worker
 from serving.errors import (
     ClientError,
@@ -17,6 +17,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlinePassed",
+    "Explanation",
     "ModelStatus",
     "NoKey",
     "NotFound",

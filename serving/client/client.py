@@ -56,6 +56,20 @@ class Prediction:
         return next(iter(self.probabilities))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where in an image the model sees `label`: rows of numbers from 0 to 1 over the square that the network gets.
+
+    `method` is "cam" (class activation mapping) or "occlusion"; `version` is that of the model.
+    """
+
+    label: str
+    probability: float
+    method: str
+    heat: list[list[float]]
+    version: str | None
+
+
 class Client:
     """Asks a server that was started in `root` (the current directory).
 
@@ -153,6 +167,47 @@ class Client:
         text = answer.headers.get(FAMILIARITY_HEADER)
         familiarity = None if text is None else float(text.partition(";")[0])
         return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity)
+
+    def explain(
+        self,
+        image: bytes,
+        model: str,
+        version: str | None = None,
+        *,
+        label: str | None = None,
+        deadline: float | None = None,
+    ) -> Explanation:
+        """Return where the model sees `label` in an encoded image (None: the most probable label).
+
+        Raises:
+            ClientError: see `serving.errors`.
+        """
+        answer = self._explanation("application/json", image, model, version, label, deadline)
+        document = answer.json()
+        heat = document["map"]
+        version = answer.headers.get(VERSION_HEADER)
+        return Explanation(document["label"], document["probability"], document["method"], heat, version)
+
+    def explain_png(
+        self,
+        image: bytes,
+        model: str,
+        version: str | None = None,
+        *,
+        label: str | None = None,
+        deadline: float | None = None,
+    ) -> bytes:
+        """Return the same as a PNG: the image as the network gets it, with the map laid over it."""
+        return self._explanation("image/png", image, model, version, label, deadline).body
+
+    def _explanation(
+        self, accept: str, image: bytes, model: str, version: str | None, label: str | None, deadline: float | None
+    ) -> Answer:
+        path = f"/explanations/{model}" + (f"/{version}" if version else "")
+        # The front end drops parameters of this address; a header takes only some alphabets.
+        form = {"files": {"image": ("image", image, "application/octet-stream")}, "data": {"label": label}}
+        body: dict[str, Any] = {"content": image} if label is None else form
+        return self._infer(path, self._within(deadline), headers={"Accept": accept}, **body)
 
     def predict_many(
         self,
