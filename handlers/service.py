@@ -304,11 +304,17 @@ def _images(request: ImageRequest | RequestError | None) -> list[payload.Image]:
 def _outcome(
     raw: RawRequest, request: ImageRequest | RequestError | None, answers: Sequence[Answer], reply: Reply
 ) -> Outcome | None:
-    """Return the part of a request that is counted, None for descriptions and for requests of the server's own."""
+    """Return the part of a request that is counted, None for descriptions and for requests of the server's own.
+
+    The answer to an image that is to be explained is no prediction.
+    """
     if request is None or UNCOUNTED_HEADER in raw.headers:
         return None
     sizes = [len(image) for image in _images(request) if not isinstance(image, RequestError)]
-    return Outcome(reply.code, [request] if isinstance(request, RequestError) else answers, sizes)
+    if isinstance(request, RequestError):
+        return Outcome(reply.code, [request], sizes)
+    counted = [answer for answer in answers if request.explained is None or isinstance(answer, RequestError)]
+    return Outcome(reply.code, counted, sizes)
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

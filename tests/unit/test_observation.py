@@ -303,6 +303,21 @@ def test_a_service_counts_what_it_answers_and_refuses(observed: tuple[Service, P
     assert not copy.columns.isnan().any()
 
 
+def test_an_explanation_is_a_request_and_no_prediction(observed: tuple[Service, Path]) -> None:
+    service, folder = observed
+    explained, predicted = request(png(0), explain="True"), request(png(1))
+    replies = service.answer([explained, predicted, request(b"no image", explain="True")])
+    assert [reply.code for reply in replies] == [200, 200, 400]
+    (snapshot,) = snapshots(folder)
+    assert sum(numbers(snapshot, "sightline_predictions_total")) == 1
+    assert sum(numbers(snapshot, "sightline_requests_total")) == 3
+    assert sum(numbers(snapshot, "sightline_refused_images_total")) == 1
+    assert len(Copy.read(slot.files(folder, ".recent")[0]).numbers) == 1
+    width = len(counters.SECONDS) + 2
+    stages = numbers(snapshot, "sightline_stage_seconds")
+    assert sum(stages[counters.STAGES.index("explain") * width :][: width - 1]) == 1
+
+
 def test_requests_of_the_server_itself_are_not_counted(observed: tuple[Service, Path]) -> None:
     service, folder = observed
     golden = {UNCOUNTED_HEADER: "1"}
