@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.gpu import page
-from benchmarks.pages import operations_tables, serving_tables, training_tables
+from benchmarks.pages import monitoring_tables, operations_tables, serving_tables, training_tables
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "accuracy": training_tables.accuracy,
@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "int8": serving_tables.int8,
     "networks": serving_tables.networks,
     "accuracy_and_rate": serving_tables.accuracy_and_rate,
+    "drift": monitoring_tables.drift,
     "operations": operations_tables.operations,
     "gpu": page.gpu,
 }

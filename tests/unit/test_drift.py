@@ -84,6 +84,22 @@ def test_mmd_is_that_of_its_definition() -> None:
     assert mmd.discrepancies(mmd.kernel(rows), inside[None], groups)[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_mmd_within_groups_is_the_mean_of_theirs_by_images() -> None:
+    random = np.random.default_rng(0)
+    kernel = mmd.kernel(random.standard_normal((30, 2)))
+    inside, groups = np.arange(30) % 3 == 0, np.arange(30) // 10
+    inside[:10] = False  # a group that lies in one sample only
+    parts = []
+    for group in (1, 2):
+        rows = np.flatnonzero(groups == group)
+        one = np.zeros(10, np.int64)
+        parts.append(mmd.discrepancies(kernel[rows][:, rows], inside[None, rows], one)[0])
+    counts = [inside[groups == group].sum() for group in (1, 2)]
+    weights = [count * (10 - count) / 10 for count in counts]
+    expected = np.average(parts, weights=weights)
+    assert mmd.discrepancies(kernel, inside[None], groups)[0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_permutations_stay_within_groups() -> None:
     random = np.random.default_rng(0)
     window, groups = random.random(50) < 0.4, random.integers(0, 5, 50)
