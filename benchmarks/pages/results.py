@@ -27,5 +27,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "accuracy_and_rate": serving_tables.accuracy_and_rate,
     "drift": monitoring_tables.drift,
     "operations": operations_tables.operations,
+    "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }

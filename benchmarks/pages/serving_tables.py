@@ -269,3 +269,32 @@ def int8(document: Mapping[str, Any]) -> str:
         "the network, trained for four epochs, was not trained on. The loss of your own run is in its `export.json`."
     )
     return table(head, rows) + note
+
+
+@of_result("explanations.json")
+def explanations(document: Mapping[str, Any]) -> str:
+    """Make the tables of explanations: how often a method points at the object, and what one costs."""
+    rows = [
+        [
+            f"{row['network']}; {row['dataset']}, {row['right']} images",
+            f"**{method}**" if method == row["method"] else method,
+            *(f"{100 * hits[name]:.1f} %" for name in ("near", "on_object")),
+        ]
+        for row in document["rows"]
+        for method, hits in row["hits"].items()
+    ]
+    areas = ", ".join(f"{100 * row['random']:.0f} %" for row in document["rows"])
+    note = f"In bold: the method of a worker. A random point hits {areas} of the images."
+    names = ("prediction", "explanation", "predictions", "predictions beside an explanation")
+    costs = [
+        [
+            f"{cost['network']}; {cost['dataset']}",
+            *(f"{cost['cpu_milliseconds'][name]:.1f}" for name in names),
+            f"{cost['added']:.1f}",
+        ]
+        for cost in document["costs"]
+    ]
+    cost_head = ["processor ms of a batch", "1 prediction", "1 explanation", "8 predictions", "8 + 1", "added"]
+    cost_note = f"In float32 on one core, without TorchServe's part; medians of {document['costs'][0]['pairs']} turns."
+    head = ["network; images", "method", "hits, within 15 pixels of 224", "on the object itself"]
+    return "\n\n".join((table(head, rows), note, table(cost_head, costs), cost_note))
