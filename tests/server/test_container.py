@@ -14,8 +14,9 @@ import httpx
 import psutil
 
 from serving.client import Client
-from serving.host import state
+from serving.host import ports, state
 from tests.server.conftest import CLASSES, CONFIG, ROOT, another_server, free_offset, picture, run_cli
+from tests.until import until
 
 # A process namespace of its own, where the command is process 1.
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -51,6 +52,8 @@ def test_a_container_from_start_to_end(root: Path, tmp_path: Path) -> None:
 def see_it_serve(folder: Path) -> None:
     running = state.running(folder)
     assert running is not None
+    metrics = f"http://127.0.0.1:{ports.exporter_port(running.metrics)}/metrics"
+    until(lambda: answers(metrics), 60)
     assert run_cli("serving.container", "--healthy", root=folder).returncode == 0
 
     with Client(root=folder) as client:
@@ -66,6 +69,12 @@ def see_it_serve(folder: Path) -> None:
     listening = {each.laddr.port: each.laddr.ip for each in connections if each.laddr and each.status == "LISTEN"}
     opened = [port for port, host in listening.items() if "127.0.0.1" not in host]
     assert opened == [httpx.URL(running.inference).port]
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return "sightline_up 1.0" in httpx.get(address, timeout=10, trust_env=False).text
+    return False
 
 
 def first_process() -> list[str]:

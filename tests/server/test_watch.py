@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
 from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client, ClientError
-from serving.host import lock
+from serving.host import lock, ports
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import DeployLimits
 from serving.store import model_store
@@ -104,6 +105,17 @@ def test_a_server_that_was_killed_comes_back_with_the_same_versions(watched: Pat
         assert client.describe(NAME).version == "2.0"
         assert {each.version: each.ready for each in client.versions(NAME)} == {"1.0": True, "2.0": True}
     assert not Path(known.temporary).exists()
+    again = ServerState.read(watched)
+    assert again is not None
+    until(lambda: 'sightline_repairs_total{repair="front_end"} 1.0' in exported(again), 60)
+
+
+def exported(server: ServerState) -> str:
+    """Return the metrics of the exporter that the watcher has started, "" if it does not answer."""
+    with contextlib.suppress(httpx.HTTPError):
+        address = f"http://127.0.0.1:{ports.exporter_port(server.metrics)}/metrics"
+        return httpx.get(address, timeout=10, trust_env=False).text
+    return ""
 
 
 def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path) -> None:
