@@ -37,6 +37,7 @@ from serving.store.model_store import Archive
 from training.configuration import compose
 
 MINUTES = 8.0
+RESERVED = 1.5  # minutes of the second stage for its head, its average, its export and its evaluation
 FOLDS = 10  # a tenth is held out
 ANSWERS_SHOWN = 6
 
@@ -108,7 +109,12 @@ def _transfer(
     if stages == 1:
         return
     says = f"fine-tuning all layers for at most {minutes:g} min (MINUTES= changes that). Ctrl-C keeps what is served"
-    own = (f"name={name}/{TUNED}", f"store={name}", f"trainer.max_minutes={minutes}", "transfer.stages=2")
+    own = (
+        f"name={name}/{TUNED}",
+        f"store={name}",
+        f"trainer.max_minutes={training_minutes(minutes)}",
+        "transfer.stages=2",
+    )
     run.run("fine-tune", says, "training.train", *data, *overrides, *own)
     _evaluate(run, f"{name}/{TUNED}")
     choice = fine_tuning.choice(first, tuned)
@@ -120,6 +126,11 @@ def _transfer(
         version = serve_and_ask(run, name, ANSWERS_SHOWN, tuned, suffix=" fine-tuned")
         shutil.copyfile(tuned.validation, tuned.deployed)
         write_json(tuned.choice, {**choice, "version": version})
+
+
+def training_minutes(minutes: float) -> float:
+    """Return the part of the second stage's minutes in which it trains."""
+    return max(minutes / 2, minutes - RESERVED)
 
 
 def served_first(live: Archive | None, first: RunFolder, tuned: RunFolder) -> tuple[RunFolder, Archive | None]:

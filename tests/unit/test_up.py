@@ -77,6 +77,11 @@ def test_minutes_that_are_no_number_are_one_line(
     assert capsys.readouterr() == ("", said)
 
 
+@pytest.mark.parametrize(("minutes", "trains"), [(8, 6.5), (60, 58.5), (3, 1.5), (1, 0.5)])
+def test_the_second_stage_has_time_for_more_than_training(minutes: float, trains: float) -> None:
+    assert up.training_minutes(minutes) == trains
+
+
 def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
