@@ -37,6 +37,7 @@ from serving.store.model_store import Archive
 from training.configuration import compose
 
 MINUTES = 8.0
+LONGEST = 2.0  # times the epochs of the recipe, where MINUTES= gives more than the default
 RESERVED = 1.5  # minutes of the second stage for its head, its average, its export and its evaluation
 FOLDS = 10  # a tenth is held out
 ANSWERS_SHOWN = 6
@@ -126,6 +127,11 @@ def _transfer(
         version = serve_and_ask(run, name, ANSWERS_SHOWN, tuned, suffix=" fine-tuned")
         shutil.copyfile(tuned.validation, tuned.deployed)
         write_json(tuned.choice, {**choice, "version": version})
+
+
+def longer(epochs: int, minutes: float) -> int:
+    """Return the epochs of the recipe, or up to `LONGEST` times as many if there is more time than by default."""
+    return round(epochs * min(max(1.0, minutes / MINUTES), LONGEST))
 
 
 def training_minutes(minutes: float) -> float:

@@ -82,6 +82,11 @@ def test_the_second_stage_has_time_for_more_than_training(minutes: float, trains
     assert up.training_minutes(minutes) == trains
 
 
+@pytest.mark.parametrize(("minutes", "epochs"), [(1, 12), (8, 12), (12, 18), (60, 24)])
+def test_more_minutes_are_used_for_more_epochs(minutes: float, epochs: int) -> None:
+    assert up.longer(12, minutes) == epochs
+
+
 def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
