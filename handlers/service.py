@@ -18,7 +18,8 @@ cannot be read. If none of a request's images can be read, the request itself fa
 its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
 `model-version`; the header `x-image-familiarity` says of each image how familiar it is (see
-`handlers.network.familiarity`), if the archive has a bank of training images.
+`handlers.network.familiarity`), if the archive has a bank of training images. The header `x-prediction-id` is that of a
+request in the prediction log: the client's own `x-request-id`, else the server's.
 
 An explanation (see `handlers.explanation.explainer`) is {"label", "probability", "method", "size", "map"}, several are
 {"explanations": [...]}; a client that accepts image/png first gets a picture. The header or text field `label` asks
@@ -47,6 +48,7 @@ from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
+from handlers.observation.log import PREDICTION_ID_HEADER, request_id_of
 from handlers.observation.observer import Observer, Outcome
 from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.requests import payload
@@ -66,13 +68,14 @@ class Reply:
     """The reply to one request: a JSON document, and the error that gives its HTTP status if it is not 200.
 
     `png` is the body in place of the document. `familiarity` is that of each image, None for one without an answer;
-    empty if the archive has no bank.
+    empty if the archive has no bank. `request_id` is empty if the request is not logged.
     """
 
     document: dict[str, Any]
     error: RequestError | None = None
     familiarity: Sequence[float | None] = ()
     png: bytes = b""
+    request_id: str = ""
 
     @property
     def code(self) -> int:
@@ -85,6 +88,8 @@ class Reply:
         headers = {RETRY_HEADER: str(self.error.retry_after)} if isinstance(self.error, Busy) else {}
         if self.png:
             headers["content-type"] = PNG_TYPE
+        if self.request_id:
+            headers[PREDICTION_ID_HEADER] = self.request_id
         return headers | ({FAMILIARITY_HEADER: familiarity_header(self.familiarity)} if self.familiarity else {})
 
     @property
@@ -126,7 +131,8 @@ class Service:
         self.explainer = Explainer(self.classifier, weights)
         classes, reference = self.classifier.spec.classes, self.classifier.reference
         width = len(reference.scale) if reference else 0
-        self.observer = Observer.of_environment(name or weights.parent.name, version, classes, width)
+        named = name or weights.parent.name
+        self.observer = Observer.of_environment(named, version, classes, width, settings=self.settings)
         self.classifier.observes = self.observer is not None
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
@@ -136,7 +142,8 @@ class Service:
         requests = [self._read(raw) for raw in batch]
         answers = self.budget.classify(self.classifier, [_images(request) for request in requests])
         self.explainer.allow(self.settings.batch_seconds)
-        replies = [self._reply(*pair) for pair in zip(requests, answers, strict=True)]
+        ids = map(self._id_if_logged, batch)
+        replies = [self._reply(*parts) for parts in zip(requests, answers, ids, strict=True)]
         stages.end("encode")
         if self.observer is not None:
             outcomes = map(_outcome, batch, requests, answers, replies)
@@ -165,7 +172,15 @@ class Service:
         except RequestError as error:
             return error.with_traceback(None)
 
-    def _reply(self, request: ImageRequest | RequestError | None, answers: list[Answer]) -> Reply:
+    def _id_if_logged(self, raw: RawRequest) -> str:
+        """Return the id of a request for the prediction log, empty for one that is not logged."""
+        log = self.observer.log if self.observer is not None else None
+        if log is None or UNCOUNTED_HEADER in raw.headers:
+            return ""
+        request_id = request_id_of(raw)
+        return request_id if log.has(request_id) else ""
+
+    def _reply(self, request: ImageRequest | RequestError | None, answers: list[Answer], request_id: str = "") -> Reply:
         if request is None:
             return Reply(self._description())
         error = request if isinstance(request, RequestError) else _error_of_all(answers)
@@ -180,7 +195,8 @@ class Service:
             self.classifier.stages.end("explain")
             return dataclasses.replace(reply, familiarity=() if reply.error else familiarity)
         entries = [_entry(answer, request) for answer in answers]
-        return Reply({"predictions": entries} if request.listed else entries[0], familiarity=familiarity)
+        document = {"predictions": entries} if request.listed else entries[0]
+        return Reply(document, familiarity=familiarity, request_id=request_id)
 
     def _explained(self, request: ImageRequest, explained: Explained, answers: Sequence[Answer]) -> Reply:
         """Return the explanations of images, or the error of a request of which one is Busy or none can be read."""
@@ -310,11 +326,10 @@ def _outcome(
     """
     if request is None or UNCOUNTED_HEADER in raw.headers:
         return None
-    sizes = [len(image) for image in _images(request) if not isinstance(image, RequestError)]
     if isinstance(request, RequestError):
-        return Outcome(reply.code, [request], sizes)
+        return Outcome(reply.code, [request], [])
     counted = [answer for answer in answers if request.explained is None or isinstance(answer, RequestError)]
-    return Outcome(reply.code, counted, sizes)
+    return Outcome(reply.code, counted, request.images, reply.request_id, request.top_k)
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

@@ -8,6 +8,10 @@ from handlers.images.limits import DEFAULT_LIMITS, Limits
 
 DEVICES = ("auto", "cuda", "cpu")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+WHOLE = (
+    *("top_k", "max_bytes", "max_pixels", "max_images", "max_request_pixels", "batch_seconds"),
+    *("log_megabytes", "log_files"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,8 @@ class Settings:
     `max_images` and `max_request_pixels` for all the images of one request. Decoding the images of a batch may
     take `batch_seconds` (see `handlers.budget`). `precision` is "fp32", as evaluated, "bf16", "fp16" on a GPU, "int8"
     on a CPU, or "auto" for the fastest on this machine. `device` is "cpu", "cuda", or "auto" for a GPU that computes.
+    `log` is the share of requests in the prediction log (see `handlers.observation.log`), from 0 to 1, and `log_images`
+    adds their images; the log of a model has up to `log_files` files of `log_megabytes`.
     """
 
     top_k: int = 5
@@ -28,12 +34,20 @@ class Settings:
     batch_seconds: int = 2
     precision: str = "auto"
     device: str = "auto"
+    log: float = 0.0
+    log_images: bool = False
+    log_megabytes: int = 64
+    log_files: int = 8
 
     def __post_init__(self) -> None:
         for name, words in (("precision", PRECISIONS), ("device", DEVICES)):
             if (word := getattr(self, name)) not in words:
                 raise ValueError(f"handler: {name} is {word!r}, must be one of {', '.join(words)}")
-        for name in ("top_k", "max_bytes", "max_pixels", "max_images", "max_request_pixels", "batch_seconds"):
+        if type(self.log) not in (int, float) or not 0 <= self.log <= 1:
+            raise ValueError(f"handler: log is {self.log!r}, must be a share of requests from 0 to 1")
+        if type(self.log_images) is not bool:
+            raise ValueError(f"handler: log_images is {self.log_images!r}, must be true or false")
+        for name in WHOLE:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"handler: {name} is {value!r}, must be a whole number of at least 1")

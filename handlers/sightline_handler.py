@@ -35,7 +35,10 @@ class ImageHandler:
 
     def handle(self, data: list[Row], context: Any) -> list[bytes]:
         """Return one JSON document for each request of the batch, in order."""
-        requests = [RawRequest(_headers(context, index), _fields(row)) for index, row in enumerate(data)]
+        requests = [
+            RawRequest(_headers(context, index), _fields(row), context.get_request_id(index) or "")
+            for index, row in enumerate(data)
+        ]
         try:
             replies = self.service.answer(requests)
         except RuntimeError:

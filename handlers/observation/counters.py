@@ -27,6 +27,7 @@ BYTES = (1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7)
 SHARPNESS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
 STAGES = ("read", "decode", "network", "encode", "explain")
 REASONS = ("BadRequest", "BadImage", "TooLarge", "UnsupportedFormat", "NoAnswer", "Busy")
+LOG_REASONS = ("queue", "disk")
 CODES = ("200", *sorted({str(error.code) for error in RequestError.__subclasses__()}))
 
 
@@ -62,6 +63,7 @@ def metrics(classes: Sequence[str]) -> tuple[Metric, ...]:
         Metric("sightline_confidence_sum_total", "Probabilities of the first class, summed.", "class", names),
         Metric("sightline_refused_images_total", "Images and bodies without an answer.", "reason", (*REASONS, "other")),
         Metric("sightline_requests_total", "Requests by the HTTP status of the reply.", "code", (*CODES, "other")),
+        Metric("sightline_log_dropped_total", "Images that the prediction log lacks.", "reason", LOG_REASONS),
         Metric("sightline_worker_restarts_total", "Workers that took the place of one that had ended."),
         Metric("sightline_confidence", "Probability of the first class.", bounds=SHARES),
         Metric("sightline_familiarity", "Share of validation images that are at least as far.", bounds=(0.05, *SHARES)),

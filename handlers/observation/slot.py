@@ -43,14 +43,14 @@ class Slot:
         own = folder / name / version
         own.mkdir(parents=True, exist_ok=True)
         os.utime(own)
-        with _locked(folder / name):
+        with locked(folder / name):
             _remove_past(folder / name)
             own.mkdir(exist_ok=True)
             for number in itertools.count():
                 path = own / f"{number}.lock"
                 used = path.exists()
                 lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if _lock(lock):
+                if try_lock(lock):
                     return cls(path.with_suffix(""), used, lock)
                 os.close(lock)
         raise AssertionError
@@ -69,19 +69,21 @@ def _remove_past(folder: Path) -> None:
     """Remove the oldest versions that no worker has."""
     versions = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for version in versions[KEPT_VERSIONS:]:
-        if not any(_is_held(path) for path in version.glob("*.lock")):
+        if not any(is_held(path) for path in version.glob("*.lock")):
             shutil.rmtree(version, ignore_errors=True)
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
+    """Return whether a process has locked a file."""
     handle = os.open(path, os.O_RDWR)
     try:
-        return not _lock(handle)
+        return not try_lock(handle)
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def try_lock(handle: int) -> bool:
+    """Lock a file that no other process has locked; return whether that succeeded."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,7 +92,8 @@ def _lock(handle: int) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -53,10 +53,11 @@ class Field:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RawRequest:
-    """What came with one request: its headers, names in lower case, and its fields in the order sent."""
+    """What came with one request: its headers, names in lower case, its fields in order, and the server's id of it."""
 
     headers: Mapping[str, str]
     fields: Sequence[Field]
+    request_id: str = ""
 
 
 def read(raw: RawRequest, settings: Settings) -> ImageRequest:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from handlers.observation.segments import VARIABLE as PREDICTIONS
 from handlers.observation.slot import VARIABLE as OBSERVATIONS
 from serving.errors import ServingError
 from serving.host import java, logs, state
@@ -66,7 +67,7 @@ def launch(
     # Relative to `root`, and in UTF-8: Java reads paths by the locale, and log4j expands a "%" in them.
     environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(logs.FOLDER), "LC_ALL": "C.UTF-8"}
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
-    environment |= {OBSERVATIONS: str(observations(temporary))}
+    environment |= {OBSERVATIONS: str(observations(temporary)), PREDICTIONS: str(predictions(root))}
     if runtime.home is not None:
         environment["JAVA_HOME"] = str(runtime.home)
     starting = ServerState(
@@ -97,6 +98,11 @@ def launch(
 def observations(temporary: str) -> Path:
     """Return the folder of the workers' counters (`handlers.observation`) of the server with this temporary folder."""
     return Path(temporary) / "observations"
+
+
+def predictions(root: Path) -> Path:
+    """Return the folder of the prediction logs of all models (`handlers.observation.log`)."""
+    return root / logs.FOLDER / "predictions"
 
 
 def _front_end(

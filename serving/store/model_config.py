@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "jobQueueSize": 100,
     "handler": dataclasses.asdict(Settings()),
 }
+SWITCH = {"true": True, "false": False}
+FORMS = {bool: "true or false", float: "a number, 0 or more"}  # of values that are neither text nor whole numbers
 
 
 def configure(overrides: Sequence[str]) -> dict[str, Any]:
@@ -47,12 +50,17 @@ def _apply(override: str, settings: dict[str, Any]) -> None:
     key = path.removeprefix("handler.")
     if key == "handler" or key not in section:
         raise ArchiveError(f"{path!r} is not a setting of an archive: use {', '.join(_paths())}")
-    if isinstance(section[key], str):
+    kind = type(section[key])
+    if kind is str:
         section[key] = text
-    elif text.isdecimal():
+    elif kind is bool and text in SWITCH:
+        section[key] = SWITCH[text]
+    elif kind is float and re.fullmatch(r"[0-9]*\.?[0-9]+", text):
+        section[key] = float(text)
+    elif kind not in FORMS and text.isdecimal():
         section[key] = int(text)
     else:
-        raise ArchiveError(f"{override!r}: the value must be a whole number, 0 or more")
+        raise ArchiveError(f"{override!r}: the value must be {FORMS.get(kind, 'a whole number, 0 or more')}")
 
 
 def _paths() -> list[str]:

@@ -1,0 +1,152 @@
+"""The prediction log of one worker: a line of JSON for each logged image; it never costs an answer.
+
+A request leaves its images in a queue, and one thread writes them. While the queue is full or the disk fails, images
+are dropped and counted.
+"""
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from handlers.observation.counters import LOG_REASONS
+from handlers.observation.segments import VARIABLE, Segments
+from handlers.requests.labels import Labels
+from handlers.requests.request import RawRequest
+from handlers.settings import Settings
+
+REQUEST_ID_HEADER = "x-request-id"  # in a response TorchServe replaces it by an id of its own
+PREDICTION_ID_HEADER = "x-prediction-id"  # of a response to a request that is logged
+REQUEST_ID = re.compile(r"[!-~]{1,128}")
+MEGABYTE = 1_000_000
+MOST_WAITING, MOST_BYTES = 1000, 64 * MEGABYTE  # images in the queue
+PERIOD = 0.2  # seconds that the thread waits for further images
+QUEUE, DISK = LOG_REASONS
+
+
+class Entry(NamedTuple):
+    """One answered image; `place` is that among the images of its request, `labels` are those that were answered."""
+
+    time: float
+    request_id: str
+    place: int
+    labels: Mapping[str, float]
+    answer: Labels
+    image: bytes | bytearray
+
+
+class Log:
+    """The log of this process.
+
+    Args:
+        folder: of all models.
+        dropped: is called with the reason for each image that is not logged, in the thread too.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, version: str, settings: Settings, dropped: Callable[[str], None]
+    ) -> None:
+        self._share, self._with_images = settings.log, settings.log_images
+        self._about = {"model": name, "version": version}
+        self._segments = Segments(folder / name, settings.log_megabytes * MEGABYTE, settings.log_files)
+        self._dropped = dropped
+        self._queue: deque[Entry] = deque()
+        # Two sums, each of one thread: a single one would need a lock.
+        self._bytes_added = self._bytes_written = 0
+        self._filled, self._closed = threading.Event(), threading.Event()
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="prediction log", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def of_environment(cls, name: str, version: str, settings: Settings, dropped: Callable[[str], None]) -> Self | None:
+        """Return a log in the server's folder; None without such a folder, or if the settings ask for no log."""
+        folder = os.environ.get(VARIABLE)
+        return cls(Path(folder), name, version, settings, dropped) if folder and settings.log else None
+
+    def has(self, request_id: str) -> bool:
+        """Return whether a request is logged: the same in each worker."""
+        digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
+        return int.from_bytes(digest) < self._share * 2**64
+
+    def add(self, request_id: str, answers: Sequence[Any], images: Sequence[Any], top_k: int | None) -> None:
+        """Queue the answered images of a request; `answers` that are errors are passed over."""
+        now = time.time()
+        for place, (answer, image) in enumerate(zip(answers, images, strict=True)):
+            if not isinstance(answer, Labels):
+                continue
+            waiting = self._bytes_added - self._bytes_written
+            if len(self._queue) >= MOST_WAITING or waiting + len(image) > MOST_BYTES:
+                self._dropped(QUEUE)
+                continue
+            self._bytes_added += len(image)
+            self._queue.append(Entry(now, request_id, place, dict(islice(answer.items(), top_k)), answer, image))
+        if self._queue and not self._filled.is_set():
+            self._filled.set()
+
+    def close(self) -> None:
+        """Write the queue and end the thread."""
+        self._closed.set()
+        self._filled.set()
+        self._thread.join()
+        self._segments.close()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._filled.wait()
+            self._closed.wait(PERIOD)
+            self._filled.clear()
+            while self._queue:
+                # One by one: a system call lets requests continue, which wait for the interpreter.
+                entry = self._queue.popleft()
+                self._write(entry)
+                self._bytes_written += len(entry.image)
+
+    def _write(self, entry: Entry) -> None:
+        sha256 = hashlib.sha256(entry.image).hexdigest()
+        try:
+            line = json.dumps(self._row(entry, sha256)).encode() + b"\n"
+            self._segments.append(line, sha256, entry.image if self._with_images else None)
+            self._failing = False
+        except OSError as error:
+            self._segments.close()
+            self._dropped(DISK)
+            if not self._failing:
+                logging.getLogger(__name__).warning("predictions are not logged at present: %s", error)
+            self._failing = True
+
+    def _row(self, entry: Entry, sha256: str) -> dict[str, Any]:
+        answer = entry.answer
+        label, confidence = next(iter(answer.items()))
+        statistics = answer.statistics._asdict() if answer.statistics is not None else {}
+        return {
+            "time": dt.datetime.fromtimestamp(entry.time, dt.UTC).isoformat(timespec="milliseconds"),
+            "request_id": entry.request_id,
+            "image": entry.place,
+            **self._about,
+            "label": label,
+            "confidence": confidence,
+            "labels": entry.labels,
+            "familiarity": answer.familiarity,
+            **{name: round(value, 5) for name, value in statistics.items()},
+            "pixels": answer.pixels or None,
+            "bytes": len(entry.image),
+            "sha256": sha256,
+            "embedding": [round(value, 4) for value in answer.embedding],
+        }
+
+
+def request_id_of(raw: RawRequest) -> str:
+    """Return the client's own id of a request, else the server's, else a new one."""
+    text = raw.headers.get(REQUEST_ID_HEADER, "")
+    return text if REQUEST_ID.fullmatch(text) else raw.request_id or uuid.uuid4().hex
