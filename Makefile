@@ -8,6 +8,7 @@ NAMES ?=
 VERSION ?=
 RAW ?=
 IMAGE ?=
+LABELS ?=
 EXCLUDE ?=
 ARGS ?=
 FORMAT ?=
@@ -29,6 +30,7 @@ export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
 export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
 export SIGHTLINE_IMAGE = $(value IMAGE)
+export SIGHTLINE_LABELS = $(value LABELS)
 export SIGHTLINE_EXCLUDE = $(value EXCLUDE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
 export SIGHTLINE_AUGMENT = $(value AUGMENT)
@@ -38,9 +40,9 @@ export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -50,7 +52,7 @@ inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DA
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch monitor load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch monitor feedback load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -110,6 +112,9 @@ watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
 
 monitor: setup ## start Prometheus and Alertmanager for the server that runs here, until Ctrl-C
 	@$(py) -m monitoring.monitor $(ARGS)
+
+feedback: setup ## accuracy of the served versions from labels that came later: NAME= LABELS=<csv> (ARGS="--export <folder>": labelled images for make up)
+	@$(call need,LABELS,NAME=<model> LABELS=<csv with request_id and label>)$(named)$(py) -m monitoring.feedback "$$SIGHTLINE_NAME" "$$SIGHTLINE_LABELS" $(ARGS)
 
 load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)

@@ -25,6 +25,7 @@ VERBS = {
     "deploy": "tests/server/test_deploy.py",
     "docs": "tests/unit/test_docs.py",
     "evaluate": "tests/unit/test_evaluate.py",
+    "feedback": "tests/unit/test_feedback.py",
     "gpu-report": "tests/unit/test_gpu_report.py",
     "help": "tests/unit/test_makefile.py",
     "image": "tests/server/test_image.py",
@@ -50,6 +51,7 @@ VERBS = {
 # How other commands begin, and the same.
 OTHERS = {
     "python -m monitoring.exporter": "tests/unit/test_exporter.py",
+    ".venv/bin/python -m monitoring.log": "tests/unit/test_log.py",
     "apt-get install prometheus": "is a command of .ci/run",
     "curl ": REQUESTS,
     "echo ": REQUESTS,
