@@ -110,13 +110,7 @@ def _transfer(
     if stages == 1:
         return
     says = f"fine-tuning all layers for at most {minutes:g} min (MINUTES= changes that). Ctrl-C keeps what is served"
-    own = (
-        f"name={name}/{TUNED}",
-        f"store={name}",
-        f"trainer.max_minutes={training_minutes(minutes)}",
-        "transfer.stages=2",
-    )
-    run.run("fine-tune", says, "training.train", *data, *overrides, *own)
+    run.run("fine-tune", says, "training.train", *second_stage(data, name, minutes, overrides))
     _evaluate(run, f"{name}/{TUNED}")
     choice = fine_tuning.choice(first, tuned)
     if choice is None:
@@ -129,9 +123,15 @@ def _transfer(
         write_json(tuned.choice, {**choice, "version": version})
 
 
-def longer(epochs: int, minutes: float) -> int:
-    """Return the epochs of the recipe, or up to `LONGEST` times as many if there is more time than by default."""
-    return round(epochs * min(max(1.0, minutes / MINUTES), LONGEST))
+def second_stage(data: tuple[str, ...], name: str, minutes: float, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings of fine-tuning; those of `overrides` have the last word.
+
+    With more time than by default, it has up to `LONGEST` times the epochs of the recipe.
+    """
+    epochs = compose([*data, *overrides]).trainer.epochs * min(max(1.0, minutes / MINUTES), LONGEST)
+    own = (f"name={name}/{TUNED}", f"store={name}", "transfer.stages=2")
+    time = (f"trainer.epochs={round(epochs)}", f"trainer.max_minutes={training_minutes(minutes)}")
+    return (*data, *own, *time, *overrides)
 
 
 def training_minutes(minutes: float) -> float:

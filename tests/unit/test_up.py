@@ -82,9 +82,15 @@ def test_the_second_stage_has_time_for_more_than_training(minutes: float, trains
     assert up.training_minutes(minutes) == trains
 
 
-@pytest.mark.parametrize(("minutes", "epochs"), [(1, 12), (8, 12), (12, 18), (60, 24)])
-def test_more_minutes_are_used_for_more_epochs(minutes: float, epochs: int) -> None:
-    assert up.longer(12, minutes) == epochs
+@pytest.mark.parametrize(
+    ("minutes", "typed", "epochs"),
+    [(1, (), 12), (8, (), 12), (12, (), 18), (60, (), 24), (60, ("trainer.epochs=5",), 5)],
+)
+def test_more_minutes_are_used_for_more_epochs(minutes: float, typed: tuple[str, ...], epochs: int) -> None:
+    data = ("dataset=class_folders", "name=pets", "raw=raw")
+    config = configuration.compose(up.second_stage(data, "pets", minutes, typed))
+    assert (config.name, config.store, config.trainer.epochs) == ("pets/tuned", "pets", epochs)
+    assert config.trainer.max_minutes == up.training_minutes(minutes)
 
 
 def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
