@@ -10,11 +10,10 @@ neither. The method was chosen on the test images of fold 0 (`--choose`, then at
 and corruptions are measured on others. For species that are left out and for label shift the method is the same; these
 sections use all images.
 
-Corruptions: ten of ImageNet-C's at five strengths (`training.report.corruptions`), on up to 200 images of the test
-side; a window is drawn from them without repeats, windows share images. A window of 400 images to estimate the accuracy
-is drawn with repeats if there are fewer images. The images of another data set, of moth species that are left out, and
-label shift (one class ten times as frequent, each class in turn) are never repeated in a window: where a class has too
-few images, the window is smaller, and the result gives its size.
+Corruptions: ten of ImageNet-C's at five strengths (`training.report.corruptions`), on up to 400 images of the test
+side. No window has an image twice, but windows share images. The accuracy is estimated in windows of 400 images, or of
+all that are tested. Where a class has too few images for label shift (one class ten times as frequent, each class in
+turn), the window is smaller, and the result gives its size.
 
 False alarms are counted on 1,000 windows of 100 generated hands, none of them used twice, through a small network that
 is trained here on generated hands; their bytes are decoded and answered as in a worker.
@@ -66,13 +65,12 @@ NETWORK = "network=efficientnet_lite0"
 # The test side of fold 0 is that of the choice.
 FOLDS = SplitSpec(test="folds", folds=3, validation=0.0)
 SIDE = 112  # pixels, so that it takes a quarter of the time
-SEEDS, WINDOWS = 2, 4  # windows of each corruption and strength, for each seed
+SEEDS, WINDOWS = 2, 2  # windows of each corruption and strength, for each seed
 WINDOW, LONG_WINDOW = 100, 400
 LEAST_DROP, LARGEST_DROP = 0.03, 0.2  # of top-1
 FREQUENT = 10  # times as many images of one class
 POOL, IMAGES_OF_A_CLASS = 4000, 80  # images of a data set, at most
 STRENGTHS_OF_HEAD = head.STRENGTHS[1:4]
-TESTED = 200  # images that are corrupted, at most
 HANDS = 350  # training images of a class
 BATCH = 16
 
@@ -192,10 +190,10 @@ def sides(pool: Pool, tested: Rows, seed: int) -> tuple[Pool, Pool]:
     return pool[free[third:]], pool[free[:third]]
 
 
-def tested_places(pool: Pool, of_choice: bool) -> Rows:
-    """Return the images that are tested: up to `TESTED`, and at most two fifths of the pool."""
+def tested_places(pool: Pool, of_choice: bool, count: int) -> Rows:
+    """Return the images that are tested: up to `count`, and at most two fifths of the pool."""
     allowed = np.flatnonzero(pool.of_choice == of_choice)
-    return np.sort(np.random.default_rng(0).permutation(allowed)[: min(TESTED, 2 * len(pool) // 5)])
+    return np.sort(np.random.default_rng(0).permutation(allowed)[: min(count, 2 * len(pool) // 5)])
 
 
 def part(images: Images, places: Rows) -> Images:
@@ -220,11 +218,13 @@ def corruptions(
             images, random = model.answers(pool), np.random.default_rng(seed)
             right = images.answers == pool.labels
             drop = top_1[seed] - float(right.mean())
-            places = [random.permutation(len(pool))[:WINDOW] for _ in range(WINDOWS)]
+            # Of no more images there is one window only.
+            windows = WINDOWS if len(pool) > WINDOW else 1
+            places = [random.permutation(len(pool))[:WINDOW] for _ in range(windows)]
             verdicts = [judge(model.reference, part(images, window)) for window in places]
             about = {"dataset": dataset.name, "corruption": name, "strength": strength, "seed": seed, "drop": drop}
             rows.append({**about, **counts(verdicts)})
-            long_window = random.choice(len(pool), LONG_WINDOW, replace=len(pool) < LONG_WINDOW)
+            long_window = random.permutation(len(pool))[:LONG_WINDOW]
             verdict = judge(model.reference, part(images, long_window))
             estimates.append({**about, **estimate(verdict, float(right[long_window].mean()))})
     return rows, estimates
@@ -401,9 +401,9 @@ def served(classifier: Classifier, answers: Sequence[Labels]) -> Images:
     )
 
 
-def of_images(sets: Mapping[str, Dataset], of_choice: bool) -> dict[str, Any]:
-    """Return the figures of real images."""
-    tested = {name: tested_places(sets[name].pool, of_choice) for name in DATASETS}
+def of_images(sets: Mapping[str, Dataset], of_choice: bool, count: int) -> dict[str, Any]:
+    """Return the figures of up to `count` images of each data set, corrupted or not."""
+    tested = {name: tested_places(sets[name].pool, of_choice, count) for name in DATASETS}
     rows: list[dict[str, Any]] = []
     estimates: list[dict[str, Any]] = []
     models = {name: models_of(sets[name], tested[name]) for name in DATASETS}
@@ -428,16 +428,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("raw_root", type=Path, help="folder with petals/, moths/ and places365/")
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--windows", type=int, default=1000, help="windows of generated images")
+    parser.add_argument("--images", type=int, default=400, help="images of each data set that are corrupted")
     parser.add_argument("--choose", action="store_true", help="test the images of the choice, and write no result")
     options = parser.parse_args(arguments)
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"no section is called {', '.join(sorted(unknown))}: choose of {', '.join(SECTIONS)}")
-    result = Sections("drift", RESULT, arguments=["RAW_ROOT", *options.sections], code=CODE)
+    result = Sections(
+        "drift", RESULT, arguments=["RAW_ROOT", *options.sections, f"--images={options.images}"], code=CODE
+    )
     torch.set_num_threads(1)
     names = options.sections or SECTIONS
     sets = datasets(options.raw_root.resolve()) if set(names) - {"false_alarms"} else {}
     measures: dict[str, Callable[[], Any]] = {
-        "images": lambda: of_images(sets, options.choose),
+        "images": lambda: of_images(sets, options.choose, options.images),
         "left_out": lambda: left_out(sets["moths"]),
         "label_shift": lambda: [row for dataset in sets.values() for row in label_shift(dataset)],
         "false_alarms": lambda: false_alarms(options.windows),

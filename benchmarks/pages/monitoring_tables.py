@@ -47,7 +47,13 @@ def drift(document: Mapping[str, Any]) -> str:
         ]
         for row in images["accuracy"]
     ]
-    head = ["windows of 400", "drop of top-1", "windows", "mean absolute error, points", "mean error"]
+    head = [
+        f"windows of {min(400, *images['images'].values())}",
+        "drop of top-1",
+        "windows",
+        "mean absolute error, points",
+        "mean error",
+    ]
     head += ["true value in the 95 % interval", "called reliable"]
     return "\n\n".join([table(["windows", "flagged", "goal"], rows), note, table(head, accuracy)])
 
