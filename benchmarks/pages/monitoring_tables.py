@@ -1,4 +1,4 @@
-"""The tables of docs/monitoring.md: what drift is recognised, and how good the accuracy without labels is."""
+"""The tables of docs/monitoring.md: the drift that is recognised, the accuracy without labels, the cost of counting."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,58 @@ from typing import Any
 from benchmarks.pages.markdown import of_result, table
 
 TITLES = {"petals": "Petals", "moths": "Moths", "places365": "Places365"}
+
+
+@of_result("monitoring_cost.json")
+def cost(document: Mapping[str, Any]) -> str:
+    """Make the table of the processor time that counting takes."""
+    rows = [
+        [
+            f"{row['network']}, {row['precision']}, batch of {row['batch']}",
+            f"{row['cpu_milliseconds']['silent']:.2f} ms",
+            _interval(row["ratio"]["counting"]),
+            _interval(row["ratio"]["again"]),
+        ]
+        for row in document["rows"]
+    ]
+    scrape = document["scrape"]
+    note = (
+        f"\n\nProcessor time of one image in a worker's service, without TorchServe. Ratios are the median of "
+        f"{document['rows'][0]['pairs']} interleaved pairs, 95 % interval. Goal: {document['goal']} times. A "
+        f"scrape of {scrape['workers']} workers with {scrape['classes']} classes takes the exporter "
+        f"{scrape['cpu_milliseconds']:.0f} ms, without drift."
+    )
+    return table(["", "without", "with counting", "without, against itself"], rows) + note
+
+
+def _interval(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+
+
+@of_result("monitoring_counts.json")
+def counts(document: Mapping[str, Any]) -> str:
+    """Make the tables of counts against answers, and of faults."""
+    sections = document["sections"]
+    parts = []
+    if counted := sections.get("counts"):
+        rows = [
+            [name, f"{counted[name]['answered']:,}", str(counted[name]["missing"]), str(counted[name]["beyond"])]
+            for name in ("requests", "predictions")
+        ]
+        parts += [
+            table(["", "answered", "not counted", "counted, not answered"], rows),
+            f"Answers of workers: {counted['kills']} workers killed, a swap in between, batches of {counted['batch']}.",
+        ]
+    if faults := sections.get("faults"):
+        rows = [
+            [name, f"{row['requests']:,}", str(row["failed"]), f"{row['p50']:.0f} ms", f"{row['p99']:.0f} ms"]
+            for name, row in faults["rows"].items()
+        ]
+        parts += [
+            table(["meanwhile", "requests", "failed", "median", "99 %"], rows),
+            f"{faults['rate']:.0f} requests/s; in the last two rows a version is deployed meanwhile.",
+        ]
+    return "\n\n".join(parts)
 
 
 @of_result("drift.json")
