@@ -34,7 +34,7 @@ from serving.host import state
 from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
 from serving.host.state import ServerState
 
-VERSION_HEADER, FAMILIARITY_HEADER = "model-version", "x-image-familiarity"
+VERSION_HEADER, FAMILIARITY_HEADER, ID_HEADER = "model-version", "x-image-familiarity", "x-prediction-id"
 DEADLINE = 60.0  # seconds
 
 
@@ -43,12 +43,14 @@ class Prediction:
     """The answer for one image: label to probability, best first, and the version of the model that gave it.
 
     `familiarity` is the share of validation images that are at least as far from the training images; below 0.05 the
-    image is unlike those. None from a model without a bank of training images.
+    image is unlike those. None from a model without a bank of training images. `prediction_id` names the answer in
+    labels for `make feedback`; None if it is not logged.
     """
 
     probabilities: dict[str, float]
     version: str | None
     familiarity: float | None = None
+    prediction_id: str | None = None
 
     @property
     def label(self) -> str:
@@ -166,7 +168,7 @@ class Client:
         answer = self._infer(path, self._within(deadline), content=image, headers=headers)
         text = answer.headers.get(FAMILIARITY_HEADER)
         familiarity = None if text is None else float(text.partition(";")[0])
-        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity)
+        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity, answer.headers.get(ID_HEADER))
 
     def explain(
         self,

@@ -134,6 +134,9 @@ def test_the_next_worker_continues_the_file_of_one_that_was_killed(home: Path) -
             psutil.Process(pid).kill()
             until(lambda: all(worker.pid != pid for worker in client.describe(NAME).workers), 60)  # noqa: B023
             until(lambda: client.describe(NAME).ready, 60)
-        ids = {response.headers["x-prediction-id"] for response in ask(home, [picture(seed) for seed in range(50)])}
+            prediction = client.predict(picture(), NAME)
+        ids = {prediction.prediction_id} | {
+            response.headers["x-prediction-id"] for response in ask(home, [picture(seed) for seed in range(50)])
+        }
         until(lambda: ids <= {row["request_id"] for row, _ in segments.read(folder)}, 10)  # noqa: B023
     assert len(segments.segments(folder)) <= 3

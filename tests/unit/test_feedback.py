@@ -16,6 +16,7 @@ from handlers.settings import Settings
 from monitoring import feedback
 from monitoring.feedback import Accuracy
 from serving.store.model_store import Archive, ArchiveError
+from tests.unit.raw_layouts import read_records
 from training.scores import proportion
 
 BIRDS = Path("logs/predictions/birds")
@@ -157,6 +158,8 @@ def test_labelled_images_are_class_folders(home: Path, capsys: pytest.CaptureFix
     files = {path.read_bytes(): (path.parent.name, path.suffix) for path in Path("corrected").rglob("*.png")}
     # Request c of 1.1 sent the image of request a.
     assert files == {image(0): ("wren", ".png"), image(1): ("grey wren", ".png")}
+    dataset, records = read_records("class_folders", Path("corrected"))  # as make up reads it
+    assert dataset.classes == ("grey wren", "wren") and len(records) == 2
     for table, target, message in (
         ("request_id,label\na,wren\n", "corrected", "corrected is not empty"),
         ("request_id,label\na,../wren\n", "further", "'../wren' cannot be a folder's name"),
