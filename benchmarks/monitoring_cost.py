@@ -33,6 +33,7 @@ from handlers.network import torchscript
 from handlers.observation.counters import Counters
 from handlers.observation.slot import VARIABLE, Slot
 from handlers.requests.request import Field, RawRequest
+from handlers.run_folder import RunFolder
 from handlers.service import Service
 from handlers.spec import FAMILIARITY, REFERENCE
 from monitoring.worker_metrics import WorkerMetrics
@@ -56,7 +57,8 @@ def networks() -> Iterator[tuple[str, int, Network]]:
 def write(folder: Path, side: int, network: Network) -> Path:
     """Write an artifact with a bank and a reference of drawn scenes; return its path."""
     spec = resnet.spec(side=side)
-    torchscript.save(network, spec, folder / "model.pt")
+    model = RunFolder(folder).model
+    torchscript.save(network, spec, model)
     scenes, labels = resnet.scenes(spec, 20, 0)
     with torch.no_grad():
         embeddings = torch.cat([network.embedding(part) for part in resnet.batches(scenes)])
@@ -65,7 +67,7 @@ def write(folder: Path, side: int, network: Network) -> Path:
     familiarity.bank_of(values[:half], labels[:half].numpy(), values[half:]).write(folder / FAMILIARITY)
     known = reference.build(values[:half], values[half:], torch.rand(half, 3), logits[half:], labels[half:].numpy())
     known.write(folder / REFERENCE)
-    return folder / "model.pt"
+    return model
 
 
 @contextlib.contextmanager

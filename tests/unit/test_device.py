@@ -117,7 +117,7 @@ def context(weights: Path, gpu: int | None = None) -> Any:
     """Return what TorchServe tells a worker, as far as it is looked at."""
 
     class Context:
-        manifest = {"model": {"serializedFile": weights.name, "modelVersion": "1.0"}}
+        manifest = {"model": {"modelName": "shapes", "serializedFile": weights.name, "modelVersion": "1.0"}}
         system_properties = {"model_dir": str(weights.parent), "gpu_id": gpu}
         model_yaml_config: dict[str, Any] = {}
 
