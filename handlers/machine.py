@@ -7,6 +7,7 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 # Turns that a thread of OpenMP waits for the others before it sleeps (libgomp's manual, GOMP_SPINCOUNT).
 SPIN_VARIABLE, SPINS = "GOMP_SPINCOUNT", "1000"
+POLICY_VARIABLE = "OMP_WAIT_POLICY"  # the same in words
 THREADS_VARIABLE = "SIGHTLINE_THREADS"  # of one worker, as the server that started it worked out
 
 
@@ -23,7 +24,8 @@ def share_cores() -> None:
     By default they keep their cores, and a single busy program beside them slows training down to a third or less. Acts
     before torch is imported only.
     """
-    os.environ.setdefault(SPIN_VARIABLE, SPINS)
+    if POLICY_VARIABLE not in os.environ:
+        os.environ.setdefault(SPIN_VARIABLE, SPINS)
 
 
 def memory(cgroup: Path = CGROUP) -> int:

@@ -9,6 +9,7 @@ come from the exporter of `make watch`.
 
 import contextlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -108,7 +109,11 @@ def _running(command: list[str], address: Address, log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(START_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait(process: "subprocess.Popen[bytes]", address: Address, log: Path) -> None:
@@ -116,7 +121,7 @@ def _wait(process: "subprocess.Popen[bytes]", address: Address, log: Path) -> No
     while time.monotonic() < deadline:
         if process.poll() is not None:
             lines = log.read_text(errors="replace").splitlines() or ["no output"]
-            raise MonitorError(f"it ended with status {process.returncode}, see {log}: {lines[-1]}")
+            raise MonitorError(f"{log.stem} ended with status {process.returncode} ({lines[-1]}): mend that, see {log}")
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{address.url}/-/ready", timeout=INTERVAL).status_code == 200:
                 return
@@ -125,7 +130,9 @@ def _wait(process: "subprocess.Popen[bytes]", address: Address, log: Path) -> No
 
 
 def main() -> int:
-    """Run until interrupted."""
+    """Run until interrupted, or until the terminal is closed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         with monitor(Path.cwd()) as (prometheus, alertmanager):
             print(f"Overview {prometheus}/consoles/sightline.html", flush=True)

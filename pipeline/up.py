@@ -35,6 +35,7 @@ from serving.store import fine_tuning, model_store
 from serving.store.live import Live
 from serving.store.model_store import Archive
 from training.configuration import compose
+from training.data.store import PreparedDataset
 
 MINUTES = 8.0
 LONGEST = 2.0  # times the epochs of the recipe, where MINUTES= gives more than the default
@@ -76,14 +77,16 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     steps.check_ports(root)  # training takes minutes
     data = ("dataset=class_folders", f"name={name}", f"raw={raw.absolute()}")
     run.run("prepare", f"reading {raw}", "training.data.prepare", *data, *overrides)
-    prepared = json.loads((root / "data" / "processed" / name / "dataset.json").read_text(encoding="utf-8"))
-    overrides += defaults_for(prepared["counts"], overrides)
+    images = PreparedDataset.open(root / "data" / "processed" / name)
+    overrides += defaults_for(images.document["counts"], overrides)
     config = compose([*data, *overrides])
     if config.network.get("pretrained"):
-        start = warm_start.overrides(root, _live_archive(root, name), config, prepared)
+        typed = any(override.lstrip("+").startswith("network.pretrained=") for override in overrides)
+        start = () if typed else warm_start.overrides(root, _live_archive(root, name), config, images)
         overrides += start
         for override in start:
-            run.console.print(f"starting from the network that was fine-tuned before: {override}", highlight=False)
+            run.console.print(f"starting from the live fine-tuned network: {override}", highlight=False)
+            run.console.print("(ARGS=network.pretrained=true starts from the pretrained weights)", highlight=False)
         _transfer(run, data, name, minutes, overrides, stages)
         return
     says = f"training for at most {minutes:g} min (MINUTES= changes that)"
@@ -120,6 +123,8 @@ def _transfer(
     if choice["deploys"] and choice["version"] is None:
         version = serve_and_ask(run, name, ANSWERS_SHOWN, tuned, suffix=" fine-tuned")
         shutil.copyfile(tuned.validation, tuned.deployed)
+        images = PreparedDataset.open(run.root / "data" / "processed" / name)
+        warm_start.keep(run.root, name, version, tuned, compose([*data, *overrides]), images)
         write_json(tuned.choice, {**choice, "version": version})
 
 

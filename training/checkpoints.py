@@ -39,19 +39,22 @@ class Checkpoints(Checkpoint):
         self.say = say
         self.rows: list[dict[str, float]] = []
         self.seconds: list[float] = []
-        self.cut = 0.0  # the part of the last epoch that was left out when the time was over
+        self.is_over = False  # the time
+        self.cut = 0.0  # the part of the last epoch that was left out then
         self.best: dict[str, float] | None = None
         self._started = self._reported = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds, "best": self.best, "cut": self.cut}
+        time_left = {"is_over": self.is_over, "cut": self.cut}
+        return {"rows": self.rows, "seconds": self.seconds, "best": self.best, **time_left}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds, self.best = state_dict["rows"], state_dict["seconds"], state_dict["best"]
-        self.cut = state_dict.get("cut", 0.0)  # older checkpoints have none
+        # Older checkpoints have neither.
+        self.is_over, self.cut = state_dict.get("is_over", False), state_dict.get("cut", 0.0)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        trainer.should_stop = self.cut > 0  # resumed after its time was over
+        trainer.should_stop = self.is_over  # it is resumed after that
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -68,14 +71,14 @@ class Checkpoints(Checkpoint):
     def _keep_time(self, trainer: L.Trainer, seconds: float, batch: int) -> None:
         """Move the schedule on to the part of the time that is over, and end training with the time."""
         assert self.max_minutes is not None
-        part = seconds / (60 * self.max_minutes)
         schedule = trainer.lr_scheduler_configs[0].scheduler
         steps = int(trainer.estimated_stepping_batches)
         assert isinstance(schedule, LRScheduler)
-        schedule.last_epoch = max(schedule.last_epoch, min(int(part * steps), steps - 1))
-        if part >= 1 and not trainer.should_stop:
+        place = max(schedule.last_epoch, int(seconds / (60 * self.max_minutes) * steps))
+        schedule.last_epoch = min(place, steps - 1)  # beyond its steps a schedule has no rate
+        if place >= steps - 1 and place > trainer.global_step and not self.is_over:
             self.say(f"stopping: trainer.max_minutes={self.max_minutes:g} are over")
-            self.cut = 1 - batch / int(trainer.num_training_batches)
+            self.is_over, self.cut = True, 1 - batch / int(trainer.num_training_batches)
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

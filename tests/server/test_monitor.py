@@ -4,12 +4,16 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -137,3 +141,15 @@ def test_the_configuration_has_the_ports_of_the_server(home: Path, addresses: tu
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in document["scrape_configs"]}
     exported, torchserve = (int(targets[job][0].rpartition(":")[2]) for job in ("sightline", "torchserve"))
     assert exported == torchserve + 1 != 8083
+
+
+def test_a_closed_terminal_ends_both(home: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SIGHTLINE_PORT_OFFSET": str(free_offset(30000))}
+    command = [sys.executable, "-m", "monitoring.monitor"]
+    with subprocess.Popen(command, cwd=home, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline().startswith("Overview http://127.0.0.1:")
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 2
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+    assert not psutil.wait_procs(children, timeout=10)[1]

@@ -159,7 +159,7 @@ def test_a_new_class_starts_from_the_network_that_was_fine_tuned(home: Path, off
         Image.fromarray(np.roll(np.asarray(Image.open(path)), 1, axis=2)).save(path)
     for _ in range(2):  # the second time it is up to date
         done, _ = run("--stages", "1")
-        start = "starting from the network that was fine-tuned before: network.pretrained=data/weights/tints-2.0.pt\n"
+        start = "starting from the live fine-tuned network: network.pretrained=data/weights/tints-2.0.pt\n"
         assert (start in done.stdout) is bool(choice["version"])
         with Client(root=home) as client:
             assert client.describe("tints").version == ("3.0" if choice["version"] else "2.0")

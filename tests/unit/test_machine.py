@@ -37,3 +37,15 @@ def test_a_containers_limit_bounds_the_memory(tmp_path: Path, name: str) -> None
     for text, expected in (("268435456\n", 2**28), ("max", whole), (str(2**62), whole)):
         (tmp_path / name).write_text(text)
         assert machine.memory(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_sleep_unless_the_environment_says_otherwise(
+    before: dict[str, str], after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(before))
+    machine.share_cores()
+    assert os.environ.get("GOMP_SPINCOUNT") == after

@@ -208,9 +208,9 @@ def test_the_best_epoch_is_exported_and_not_the_last() -> None:
     assert torch.equal(torchscript.load(run / "model.pt").module.state_dict()["head.weight"], head)
 
 
-def test_the_rate_falls_within_the_time_that_is_given() -> None:
+def test_as_many_epochs_are_trained_as_the_time_allows() -> None:
     run, said = tiny("hurried", "trainer.max_minutes=0.0001", "trainer.epochs=50", "trainer.schedule=cosine")
-    assert len(metrics(run)) == 1 and metrics(run)[-1]["lr"] < 0.01 and (run / "model.pt").is_file()
+    assert len(metrics(run)) == 1 and (run / "model.pt").is_file()
     assert any("epoch   1/1" in line for line in said)
     run, _ = tiny("unhurried", "trainer.max_minutes=60", "trainer.epochs=2")
     assert len(metrics(run)) == 2
@@ -262,6 +262,18 @@ def test_parts_of_epochs_are_trained_where_whole_ones_do_not_fit(
     assert metrics(run)[-1]["lr"] == pytest.approx(metrics(whole)[-1]["lr"], abs=1e-3)
     steps = [torch.load(each / "checkpoints/last.ckpt", weights_only=False)["global_step"] for each in (run, whole)]
     assert steps[0] == int(steps[1] / epochs * planned / epochs) * epochs
+
+
+@pytest.mark.parametrize("kind", ["onecycle", "cosine"])
+def test_training_that_is_slow_for_a_while_ends_with_its_schedule(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.pace.fitting_epochs", lambda *_: 5)
+    # Of half a minute two thirds pass with 20 of 65 batches, and then the machine is fast.
+    clock = itertools.accumulate(itertools.chain(itertools.repeat(1.0, 25), itertools.repeat(0.01)))
+    monkeypatch.setattr("training.checkpoints.time.perf_counter", lambda: next(clock))
+    schedule = (f"trainer.schedule={kind}", "trainer.batch_size=4", "trainer.max_minutes=0.5", "trainer.epochs=50")
+    run, said = tiny(f"slow-{kind}", *schedule)
+    assert any("stopping:" in line for line in said) and metrics(run)[-1]["lr"] < compose(TINY).trainer.lr / 50
+    assert json.loads((run / "train.json").read_text())["epochs"] < 4
 
 
 def test_training_that_is_slower_than_planned_ends_in_time_with_a_low_rate(monkeypatch: pytest.MonkeyPatch) -> None:
