@@ -22,7 +22,7 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
-OPTIONAL = ("weights", "log")  # extras with a lock of their own
+OPTIONAL = ("weights", "log")  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"
