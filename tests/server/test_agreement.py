@@ -43,7 +43,8 @@ SMALL = (
     *("trainer.label_smoothing=0", "trainer.mix={mixup: 0.0, cutmix: 0.0, p: 0.0}", "trainer.train_size=null"),
 )
 TEMPERATURE = Temperature(1.7, 0, None, None, "temperature 1.7")  # as of a network that is too sure
-SCENES = ("dataset=places365", "split.test=folds", "split.folds=2", "trainer.epochs=20")
+# With fewer epochs several scenes are near ties, which one level of a pixel decides.
+SCENES = ("dataset=places365", "split.test=folds", "split.folds=2", "trainer.epochs=40")
 PHOTOS = 500
 
 
