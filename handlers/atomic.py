@@ -82,7 +82,7 @@ def name_once(part: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        with _locked(path.parent):
+        with locked(path.parent):
             if path.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
             os.rename(part, path)
@@ -98,7 +98,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock while the block runs; it ends with its process."""
     handle = os.open(folder, os.O_RDONLY)
     try:

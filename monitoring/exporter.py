@@ -19,7 +19,7 @@ from monitoring.server_metrics import ServerMetrics
 from monitoring.worker_metrics import WorkerMetrics
 from serving.errors import ServingError
 from serving.host import ports
-from serving.host.ports import LOOPBACK, Ports
+from serving.host.ports import LOOPBACK, Address, PortError, Ports
 from serving.host.state import ServerState
 from serving.lifecycle import launch
 from serving.store import model_store
@@ -59,6 +59,8 @@ def main() -> int:
     root = Path.cwd()
     try:
         port = arguments.port or port_of(root)
+        if not ports.is_free(Address(LOOPBACK[0], port)):
+            raise PortError(f"port {port} is taken: make watch runs an exporter already, or choose another --port")
         start_http_server(port, LOOPBACK[0], registry(root))
     except (ServingError, OSError) as error:
         print(f"error: no metrics are served: {error}", file=sys.stderr)

@@ -25,7 +25,6 @@ from typing import Any
 
 from handlers import atomic
 from handlers.observation import segments
-from handlers.observation.slot import locked
 from monitoring import log
 from monitoring.log import Row
 from serving.errors import ServingError
@@ -67,7 +66,10 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return both ends of the interval, from 0 to 1 without images."""
+        """Return both ends of the interval, from 0 to 1 without images.
+
+        Written out here: a server's environment has no scipy.
+        """
         if not self.images:
             return 0.0, 1.0
         z, n, share = NormalDist().inv_cdf((1 + LEVEL) / 2), self.images, self.value
@@ -159,7 +161,7 @@ def _sha256(path: Path) -> str:
 
 def keep(folder: Path, labels: Mapping[Key, Row]) -> list[Row]:
     """Add labels to those of a model's folder, and return all of them."""
-    with locked(folder):
+    with atomic.locked(folder):
         earlier = {(row["request_id"], row["image"]): row for row in labels_of(folder)}
         # The newest come last.
         rows = {key: row for key, row in earlier.items() if key not in labels} | dict(labels)

@@ -118,7 +118,7 @@ class Log:
             line = json.dumps(self._row(entry, sha256)).encode() + b"\n"
             self._segments.append(line, sha256, entry.image if self._with_images else None)
             self._failing = False
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:  # ... of a time that no calendar has
             self._segments.close()
             self._dropped(DISK)
             if not self._failing:

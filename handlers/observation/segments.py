@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from handlers.observation.slot import is_held, locked, try_lock
+from handlers.atomic import locked
+from handlers.observation.slot import is_held, try_lock
 
 VARIABLE = "SIGHTLINE_PREDICTIONS"  # the folder; without it a worker logs nothing
 SUFFIX, IMAGES = ".jsonl", ".images"

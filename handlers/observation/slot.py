@@ -7,15 +7,15 @@ folder/MODEL/VERSION/0.recent     see `handlers.observation.recent`
 So the counts of ended workers stay, and a version has as many files as it had workers at the same time.
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
+
+from handlers.atomic import locked
 
 VARIABLE = "SIGHTLINE_OBSERVATIONS"  # the folder; without it a worker writes nothing
 UNCOUNTED_HEADER = "x-sightline-uncounted"  # of a request that leaves no trace here, such as a golden image
@@ -89,14 +89,3 @@ def try_lock(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder while the block runs."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

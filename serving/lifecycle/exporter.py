@@ -14,6 +14,7 @@ from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
 
 MODULE, LOG = "monitoring.exporter", "exporter.log"
+LARGEST = 1_000_000  # bytes of the log
 INTERVAL = 1.0  # seconds between two looks
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until the next start
 
@@ -50,7 +51,9 @@ class Exporter:
         log = self._root / logs.FOLDER / LOG
         command = [sys.executable, "-m", MODULE, "--port", str(port), "--until-closed"]
         try:
-            with open(log, "wb") as file:
+            # The reason why the last one ended stays.
+            is_large = log.is_file() and log.stat().st_size > LARGEST
+            with open(log, "wb" if is_large else "ab") as file:
                 # It ends when its standard input is closed, which a killed parent's is too.
                 self._process = subprocess.Popen(
                     command, cwd=self._root, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
