@@ -104,7 +104,7 @@ def _transfer(
     run: Steps, data: tuple[str, ...], name: str, minutes: float, overrides: tuple[str, ...], stages: int
 ) -> None:
     """Serve a linear head on pretrained features; then fine-tune all layers, and deploy the result if it is better."""
-    says = "fitting a linear head on the features of pretrained weights"
+    says = "fitting a linear head on the features of the frozen network"
     run.run("train", says, "training.train", *data, *overrides, "transfer.stages=1")
     _evaluate(run, name)
     first, tuned = fine_tuning.runs(name, run.root / RUNS)
