@@ -81,8 +81,7 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     overrides += defaults_for(images.document["counts"], overrides)
     config = compose([*data, *overrides])
     if config.network.get("pretrained"):
-        typed = any(override.lstrip("+").startswith("network.pretrained=") for override in overrides)
-        start = () if typed else warm_start.overrides(root, _live_archive(root, name), config, images)
+        start = warm_start.overrides(root, _live_archive(root, name), config, images, overrides)
         overrides += start
         for override in start:
             run.console.print(f"starting from the live fine-tuned network: {override}", highlight=False)

@@ -38,7 +38,9 @@ def keep(root: Path, name: str, version: str, run: RunFolder, config: DictConfig
         shutil.copyfile(run.model, part)
 
 
-def overrides(root: Path, live: Archive | None, config: DictConfig, data: PreparedDataset) -> tuple[str, ...]:
+def overrides(
+    root: Path, live: Archive | None, config: DictConfig, data: PreparedDataset, typed: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the override that names the weights to start from; none for the pretrained ones.
 
     While the images are the same, that is the start of the live network again, so that its training counts as done.
@@ -48,8 +50,9 @@ def overrides(root: Path, live: Archive | None, config: DictConfig, data: Prepar
         live: the archive that is live.
         config: of the training to come.
         data: the prepared images.
+        typed: settings that a person typed, which have the last word.
     """
-    if live is None or config.network.pretrained is not True:
+    if live is None or any(setting.lstrip("+").startswith("network.pretrained=") for setting in typed):
         return ()
     provenance, settings = live.provenance(), plain(config)
     old = provenance.get("config") or {}

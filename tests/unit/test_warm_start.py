@@ -58,7 +58,7 @@ def archive(
 
 
 def start(live: Archive | None, data: PreparedDataset, *overrides: str) -> tuple[str, ...]:
-    return warm_start.overrides(Path.cwd(), live, compose([*SETTINGS, *overrides]), data)
+    return warm_start.overrides(Path.cwd(), live, compose([*SETTINGS, *overrides]), data, overrides)
 
 
 def test_a_fine_tuned_network_is_where_training_starts_with_a_new_class(data: PreparedDataset) -> None:
@@ -107,7 +107,9 @@ def test_images_of_its_training_do_not_judge_the_next_network(data: PreparedData
     ("old", "new"),
     [
         ((), ("network=efficientnet_lite1",)),
+        ((), ("network=efficientnet_lite1", "dataset.image_size=224")),
         ((), ("network.pretrained=elsewhere.pt",)),
+        ((), ("network.pretrained=true",)),
         ((), ("dataset.image_size=128",)),
         (("network=small_cnn",), ()),
     ],
