@@ -71,6 +71,7 @@ def drift(home: Path, name: str, **labels: str) -> float | None:
     return samples(home).get((f"sightline_{name}", key))
 
 
+@pytest.mark.slow
 def test_drift_is_seen_while_the_server_answers(home: Path) -> None:
     send(home, (picture(seed) for seed in range(1000, 1000 + WINDOW)))
     until(lambda: drift(home, "drift_detected", kind="input") == 0, 60)

@@ -185,6 +185,7 @@ def found_default(home: Path) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_the_exporter_is_killed_and_scraped_or_its_folder_is_gone(watched: Path) -> None:
     folder = launch.observations(state(watched).temporary)
     with calling(watched) as callers:

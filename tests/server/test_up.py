@@ -123,6 +123,7 @@ def transfer(
     return done, json.loads((home / "logs" / f"up-{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_linear_head_is_served_before_it_is_fine_tuned(home: Path, offset: int) -> None:
     run = functools.partial(transfer, home, offset, "hues")
     paint(home / "hues", 30)
