@@ -18,6 +18,8 @@ STAGES ?= 2
 OFFLINE ?=
 UI ?=
 KEEP ?=
+REPLAY ?=
+AGREEMENT ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
@@ -38,17 +40,20 @@ export SIGHTLINE_MINUTES = $(value MINUTES)
 export SIGHTLINE_STAGES = $(value STAGES)
 export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
+export SIGHTLINE_REPLAY = $(value REPLAY)
+export SIGHTLINE_AGREEMENT = $(value AGREEMENT)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
 # Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
+trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT")
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
@@ -101,8 +106,8 @@ status: setup ## show the server and what it serves
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$$SIGHTLINE_MODEL" "$$SIGHTLINE_IMAGE" $(if $(OFFLINE),--offline) $(ARGS)
 
-deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before)
-	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(ARGS)
+deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1: only if it agrees with the log, AGREEMENT=0.95)
+	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)
 
 rollback: setup ## back to the version before: NAME=
 	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback

@@ -20,7 +20,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 from handlers import atomic
@@ -28,12 +27,13 @@ from handlers.observation import segments
 from monitoring import log
 from monitoring.log import Row
 from serving.errors import ServingError
+from serving.rollout import labels as later_labels
+from serving.rollout.evidence import wilson
 from serving.store import model_store
 from serving.store.model_store import Archive, ArchiveError
 
-LABELS, FIGURES = "labels.jsonl", "feedback.json"
+FIGURES = "feedback.json"
 SOURCES = ("request_id", "sha256", "path")  # one of these columns names the images
-LEVEL = 0.95
 PAIRS, NAMES = 5, 3  # that a line shows
 SUFFIXES = {
     b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif",
@@ -66,17 +66,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return both ends of the interval, from 0 to 1 without images.
-
-        Written out here: a server's environment has no scipy.
-        """
-        if not self.images:
-            return 0.0, 1.0
-        z, n, share = NormalDist().inv_cdf((1 + LEVEL) / 2), self.images, self.value
-        middle = share + z * z / (2 * n)
-        half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-        return (low if self.right else 0.0), (high if self.right < n else 1.0)
+        """Return both ends of the interval, from 0 to 1 without images."""
+        return wilson(self.right, self.images)
 
     def document(self) -> dict[str, Any]:
         """Return the figures as JSON."""
@@ -162,17 +153,11 @@ def _sha256(path: Path) -> str:
 def keep(folder: Path, labels: Mapping[Key, Row]) -> list[Row]:
     """Add labels to those of a model's folder, and return all of them."""
     with atomic.locked(folder):
-        earlier = {(row["request_id"], row["image"]): row for row in labels_of(folder)}
+        earlier = {(row["request_id"], row["image"]): row for row in later_labels.read(folder)}
         # The newest come last.
         rows = {key: row for key, row in earlier.items() if key not in labels} | dict(labels)
-        atomic.write_text(folder / LABELS, "".join(json.dumps(row) + "\n" for row in rows.values()))
+        atomic.write_text(folder / later_labels.FILE, "".join(json.dumps(row) + "\n" for row in rows.values()))
     return list(rows.values())
-
-
-def labels_of(folder: Path) -> list[Row]:
-    """Return the labels in the folder of a model's log, each with the answer that it judges."""
-    path = folder / LABELS
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def accuracies(labels: Iterable[Row], classes: Mapping[str, Sequence[str]]) -> dict[str, Accuracy]:

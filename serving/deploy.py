@@ -3,6 +3,7 @@
     python -m serving.deploy fingers 2.0             the previous version stays READY, for a rollback, until the next
     python -m serving.deploy fingers 2.0 --no-keep   it is removed as soon as its last request is answered
     python -m serving.deploy fingers                 the newest version of the store
+    python -m serving.deploy fingers --replay 1      only if it answers the images of the prediction log as logged
 
 verify     the archive is complete and answers its golden images, in a separate process
 changes    the differences from the live version
@@ -10,6 +11,7 @@ register   without waiting inside the server, which would stall its other reques
 load       one worker, until it is READY; if it dies, the deployment fails
 compare    golden images on /predictions/<name>/<version>: the answers, and the latency against the live version's
 scale      its other workers, one after the other: loading takes half of the cores from the answering ones
+replay     if asked for: logged images, see `serving.rollout.replay`
 switch     the default version, in one step
 watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back
@@ -24,7 +26,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +37,8 @@ from serving.errors import ServingError
 from serving.host import lock
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, DeployLimits, Deployment, record
+from serving.rollout.replay import AGREEMENT, Replay
+from serving.rollout.trial import Trial
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
 
@@ -50,14 +54,17 @@ def deploy(
     keep: bool = True,
     limits: DeployLimits = LIMITS,
     verify: bool = True,
+    trials: Sequence[Trial] = (),
     log: Callable[[str], None] = print,
 ) -> Deployed:
     """Make `version` (the newest where None) of `name` the default of the server in `root`; `log` gets each step.
 
-    `verify=False` skips most of the first step, for an archive that was just built.
+    `verify=False` skips most of the first step, for an archive that was just built. It goes live only if it passes all
+    `trials`.
 
     Raises:
         DeployError: a step failed and the steps before it were undone; or the version is live already.
+        TrialError: a trial has nothing to work with, and nothing was done.
         Held: another deployment runs.
         ArchiveError: there is no such archive.
         ClientError: the server does not answer.
@@ -65,7 +72,7 @@ def deploy(
     root = root.resolve()
     archive = model_store.find(name, version, root / model_store.FOLDER)
     with lock.deploying(root), _operated(root, log) as (running, client):
-        return Deployment(root, running, client, archive, limits, log).run(keep=keep, rehearse=verify)
+        return Deployment(root, running, client, archive, limits, log, trials).run(keep=keep, rehearse=verify)
 
 
 def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> Deployed:
@@ -151,6 +158,20 @@ def _finish(server_state: ServerState, client: Client, root: Path, log: Callable
         log(f"{name} {version} was loaded by a start that was killed: recorded as live")
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
+    return share
+
+
+def _trials(arguments: argparse.Namespace) -> list[Trial]:
+    trials: list[Trial] = []
+    if arguments.replay:
+        trials.append(Replay(arguments.replay, AGREEMENT if arguments.agreement is None else arguments.agreement))
+    return trials
+
+
 def main() -> int:
     """Deploy or roll back; return 0 on success, 1 on an error, 130 after an interrupt that was undone."""
     parser = argparse.ArgumentParser(
@@ -164,6 +185,8 @@ def main() -> int:
     add("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="watch it this long after the switch")
     add("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="allowed latency, in times the live one's")
     add("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="fail if loading takes longer")
+    add("--replay", default="", metavar="LOG", help="folder of a prediction log with images; 1: that of the model")
+    add("--agreement", type=_share, metavar="SHARE", help=f"share of equal answers (default: {AGREEMENT} in a replay)")
     arguments = parser.parse_args()
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
@@ -177,7 +200,7 @@ def main() -> int:
             limits = DeployLimits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
             deployed = deploy(
                 arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
-                log=console.print,
+                trials=_trials(arguments), log=console.print,
             )  # fmt: skip
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

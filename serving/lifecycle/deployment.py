@@ -6,7 +6,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from serving.lifecycle.drain import remove
 from serving.lifecycle.golden_check import GoldenCheck
 from serving.lifecycle.launch import CONFIG
 from serving.lifecycle.readiness import NotReady, wait_ready
+from serving.rollout.trial import Candidate, Trial
 from serving.store import model_store
 from serving.store.changes import changes
 from serving.store.live import Live, LiveModel
@@ -86,7 +87,9 @@ class Deployment:
         archive: Archive,
         limits: DeployLimits,
         log: Callable[[str], None],
+        trials: Sequence[Trial] = (),
     ) -> None:
+        self.trials = trials
         self.root, self.server, self.client, self.archive = root, server, client, archive
         self.limits, self.log = limits, log
         self.name, self.version = archive.name, archive.version
@@ -98,6 +101,8 @@ class Deployment:
         self._recover()
         if self.before is not None and self.before.version == self.version:
             return self._record()
+        for trial in self.trials:
+            trial.check(self.root, self.name, self._live())
         with ExitStack() as undo:
             with self._step("verify"):
                 if rehearse:
@@ -120,6 +125,9 @@ class Deployment:
             with self._step("scale"):
                 self._scale()
                 self._ask_each(check)
+            for trial in self.trials:
+                with self._step(trial.name):
+                    trial.run(self._candidate())
             with self._step("switch"):
                 self._switch(undo)
             with self._step("watch"):
@@ -137,6 +145,22 @@ class Deployment:
         except KeyboardInterrupt:
             self.log(f"interrupted: {self.version} is live, and the next deployment removes the old version")
         return Deployed(self.name, self.version, self.before.version if self.before else None, self.steps)
+
+    def _live(self) -> str | None:
+        return self.before.version if self.before is not None else None
+
+    def _candidate(self) -> Candidate:
+        classes = set(self.archive.spec()["classes"])
+        if self.before is not None and (live := self._archive_of(self.before.version)).path.is_file():
+            with contextlib.suppress(ArchiveError, KeyError):  # an unreadable live version can still be replaced
+                classes |= set(live.spec()["classes"])
+        return Candidate(
+            self.root, self.client, self.name, self.version, self._live(), frozenset(classes), self.limits.slower,
+            self.limits.grace, self.log,
+        )  # fmt: skip
+
+    def _archive_of(self, version: str) -> Archive:
+        return Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))
 
     def _record(self) -> Deployed:
         """Record the version that already answers, in place of one that no longer loads."""
@@ -214,11 +238,7 @@ class Deployment:
         if self.before is None:
             self.log(f"  {self.name} is new")
             return
-        old = model_store.Archive(
-            self.name,
-            self.before.version,
-            model_store.path_of(self.name, self.before.version, self.archive.path.parent),
-        )
+        old = self._archive_of(self.before.version)
         if not old.path.is_file():
             self.log(f"  unknown: {old.path.name} does not exist")
             return
@@ -347,7 +367,7 @@ class Deployment:
                 self.log(f"  {version} is not removed ({error}): the next deployment tries again")
 
     def _remove(self, version: str) -> None:
-        archive = Archive(self.name, version, model_store.path_of(self.name, version, self.archive.path.parent))
+        archive = self._archive_of(version)
         try:
             image = next((image.image for image in archive.golden()), b"")
         except ArchiveError:  # it may be why this version goes

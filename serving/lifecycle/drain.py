@@ -45,7 +45,7 @@ def _slowest_answer(client: Client, status: ModelStatus, image: bytes, deadline:
     for _ in status.workers:
         start_time = time.monotonic()
         try:
-            client.predict(image, status.name, status.version, deadline=max(0.1, deadline - start_time))
+            client.predict(image, status.name, status.version, deadline=max(0.1, deadline - start_time), counted=False)
         except NotFound:
             raise
         except ClientError:

@@ -15,6 +15,7 @@ from handlers.requests.labels import Labels
 from handlers.settings import Settings
 from monitoring import feedback
 from monitoring.feedback import Accuracy
+from serving.rollout import labels
 from serving.store.model_store import Archive, ArchiveError
 from tests.unit.raw_layouts import read_records
 from training.scores import proportion
@@ -98,7 +99,7 @@ def test_a_later_label_replaces_an_earlier_one_and_labels_outlive_the_log(home: 
     write_log("1.1", [("e", ["robin"])])
     assert run("request_id,label\ne,wren\n") == 0
     assert (versions()["1.0"]["images"], versions()["1.1"]["images"]) == (1, 2)
-    assert len(feedback.labels_of(BIRDS)) == 3
+    assert len(labels.read(BIRDS)) == 3
 
 
 def test_images_are_labelled_by_their_place_their_hash_or_their_file(home: Path) -> None:
@@ -139,7 +140,7 @@ def test_a_wrong_table_is_one_line(home: Path, capsys: pytest.CaptureFixture[str
     assert run(table) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert not (BIRDS / feedback.LABELS).exists()
+    assert not (BIRDS / labels.FILE).exists()
 
 
 def test_a_missing_table_or_log_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,6 +150,9 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert len(run("archive", "NAME=moths", "VERSION=1.0")) == 1
     assert run("verify", "NAME=moths", "VERSION=1.0") == [["-m", "serving.verify", "moths", "1.0"]]
     assert run("deploy", "NAME=moths") == [["-m", "serving.deploy", "moths"]]
+    trial = run("deploy", "NAME=moths", "REPLAY=a log", "AGREEMENT=0.9")
+    assert trial == [["-m", "serving.deploy", "moths", "--replay=a log", "--agreement=0.9"]]
+    assert run("deploy", "NAME=moths", "REPLAY=0") == [["-m", "serving.deploy", "moths"]]
     assert run("load", "UI=1", "ARGS=--users 3") == [["-m", "tests.load.run", "--ui", "--users", "3"]]
     assert run("load", "UI=0", "ARGS=--users 3") == [["-m", "tests.load.run", "--users", "3"]]
     assert run("predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1")[0][-1] == "--offline"

@@ -1,0 +1,1 @@
+"""Trials of a new version before it goes live: it answers logged, mirrored or some live requests."""
