@@ -37,7 +37,7 @@ import torch
 from benchmarks.harness import console
 from benchmarks.result import Sections
 from handlers.classifier import Classifier
-from handlers.observation import statistics as image_statistics
+from handlers.observation.measurements import Projection, statistics_of
 from handlers.observation.reference import Reference
 from handlers.requests.labels import Labels
 from handlers.run_folder import RunFolder
@@ -55,7 +55,11 @@ from training.transfer.head import Head
 
 RESULT = Path("benchmarks/results/drift.json")
 CODE = (
-    *("handlers/observation/reference.py", "handlers/observation/statistics.py"),
+    *(
+        "handlers/observation/reference.py",
+        "handlers/observation/statistics.py",
+        "handlers/observation/measurements.py",
+    ),
     *(f"monitoring/drift/{name}.py" for name in ("accuracy", "histograms", "label_shift", "mmd", "verdict")),
     *("training/transfer/reference.py", "training/report/corruptions.py"),
 )
@@ -105,7 +109,7 @@ class Model:
     def answers(self, pool: Pool) -> Images:
         """Return the images of a pool as a worker measures them."""
         best = (self.head.logits(pool.embeddings) / self.temperature).softmax(dim=1).max(dim=1)
-        embeddings = self.reference.project(torch.from_numpy(pool.embeddings)).double().numpy()
+        embeddings = Projection(self.reference)(torch.from_numpy(pool.embeddings)).double().numpy()
         return Images(embeddings, pool.statistics, best.values.double().numpy(), best.indices.numpy())
 
 
@@ -118,9 +122,10 @@ def fitted(train: Pool, validation: Pool, classes: int) -> Model:
     temperature = fit_temperature(logits, torch.from_numpy(validation.labels)).value
     drawn = reference.draw(len(validation))
     rows = validation[drawn]
-    measured = torch.from_numpy(rows.statistics)
     scaled = logits[torch.from_numpy(drawn)] / temperature
-    return Model(layer, temperature, reference.build(train.embeddings, rows.embeddings, measured, scaled, rows.labels))
+    return Model(
+        layer, temperature, reference.build(train.embeddings, rows.embeddings, rows.statistics, scaled, rows.labels)
+    )
 
 
 class Dataset:
@@ -140,7 +145,7 @@ class Dataset:
     def _embedded(self, pixels: torch.Tensor) -> tuple[Floats, Floats]:
         images = list(pixels)
         outputs = self.classifier.outputs(images)[:, len(self.classifier.spec.classes) :].clone().numpy()
-        return outputs, image_statistics.measure(images).numpy()
+        return outputs, np.array(statistics_of(images), np.float32)
 
     def corrupted(self, places: Rows) -> Iterator[tuple[str, int, Pool]]:
         """Yield each corruption and strength of images of the pool."""

@@ -65,7 +65,9 @@ def write(folder: Path, side: int, network: Network) -> Path:
         logits = torch.cat([network(part) for part in resnet.batches(scenes)])
     values, half = embeddings.numpy().astype(np.float32), len(labels) // 2
     familiarity.bank_of(values[:half], labels[:half].numpy(), values[half:]).write(folder / FAMILIARITY)
-    known = reference.build(values[:half], values[half:], torch.rand(half, 3), logits[half:], labels[half:].numpy())
+    known = reference.build(
+        values[:half], values[half:], torch.rand(half, 3).numpy(), logits[half:], labels[half:].numpy()
+    )
     known.write(folder / REFERENCE)
     return model
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from handlers.device import out_of_memory_errors
-from handlers.errors import NoAnswer, RequestError
+from handlers.errors import ArtifactError, NoAnswer, RequestError
 from handlers.images import nvjpeg
 from handlers.images.decoder import Decoded, Decoder
 from handlers.images.decoding import Buffer
@@ -26,7 +26,7 @@ from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import Familiarity
 from handlers.network.precision import choose_precision
-from handlers.observation import statistics
+from handlers.observation.measurements import Projection, statistics_of
 from handlers.observation.reference import Reference
 from handlers.observation.stages import Stages
 from handlers.observation.statistics import Statistics
@@ -109,6 +109,7 @@ class Classifier:
         on_device = isinstance(self.decoder, DeviceDecoder)
         self.ahead = Prefetcher(self.decoder.decode, self.device) if on_device else None
         self._check(path)
+        self._projection = Projection(self.reference) if self.reference is not None else None
         self.top_k = min(top_k, len(self.spec.classes))
         self.observes = False  # whether answers have the statistics of their images
         self.stages = Stages()
@@ -117,9 +118,9 @@ class Classifier:
         shape, classes = tuple(self.engine(self.engine.buffer(1).zero_()).shape), len(self.spec.classes)
         for name, beside in ((FAMILIARITY, self.familiarity), (REFERENCE, self.reference)):
             if beside is not None and shape[1] != classes + beside.width:
-                raise torchscript.ArtifactError(f"{path} and {name} are of two exports; export the model again")
+                raise ArtifactError(f"{path} and {name} are of two exports; export the model again")
         if self.familiarity is None and shape != (1, classes):
-            raise torchscript.ArtifactError(
+            raise ArtifactError(
                 f"{path}: the network answers {shape}, its spec has {classes} classes; export the model again"
             )
 
@@ -251,10 +252,10 @@ class Classifier:
         """Return the statistics of images, and their embeddings in the directions of the reference."""
         if not self.observes:
             return [(None, ())] * len(images)
-        rows = statistics.rows_of(images)
-        if self.reference is None:
+        rows = statistics_of(images)
+        if self._projection is None:
             return [(row, ()) for row in rows]
-        embeddings = self.reference.project(outputs[:, len(self.spec.classes) :])
+        embeddings = self._projection(outputs[:, len(self.spec.classes) :])
         return list(zip(rows, embeddings.tolist(), strict=True))
 
     def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool, measured: _Measured) -> Answer:

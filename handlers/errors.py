@@ -1,4 +1,4 @@
-"""What can be wrong with one request, and the HTTP status that says so.
+"""Errors of a request, with the HTTP status that says so, and of an artifact.
 
 RequestError                 what costs one request its answer
 ├── BadRequest        400    the body is not of a form that we read
@@ -7,6 +7,8 @@ RequestError                 what costs one request its answer
 ├── UnsupportedFormat 415    an image, of a format that is not served
 ├── NoAnswer          500    a good image, and a network that gives no numbers for it
 └── Busy              503    a good request that takes long, while others wait: send it again
+
+ArtifactError                a file of a model cannot be written or read
 """
 
 import math
@@ -75,3 +77,7 @@ class Busy(RequestError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         self.retry_after = max(1, math.ceil(retry_after))
         super().__init__(f"{message}; send it again after {self.retry_after} s")
+
+
+class ArtifactError(Exception):
+    """An artifact cannot be written or read; the message names the file and the remedy."""

@@ -12,7 +12,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from handlers.network.torchscript import ArtifactError
+from handlers.errors import ArtifactError
 from handlers.observation import slot
 from handlers.observation.recent import SUFFIX, Copy
 from handlers.observation.reference import Reference

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from handlers.errors import RequestError
+from handlers.errors import ArtifactError, RequestError
 from handlers.requests.labels import Labels, shown, word_of
 from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
@@ -148,7 +148,6 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
         ArchiveError: the artifact cannot be read.
     """
     from handlers.golden import GoldenError
-    from handlers.network.torchscript import ArtifactError
     from handlers.service import load
     from handlers.settings import Settings
 

@@ -23,6 +23,7 @@ from torch import nn
 from handlers import golden, tolerances
 from handlers.atomic import replacing, write_json
 from handlers.classifier import Classifier
+from handlers.errors import ArtifactError
 from handlers.network import aot, torchscript
 from handlers.preprocessing import Preprocess
 from handlers.run_folder import RunFolder
@@ -108,7 +109,7 @@ def export(
             document = compare(logits, exported_network, pixels, validation_batches(data, shown, 8), spec.temperature)
             if kind == "pt2":
                 _check_golden(artifact, run)
-        except (torchscript.ArtifactError, golden.GoldenError) as error:
+        except (ArtifactError, golden.GoldenError) as error:
             raise TrainingError(str(error)) from error
         _check_difference(document, target)
         document["temperature"] = dataclasses.asdict(temperature)
@@ -177,7 +178,7 @@ def _quantized(
         quantized = torchscript.load(torchscript.quantized(path)).module
         batches = validation_batches(data, split, 64)
         comparison = compare(logits, quantized, preprocess, batches, spec.temperature)
-    except (QuantizationError, torchscript.ArtifactError, RuntimeError) as error:
+    except (QuantizationError, ArtifactError, RuntimeError) as error:
         # The float32 network is exported nevertheless.
         torchscript.quantized(path).unlink(missing_ok=True)
         return {"offered": False, "why": str(error).strip().partition("\n")[0]}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from handlers import atomic
+from handlers.errors import ArtifactError
 from handlers.images.limits import UNLIMITED
 from handlers.lookahead import map_ahead
 from handlers.run_folder import RunFolder
@@ -113,8 +114,7 @@ def open_classifier(run: Path, precision: str = "fp32") -> "Classifier":
     Raises:
         ConfigurationError: the file is no artifact.
     """
-    from handlers.classifier import Classifier
-    from handlers.network.torchscript import ArtifactError  # brings torch
+    from handlers.classifier import Classifier  # brings torch
 
     try:  # without limits: the data set has its own
         return Classifier(RunFolder(run).model, device="cpu", precision=precision, limits=UNLIMITED)

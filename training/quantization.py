@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+from handlers.errors import ArtifactError
 from handlers.network import torchscript
 from handlers.network.precision import multiplies_bytes
 
@@ -39,7 +40,7 @@ def quantize(network: nn.Module, batches: Iterable[torch.Tensor]) -> nn.Module:
     engine = "onednn" if multiplies_bytes() else "x86"
     try:
         torchscript.use_int8_engine(engine)
-    except torchscript.ArtifactError as error:
+    except ArtifactError as error:
         raise QuantizationError(f"this build of torch has no int8 layers of {engine}") from error
     with _quiet():
         from torch.ao.quantization import get_default_qconfig_mapping

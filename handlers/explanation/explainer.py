@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from handlers.classifier import Classifier
-from handlers.errors import BadRequest, Busy, RequestError
+from handlers.errors import ArtifactError, BadRequest, Busy, RequestError
 from handlers.explanation import occlusion, overlay
 from handlers.images.decoding import Buffer
 from handlers.network import torchscript
@@ -127,6 +127,6 @@ class Explainer:
             return None
         try:
             return torchscript.place_scores(torchscript.load(self._weights))
-        except torchscript.ArtifactError as error:
+        except ArtifactError as error:
             logging.getLogger(__name__).info("explanations by occlusion: %s", error)
             return None

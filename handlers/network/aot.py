@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from handlers import atomic
+from handlers.errors import ArtifactError
 from handlers.network.engine import SIZES, Engine
 from handlers.network.precision import DTYPES
-from handlers.network.torchscript import SPEC_FILE, ArtifactError
+from handlers.network.torchscript import SPEC_FILE
 from handlers.spec import Spec
 
 SUFFIX = ".pt2"

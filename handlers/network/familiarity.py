@@ -13,14 +13,15 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from handlers.errors import ArtifactError
 from handlers.network import array_file
-from handlers.network.torchscript import ArtifactError
 
 LARGEST = 1_000_000  # bytes of the file
-KINDS = (torch.float16, torch.float32, torch.float32, torch.int8)  # of the arrays of the file
+KINDS = (np.float16, np.float32, np.float32, np.int8)  # of the arrays of the file
 STEPS = 100  # the quantiles of the validation images' distances are STEPS + 1
 
 
@@ -88,7 +89,7 @@ class Familiarity:
     def write(self, path: Path) -> None:
         """Write the arrays in the order of the arguments (see `handlers.network.array_file`)."""
         arrays = (self.directions, self.offset, self.scale, self.bank)
-        array_file.write(path, {"quantiles": self.quantiles}, arrays)
+        array_file.write(path, {"quantiles": self.quantiles}, [array.numpy() for array in arrays])
 
     @classmethod
     def read(cls, path: Path) -> "Familiarity":
@@ -102,7 +103,7 @@ class Familiarity:
             quantiles = tuple(float(value) for value in about["quantiles"])
             if len(quantiles) != STEPS + 1:
                 raise ValueError(f"{len(quantiles)} quantiles")
-            directions, offset, scale, bank = arrays
+            directions, offset, scale, bank = map(torch.from_numpy, arrays)
             return cls(directions, offset, scale, bank, quantiles)
-        except array_file.DAMAGE as error:
+        except (*array_file.DAMAGE, RuntimeError) as error:
             raise ArtifactError(f"{path} is damaged; export the model again") from error

@@ -14,6 +14,7 @@ from torch import nn
 
 from handlers import atomic
 from handlers.device import out_of_memory_errors
+from handlers.errors import ArtifactError
 from handlers.network.precision import multiplies_bytes
 from handlers.spec import Spec
 
@@ -27,10 +28,6 @@ CONVOLUTION = (
     "deterministic", "cudnn_enabled", "allow_tf32",
 )  # fmt: skip
 TRACED_BATCH, CHECKED_BATCHES, TOLERANCE = 2, (1, 3), 1e-4
-
-
-class ArtifactError(Exception):
-    """An artifact cannot be written or read; the message names the file and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from handlers.observation import file
 from handlers.observation.file import NumberFile
@@ -91,9 +92,9 @@ class Copy:
 
     model: str
     version: str
-    numbers: torch.Tensor
-    columns: torch.Tensor
-    embeddings: torch.Tensor
+    numbers: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.float64]
+    embeddings: npt.NDArray[np.float64]
 
     @classmethod
     def read(cls, path: Path) -> "Copy":
@@ -106,11 +107,11 @@ class Copy:
         if tuple(about["columns"]) != COLUMNS:
             raise ValueError(f"{path} has other columns, of another release")
         length = len(COLUMNS) + about["width"] + 2
-        rows = torch.tensor(numbers, dtype=torch.float64).reshape(-1, length)
+        rows = np.array(numbers).reshape(-1, length)
         rows = rows[(rows[:, 0] > 0) & (rows[:, 0] == rows[:, -1])]
         rows = rows[rows[:, 0].argsort()]
         end = 1 + len(COLUMNS)
-        return cls(about["model"], about["version"], rows[:, 0].long(), rows[:, 1:end], rows[:, end:-1])
+        return cls(about["model"], about["version"], rows[:, 0].astype(np.int64), rows[:, 1:end], rows[:, end:-1])
 
 
 def or_nan(value: float | None) -> float:

@@ -9,19 +9,20 @@ differ from each window.
 import dataclasses
 from pathlib import Path
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
+from handlers.errors import ArtifactError
 from handlers.network import array_file
-from handlers.network.torchscript import ArtifactError
 
 LARGEST = 200_000  # bytes of the file
 DIRECTIONS = 64
 LEAST_ROWS, ROWS = 100, 500
 # Of the arrays of the file.
 KINDS = (
-    *(torch.int8, torch.float32, torch.float32),  # of the projection
-    *(torch.int8, torch.float32),  # of the rows
-    *(torch.float32, torch.float32, torch.int32, torch.int32),  # beside the rows
+    *(np.int8, np.float32, np.float32),  # of the projection
+    *(np.int8, np.float32),  # of the rows
+    *(np.float32, np.float32, np.int32, np.int32),  # beside the rows
 )
 
 
@@ -41,19 +42,15 @@ class Reference:
         labels: int32 (N,), the places of the true classes.
     """
 
-    directions: torch.Tensor
-    scale: torch.Tensor
-    offset: torch.Tensor
-    embeddings: torch.Tensor
-    step: torch.Tensor
-    statistics: torch.Tensor
-    confidences: torch.Tensor
-    answers: torch.Tensor
-    labels: torch.Tensor
-    _projection: torch.Tensor = dataclasses.field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_projection", self.directions * self.scale)
+    directions: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    offset: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.int8]
+    step: npt.NDArray[np.float32]
+    statistics: npt.NDArray[np.float32]
+    confidences: npt.NDArray[np.float32]
+    answers: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,17 +61,13 @@ class Reference:
         return len(self.directions)
 
     @property
-    def rows(self) -> torch.Tensor:
+    def rows(self) -> npt.NDArray[np.float32]:
         """Return the projected embeddings of the validation images, float32 (N, d)."""
         return self.embeddings * self.step
 
-    def project(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return embeddings (B, D), float32 on the CPU, in the whitened directions: (B, d)."""
-        return torch.addmm(-self.offset, embeddings, self._projection)
-
     def write(self, path: Path) -> None:
         """Write the arrays in the order of the arguments (see `handlers.network.array_file`)."""
-        arrays = [getattr(self, field.name) for field in dataclasses.fields(self) if field.init]
+        arrays = [getattr(self, field.name) for field in dataclasses.fields(self)]
         array_file.write(path, {}, arrays)
 
     @classmethod

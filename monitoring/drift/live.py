@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from handlers.observation.recent import COLUMNS, Copy
 from handlers.observation.reference import LEAST_ROWS, Reference
@@ -62,7 +62,7 @@ class LiveDrift:
             self._test(newest(read(), max(WINDOWS), len(self.reference.scale)), self.reference)
         return self._verdicts
 
-    def _test(self, rows: torch.Tensor, reference: Reference) -> None:
+    def _test(self, rows: npt.NDArray[np.float64], reference: Reference) -> None:
         last = float(rows[-1, TIME]) if len(rows) else -float("inf")
         if time.time() - last > STALE:
             self._verdicts = {}
@@ -72,18 +72,18 @@ class LiveDrift:
         self._newest = last
 
 
-def newest(copies: Sequence[Copy], count: int, width: int) -> torch.Tensor:
+def newest(copies: Sequence[Copy], count: int, width: int) -> npt.NDArray[np.float64]:
     """Return up to `count` rows (N, columns + width) of all workers, oldest first, with an embedding of that width."""
-    whole = [torch.cat([copy.columns, copy.embeddings], dim=1) for copy in copies if copy.embeddings.shape[1] == width]
+    whole = [np.hstack([copy.columns, copy.embeddings]) for copy in copies if copy.embeddings.shape[1] == width]
     if not whole:
-        return torch.empty((0, len(COLUMNS) + width), dtype=torch.float64)
-    rows = torch.cat(whole)
-    rows = rows[rows[:, len(COLUMNS) :].isfinite().all(dim=1)]
-    return rows[rows[:, TIME].argsort(stable=True)][-count:]
+        return np.empty((0, len(COLUMNS) + width))
+    rows = np.concatenate(whole)
+    rows = rows[np.isfinite(rows[:, len(COLUMNS) :]).all(axis=1)]
+    return rows[rows[:, TIME].argsort(kind="stable")][-count:]
 
 
-def images_of(rows: torch.Tensor) -> Images:
+def images_of(rows: npt.NDArray[np.float64]) -> Images:
     """Return the images of rows (N, columns + width) of a ring."""
-    columns = {name: rows[:, place].numpy() for place, name in enumerate(COLUMNS)}
+    columns = {name: rows[:, place] for place, name in enumerate(COLUMNS)}
     statistics = np.column_stack([columns[name] for name in Statistics._fields])
-    return Images(rows[:, len(COLUMNS) :].numpy(), statistics, columns["confidence"], columns["place"].astype(np.int64))
+    return Images(rows[:, len(COLUMNS) :], statistics, columns["confidence"], columns["place"].astype(np.int64))

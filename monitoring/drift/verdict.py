@@ -39,8 +39,8 @@ class Images:
     def of(cls, reference: Reference) -> "Images":
         """Return the validation images of a reference."""
         arrays = (reference.rows, reference.statistics, reference.confidences)
-        embeddings, statistics, confidences = (array.double().numpy() for array in arrays)
-        return cls(embeddings, statistics, confidences, reference.answers.long().numpy())
+        embeddings, statistics, confidences = (array.astype(np.float64) for array in arrays)
+        return cls(embeddings, statistics, confidences, reference.answers.astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def judge(reference: Reference, window: Images, *, level: float = LEVEL, seed: i
     embedding = Test.of(mmd.discrepancies(kernel, members, one_group), level)
     within = label_shift.within_answers(kernel, inside, answers, random, level)
     columns = _columns(np.column_stack([statistics, confidences]), answers, members, len(validation), level)
-    right = (reference.answers == reference.labels).numpy()
+    right = reference.answers == reference.labels
     estimated = accuracy.estimate(validation.confidences, right, window.confidences)
     near = bool(embedding.value <= FAR and estimated.value >= right.mean() - LARGEST_FALL)
     kind = label_shift.kind(embedding, within, columns["class"].jensen_shannon)

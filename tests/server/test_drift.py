@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from handlers.classifier import Classifier
-from handlers.observation import statistics
+from handlers.observation.measurements import statistics_of
 from handlers.spec import REFERENCE
 from serving import archive
 from serving import server as server_module
@@ -34,7 +35,7 @@ def save_watched(folder: Path) -> Path:
     built = reference.build(
         embeddings[:150].numpy(),
         embeddings[150:].numpy(),
-        statistics.measure(images[150:]),
+        np.array(statistics_of(images[150:])),
         logits[150:] / classifier.spec.temperature,
         logits[150:].argmax(dim=1).numpy(),
     )

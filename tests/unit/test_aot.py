@@ -13,9 +13,9 @@ import torch
 
 from handlers import golden
 from handlers.classifier import Classifier
+from handlers.errors import ArtifactError
 from handlers.golden import GoldenError
 from handlers.network import aot, torchscript
-from handlers.network.torchscript import ArtifactError
 from handlers.requests.request import Field, RawRequest
 from handlers.service import Service
 from tests.unit.small_network import SmallNetwork, save_small, small_spec

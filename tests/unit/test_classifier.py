@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from handlers.classifier import Classifier
-from handlers.errors import BadImage, NoAnswer, RequestError, TooLarge
+from handlers.errors import ArtifactError, BadImage, NoAnswer, RequestError, TooLarge
 from handlers.images.decoding import decode
 from handlers.images.limits import Limits
 from handlers.network import torchscript
@@ -75,7 +75,7 @@ def test_answers_come_best_first_and_name_the_classes(path: Path) -> None:
 
 
 def test_a_compiled_package_is_loaded_by_its_own_reader(tmp_path: Path) -> None:
-    with pytest.raises(torchscript.ArtifactError, match=r"model\.pt2 does not exist; .* format=pt2 first"):
+    with pytest.raises(ArtifactError, match=r"model\.pt2 does not exist; .* format=pt2 first"):
         Classifier(tmp_path / "model.pt2")
 
 
@@ -171,7 +171,7 @@ def test_an_image_on_which_the_network_overflows_is_no_answer(path: Path, monkey
 
 def test_a_network_with_other_outputs_than_its_spec_is_refused(tmp_path: Path) -> None:
     torchscript.save(SmallNetwork(classes=7), small_spec(), tmp_path / "model.pt")
-    with pytest.raises(torchscript.ArtifactError, match=r"answers \(1, 7\), its spec has 3 classes"):
+    with pytest.raises(ArtifactError, match=r"answers \(1, 7\), its spec has 3 classes"):
         Classifier(tmp_path / "model.pt")
 
 

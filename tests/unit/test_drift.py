@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from handlers.observation.recent import COLUMNS, Copy
 from handlers.observation.reference import Reference
@@ -42,15 +41,15 @@ def drawn_reference(count: int = 300, seed: int = 1) -> Reference:
     right = np.random.default_rng(seed + 1).random(count) < known.confidences
     step = np.abs(known.embeddings).max(axis=0) / 127
     return Reference(
-        directions=torch.eye(WIDTH).to(torch.int8),
-        scale=torch.ones(WIDTH),
-        offset=torch.zeros(WIDTH),
-        embeddings=torch.from_numpy(np.round(known.embeddings / step)).to(torch.int8),
-        step=torch.from_numpy(step).float(),
-        statistics=torch.from_numpy(known.statistics).float(),
-        confidences=torch.from_numpy(known.confidences).float(),
-        answers=torch.from_numpy(known.answers).int(),
-        labels=torch.from_numpy(np.where(right, known.answers, (known.answers + 1) % CLASSES)).int(),
+        directions=np.eye(WIDTH, dtype=np.int8),
+        scale=np.ones(WIDTH, np.float32),
+        offset=np.zeros(WIDTH, np.float32),
+        embeddings=np.round(known.embeddings / step).astype(np.int8),
+        step=step.astype(np.float32),
+        statistics=known.statistics.astype(np.float32),
+        confidences=known.confidences.astype(np.float32),
+        answers=known.answers.astype(np.int32),
+        labels=np.where(right, known.answers, (known.answers + 1) % CLASSES).astype(np.int32),
     )
 
 
@@ -196,8 +195,7 @@ def ring(window: Images, seconds_ago: float, version: str = "1.0") -> Copy:
         **dict(zip(Statistics._fields, window.statistics.T, strict=True)),
     }
     columns = np.column_stack([values.get(name, np.full(count, np.nan)) for name in COLUMNS])
-    numbers = torch.arange(count) + 1
-    return Copy("m", version, numbers, torch.from_numpy(columns), torch.from_numpy(window.embeddings))
+    return Copy("m", version, np.arange(count) + 1, columns, np.asarray(window.embeddings))
 
 
 def test_windows_run_over_the_rings_of_all_workers(reference: Reference) -> None:
@@ -253,7 +251,7 @@ def test_the_reference_is_read_from_an_archive(reference: Reference, tmp_path: P
     with zipfile.ZipFile(tmp_path / "m.mar", "w") as file:
         file.write(tmp_path / REFERENCE, REFERENCE)
     read = reference_of(tmp_path / "m.mar")
-    assert read is not None and torch.equal(read.rows, reference.rows)
+    assert read is not None and np.array_equal(read.rows, reference.rows)
     with zipfile.ZipFile(tmp_path / "bare.mar", "w"):
         pass
     assert reference_of(tmp_path / "bare.mar") is None

@@ -1,5 +1,8 @@
 """The gauges of drift, from the rings that workers write and the reference that an archive carries."""
 
+import os
+import shutil
+import socket
 import time
 import zipfile
 from pathlib import Path
@@ -14,11 +17,14 @@ from handlers.spec import REFERENCE
 from monitoring.drift import live
 from monitoring.drift.verdict import Images
 from monitoring.drift_metrics import GAUGES, DriftMetrics
+from serving.lifecycle import exporter, launch
 from serving.store import model_store
 from tests.unit.test_drift import WIDTH, drawn_reference, images
-from tests.unit.test_exporter import Samples, samples, value
+from tests.unit.test_exporter import ROOT, Samples, exporters, get, record, samples, value
+from tests.until import until
 
 KEY = {"model": "birds", "version": "1.0"}
+LARGEST_EXPORTER = 150e6  # bytes; torch would add 400 MB
 
 
 @pytest.fixture
@@ -98,3 +104,27 @@ def test_a_ring_that_is_being_written_is_left_out(store: Path, tmp_path: Path) -
     assert ("sightline_drift_mmd", frozenset((KEY | {"window": "100"}).items())) in scrape(
         DriftMetrics(lambda: tmp_path / "observations", store)
     )
+
+
+def test_a_running_exporter_has_no_torch_and_little_memory(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "logs").mkdir()
+    shutil.copytree(store, tmp_path / model_store.FOLDER)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    record(tmp_path, os.getpid(), port)
+    serve(launch.observations(str(tmp_path / "temporary")), images(600, 1)).release()
+    with exporter.beside(tmp_path):
+        until(lambda: get(tmp_path), 30)
+        answer = get(tmp_path)
+        assert answer and {
+            value(answer, "sightline_drift_detected", **KEY, window=window, kind="input") for window in ("100", "500")
+        } == {0}
+        (process,) = exporters()
+        memory = process.memory_info().rss
+        libraries = {Path(part.path).name for part in process.memory_maps() if "site-packages" in part.path}
+    assert memory < LARGEST_EXPORTER, f"{memory:,} bytes"
+    assert any("umath" in name for name in libraries)  # numpy is there
+    assert not {name for name in libraries if "torch" in name}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from handlers.classifier import Classifier
-from handlers.network.torchscript import ArtifactError
+from handlers.errors import ArtifactError
+from handlers.observation.measurements import Projection
 from handlers.observation.reference import LARGEST, Reference
 from handlers.requests.labels import Labels
 from handlers.run_folder import RunFolder
@@ -64,11 +65,11 @@ def test_the_worker_measures_as_export_did(run: Path, root: Path) -> None:
     labels = [answer for answer in answers if isinstance(answer, Labels)]
     known = Reference.read(RunFolder(run).reference)
     assert len(labels) == len(known) == len(rows)
-    steps = (known.rows - torch.tensor([answer.embedding for answer in labels])) / known.step
-    assert float(steps.abs().max()) < 0.51  # rounding
-    assert torch.allclose(known.statistics, torch.tensor([answer.statistics for answer in labels]), atol=1e-6)
+    steps = (known.rows - np.array([answer.embedding for answer in labels])) / known.step
+    assert np.abs(steps).max() < 0.51  # rounding
+    np.testing.assert_allclose(known.statistics, np.array([answer.statistics for answer in labels]), atol=1e-6)
     best = [next(iter(answer.items())) for answer in labels]
-    assert torch.allclose(known.confidences, torch.tensor([confidence for _, confidence in best]), atol=1e-5)
+    assert np.allclose(known.confidences, np.array([confidence for _, confidence in best]), atol=1e-5)
     assert [classifier.spec.classes[place] for place in known.answers] == [label for label, _ in best]
     assert known.labels.tolist() == np.asarray(data.labels)[rows].tolist()
 
@@ -89,9 +90,9 @@ def test_directions_are_white_unless_their_variance_is_small() -> None:
     deviations = np.array([10.0, 5.0, 2.0, 1.0])
     drawn = (random.standard_normal((2000, 4)) * deviations + 3).astype(np.float32)
     directions, scale, offset = reference.projection(drawn)
-    projected = torch.from_numpy(drawn) @ (directions * scale) - offset
-    assert projected.mean(dim=0).abs().max() < 0.01
-    spread = sorted(projected.std(dim=0).tolist(), reverse=True)
+    projected = drawn @ (directions * scale) - offset
+    assert np.abs(projected.mean(axis=0)).max() < 0.01
+    spread = sorted(projected.std(axis=0).tolist(), reverse=True)
     ridge = reference.RIDGE * (deviations**2).mean()
     assert spread == pytest.approx((deviations / np.sqrt(deviations**2 + ridge)).tolist(), abs=0.05)
 
@@ -102,14 +103,15 @@ def test_a_file_is_small_for_wide_embeddings_too(width: int, tmp_path: Path) -> 
     directions, scale, offset = reference.projection(random.standard_normal((80, width)).astype(np.float32))
     count = len(scale)
     drawn = Reference(
-        *(directions, scale, offset, torch.zeros((500, count), dtype=torch.int8), torch.ones(count)),
-        *(torch.zeros((500, 3)), torch.zeros(500), torch.zeros(500).int(), torch.zeros(500).int()),
+        *(directions, scale, offset, np.zeros((500, count), np.int8), np.ones(count, np.float32)),
+        *(np.zeros((500, 3), np.float32), np.zeros(500, np.float32), np.zeros(500, np.int32), np.zeros(500, np.int32)),
     )
     drawn.write(tmp_path / REFERENCE)
     assert count == min(64, width, {4096: 36}.get(width, 64))
     assert (tmp_path / REFERENCE).stat().st_size <= LARGEST
     again = Reference.read(tmp_path / REFERENCE)
-    assert torch.allclose(again.project(torch.ones(2, width)), drawn.project(torch.ones(2, width)), atol=1e-3)
+    ones = torch.ones(2, width)
+    torch.testing.assert_close(Projection(again)(ones), Projection(drawn)(ones), atol=1e-3, rtol=0)
 
 
 def test_few_validation_images_are_no_reference(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_a_damaged_or_foreign_reference_is_refused(run: Path, tmp_path: Path) ->
         with pytest.raises(ArtifactError, match="is damaged; export the model again"):
             Classifier(tmp_path / "model.pt")
     known = Reference.parse(content, REFERENCE)
-    longer = torch.cat([known.directions, known.directions[:1]])
+    longer = np.concatenate([known.directions, known.directions[:1]])
     arrays = [getattr(known, name) for name in Reference.__slots__ if not name.startswith("_")]
     Reference(longer, *arrays[1:]).write(tmp_path / REFERENCE)
     with pytest.raises(ArtifactError, match=r"drift\.bin are of two exports"):

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from handlers.classifier import Classifier
+from handlers.errors import ArtifactError
 from handlers.network import torchscript
 from handlers.network.familiarity import LARGEST, STEPS, Familiarity
-from handlers.network.torchscript import ArtifactError
 from handlers.requests.labels import LEAST_FAMILIAR, Labels, familiarity_header, shown, word_of
 from handlers.run_folder import RunFolder
 from handlers.spec import FAMILIARITY

@@ -10,9 +10,9 @@ import torch
 from handlers import service
 from handlers.classifier import Classifier
 from handlers.device import DeviceError, out_of_memory_errors
+from handlers.errors import ArtifactError
 from handlers.golden import GoldenError
 from handlers.network import precision, torchscript
-from handlers.network.torchscript import ArtifactError
 from handlers.service import Service
 from handlers.settings import Settings
 from tests.unit.small_network import save_small

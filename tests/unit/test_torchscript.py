@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from handlers.errors import ArtifactError
 from handlers.network import torchscript
-from handlers.network.torchscript import ArtifactError
 from tests.unit.small_network import SmallNetwork, small_spec
 from training.quantization import quantize
 

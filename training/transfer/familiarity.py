@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy import linalg
 
+from handlers.errors import ArtifactError
 from handlers.network import torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import LARGEST, STEPS, Familiarity
@@ -77,7 +78,7 @@ def embed(
         engine, spec = _engine(artifact)
         if not _same_logits(engine, data, split.validation[:BATCH], spec, logits):
             return "the logits of the network are not those of its head for its embedding"
-    except torchscript.ArtifactError as error:
+    except ArtifactError as error:
         return str(error)
     places = np.arange(0, len(split.validation), -(-len(split.validation) // VALIDATION))
     validation_rows = split.validation[places]

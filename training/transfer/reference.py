@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from handlers.observation import statistics
+from handlers.observation.measurements import statistics_of
 from handlers.observation.reference import DIRECTIONS, LARGEST, LEAST_ROWS, ROWS, Reference
 from handlers.spec import REFERENCE
 from training.data.loaders import ordered_images
@@ -44,7 +44,7 @@ def write(
     reference = build(
         embeddings.train,
         embeddings.validation[drawn],
-        torch.cat([statistics.measure(list(pixels)) for pixels in ordered_images(data, rows, BATCH)]),
+        np.array([row for pixels in ordered_images(data, rows, BATCH) for row in statistics_of(list(pixels))]),
         scaled_logits[torch.from_numpy(embeddings.places[drawn])],
         np.asarray(data.labels)[rows],
     )
@@ -61,7 +61,7 @@ def draw(count: int) -> Rows:
 def build(
     train: npt.NDArray[np.float32],
     validation: npt.NDArray[np.float32],
-    statistics: torch.Tensor,
+    statistics: npt.NDArray[np.floating],
     scaled_logits: torch.Tensor,
     labels: Rows,
 ) -> Reference:
@@ -70,21 +70,23 @@ def build(
     `statistics` (N, S), `scaled_logits` (N, K) and `labels` (N,) are those of the validation images.
     """
     directions, scale, offset = projection(train)
-    projected = torch.from_numpy(validation) @ (directions * scale) - offset
-    step = projected.abs().amax(dim=0).clamp(min=1e-12) / 127
+    projected = validation @ (directions * scale) - offset
+    step = np.maximum(np.abs(projected).max(axis=0), np.float32(1e-12)) / 127
     best = scaled_logits.softmax(dim=1).max(dim=1)
     return Reference(
         *(directions, scale, offset),
-        embeddings=(projected / step).round().to(torch.int8),
+        embeddings=np.round(projected / step).astype(np.int8),
         step=step,
-        statistics=statistics,
-        confidences=best.values.float(),
-        answers=best.indices.int(),
-        labels=torch.from_numpy(labels).int(),
+        statistics=statistics.astype(np.float32),
+        confidences=best.values.float().numpy(),
+        answers=best.indices.int().numpy(),
+        labels=labels.astype(np.int32),
     )
 
 
-def projection(embeddings: npt.NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def projection(
+    embeddings: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return whitening directions int8 (D, d) of embeddings (N, D), their scale (d,) and offset (d,)."""
     mean = embeddings.mean(axis=0, dtype=np.float64)
     centred = embeddings - mean
@@ -95,5 +97,5 @@ def projection(embeddings: npt.NDArray[np.float32]) -> tuple[torch.Tensor, torch
     matrix /= np.sqrt(variance + RIDGE * variance.mean())
     scale = np.abs(matrix).max(axis=0) / 127
     directions = np.round(matrix / scale)
-    steps = torch.from_numpy(directions).to(torch.int8)
-    return steps, torch.from_numpy(scale).float(), torch.from_numpy(mean @ (directions * scale)).float()
+    offset = mean @ (directions * scale)
+    return directions.astype(np.int8), scale.astype(np.float32), offset.astype(np.float32)
