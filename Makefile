@@ -20,6 +20,7 @@ UI ?=
 KEEP ?=
 REPLAY ?=
 AGREEMENT ?=
+ROLLBACK ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
@@ -112,8 +113,8 @@ deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the new
 rollback: setup ## back to the version before: NAME=
 	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback
 
-watch: setup ## repair what dies or hangs, and say so, until Ctrl-C
-	@$(py) -m serving.watch $(ARGS)
+watch: setup ## repair what dies or hangs, and say so, until Ctrl-C (ROLLBACK=1: also roll back a new version whose alarm fires)
+	@$(py) -m serving.watch $(if $(filter-out 0 no,$(ROLLBACK)),--rollback) $(ARGS)
 
 monitor: setup ## start Prometheus and Alertmanager for the server that runs here, until Ctrl-C
 	@$(py) -m monitoring.monitor $(ARGS)

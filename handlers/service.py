@@ -137,6 +137,14 @@ class Service:
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         """Return the reply to each request of a batch, in order; all their images form one batch."""
+        try:
+            return self._answer(batch)
+        except Exception:
+            if self.observer is not None:
+                self.observer.failed(sum(UNCOUNTED_HEADER not in raw.headers for raw in batch))
+            raise
+
+    def _answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
         stages = self.classifier.stages
         stages.begin()
         requests = [self._read(raw) for raw in batch]

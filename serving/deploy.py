@@ -75,8 +75,10 @@ def deploy(
         return Deployment(root, running, client, archive, limits, log, trials).run(keep=keep, rehearse=verify)
 
 
-def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> Deployed:
+def rollback(name: str, *, root: Path, live: str | None = None, log: Callable[[str], None] = print) -> Deployed:
     """Make the previous version the default again, in one step; the live one stays READY in its place.
+
+    With `live`, only if that version is live.
 
     Raises:
         ArchiveError: the name is invalid.
@@ -98,6 +100,8 @@ def rollback(name: str, *, root: Path, log: Callable[[str], None] = print) -> De
             raise DeployError(
                 f"no version of {name} is kept to roll back to: deploy the one you want (make deploy NAME= VERSION=)"
             )
+        if live is not None and model.version != live:
+            raise DeployError(f"{name} {live} is not live any more")
         start_time = time.perf_counter()
         try:
             ready = client.describe(name, model.previous).ready

@@ -1,13 +1,15 @@
 """Watch the server of this directory: repair dead or hanging parts, and log each repair, until interrupted.
 
     python -m serving.watch
+    python -m serving.watch --rollback    roll a version back if an alarm fires soon after its deployment
 
 A front end that has ended, or does not answer, is restarted with only the versions of model_store/live.json. A model
 whose workers TorchServe has given up gets new ones. Workers with a stalled queue are killed, and TorchServe replaces
 them: idle ones after 8 seconds, others 8 seconds after the model's responseTimeout, at which TorchServe ends them
 itself. A default version that differs from the recorded one, as after a killed deployment, is set back. A server that
 was stopped stays stopped. Repairs are printed and written to logs/watch.log, as are workers that TorchServe has
-replaced, and a stop or a start by another process. The exporter of metrics (`monitoring.exporter`) runs beside it.
+replaced, and a stop or a start by another process. The exporter of metrics (`monitoring.exporter`) runs beside it, and
+with --rollback `serving.rollout.guard`.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from serving.lifecycle.loader import Loader
 from serving.lifecycle.readiness import Version
 from serving.lifecycle.repairs import Repairs
 from serving.lifecycle.stall import Stall
+from serving.rollout import guard
 from serving.store.live import FILE, Live
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
@@ -339,7 +342,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving.watch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.parse_args()
+    parser.add_argument("--rollback", action="store_true", help="roll a version back if an alarm of it fires")
+    parser.add_argument(
+        "--rollback-minutes", type=float, default=guard.MINUTES, metavar="MINUTES",
+        help="this long after its deployment (default: %(default)s)",
+    )  # fmt: skip
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
     _log(root)
@@ -347,7 +355,7 @@ def main() -> int:
     running = state.running(root)
     logger.info("watching %s", running.inference if running else "for a server to be started here (make serve)")
     try:
-        with exporter.beside(root):
+        with exporter.beside(root), guard.beside(root, arguments.rollback_minutes if arguments.rollback else None):
             while True:
                 try:
                     watch.look()

@@ -92,6 +92,11 @@ class Observer:
         self.counters.write()
         self.recent.add(rows)
 
+    def failed(self, requests: int) -> None:
+        """Count the requests of a batch that raised: TorchServe answers 503 to all of them."""
+        self.counters.add("sightline_requests_total", requests, _place(counters.CODES, "503"))
+        self.counters.write()
+
     def _not_logged(self, reason: str) -> None:
         self.counters.add("sightline_log_dropped_total", place=LOG_REASONS.index(reason))
 

@@ -135,9 +135,8 @@ class Deployment:
             with self._step("commit"):
                 previous = self.before.version if self.before is not None and keep else None
                 undo.callback(self._undo, "live.json is as before", self._record_before)
-                record(
-                    self.root, self.server, lambda live: live.with_model(self.name, LiveModel(self.version, previous))
-                )
+                model = LiveModel(self.version, previous, time.time())
+                record(self.root, self.server, lambda live: live.with_model(self.name, model))
                 undo.pop_all()
         try:
             with self._step("drain"):

@@ -9,7 +9,7 @@ from handlers import atomic
 from serving.host import logs
 
 FILE = "repairs.json"
-KINDS = ("front_end", "workers", "queue", "default", "version")
+KINDS = ("front_end", "workers", "queue", "default", "version", "rollback")
 
 
 class Repairs:

@@ -1,6 +1,6 @@
 """The versions that should be live: model_store/live.json, which a deployment changes and a start restores.
 
-{"fingers": {"version": "2.0", "before": "1.0"}}
+{"fingers": {"version": "2.0", "before": "1.0", "deployed": 1790000000.0}}
 
 A server that is killed, with all processes around it, restarts as this file says. It is written only after the check of
 a new version, so that an interrupted deployment leaves the previous one live. Several processes change it: each reads,
@@ -23,10 +23,14 @@ FILE = "live.json"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LiveModel:
-    """The default version of a model, and the previous one, which stays READY for a rollback."""
+    """The default version of a model, and the previous one, which stays READY for a rollback.
+
+    `deployed` is the time of its deployment in seconds since 1970, None after a rollback or without a deployment.
+    """
 
     version: str
     previous: str | None = None
+    deployed: float | None = dataclasses.field(default=None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class Live:
     def write(self, root: Path) -> None:
         """Write it in one step."""
         document = {
-            name: {"version": model.version, "before": model.previous} for name, model in sorted(self.models.items())
+            name: {"version": model.version, "before": model.previous}
+            | ({"deployed": model.deployed} if model.deployed is not None else {})
+            for name, model in sorted(self.models.items())
         }
         atomic.write_json(root / model_store.FOLDER / FILE, document)
 
@@ -133,8 +139,16 @@ class Live:
         """
         live = {name: f"{name}={model.version}" for name, model in self.models.items()}
         archives = model_store.select([live.get(text.removesuffix("="), text) for text in requests], store)
-        models = {archive.name: LiveModel(archive.version, self._previous(archive, store)) for archive in archives}
+        models = {
+            archive.name: LiveModel(archive.version, self._previous(archive, store), self._deployed(archive))
+            for archive in archives
+        }
         return type(self)(models), archives
+
+    def _deployed(self, archive: Archive) -> float | None:
+        """Return the time of an archive's deployment if it is the live one."""
+        live = self.models.get(archive.name)
+        return live.deployed if live is not None and live.version == archive.version else None
 
     def _previous(self, archive: Archive, store: Path) -> str | None:
         """Return the version to keep beside this one: the live one, or its predecessor if this one is live."""
@@ -146,6 +160,6 @@ class Live:
         return previous if exists else None
 
 
-def _of_entry(version: str, before: str | None = None) -> LiveModel:
+def _of_entry(version: str, before: str | None = None, deployed: float | None = None) -> LiveModel:
     """Return the live model of an entry of the file."""
-    return LiveModel(version, before)
+    return LiveModel(version, before, deployed)

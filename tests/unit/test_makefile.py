@@ -153,6 +153,8 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     trial = run("deploy", "NAME=moths", "REPLAY=a log", "AGREEMENT=0.9")
     assert trial == [["-m", "serving.deploy", "moths", "--replay=a log", "--agreement=0.9"]]
     assert run("deploy", "NAME=moths", "REPLAY=0") == [["-m", "serving.deploy", "moths"]]
+    assert run("watch", "ROLLBACK=1") == [["-m", "serving.watch", "--rollback"]]
+    assert run("watch", "ROLLBACK=0") == run("watch") == [["-m", "serving.watch"]]
     assert run("load", "UI=1", "ARGS=--users 3") == [["-m", "tests.load.run", "--ui", "--users", "3"]]
     assert run("load", "UI=0", "ARGS=--users 3") == [["-m", "tests.load.run", "--users", "3"]]
     assert run("predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1")[0][-1] == "--offline"

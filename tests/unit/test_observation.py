@@ -329,6 +329,18 @@ def test_requests_of_the_server_itself_are_not_counted(observed: tuple[Service, 
     assert len(Copy.read(slot.files(folder, ".recent")[0]).numbers) == 1
 
 
+def test_requests_of_a_batch_that_raises_are_counted_as_failed(
+    observed: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, folder = observed
+    monkeypatch.setattr(service.budget, "classify", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        service.answer([request(png(0)), request(png(1)), request(png(2), **{UNCOUNTED_HEADER: "1"})])
+    (snapshot,) = snapshots(folder)
+    codes = dict(zip(counters.CODES, numbers(snapshot, "sightline_requests_total"), strict=False))
+    assert {code: count for code, count in codes.items() if count} == {"503": 2}
+
+
 def test_a_service_answers_the_same_whether_it_counts_or_not(
     observed: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
