@@ -63,8 +63,8 @@ def figures_of(text: str, name: str, version: str) -> Figures:
             elif sample.name == "sightline_image_bytes_bucket":
                 sizes[labelled["le"]] += sample.value
             elif sample.name == "sightline_drift_detected":
-                seen = labelled["kind"] == "input" and sample.value == 1
-                drift[labelled["window"]] = drift.get(labelled["window"], False) or seen
+                is_input = labelled["kind"] == "input" and sample.value == 1
+                drift[labelled["window"]] = drift.get(labelled["window"], False) or is_input
     return Figures(counts, classes, _of_buckets(sizes), drift)
 
 

@@ -60,7 +60,7 @@ class Paired(NamedTuple):
 
 
 class Comparison:
-    """Pairs of answers, with labels of their images where there are some.
+    """Pairs of answers, with labels of some of their images.
 
     Args:
         classes: that a label may have; None: any.
@@ -169,7 +169,7 @@ def tail(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20, method="inclusive")[-1]
 
 
-def asked(ask: Callable[[], Prediction], clock: Callable[[], float]) -> tuple[Answer | None, str]:
+def answer_of(ask: Callable[[], Prediction], clock: Callable[[], float]) -> tuple[Answer | None, str]:
     """Return an answer with its seconds, or None and the kind of the error."""
     start_time = clock()
     try:

@@ -133,8 +133,8 @@ def logged(folder: Path, name: str, live: str | None, count: int) -> list[Logged
         answers[row["sha256"]] = few, path
     for answers in newest.values():
         images = (Logged.of(row, path) for row, path in reversed(answers.values()) if path.is_file())
-        if chosen := list(islice(images, count)):
-            return chosen
+        if rows_with_image := list(islice(images, count)):
+            return rows_with_image
     lack = f"no images of {name}" if rows else f"no predictions of {name}"
     raise TrialError(
         f"{folder} has {lack}: build the live version with "

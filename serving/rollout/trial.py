@@ -41,7 +41,7 @@ class Candidate:
         def predict() -> Prediction:
             return self.client.predict(image, self.name, version, deadline=DEADLINE, counted=False)
 
-        return comparison.asked(predict, time.perf_counter)
+        return comparison.answer_of(predict, time.perf_counter)
 
     def is_slow(self, live: float, new: float) -> bool:
         """Return whether seconds of the new version are above the limit that those of the live one give."""
