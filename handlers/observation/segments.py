@@ -73,8 +73,12 @@ class Segments:
     def _open(self, path: Path) -> bool:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         length = os.fstat(handle).st_size
+        # Lock before counting: another worker renames the images of its segment meanwhile.
+        if not try_lock(handle):
+            os.close(handle)
+            return False
         size = length + sum(image.stat().st_size for image in images_of(path).glob("*"))
-        if size >= self._largest or not try_lock(handle):
+        if size >= self._largest:
             os.close(handle)
             return False
         self._path, self._handle, self._length, self._size = path, handle, length, size

@@ -225,6 +225,17 @@ def test_a_file_that_another_worker_has_is_not_removed(tmp_path: Path) -> None:
     assert [row["sha256"] for row, _ in segments.read(tmp_path)] == ["0", "8"]
 
 
+def test_an_image_that_another_worker_is_writing_does_not_count(tmp_path: Path) -> None:
+    first, second = Segments(tmp_path, 10_000, 8), Segments(tmp_path, 10_000, 8)
+    first.append(line_of(0, 10), "0", b"image")
+    # As its part file is between the listing of the folder and a look at it.
+    (segments.images_of(segments.segments(tmp_path)[0]) / "1.part").symlink_to("renamed")
+    second.append(line_of(1, 10), "1", b"image")
+    assert [row["sha256"] for row, _ in segments.read(tmp_path)] == ["0", "1"]
+    first.close()
+    second.close()
+
+
 @pytest.mark.parametrize("cut", [b"", b"\n", b"[]\n", b"{}\n", b"\xff\n", b'{"sha256": 3}\n', b'{"sha256": "1'])
 def test_a_damaged_line_is_passed_over(tmp_path: Path, cut: bytes) -> None:
     (tmp_path / "00000001.jsonl").write_bytes(line_of(1, 3) + cut)
