@@ -58,7 +58,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch monitor feedback load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict deploy rollback watch monitor feedback drift load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -121,6 +121,9 @@ monitor: setup ## start Prometheus and Alertmanager for the server that runs her
 
 feedback: setup ## accuracy of the served versions from labels that came later: NAME= LABELS=<csv> (ARGS="--export <folder>": labelled images for make up)
 	@$(call need,LABELS,NAME=<model> LABELS=<csv with request_id and label>)$(named)$(py) -m monitoring.feedback "$$SIGHTLINE_NAME" "$$SIGHTLINE_LABELS" $(ARGS)
+
+drift: setup ## report on drift, one page: NAME= RAW=<log or folder of images> (empty: the log of the served model; VERSION=)
+	@$(named)$(py) -m pipeline.drift "$$SIGHTLINE_MODEL" --raw="$$SIGHTLINE_RAW" --version="$$SIGHTLINE_VERSION" $(ARGS)
 
 load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)

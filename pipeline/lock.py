@@ -7,6 +7,7 @@ requirements-serve-cpu.txt  the packages of a server, but torch, torchvision and
 requirements-cpu-torch.txt  torch and torchvision at the same versions, without hashes: they are in another registry
 requirements-weights.txt    the pretrained weights of larger networks, for who wants them
 requirements-log.txt        what writes the prediction log as Parquet, for who wants that
+requirements-drift.txt      what draws distributions in the report on drift, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -22,7 +23,7 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
-OPTIONAL = ("weights", "log")  # extras, each with a separate lock
+OPTIONAL = ("weights", "log", "drift")  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"

@@ -141,8 +141,12 @@ def write_explanations(folder: Path, path: Path, images: Sequence[Path], name: s
     return written
 
 
-def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None) -> Iterator[Answer]:
+def offline(
+    weights: Path, paths: Sequence[Path], settings: dict[str, Any] | None, *, observes: bool = False
+) -> Iterator[Answer]:
     """Yield the answer of a worker with these settings (`handler` of model-config.yaml) for each file.
+
+    If it `observes`, an answer has the statistics and the embedding of its image.
 
     Raises:
         ArchiveError: the artifact cannot be read.
@@ -155,6 +159,7 @@ def offline(weights: Path, paths: Sequence[Path], settings: dict[str, Any] | Non
         classifier = load(weights, Settings.read(settings), largest=min(BATCH, len(paths)))
     except (ArtifactError, GoldenError) as error:
         raise ArchiveError(str(error)) from error
+    classifier.observes = observes
     parts = (paths[first : first + BATCH] for first in range(0, len(paths), BATCH))
     for answers in classifier.classify_all([path.read_bytes() for path in part] for part in parts):
         for answer in answers:

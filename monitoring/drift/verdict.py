@@ -75,13 +75,18 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """Return the verdict in words."""
+        return self.about(f"the last {self.images} images")
+
+    def about(self, images: str) -> str:
+        """Return the verdict on `images`, such as "the last 100 images", in words."""
+        start = images[0].upper() + images[1:]
         if self.kind == "none":
-            return f"The last {self.images} images are like those of validation."
+            return f"{start} are like those of validation."
         names = ", ".join(self.exceeded) or "none of the histograms"
         facts = f"MMD² {self.embedding.value:.3f}, allowed {self.embedding.threshold:.3f}; changed: {names}"
         if self.kind == "label shift":
-            return f"The shares of the classes have changed in the last {self.images} images ({facts})."
-        return f"The last {self.images} images differ from those of validation ({facts})."
+            return f"The shares of the classes have changed in {images} ({facts})."
+        return f"{start} differ from those of validation ({facts})."
 
 
 def judge(reference: Reference, window: Images, *, level: float = LEVEL, seed: int = 0) -> Verdict:

@@ -24,6 +24,7 @@ VERBS = {
     "demo": "trains for minutes; tests/server/test_up.py runs the same steps on few images",
     "deploy": "tests/server/test_deploy.py",
     "docs": "tests/unit/test_docs.py",
+    "drift": "tests/unit/test_drift_report.py",
     "evaluate": "tests/unit/test_evaluate.py",
     "feedback": "tests/unit/test_feedback.py",
     "gpu-report": "tests/unit/test_gpu_report.py",
@@ -52,6 +53,7 @@ VERBS = {
 OTHERS = {
     "python -m monitoring.exporter": "tests/unit/test_exporter.py",
     ".venv/bin/python -m monitoring.log": "tests/unit/test_log.py",
+    ".venv/bin/uv pip install --require-hashes -r requirements-drift.txt": "is a command of .ci/run",
     "apt-get install prometheus": "is a command of .ci/run",
     "curl ": REQUESTS,
     "echo ": REQUESTS,

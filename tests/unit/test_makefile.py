@@ -106,7 +106,9 @@ def test_a_missing_argument_is_one_line(verb: str, missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [("evaluate",), ("archive", "VERSION=1.0"), ("verify", "VERSION=1.0"), ("predict", "IMAGE=x.png")], ids=str
+    "verb",
+    [("evaluate",), ("drift",), ("archive", "VERSION=1.0"), ("verify", "VERSION=1.0"), ("predict", "IMAGE=x.png")],
+    ids=str,
 )
 def test_no_name_is_not_the_name_of_a_data_set_that_nobody_named(verb: tuple[str, ...]) -> None:
     done = make("--dry-run", *verb)
@@ -157,6 +159,10 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert run("watch", "ROLLBACK=0") == run("watch") == [["-m", "serving.watch"]]
     assert run("load", "UI=1", "ARGS=--users 3") == [["-m", "tests.load.run", "--ui", "--users", "3"]]
     assert run("load", "UI=0", "ARGS=--users 3") == [["-m", "tests.load.run", "--users", "3"]]
+    assert run("drift", "NAME=x", "RAW=a b", "VERSION=1.0", "ARGS=--out c.html")[0][2:] == [
+        *("x", "--raw=a b", "--version=1.0", "--out", "c.html")
+    ]
+    assert run("drift", "NAME=x")[0][2:] == ["x", "--raw=", "--version="]
     assert run("predict", "NAME=x", "IMAGE=x.png", "OFFLINE=1")[0][-1] == "--offline"
     assert run("compare", "NAMES=a b", "ARGS=--json") == [["-m", "training.report.compare", "a b", "--json"]]
     assert "--builds cpu" in make("--dry-run", "setup", "CPU=1").stdout
@@ -206,7 +212,20 @@ def test_text_is_neither_run_nor_changed(text: str, interpreter: Path) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["data", "train", "evaluate", "archive", "verify", "predict", "deploy", "rollback", "up", "inspect", "compare"],
+    [
+        "data",
+        "train",
+        "evaluate",
+        "archive",
+        "verify",
+        "predict",
+        "deploy",
+        "rollback",
+        "up",
+        "inspect",
+        "compare",
+        "drift",
+    ],
 )
 @pytest.mark.parametrize("variable", ["NAME", "NAMES", "VERSION", "RAW", "IMAGE", "DATASET", "EXCLUDE"])
 def test_no_text_is_taken_for_an_option(verb: str, variable: str, interpreter: Path) -> None:

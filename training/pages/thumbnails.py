@@ -30,15 +30,23 @@ class Thumbnails:
             DatasetError: the file cannot be read any more.
         """
         if number not in self._urls:
-            encoded = read_bytes(self._raw, self._record(number))
-            pixels = decode(encoded, colour=self._colour, limits=UNLIMITED, smallest=SIDE)
-            values = pixels.permute(1, 2, 0).numpy()
-            image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-            image.thumbnail((SIDE, SIDE))
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=QUALITY)
-            self._urls[number] = data_url("image/jpeg", buffer.getvalue())
+            self._urls[number] = thumbnail(read_bytes(self._raw, self._record(number)), self._colour)
         return self._urls[number]
+
+
+def thumbnail(encoded: bytes, colour: Colour) -> str:
+    """Return the data URL of the thumbnail of an encoded image, in its own shape.
+
+    Raises:
+        RequestError: it cannot be decoded.
+    """
+    pixels = decode(encoded, colour=colour, limits=UNLIMITED, smallest=SIDE)
+    values = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return data_url("image/jpeg", buffer.getvalue())
 
 
 def data_url(kind: str, content: bytes) -> str:
