@@ -1,7 +1,9 @@
 """Drift of each version of each model for Prometheus."""
 
 import logging
+import math
 import threading
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +17,11 @@ from prometheus_client.registry import Collector
 from handlers.errors import ArtifactError
 from handlers.observation import slot
 from handlers.observation.recent import SUFFIX, Copy
-from handlers.observation.reference import Reference
 from monitoring.drift.live import LiveDrift, reference_of
 from monitoring.drift.verdict import Verdict
 from serving.store import model_store
 
+RETRY = 60.0  # seconds
 VERSION = ("model", "version")
 WINDOW = (*VERSION, "window")
 # Name, labels and help of each.
@@ -46,11 +48,15 @@ class DriftMetrics(Collector):
     Args:
         folder: returns that of the workers' files, None without a server.
         store: the archives.
+        clock: monotonic, in seconds.
     """
 
-    def __init__(self, folder: Callable[[], Path | None], store: Path) -> None:
-        self._folder, self._store = folder, store
+    def __init__(
+        self, folder: Callable[[], Path | None], store: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._folder, self._store, self._clock = folder, store, clock
         self._drifts: dict[Key, LiveDrift] = {}
+        self._retries: dict[Key, float] = {}  # when to read a reference again that could not be read
         self._lock = threading.Lock()  # two scrapes at the same time
 
     def collect(self) -> Iterator[Family]:
@@ -58,7 +64,7 @@ class DriftMetrics(Collector):
         gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (labels, text) in GAUGES.items()}
         with self._lock:
             rings = _rings(self._folder())
-            self._drifts = {key: self._drifts.get(key) or LiveDrift(self._reference(*key)) for key in rings}
+            self._drifts = {key: self._drift(key) for key in rings}
             for key, drift in self._drifts.items():
                 count = len(drift.reference) if drift.reference is not None else 0
                 gauges["sightline_drift_reference_images"].add_metric(key, count)
@@ -66,12 +72,19 @@ class DriftMetrics(Collector):
                     _add(gauges, (*key, str(images)), verdict)
         yield from gauges.values()
 
-    def _reference(self, name: str, version: str) -> Reference | None:
+    def _drift(self, key: Key) -> LiveDrift:
+        """Return the drift of a version; one whose reference could not be read is tried again every `RETRY`."""
+        if key in self._drifts and self._clock() < self._retries.get(key, math.inf):
+            return self._drifts[key]
+        reference = None
         try:
-            return reference_of(model_store.path_of(name, version, self._store))
+            reference = reference_of(model_store.path_of(*key, self._store))
+            self._retries.pop(key, None)
         except (ArtifactError, OSError, zipfile.BadZipFile) as error:
-            logging.getLogger(__name__).warning("%s %s is not watched for drift: %s", name, version, error)
-            return None
+            if key not in self._retries:
+                logging.getLogger(__name__).warning("%s %s is not watched for drift at present: %s", *key, error)
+            self._retries[key] = self._clock() + RETRY
+        return LiveDrift(reference)
 
 
 def _rings(folder: Path | None) -> dict[Key, list[Path]]:

@@ -16,7 +16,7 @@ from handlers.observation.statistics import Statistics
 from handlers.spec import REFERENCE
 from monitoring.drift import live
 from monitoring.drift.verdict import Images
-from monitoring.drift_metrics import GAUGES, DriftMetrics
+from monitoring.drift_metrics import GAUGES, RETRY, DriftMetrics
 from serving.lifecycle import exporter, launch
 from serving.store import model_store
 from tests.unit.test_drift import WIDTH, drawn_reference, images
@@ -96,6 +96,32 @@ def test_a_version_without_a_readable_reference_has_none(store: Path, tmp_path: 
     assert exported == {
         ("sightline_drift_reference_images", frozenset({"model": "birds", "version": "2.0"}.items())): 0
     }
+
+
+def test_a_reference_that_could_not_be_read_is_read_again(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds, archive = 0.0, model_store.path_of("birds", "1.0", store)
+    serve(tmp_path / "observations", images(120, 1)).release()
+    metrics = DriftMetrics(lambda: tmp_path / "observations", store, clock=lambda: seconds)
+
+    def reference_images() -> float:
+        return value(scrape(metrics), "sightline_drift_reference_images", **KEY)
+
+    content = archive.read_bytes()
+    for damage in (None, content[:-50], content[: len(content) // 2]):
+        archive.unlink() if damage is None else archive.write_bytes(damage)
+        assert reference_images() == 0
+        seconds += RETRY
+    archive.write_bytes(content)
+    seconds -= 1
+    assert reference_images() == 0  # a scrape does not read it each time
+    seconds += 1
+    assert reference_images() == 300
+    archive.unlink()
+    seconds += RETRY
+    assert reference_images() == 300  # it is read once
+    assert len(caplog.records) == 1 and "birds 1.0 is not watched for drift at present" in caplog.text
 
 
 def test_a_ring_that_is_being_written_is_left_out(store: Path, tmp_path: Path) -> None:
