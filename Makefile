@@ -20,6 +20,7 @@ UI ?=
 KEEP ?=
 REPLAY ?=
 AGREEMENT ?=
+SHADOW ?=
 ROLLBACK ?=
 CPU ?=
 DEVICE ?= gpu
@@ -43,18 +44,20 @@ export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_REPLAY = $(value REPLAY)
 export SIGHTLINE_AGREEMENT = $(value AGREEMENT)
+export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT SHADOW,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
 # Of verbs that read a run or an archive: the name of somebody else's would be a surprise.
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
-trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT")
+trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT") \
+  $(if $(filter-out 0 no,$(value SHADOW)),--shadow="$$SIGHTLINE_SHADOW")
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
@@ -107,7 +110,7 @@ status: setup ## show the server and what it serves
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$$SIGHTLINE_MODEL" "$$SIGHTLINE_IMAGE" $(if $(OFFLINE),--offline) $(ARGS)
 
-deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1: only if it agrees with the log, AGREEMENT=0.95)
+deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1: only if it agrees with the log, AGREEMENT=0.95; SHADOW=0.1: only if it does not answer copies of that part of the requests worse)
 	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)
 
 rollback: setup ## back to the version before: NAME=

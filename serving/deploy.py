@@ -4,6 +4,7 @@
     python -m serving.deploy fingers 2.0 --no-keep   it is removed as soon as its last request is answered
     python -m serving.deploy fingers                 the newest version of the store
     python -m serving.deploy fingers --replay 1      only if it answers the images of the prediction log as logged
+    python -m serving.deploy fingers --shadow 0.1    only if it does not answer copies of live requests worse
 
 verify     the archive is complete and answers its golden images, in a separate process
 changes    the differences from the live version
@@ -12,6 +13,7 @@ load       one worker, until it is READY; if it dies, the deployment fails
 compare    golden images on /predictions/<name>/<version>: the answers, and the latency against the live version's
 scale      its other workers, one after the other: loading takes half of the cores from the answering ones
 replay     if asked for: logged images, see `serving.rollout.replay`
+shadow     if asked for: copies of live requests, see `serving.rollout.live_trial`
 switch     the default version, in one step
 watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back
@@ -37,12 +39,13 @@ from serving.errors import ServingError
 from serving.host import lock
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, DeployLimits, Deployment, record
+from serving.rollout.live_trial import Length, LiveTrial, Shadow
 from serving.rollout.replay import AGREEMENT, Replay
 from serving.rollout.trial import Trial
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
 
-LIMITS = DeployLimits()
+LIMITS, LENGTH = DeployLimits(), Length()
 STARTING = 1800.0  # seconds to wait for another start or stop of the server: some models load for minutes
 
 
@@ -171,9 +174,11 @@ def _share(text: str) -> float:
 
 def _trials(arguments: argparse.Namespace) -> list[Trial]:
     trials: list[Trial] = []
+    length = Length(arguments.requests, arguments.minutes, arguments.labels)
     if arguments.replay:
         trials.append(Replay(arguments.replay, AGREEMENT if arguments.agreement is None else arguments.agreement))
-    return trials
+    live: dict[type[LiveTrial], float] = {Shadow: arguments.shadow}
+    return trials + [kind(share, arguments.agreement, length) for kind, share in live.items() if share]
 
 
 def main() -> int:
@@ -191,6 +196,10 @@ def main() -> int:
     add("--timeout", type=float, default=LIMITS.load, metavar="SECONDS", help="fail if loading takes longer")
     add("--replay", default="", metavar="LOG", help="folder of a prediction log with images; 1: that of the model")
     add("--agreement", type=_share, metavar="SHARE", help=f"share of equal answers (default: {AGREEMENT} in a replay)")
+    add("--shadow", type=_share, default=0.0, metavar="SHARE", help="share of live requests that it gets copies of")
+    add("--requests", type=int, default=LENGTH.requests, metavar="N", help="copies until a decision (%(default)s)")
+    add("--minutes", type=float, default=LENGTH.minutes, help="time until a decision at the latest (%(default)s)")
+    add("--labels", type=float, default=LENGTH.labels, metavar="SECONDS", help="then wait for labels this long")
     arguments = parser.parse_args()
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &

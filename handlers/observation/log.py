@@ -4,6 +4,7 @@ A request leaves its images in a queue, and one thread writes them. While the qu
 are dropped and counted.
 """
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -19,10 +20,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from handlers.observation import mirror
 from handlers.observation.counters import LOG_REASONS
+from handlers.observation.mirror import Mirror
 from handlers.observation.segments import VARIABLE, Segments
 from handlers.requests.labels import Labels
 from handlers.requests.request import RawRequest
+from handlers.sampling import is_selected
 from handlers.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"  # in a response TorchServe replaces it by an id of its own
@@ -51,11 +55,14 @@ class Log:
     Args:
         folder: of all models.
         dropped: is called with the reason for each image that is not logged, in the thread too.
+        copies: for a trial of another version; the requests that it asks for are logged too, without their images.
     """
 
     def __init__(
-        self, folder: Path, name: str, version: str, settings: Settings, dropped: Callable[[str], None]
-    ) -> None:
+        self, folder: Path, name: str, version: str, settings: Settings, dropped: Callable[[str], None],
+        copies: Mirror | None = None,
+    ) -> None:  # fmt: skip
+        self._copies = copies
         self._share, self._with_images = settings.log, settings.log_images
         self._about = {"model": name, "version": version}
         self._segments = Segments(folder / name, settings.log_megabytes * MEGABYTE, settings.log_files)
@@ -70,14 +77,19 @@ class Log:
 
     @classmethod
     def of_environment(cls, name: str, version: str, settings: Settings, dropped: Callable[[str], None]) -> Self | None:
-        """Return a log in the server's folder; None without such a folder, or if the settings ask for no log."""
-        folder = os.environ.get(VARIABLE)
-        return cls(Path(folder), name, version, settings, dropped) if folder and settings.log else None
+        """Return a log in the server's folder; None without such a folder, or if nothing can ask for one."""
+        folder, copies = os.environ.get(VARIABLE), os.environ.get(mirror.VARIABLE)
+        if not folder or not (settings.log or copies):
+            return None
+        mirrored = Mirror(Path(copies), name, version) if copies else None
+        return cls(Path(folder), name, version, settings, dropped, mirrored)
 
     def has(self, request_id: str) -> bool:
         """Return whether a request is logged: the same in each worker."""
-        digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
-        return int.from_bytes(digest) < self._share * 2**64
+        return is_selected(request_id, self._share) or self._is_copied(request_id)
+
+    def _is_copied(self, request_id: str) -> bool:
+        return self._copies is not None and self._copies.has(request_id)
 
     def add(self, request_id: str, answers: Sequence[Any], images: Sequence[Any], top_k: int | None) -> None:
         """Queue the answered images of a request; `answers` that are errors are passed over."""
@@ -116,14 +128,21 @@ class Log:
         sha256 = hashlib.sha256(entry.image).hexdigest()
         try:
             line = json.dumps(self._row(entry, sha256)).encode() + b"\n"
-            self._segments.append(line, sha256, entry.image if self._with_images else None)
+            with_image = self._with_images and is_selected(entry.request_id, self._share)
+            self._segments.append(line, sha256, entry.image if with_image else None)
             self._failing = False
+            self._copy(line, entry)
         except (OSError, ValueError, OverflowError) as error:  # ... of a time that no calendar has
             self._segments.close()
             self._dropped(DISK)
             if not self._failing:
                 logging.getLogger(__name__).warning("predictions are not logged at present: %s", error)
             self._failing = True
+
+    def _copy(self, line: bytes, entry: Entry) -> None:
+        if self._copies is not None and self._copies.has(entry.request_id):
+            with contextlib.suppress(OSError):  # a full disk costs the copy and nothing else
+                self._copies.add(line, entry.image)
 
     def _row(self, entry: Entry, sha256: str) -> dict[str, Any]:
         answer = entry.answer

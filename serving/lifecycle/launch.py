@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from handlers.observation.mirror import VARIABLE as MIRROR
 from handlers.observation.segments import VARIABLE as PREDICTIONS
 from handlers.observation.slot import VARIABLE as OBSERVATIONS
 from serving.errors import ServingError
@@ -68,6 +69,7 @@ def launch(
     environment |= {"TEMP": temporary, "TMPDIR": temporary, "LOG_LOCATION": str(logs.FOLDER), "LC_ALL": "C.UTF-8"}
     environment |= shares.environment() | ({"SIGHTLINE_ACCESS_LOG": "info"} if access_log else {})
     environment |= {OBSERVATIONS: str(observations(temporary)), PREDICTIONS: str(predictions(root))}
+    environment |= {MIRROR: str(mirror(temporary))}
     if runtime.home is not None:
         environment["JAVA_HOME"] = str(runtime.home)
     starting = ServerState(
@@ -98,6 +100,11 @@ def launch(
 def observations(temporary: str) -> Path:
     """Return the folder of the workers' counters (`handlers.observation`) of the server with this temporary folder."""
     return Path(temporary) / "observations"
+
+
+def mirror(temporary: str) -> Path:
+    """Return the folder of copies for trials (`handlers.observation.mirror`)."""
+    return Path(temporary) / "mirror"
 
 
 def predictions(root: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from handlers import atomic
 from serving.client import ClientError, Prediction
-from serving.rollout.evidence import mcnemar, wilson
+from serving.rollout.evidence import mcnemar, paired_change, wilson
 
 CONFUSIONS, EXAMPLES = 5, 5  # that a report shows
 COLUMNS = (
@@ -126,10 +126,11 @@ class Comparison:
         score = self.paired()
         if not score.images:
             return []
-        change = (score.new - score.live) / score.images
+        low, high = paired_change(score.losses, score.gains, score.images)
+        change = f"{100 * (score.new - score.live) / score.images:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
         live, new = share(score.live, score.images), share(score.new, score.images)
         counts = f"{score.losses} lost, {score.gains} gained, McNemar p = {mcnemar(score.losses, score.gains):.2g}"
-        return [f"{score.images:,} labelled images: right {live} -> {new}, {100 * change:+.1f} points ({counts})"]
+        return [f"{score.images:,} labelled images: right {live} -> {new}: {change}, {counts}"]
 
     def _difference_lines(self) -> list[str]:
         different = [pair for pair in self.pairs if not pair.agrees]

@@ -30,6 +30,13 @@ def mcnemar(losses: int, gains: int) -> float:
     return min(1.0, float(2 * ways / 2**trials))
 
 
+def paired_change(losses: int, gains: int, images: int) -> tuple[float, float]:
+    """Return the interval of the change of a share; `training.scores.paired_loss` names the source."""
+    lost, gained = (losses + 1) / (images + 2), (gains + 1) / (images + 2)
+    half = NormalDist().inv_cdf((1 + INTERVAL) / 2) * math.sqrt((lost + gained - (gained - lost) ** 2) / (images + 2))
+    return gained - lost - half, gained - lost + half
+
+
 def evidence(successes: int, trials: int, limit: float) -> float:
     """Return the evidence that the chance of a success is above `limit`: 100 is 100 times the odds.
 

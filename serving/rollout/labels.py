@@ -16,3 +16,9 @@ def read(folder: Path) -> list[dict[str, Any]]:
 def by_image(folder: Path) -> dict[str, str]:
     """Return the newest label of each labelled image, by its SHA-256."""
     return {row["sha256"]: row["label"] for row in read(folder)}
+
+
+def time_of(folder: Path) -> int:
+    """Return the time of the newest label, in nanoseconds, 0 without one."""
+    path = folder / FILE
+    return path.stat().st_mtime_ns if path.is_file() else 0

@@ -20,7 +20,6 @@ IMAGES = 2000  # the newest ones
 TIMED = 64  # of these, one after the other, by both versions
 CALLERS = 4
 AGREEMENT = 0.95
-FOLDER = "replay"  # below the logs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Replay:
             compared.pairs.append(pair)
             if pair.new is None and compared.unanswered > allowed:
                 break
-        table = candidate.root / "logs" / FOLDER / f"{candidate.name}-{candidate.version}.csv"
+        table = candidate.table(self.name)
         compared.write_csv(table)
         for line in [*compared.lines(), f"all answers: {table.relative_to(candidate.root)}"]:
             candidate.log(f"  {line}")

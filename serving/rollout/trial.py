@@ -2,16 +2,18 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from serving.client import Client, Prediction
 from serving.errors import ServingError
+from serving.host import logs
 from serving.rollout import comparison
 from serving.rollout.comparison import Answer
 
 DEADLINE = 10.0  # seconds for one answer
+FOLDER = "trials"  # below the logs
 
 
 class TrialError(ServingError):
@@ -42,6 +44,20 @@ class Candidate:
             return self.client.predict(image, self.name, version, deadline=DEADLINE, counted=False)
 
         return comparison.answer_of(predict, time.perf_counter)
+
+    def table(self, trial: str) -> Path:
+        """Return the file for all answers of a trial."""
+        return self.root / logs.FOLDER / FOLDER / f"{self.name}-{self.version}-{trial}.csv"
+
+    def pids(self) -> list[int]:
+        """Return the processes of its workers."""
+        return [worker.pid for worker in self.client.describe(self.name, self.version).workers]
+
+    def check_workers(self, pids: Sequence[int]) -> None:
+        """Check that the same workers are READY."""
+        status = self.client.describe(self.name, self.version)
+        if not status.ready or [worker.pid for worker in status.workers] != list(pids):
+            raise TrialError("a worker died")
 
     def is_slow(self, live: float, new: float) -> bool:
         """Return whether seconds of the new version are above the limit that those of the live one give."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.rollout.evidence import evidence, mcnemar, wilson
+from serving.rollout.evidence import evidence, mcnemar, paired_change, wilson
 from training import scores
 
 LEVEL, RUNS, LENGTH = 0.05, 400, 2000
@@ -20,6 +20,12 @@ def test_the_interval_is_that_of_the_evaluation(successes: int, trials: int) -> 
     estimate = scores.proportion(successes, trials)
     assert estimate is not None and wilson(successes, trials) == pytest.approx((estimate.low, estimate.high))
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("losses", "gains", "images"), [(0, 0, 4), (30, 12, 400), (200, 100, 2000)])
+def test_the_interval_of_a_change_is_that_of_the_evaluation(losses: int, gains: int, images: int) -> None:
+    loss = scores.paired_loss(losses, gains, images)
+    assert paired_change(losses, gains, images) == pytest.approx((-loss.high, -loss.low))
 
 
 def alarms(chance: float, limit: float) -> float:

@@ -16,7 +16,7 @@ import torch
 
 from handlers.errors import BadImage
 from handlers.observation import log as worker_log
-from handlers.observation import segments, slot
+from handlers.observation import mirror, segments, slot
 from handlers.observation.counters import Snapshot
 from handlers.observation.log import Log, request_id_of
 from handlers.observation.segments import Segments
@@ -24,9 +24,11 @@ from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.observation.statistics import Statistics
 from handlers.requests.labels import Labels
 from handlers.requests.request import RawRequest
+from handlers.sampling import Share
 from handlers.service import Service
 from handlers.settings import Settings
 from monitoring import log
+from serving.rollout import copies
 from tests.unit.banked_network import save_banked
 from tests.unit.test_observation import numbers, png, request
 from tests.until import until
@@ -301,6 +303,37 @@ def test_a_service_logs_nothing_by_default_and_answers_the_same(logged: Callable
     assert not (tmp_path / "predictions").exists() or not list((tmp_path / "predictions").rglob("*.images"))
     assert [reply.document for reply in plain] == [reply.document for reply in with_log]
     assert not any("x-prediction-id" in reply.headers for reply in plain)
+
+
+def test_requests_that_a_trial_asks_for_are_logged_and_copied(
+    logged: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.sampling.PERIOD", 0.0)
+    folder = tmp_path / "mirror"
+    monkeypatch.setenv(mirror.VARIABLE, str(folder))
+    service = logged()
+
+    def ids() -> list[str]:
+        batch = [request(png(0), png(1)), request(png(2), **{UNCOUNTED_HEADER: "1"}), request(b"no image")]
+        return [reply.headers.get("x-prediction-id", "") for reply in service.answer(batch)]
+
+    assert ids() == ["", "", ""]
+    with copies.asked_for(folder, "small", Share("1.3", 1.0)):
+        assert ids() == ["", "", ""], "another version"
+    with copies.asked_for(folder, "small", Share("1.2", 1.0)) as place:
+        first, *others = ids()
+        assert first and others == ["", ""]
+        until(lambda: len(list(place.glob("*.copy"))) == 2, 10)
+        taken = list(copies.take(place, 5))
+        assert [(copy.row["request_id"], copy.row["image"]) for copy in taken] == [(first, 0), (first, 1)]
+        assert [copy.image for copy in taken] == [png(0), png(1)] and not list(place.iterdir())
+        monkeypatch.setattr(mirror, "MOST_WAITING", 1)
+        second = ids()[0]
+        rows = tmp_path / "predictions" / "small"
+        until(lambda: [row["request_id"] for row, _ in segments.read(rows)] == [first] * 2 + [second] * 2, 10)
+        assert len(list(place.iterdir())) == 1
+    assert not place.exists() and ids() == ["", "", ""]
+    assert not list(rows.rglob("*.images")), "only the copies have images"
 
 
 def test_dropped_images_are_counted(logged: Callable[..., Service], tmp_path: Path) -> None:

@@ -93,13 +93,13 @@ def test_agreement_and_differences_are_shown_with_labels_and_a_table(tmp_path: P
     (labelled,) = [line for line in said if "labelled" in line]
     assert "2 labelled images: right 50.0%" in labelled and "0 lost, 1 gained, McNemar p = 1" in labelled
     assert "    wren now robin: 1" in said and "    such as r0" in said
-    with open(tmp_path / "logs" / "replay" / f"{NAME}-2.0.csv", newline="") as file:
+    with open(tmp_path / "logs" / "trials" / f"{NAME}-2.0-replay.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["live_label"], row["new_label"], row["label"]) for row in rows if row["request_id"] == "r0"] == [
         ("wren", "robin", "robin")
     ]
     assert len(rows) == 20 and {row["error"] for row in rows} == {""}
-    with pytest.raises(TrialError, match=r"agreement 95\.0% .* is below 96\.0%: see logs/replay/.*AGREEMENT=0\.95"):
+    with pytest.raises(TrialError, match=r"agreement 95\.0% .* is below 96\.0%: see logs/trials/.*AGREEMENT=0\.95"):
         Replay(agreement=0.96).run(of(answers))
 
 
