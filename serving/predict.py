@@ -20,12 +20,10 @@ from rich.table import Table
 
 from handlers.errors import ArtifactError, RequestError
 from handlers.requests.labels import Labels, shown, word_of
-from handlers.run_folder import RunFolder
 from serving.client import Client, RequestRefused
 from serving.console import table_console
 from serving.errors import NotFound, ServingError
-from serving.store import model_config, model_store
-from serving.store.live import Live
+from serving.store import local_model, model_store
 from serving.store.model_store import ArchiveError
 
 NAMES_SHOWN = 5  # names of files that are not images, in the warning
@@ -174,18 +172,8 @@ def answers(arguments: argparse.Namespace, paths: Sequence[Path], unpacked: Exit
         return f"{name} {version or '(default version)'} at {client.inference}", online(
             name, paths, version, client=client
         )
-    weights = RunFolder.of(name).model
-    live = Live.read(Path.cwd()).models
-    if version is None and name in live:
-        version = live[name].version  # the server's live version, which may not be the newest
-    try:
-        archive = model_store.find(name, version)
-    except ArchiveError:
-        if version is not None or not weights.is_file():
-            raise
-        return f"{weights}, offline", offline(weights, paths, model_config.DEFAULTS["handler"])
-    settings = archive.model_config().get("handler")
-    return f"{archive.path}, offline", offline(unpacked.enter_context(archive.unpacked()), paths, settings)
+    model = unpacked.enter_context(local_model.opened(name, version))
+    return f"{model.source}, offline", offline(model.weights, paths, model.settings)
 
 
 @contextmanager

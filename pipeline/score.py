@@ -1,0 +1,188 @@
+"""Classify any number of images without a server: a table of answers, as Parquet.
+
+    python -m pipeline.score birds photos/                       a folder and its sub-folders
+    python -m pipeline.score birds photos.txt                    a text file, a path or an address a line
+    python -m pipeline.score birds shard-000.tar                 the images in a tar shard, or in a folder of them
+    python -m pipeline.score birds gs://bucket/photos            a bucket, with its package (gcsfs, s3fs)
+    python -m pipeline.score birds photos/ --out photos.scores   another folder for the table
+
+Each core runs one process with the server's own decoding, network and settings, so the answers are those of the server.
+An image that cannot be read gets a row with its error. A command that was stopped or killed continues: no image is
+missing or in two rows. `pandas.read_parquet("scores/birds-1.0/photos")` reads the table.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from handlers.atomic import write_json
+from handlers.errors import ArtifactError
+from handlers.golden import GoldenError
+from handlers.machine import cores
+from pipeline.scoring import chunk, listing, table
+from pipeline.scoring.chunk import Chunk, Job
+from serving.errors import ServingError
+from serving.store import local_model
+from serving.store.local_model import LocalModel
+from training.data.decoders import Pool, PoolBroken
+from training.data.progress import plain_console, progress
+
+FOLDER = Path("scores")
+ROWS = 2_048  # of a part: what a killed process has to answer again
+LIST, ABOUT, LOCK = "_images.jsonl", "_about.json", "_lock"  # readers of Parquet pass over names with a "_"
+
+
+class ScoreError(ServingError):
+    """The images cannot be scored; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """A finished table: its folder, its number of images, and of those without an answer; seconds of this command."""
+
+    folder: Path
+    images: int
+    errors: int
+    seconds: float
+    answered_now: int
+
+
+def score(
+    name: str,
+    source: str,
+    version: str | None = None,
+    *,
+    out: Path | None = None,
+    processes: int | None = None,
+    rows: int = ROWS,
+    console: Console | None = None,
+) -> Scores:
+    """Write the table of the answers to all images of a source, or what is missing in it.
+
+    `processes` is one a core by default, or one with a GPU. Answers depend on `rows`, the images of a part, by rounding
+    only.
+
+    Raises:
+        ScoreError: the folder holds another table, another command writes it, or pyarrow is missing.
+        ListingError: the source has no image, or cannot be read.
+        ArchiveError: there is no such model.
+        PoolBroken: a process was killed.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ScoreError(
+            "pyarrow is missing: install it with .venv/bin/uv pip install --require-hashes -r requirements-log.txt"
+        )
+    started, console = time.perf_counter(), console or plain_console()
+    with local_model.opened(name, version) as model:
+        folder = out or FOLDER / "-".join(filter(None, [name, model.version])) / Path(source).name
+        job = _job(folder.absolute(), name, model)
+        with _locked(folder):
+            total = _listed(job, source, rows, console)
+            images, errors, done = _scored(job, total, processes, rows, console)
+    return Scores(folder, images, errors, time.perf_counter() - started, images - done)
+
+
+def _job(out: Path, name: str, model: LocalModel) -> Job:
+    import torch
+
+    digest = hashlib.sha256(model.weights.read_bytes()).hexdigest()
+    settings = json.dumps(model.settings, sort_keys=True)
+    on_gpu = model.settings.get("device") != "cpu" and torch.cuda.is_available()
+    return Job(out, model.weights, settings, name, model.version, digest, on_gpu)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise ScoreError(f"another command writes {folder}: wait for it, or name another folder with --out") from error
+
+
+def _listed(job: Job, source: str, rows: int, console: Console) -> int:
+    """List the images of the source unless they were listed before; return their number."""
+    names = ("model", "version", "sha256", "settings")
+    about = {"source": source, "rows": rows, **{name: getattr(job, name) for name in names}}
+    file = job.out / ABOUT
+    if file.is_file():
+        earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        changed = [key for key, value in about.items() if earlier.get(key) != value]
+        if changed:
+            raise ScoreError(
+                f"{job.out} holds a table with another {changed[0]}: delete it, or name another folder with --out"
+            )
+        return int(earlier["images"])
+    if any(job.out.glob("part-*.parquet")):
+        raise ScoreError(f"{job.out} holds a table of another origin: name another folder with --out")
+    with progress(console, "listing images") as advance:
+        count = listing.write(source, job.out / LIST, advance)
+    write_json(file, {**about, "images": count})
+    return count
+
+
+def _scored(job: Job, total: int, processes: int | None, rows: int, console: Console) -> tuple[int, int, int]:
+    """Answer the chunks without a part; return the images, those without an answer, and those of an earlier run."""
+    images = errors = done = 0
+    with (
+        Pool(processes or (1 if job.on_gpu else cores())) as pool,
+        progress(console, f"{job.model} {job.version}", total) as advance,
+    ):
+
+        def missing() -> Iterator[Chunk]:
+            nonlocal images, errors, done
+            for number, lines in enumerate(listing.read(job.out / LIST, rows)):
+                part = Chunk(job, number, lines)
+                before = table.errors_of(part.path, part.digest)
+                if before is None:
+                    yield part
+                    continue
+                images, errors, done = images + len(lines), errors + before, done + len(lines)
+                advance(len(lines))
+
+        for count, failed in pool.map(chunk.score, missing()):
+            images, errors = images + count, errors + failed
+            advance(count)
+    return images, errors, done
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a table; return 1 on an error, 130 after an interrupt."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", help="the model")
+    parser.add_argument("source", help="a folder, a text file, a tar shard, or an address that fsspec knows")
+    parser.add_argument("--version", help="a version other than the live one")
+    parser.add_argument("--out", type=Path, help=f"folder of the table (default {FOLDER}/<model>-<version>/<source>)")
+    parser.add_argument("--processes", type=int, help="processes (default: one a core, or one with a GPU)")
+    options = parser.parse_args(arguments)
+    try:
+        scores = score(
+            options.name, options.source, options.version or None, out=options.out, processes=options.processes
+        )
+    except (ServingError, ArtifactError, GoldenError, PoolBroken, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues", file=sys.stderr)
+        return 130
+    rate = f", {scores.answered_now / scores.seconds:.0f} a second" if scores.answered_now else ", all of them before"
+    print(f"{scores.folder}: {scores.images:,} images, {scores.errors:,} without an answer{rate}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
