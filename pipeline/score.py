@@ -38,8 +38,9 @@ from serving.store.local_model import LocalModel
 from training.data.decoders import Pool, PoolBroken
 from training.data.progress import plain_console, progress
 
+INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirements-log.txt"
 FOLDER = Path("scores")
-ROWS = 2_048  # of a part: what a killed process has to answer again
+ROWS = 2_048  # of a part; a killed process answers one again
 LIST, ABOUT, LOCK = "_images.jsonl", "_about.json", "_lock"  # readers of Parquet pass over names with a "_"
 
 
@@ -68,7 +69,7 @@ def score(
     rows: int = ROWS,
     console: Console | None = None,
 ) -> Scores:
-    """Write the table of the answers to all images of a source, or what is missing in it.
+    """Write the table of the answers to all images of a source, or its missing parts.
 
     `processes` is one a core by default, or one with a GPU. Answers depend on `rows`, the images of a part, by rounding
     only.
@@ -80,17 +81,15 @@ def score(
         PoolBroken: a process was killed.
     """
     if importlib.util.find_spec("pyarrow") is None:
-        raise ScoreError(
-            "pyarrow is missing: install it with .venv/bin/uv pip install --require-hashes -r requirements-log.txt"
-        )
+        raise ScoreError(f"pyarrow is missing: {INSTALL}")
     started, console = time.perf_counter(), console or plain_console()
     with local_model.opened(name, version) as model:
         folder = out or FOLDER / "-".join(filter(None, [name, model.version])) / Path(source).name
         job = _job(folder.absolute(), name, model)
         with _locked(folder):
             total = _listed(job, source, rows, console)
-            images, errors, done = _scored(job, total, processes, rows, console)
-    return Scores(folder, images, errors, time.perf_counter() - started, images - done)
+            images, errors, skipped = _scored(job, total, processes, rows, console)
+    return Scores(folder, images, errors, time.perf_counter() - started, images - skipped)
 
 
 def _job(out: Path, name: str, model: LocalModel) -> Job:
@@ -135,27 +134,27 @@ def _listed(job: Job, source: str, rows: int, console: Console) -> int:
 
 def _scored(job: Job, total: int, processes: int | None, rows: int, console: Console) -> tuple[int, int, int]:
     """Answer the chunks without a part; return the images, those without an answer, and those of an earlier run."""
-    images = errors = done = 0
+    images = errors = skipped = 0
     with (
         Pool(processes or (1 if job.on_gpu else cores())) as pool,
         progress(console, f"{job.model} {job.version}", total) as advance,
     ):
 
         def missing() -> Iterator[Chunk]:
-            nonlocal images, errors, done
+            nonlocal images, errors, skipped
             for number, lines in enumerate(listing.read(job.out / LIST, rows)):
                 part = Chunk(job, number, lines)
                 before = table.errors_of(part.path, part.digest)
                 if before is None:
                     yield part
                     continue
-                images, errors, done = images + len(lines), errors + before, done + len(lines)
+                images, errors, skipped = images + len(lines), errors + before, skipped + len(lines)
                 advance(len(lines))
 
         for count, failed in pool.map(chunk.score, missing()):
             images, errors = images + count, errors + failed
             advance(count)
-    return images, errors, done
+    return images, errors, skipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

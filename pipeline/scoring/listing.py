@@ -168,7 +168,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _leave_hidden_out(folders: Any) -> None:
-    """Take hidden folders out of those that a walk goes on with: a list, or a dictionary."""
+    """Remove hidden folders from the next ones of a walk: a list, or a dictionary."""
     for name in [name for name in folders if name.startswith(".")]:
         if isinstance(folders, dict):
             del folders[name]

@@ -1,5 +1,6 @@
 """`make score`: every image is in the table once, whatever happens, with the answer that `make predict` gives."""
 
+import importlib.util
 import io
 import os
 import random
@@ -16,7 +17,7 @@ from handlers.errors import ArtifactError
 from handlers.requests.labels import Labels
 from handlers.run_folder import RunFolder
 from pipeline import score
-from pipeline.score import ScoreError
+from pipeline.score import INSTALL, ScoreError
 from pipeline.scoring import listing, table
 from pipeline.scoring.listing import ImageFile, ListingError
 from serving import predict
@@ -25,6 +26,8 @@ from serving.store.model_store import ArchiveError
 from tests.unit.archived_run import write_servable
 from tests.unit.test_classifier import png
 from tests.until import until
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason=f"pyarrow is missing: {INSTALL}")
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 30
