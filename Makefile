@@ -21,6 +21,7 @@ KEEP ?=
 REPLAY ?=
 AGREEMENT ?=
 SHADOW ?=
+CANARY ?=
 ROLLBACK ?=
 CPU ?=
 DEVICE ?= gpu
@@ -45,11 +46,12 @@ export SIGHTLINE_BENCH = $(value BENCH)
 export SIGHTLINE_REPLAY = $(value REPLAY)
 export SIGHTLINE_AGREEMENT = $(value AGREEMENT)
 export SIGHTLINE_SHADOW = $(value SHADOW)
+export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT SHADOW,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -57,7 +59,7 @@ need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)
 named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: NAME is missing: make $@ NAME=<model>))
 inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
 trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT") \
-  $(if $(filter-out 0 no,$(value SHADOW)),--shadow="$$SIGHTLINE_SHADOW")
+  $(if $(filter-out 0 no,$(value SHADOW)),--shadow="$$SIGHTLINE_SHADOW") $(if $(filter-out 0 no,$(value CANARY)),--canary="$$SIGHTLINE_CANARY")
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
@@ -113,7 +115,7 @@ predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLI
 score: setup ## classify any number of images without a server, into a table: NAME= RAW=<folder, list, tar shard or bucket> (VERSION=, ARGS="--out <folder>")
 	@$(call need,RAW,NAME=<model> RAW=<folder of images>)$(named)$(py) -m pipeline.score "$$SIGHTLINE_MODEL" "$$SIGHTLINE_RAW" $(if $(value VERSION),--version "$$SIGHTLINE_VERSION") $(ARGS)
 
-deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1: only if it agrees with the log, AGREEMENT=0.95; SHADOW=0.1: only if it does not answer copies of that part of the requests worse)
+deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1, SHADOW=0.1, CANARY=0.1: only if it passes on logged requests, on copies of live ones, on live ones; AGREEMENT=0.95)
 	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)
 
 rollback: setup ## back to the version before: NAME=

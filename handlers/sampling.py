@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from handlers import atomic
 
+REQUEST_ID_HEADER = "x-request-id"  # in a response TorchServe replaces it by an id of its own
 LIFETIME = 10.0  # seconds for which a file asks: its writer may be killed
 PERIOD = 0.25  # seconds between two looks at the file
 CANARY, MIRROR = "canary", "mirror"  # purposes

@@ -5,6 +5,7 @@
     python -m serving.deploy fingers                 the newest version of the store
     python -m serving.deploy fingers --replay 1      only if it answers the images of the prediction log as logged
     python -m serving.deploy fingers --shadow 0.1    only if it does not answer copies of live requests worse
+    python -m serving.deploy fingers --canary 0.1    it answers a tenth of the clients' requests first
 
 verify     the archive is complete and answers its golden images, in a separate process
 changes    the differences from the live version
@@ -14,6 +15,7 @@ compare    golden images on /predictions/<name>/<version>: the answers, and the 
 scale      its other workers, one after the other: loading takes half of the cores from the answering ones
 replay     if asked for: logged images, see `serving.rollout.replay`
 shadow     if asked for: copies of live requests, see `serving.rollout.live_trial`
+canary     if asked for: requests of clients, see `serving.rollout.canary`
 switch     the default version, in one step
 watch      for a while: workers, and golden images through the default address
 commit     model_store/live.json, which the next start brings back
@@ -39,6 +41,7 @@ from serving.errors import ServingError
 from serving.host import lock
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import INTERRUPTS, Deployed, DeployError, DeployLimits, Deployment, record
+from serving.rollout.canary import Canary
 from serving.rollout.live_trial import Length, LiveTrial, Shadow
 from serving.rollout.replay import AGREEMENT, Replay
 from serving.rollout.trial import Trial
@@ -177,7 +180,7 @@ def _trials(arguments: argparse.Namespace) -> list[Trial]:
     length = Length(arguments.requests, arguments.minutes, arguments.labels)
     if arguments.replay:
         trials.append(Replay(arguments.replay, AGREEMENT if arguments.agreement is None else arguments.agreement))
-    live: dict[type[LiveTrial], float] = {Shadow: arguments.shadow}
+    live: dict[type[LiveTrial], float] = {Shadow: arguments.shadow, Canary: arguments.canary}
     return trials + [kind(share, arguments.agreement, length) for kind, share in live.items() if share]
 
 
@@ -197,6 +200,7 @@ def main() -> int:
     add("--replay", default="", metavar="LOG", help="folder of a prediction log with images; 1: that of the model")
     add("--agreement", type=_share, metavar="SHARE", help=f"share of equal answers (default: {AGREEMENT} in a replay)")
     add("--shadow", type=_share, default=0.0, metavar="SHARE", help="share of live requests that it gets copies of")
+    add("--canary", type=_share, default=0.0, metavar="SHARE", help="share of clients' requests that it answers first")
     add("--requests", type=int, default=LENGTH.requests, metavar="N", help="copies until a decision (%(default)s)")
     add("--minutes", type=float, default=LENGTH.minutes, help="time until a decision at the latest (%(default)s)")
     add("--labels", type=float, default=LENGTH.labels, metavar="SECONDS", help="then wait for labels this long")

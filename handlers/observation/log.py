@@ -26,10 +26,9 @@ from handlers.observation.mirror import Mirror
 from handlers.observation.segments import VARIABLE, Segments
 from handlers.requests.labels import Labels
 from handlers.requests.request import RawRequest
-from handlers.sampling import is_selected
+from handlers.sampling import REQUEST_ID_HEADER, is_selected
 from handlers.settings import Settings
 
-REQUEST_ID_HEADER = "x-request-id"  # in a response TorchServe replaces it by an id of its own
 PREDICTION_ID_HEADER = "x-prediction-id"  # of a response to a request that is logged
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 MEGABYTE = 1_000_000

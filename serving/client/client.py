@@ -12,7 +12,8 @@ Requests that only read are repeated if the server loses them; requests that cha
 
 import base64
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,9 @@ import httpx
 
 from handlers.lookahead import map_ahead
 from handlers.observation.slot import UNCOUNTED_HEADER
+from handlers.sampling import CANARY, REQUEST_ID_HEADER, is_selected
 from serving.client.attempts import Repeat
+from serving.client.canary import Canary
 from serving.client.connection import Connection
 from serving.client.deadline import Deadline
 from serving.client.endpoint import Answer
@@ -107,6 +110,7 @@ class Client:
         addresses = current_addresses() or (inference or _default("inference"), management or _default("management"))
         key_file = key_file or Path(server.key_file if server else root / state.KEY_FILE)
         self._connection = Connection(addresses, key_file, find=current_addresses, transport=transport)
+        self._canary = Canary(key_file.parent / state.LOGS)
         self.deadline = deadline
 
     @classmethod
@@ -155,17 +159,38 @@ class Client:
         *,
         deadline: float | None = None,
         counted: bool = True,
+        request_id: str | None = None,
     ) -> Prediction:
         """Return the answer for one encoded image, by the default version or by the one named.
 
-        The metrics of the model leave out an image that is not `counted`, such as a golden image.
+        The metrics of the model leave out an image that is not `counted`, such as a golden image. `request_id` is the
+        caller's name of the request in the prediction log. While a version is deployed as a canary, it answers its
+        share of the requests that name no version; the default version answers those that it fails to answer.
 
         Raises:
             ClientError: see `serving.errors`.
         """
+        within, headers = self._within(deadline), {} if counted else {UNCOUNTED_HEADER: "1"}
+        share = self._canary.share(model) if version is None and counted else None
+        if share is not None:
+            request_id = request_id or uuid.uuid4().hex
+        if request_id is not None:
+            headers[REQUEST_ID_HEADER] = request_id
+        if share is None or request_id is None or not is_selected(request_id, share.share, CANARY):
+            return self._predict(image, model, version, within, headers)
+        try:
+            return self._predict(image, model, share.version, within.at_most(within.seconds / 2), headers)
+        except ClientError as error:
+            prediction = self._predict(image, model, None, within, headers)
+            self._canary.add_failure(model, error)
+            return prediction
+
+    def _predict(
+        self, image: bytes, model: str, version: str | None, deadline: Deadline, headers: Mapping[str, str]
+    ) -> Prediction:
         path = f"/predictions/{model}" + (f"/{version}" if version else "")
-        headers = {"Content-Type": "application/octet-stream"} | ({} if counted else {UNCOUNTED_HEADER: "1"})
-        answer = self._infer(path, self._within(deadline), content=image, headers=headers)
+        headers = {"Content-Type": "application/octet-stream", **headers}
+        answer = self._infer(path, deadline, content=image, headers=headers)
         text = answer.headers.get(FAMILIARITY_HEADER)
         familiarity = None if text is None else float(text.partition(";")[0])
         return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity, answer.headers.get(ID_HEADER))

@@ -1,6 +1,7 @@
 """A trial with live requests: both versions answer copies of them, until the answers or the time suffice.
 
 Shadow: the live version answers the clients, and copies of a share of their requests are sent to the new version.
+`serving.rollout.canary` is the other way round.
 """
 
 import contextlib

@@ -24,9 +24,11 @@ from serving.client import Client, ClientError, Prediction
 from serving.host.state import ServerState
 from serving.lifecycle import launch
 from serving.lifecycle.deployment import DeployError, DeployLimits
+from serving.rollout.canary import Canary
 from serving.rollout.live_trial import Length, Shadow
 from serving.rollout.replay import Replay
 from serving.rollout.trial import Trial
+from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli
 from tests.until import until
 
@@ -199,6 +201,34 @@ def test_a_shadow_that_labels_show_to_be_worse_is_refused_and_its_answers_are_in
     with open(live / "logs" / "trials" / f"{NAME}-{OTHER}-shadow.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) <= 100 and any(row["label"] == row["live_label"] != row["new_label"] for row in rows)
+
+
+def test_a_canary_answers_its_share_of_the_requests_and_then_all(live: Path) -> None:
+    with Callers(live) as callers:
+        said = "\n".join(go(live, SAME, Canary(0.5, length=Length(requests=100, minutes=2.0))))
+    assert not callers.errors and "  100 images: agreement 100.0% " in said and "not answered: 0 of 100" in said
+    assert not list((live / "logs").glob("canary-*")) and mirrors(live) == []
+    versions = [answer.version for answer in callers.answers]
+    start = versions.index(SAME)
+    share = versions[start : start + 200].count(SAME) / 200
+    assert 0.3 < share < 0.7 and versions[-1] == SAME
+
+
+def test_a_canary_that_fails_is_undone_and_every_client_gets_an_answer(live: Path) -> None:
+    failing = archive.build(
+        NAME, "3.0", run=live / "runs" / SAME, store=live / "model_store",
+        overrides=["minWorkers=1", "handler.precision=fp32"], rehearse=False,
+    )  # fmt: skip
+    faulty.spoil(failing, faulty.raises_in_handle_while(live / "fail"))
+    with Callers(live) as callers, ThreadPoolExecutor(1) as pool:
+        trial = pool.submit(go, live, "3.0", Canary(0.5, length=Length(minutes=2.0)))
+        until(lambda: any(answer.version == "3.0" for answer in callers.answers), 60)
+        (live / "fail").touch()
+        with pytest.raises(DeployError, match=r"canary failed: it is worse than 1\.0 \(not answered: "):
+            trial.result()
+    assert not callers.errors and callers.answers[-1].version == "1.0"
+    assert {answer.version for answer in callers.answers} == {"1.0", "3.0"}
+    assert not list((live / "logs").glob("canary-*.json"))
 
 
 @pytest.mark.slow

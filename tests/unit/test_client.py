@@ -2,13 +2,16 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
+from handlers.sampling import CANARY, Share, is_selected
 from serving.client import Client, ClientError, NoKey, Prediction, RequestRefused, ServerFailed, Unreachable
+from serving.client.canary import Canary
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -43,6 +46,53 @@ def test_each_api_gets_its_own_token_and_a_renewed_one_is_seen(
         ("/models", "Bearer second12"),
         ("/predictions/m/2.0", "Bearer renewed1"),
     ]
+
+
+def test_a_canary_answers_its_share_and_the_default_version_what_it_fails_to_answer(
+    ask: Callable[[Handler], Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlers.sampling.PERIOD", 0.0)
+    seen: list[tuple[str, str]] = []
+    statuses = {"/predictions/m/2.0": 200, "/predictions/m": 200}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        seen.append((path, request.headers.get("x-request-id", "")))
+        failure = {"code": 500, "type": "NoAnswer", "message": "no\nnumbers"}
+        good = statuses[path] == 200
+        return httpx.Response(statuses[path], json={"a": 1.0} if good else failure)
+
+    def requests(client: Client, count: int = 300) -> Counter[str]:
+        seen.clear()
+        for _ in range(count):
+            client.predict(b"x", "m")
+        return Counter(path for path, _ in seen)
+
+    files = Canary(tmp_path / "logs")
+    with ask(answer) as client:
+        assert requests(client) == {"/predictions/m": 300} and not any(one for _, one in seen)
+        files.file("m").write(Share("2.0", 0.25))
+        counts = requests(client)
+        assert counts.total() == 300 and 45 <= counts["/predictions/m/2.0"] <= 105
+        assert all(is_selected(one, 0.25, CANARY) == path.endswith("2.0") for path, one in seen)
+        seen.clear()
+        client.predict(b"x", "m", counted=False)
+        assert seen == [("/predictions/m", "")], "golden images are no requests of clients"
+        assert not files.failures("m").exists()
+        statuses["/predictions/m/2.0"] = 400
+        counts = requests(client)
+        assert counts["/predictions/m"] == 300 and len({one for _, one in seen}) == 300
+        lines = files.failures("m").read_text().splitlines()
+        assert lines == ["400 NoAnswer: no numbers"] * counts["/predictions/m/2.0"]
+        statuses["/predictions/m"] = 400  # a bad request is no fault of the version
+        with pytest.raises(RequestRefused):
+            requests(client)
+        assert files.failures("m").read_text().splitlines() == lines
+        files.file("m").remove()
+        statuses["/predictions/m"] = 200
+        assert requests(client) == {"/predictions/m": 300}
+        client.predict(b"x", "m", request_id="mine")
+        assert seen[-1] == ("/predictions/m", "mine")
 
 
 def test_a_list_of_models_has_pages(ask: Callable[[Handler], Client]) -> None:

@@ -152,8 +152,8 @@ def test_arguments_reach_the_commands(interpreter: Path) -> None:
     assert len(run("archive", "NAME=moths", "VERSION=1.0")) == 1
     assert run("verify", "NAME=moths", "VERSION=1.0") == [["-m", "serving.verify", "moths", "1.0"]]
     assert run("deploy", "NAME=moths") == [["-m", "serving.deploy", "moths"]]
-    trial = run("deploy", "NAME=moths", "REPLAY=a log", "AGREEMENT=0.9", "SHADOW=0.1")
-    options = ["--replay=a log", "--agreement=0.9", "--shadow=0.1"]
+    trial = run("deploy", "NAME=moths", "REPLAY=a log", "AGREEMENT=0.9", "SHADOW=0.1", "CANARY=0.2")
+    options = ["--replay=a log", "--agreement=0.9", "--shadow=0.1", "--canary=0.2"]
     assert trial == [["-m", "serving.deploy", "moths", *options]]
     assert run("deploy", "NAME=moths", "REPLAY=0") == [["-m", "serving.deploy", "moths"]]
     assert run("watch", "ROLLBACK=1") == [["-m", "serving.watch", "--rollback"]]
