@@ -40,7 +40,8 @@ from training.data.progress import plain_console, progress
 
 INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirements-log.txt"
 FOLDER = Path("scores")
-ROWS = 2_048  # of a part; a killed process answers one again
+ROWS = (64, 2_048)  # least and most of a part; a killed process answers one again
+PARTS = 64  # of a small table, so that all cores have work
 LIST, ABOUT, LOCK = "_images.jsonl", "_about.json", "_lock"  # readers of Parquet pass over names with a "_"
 
 
@@ -66,13 +67,13 @@ def score(
     *,
     out: Path | None = None,
     processes: int | None = None,
-    rows: int = ROWS,
+    rows: int | None = None,
     console: Console | None = None,
 ) -> Scores:
     """Write the table of the answers to all images of a source, or its missing parts.
 
-    `processes` is one a core by default, or one with a GPU. Answers depend on `rows`, the images of a part, by rounding
-    only.
+    `processes` is one a core by default, or one with a GPU. `rows` is the number of images in a part, by default between
+    64 and 2,048; answers depend on it by rounding only.
 
     Raises:
         ScoreError: the folder holds another table, another command writes it, or pyarrow is missing.
@@ -87,7 +88,7 @@ def score(
         folder = out or FOLDER / "-".join(filter(None, [name, model.version])) / Path(source).name
         job = _job(folder.absolute(), name, model)
         with _locked(folder):
-            total = _listed(job, source, rows, console)
+            total, rows = _listed(job, source, rows, console)
             images, errors, skipped = _scored(job, total, processes, rows, console)
     return Scores(folder, images, errors, time.perf_counter() - started, images - skipped)
 
@@ -111,10 +112,10 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ScoreError(f"another command writes {folder}: wait for it, or name another folder with --out") from error
 
 
-def _listed(job: Job, source: str, rows: int, console: Console) -> int:
-    """List the images of the source unless they were listed before; return their number."""
+def _listed(job: Job, source: str, rows: int | None, console: Console) -> tuple[int, int]:
+    """List the images of the source unless they were listed before; return their number, and that of a part's rows."""
     names = ("model", "version", "sha256", "settings")
-    about = {"source": source, "rows": rows, **{name: getattr(job, name) for name in names}}
+    about = {"source": source, **{name: getattr(job, name) for name in names}} | ({"rows": rows} if rows else {})
     file = job.out / ABOUT
     if file.is_file():
         earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -123,13 +124,14 @@ def _listed(job: Job, source: str, rows: int, console: Console) -> int:
             raise ScoreError(
                 f"{job.out} holds a table with another {changed[0]}: delete it, or name another folder with --out"
             )
-        return int(earlier["images"])
+        return int(earlier["images"]), int(earlier["rows"])
     if any(job.out.glob("part-*.parquet")):
         raise ScoreError(f"{job.out} holds a table of another origin: name another folder with --out")
     with progress(console, "listing images") as advance:
         count = listing.write(source, job.out / LIST, advance)
-    write_json(file, {**about, "images": count})
-    return count
+    rows = rows or min(max(count // PARTS, ROWS[0]), ROWS[1])
+    write_json(file, {**about, "rows": rows, "images": count})
+    return count, rows
 
 
 def _scored(job: Job, total: int, processes: int | None, rows: int, console: Console) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ def score(chunk: Chunk) -> tuple[int, int]:
 
 def rows_of(job: Job, images: Sequence[ImageFile]) -> Iterator[Row]:
     """Yield the row of each image."""
-    classifier, limit = _classifier(job)
+    classifier, limit = classifier_of(job)
     size = GPU_BATCH if job.on_gpu else CPU_BATCH
     batches = [images[first : first + size] for first in range(0, len(images), size)]
     about = {"model": job.model, "version": job.version, "sha256": job.sha256}
@@ -108,7 +108,7 @@ def _text(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _classifier(job: Job) -> tuple[Classifier, int]:
+def classifier_of(job: Job) -> tuple[Classifier, int]:
     """Return the classifier of a worker with the job's settings, and the bytes that it reads of an image."""
     document: dict[str, Any] = json.loads(job.settings)
     settings = Settings.read(document)
