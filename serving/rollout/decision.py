@@ -1,7 +1,7 @@
 """When a trial with live requests refuses the new version: tests that may be looked at after every request.
 
 Of each criterion, images are counted for and against the new version. It is refused once the `evidence` against it
-exceeds 1 / LEVEL, so an equal version is refused in at most 5 % of all trials.
+exceeds 1 / level. The levels add up to 0.05, so an equal version is refused in at most 5 % of all trials.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 from serving.rollout.comparison import Comparison
 from serving.rollout.evidence import evidence
 
-LEVEL = 0.05 / 4  # for each of the four criteria
+RIGHT_LEVEL, LEVEL = 0.03, 0.02 / 3  # false alarms: of right answers, of each of the other criteria
 ERRORS = 0.01  # share of requests that may fail
 SLOW = 0.1  # share of answers that may take longer than the limit
 
@@ -22,6 +22,7 @@ class Criterion:
     against: int
     images: int
     allowed: float
+    level: float = LEVEL
 
     @property
     def evidence(self) -> float:
@@ -31,13 +32,13 @@ class Criterion:
     @property
     def refuses(self) -> bool:
         """Return whether it is enough to refuse the version."""
-        return self.evidence >= 1 / LEVEL
+        return self.evidence >= 1 / self.level
 
     def __str__(self) -> str:
         """Return it for people."""
         return (
             f"{self.name}: {self.against} of {self.images:,}, allowed {self.allowed:.0%}; evidence "
-            f"{min(self.evidence, 1e6):.3g} (refused from {1 / LEVEL:.0f} on)"
+            f"{min(self.evidence, 1e6):.3g} (refused from {1 / self.level:.0f} on)"
         )
 
 
@@ -54,7 +55,7 @@ def criteria(compared: Comparison, slow: int, failures: int, agreement: float | 
         Criterion("other answers", count - compared.agreeing, count, 1 - agreement)
     ]  # fmt: skip
     return [
-        Criterion("only the live version is right", score.losses, score.losses + score.gains, 0.5),
+        Criterion("only the live version is right", score.losses, score.losses + score.gains, 0.5, RIGHT_LEVEL),
         Criterion("not answered", compared.unanswered + failures, count + failures, ERRORS),
         Criterion("too slow", slow, len(compared.timed()), SLOW),
         *different,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from serving.rollout.comparison import Answer, Comparison, Pair
-from serving.rollout.decision import LEVEL, Criterion, criteria
+from serving.rollout.decision import RIGHT_LEVEL, Criterion, criteria
 
 IMAGES, STEP = 2000, 5
 
@@ -20,13 +20,13 @@ def drawn(seed: int, losses: float, gains: float) -> list[bool]:
 def refused(losing: list[bool]) -> bool:
     """Return whether looks at growing numbers of images refuse the version."""
     return any(
-        Criterion("", sum(losing[:count]), count, 0.5).refuses for count in range(0, len(losing) + 1, STEP // 10)
+        Criterion("", sum(losing[:count]), count, 0.5, RIGHT_LEVEL).refuses for count in range(0, len(losing) + 1, STEP)
     )
 
 
 def test_an_equal_version_is_refused_in_few_trials_however_much_it_differs() -> None:
     for share in (0.02, 0.1, 0.2):
-        assert sum(refused(drawn(seed, share / 2, share / 2)) for seed in range(400)) <= 400 * LEVEL * 2
+        assert sum(refused(drawn(seed, share / 2, share / 2)) for seed in range(400)) <= 400 * RIGHT_LEVEL * 1.5
 
 
 def test_a_version_that_is_worse_by_five_points_is_refused() -> None:
@@ -60,6 +60,8 @@ def test_each_criterion_counts_what_it_names() -> None:
 
 def test_a_criterion_is_a_line_for_people() -> None:
     text = str(Criterion("not answered", 30, 1000, 0.01))
-    assert text.startswith("not answered: 30 of 1,000, allowed 1%; evidence ") and text.endswith("(refused from 80 on)")
+    assert text.startswith("not answered: 30 of 1,000, allowed 1%; evidence ") and text.endswith(
+        "(refused from 150 on)"
+    )
     assert str(Criterion("too slow", 0, 0, 0.1)).startswith("too slow: 0 of 0, allowed 10%; evidence 1 ")
     assert not math.isnan(Criterion("too slow", 0, 0, 0.1).evidence)
