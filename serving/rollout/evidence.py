@@ -40,9 +40,9 @@ def paired_change(losses: int, gains: int, images: int) -> tuple[float, float]:
 def evidence(successes: int, trials: int, limit: float) -> float:
     """Return the evidence that the chance of a success is above `limit`: 100 is 100 times the odds.
 
-    A mixture of likelihood ratios over chances from `limit` to a quarter of the way to 1 (Robbins 1970, "Statistical methods related
-    to the law of the iterated logarithm"). While the chance is at most `limit`, it ever exceeds 1 / level with a
-    probability of at most `level`, however often it is looked at (Ville 1939).
+    A mixture of likelihood ratios over chances from `limit` to a quarter of the way to 1 (Robbins 1970, "Statistical
+    methods related to the law of the iterated logarithm"). While the chance is at most `limit`, it ever exceeds
+    1 / level with a probability of at most `level`, however often it is looked at (Ville 1939).
     """
     if limit >= 1:
         return 0.0
