@@ -3,7 +3,8 @@
     python -m monitoring.feedback birds labels.csv
     python -m monitoring.feedback birds labels.csv --export images  the labelled images, for make up RAW=images
 
-The table has a column `label` and one of `request_id` (and `image`: the place in the request), `sha256` or `path`.
+The table has a column `label` and one of `request_id` (and `image`: the place in the request), `sha256` or `path`; of
+several, a line is joined by the first that it fills in.
 The labels stay in logs/predictions/<model>/labels.jsonl with the answers that they judge, even after the log has lost
 those; a later label replaces an earlier one. logs/predictions/<model>/feedback.json has the figures.
 """
@@ -96,11 +97,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
                 raise FeedbackError(f"{path} needs a header with the columns label and one of {', '.join(SOURCES)}")
             lines = []
             for line in reader:
-                if not line["label"] or not line[names[0]]:
-                    raise FeedbackError(f"{path}, line {reader.line_num}: {names[0]} or label is empty")
+                name = next((name for name in names if line[name]), None)
+                if not line["label"] or name is None:
+                    raise FeedbackError(f"{path}, line {reader.line_num}: {' or '.join(names)} or label is empty")
                 if not (line.get("image") or "0").isdecimal():
                     raise FeedbackError(f"{path}, line {reader.line_num}: image must be a place in its request")
-                lines.append({key: line[key] for key in (names[0], "label", "image") if line.get(key)})
+                lines.append({key: line[key] for key in (name, "label", "image") if line.get(key)})
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FeedbackError(f"{path} cannot be read as a table of labels: {error}") from error
     return lines

@@ -113,6 +113,12 @@ def test_images_are_labelled_by_their_place_their_hash_or_their_file(home: Path)
     assert versions()["1.1"]["images"] == 2
 
 
+def test_a_line_is_joined_by_the_first_column_that_it_fills_in(home: Path) -> None:
+    sha256 = next(row["sha256"] for row, _ in segments.read(BIRDS) if row["request_id"] == "d")
+    assert run(f"request_id,sha256,label\nc,{'0' * 64},wren\n,{sha256},wren\n") == 0
+    assert (versions()["1.0"]["images"], versions()["1.1"]["images"]) == (1, 2)
+
+
 def test_labels_without_an_answer_or_a_class_are_named_and_not_counted(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +138,7 @@ def test_labels_without_an_answer_or_a_class_are_named_and_not_counted(
         ("", "needs a header"),
         ("request_id,label\na,\n", "line 2: request_id or label is empty"),
         ("request_id,label\na,wren\n,wren\n", "line 3: request_id or label is empty"),
+        ("request_id,sha256,label\na,,wren\n,,wren\n", "line 3: request_id or sha256 or label is empty"),
         ("request_id,image,label\na,first,wren\n", "line 2: image must be a place in its request"),
         ("path,label\ngone.png,wren\n", "gone.png cannot be read: No such file"),
     ],
