@@ -9,6 +9,7 @@ VERSION ?=
 RAW ?=
 IMAGE ?=
 LABELS ?=
+PORT ?=
 EXCLUDE ?=
 ARGS ?=
 FORMAT ?=
@@ -36,6 +37,7 @@ export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
 export SIGHTLINE_IMAGE = $(value IMAGE)
 export SIGHTLINE_LABELS = $(value LABELS)
+export SIGHTLINE_PORT = $(value PORT)
 export SIGHTLINE_EXCLUDE = $(value EXCLUDE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
 export SIGHTLINE_AUGMENT = $(value AUGMENT)
@@ -49,9 +51,9 @@ export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -63,7 +65,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict score deploy rollback watch monitor feedback drift load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -132,6 +134,9 @@ feedback: setup ## accuracy of the served versions from labels that came later: 
 
 drift: setup ## report on drift, one page: NAME= RAW=<log or folder of images> (empty: the log of the served model; VERSION=)
 	@$(named)$(py) -m pipeline.drift "$$SIGHTLINE_MODEL" --raw="$$SIGHTLINE_RAW" --version="$$SIGHTLINE_VERSION" $(ARGS)
+
+page: setup ## look at the served models in a browser, until Ctrl-C: images, heat maps, corrections, drift (NAME=, PORT=)
+	@$(py) -m monitoring.page --name="$$SIGHTLINE_NAME" $(if $(value PORT),--port="$$SIGHTLINE_PORT")
 
 load: setup ## load the running server with locust (ARGS="--requests 100000 --swap NAME=1.0,2.0"; UI=1: locust's own page)
 	@$(py) -m tests.load.run $(if $(filter-out 0 no,$(UI)),--ui) $(ARGS)

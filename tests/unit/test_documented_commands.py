@@ -35,6 +35,7 @@ VERBS = {
     "lock": "tests/unit/test_lock.py",
     "monitor": "tests/server/test_monitor.py",
     "notebooks": "tests/server/test_notebooks.py",
+    "page": "tests/server/test_page.py",
     "predict": "tests/server/test_predict.py",
     "readme": "tests/unit/test_readme.py",
     "rollback": "tests/server/test_deploy.py",
