@@ -72,8 +72,8 @@ def score(
 ) -> Scores:
     """Write the table of the answers to all images of a source, or its missing parts.
 
-    `processes` is one a core by default, or one with a GPU. `rows` is the number of images in a part, by default between
-    64 and 2,048; answers depend on it by rounding only.
+    `processes` is one a core by default, or one with a GPU. `rows` is the number of images in a part, by default
+    between 64 and 2,048; answers depend on it by rounding only.
 
     Raises:
         ScoreError: the folder holds another table, another command writes it, or pyarrow is missing.
