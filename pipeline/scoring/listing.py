@@ -4,15 +4,15 @@ The list is written once, before the first answer. A command that continues read
 images in the same order, and millions of paths need no memory.
 """
 
-import dataclasses
 import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from json.encoder import encode_basestring_ascii
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 from handlers.atomic import replacing
 from handlers.images import pillow
@@ -27,8 +27,7 @@ class ListingError(ServingError):
     """The images cannot be listed; the message says what to do."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """An image: a whole file, or `size` bytes of a tar shard from `offset` on, with the name of that member."""
 
     file: str
@@ -42,7 +41,7 @@ class ImageFile:
         return f"{self.file}/{self.member}" if self.member else self.file
 
     def line(self) -> str:
-        return json.dumps([self.file, self.member, self.offset, self.size] if self.member else self.file)
+        return json.dumps(self) if self.member else encode_basestring_ascii(self.file)
 
     @classmethod
     def parse(cls, line: str) -> "ImageFile":
@@ -177,12 +176,11 @@ def _leave_hidden_out(folders: Any) -> None:
 
 
 def _of_file(path: str) -> Iterator[ImageFile]:
-    name = PurePosixPath(path).name
-    if name.endswith(COMPRESSED_TAR):
+    if path.endswith(COMPRESSED_TAR):
         raise ListingError(
             f"{path} is compressed, so that no member can be read by itself: unpack it, or make it a .tar"
         )
-    if name.endswith(TAR):
+    if path.endswith(TAR):
         yield from _of_tar(path)
     else:
         yield ImageFile(path)
@@ -211,7 +209,8 @@ def _begins_as_image(path: Path) -> bool:
 
 def _of_list(path: Path) -> Iterator[ImageFile]:
     """Yield the images that a text file names, a path or an address a line; paths are relative to its folder."""
+    beside = "" if path.parent == Path() else f"{path.parent}/"
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if name := line.rstrip("\r\n"):
-                yield from _of_file(name if is_url(name) else str(path.parent / name))
+                yield from _of_file(name if is_url(name) or name[0] == "/" else beside + name)
