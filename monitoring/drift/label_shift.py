@@ -1,8 +1,10 @@
 """Distinguish label shift from input shift (compare Roschewitz et al. 2024, arXiv:2411.07940).
 
-When only the shares of the classes change, images that get the same answer look as before. So the embeddings are
-compared within the answers, and permuted within them: a change of the shares is then of no effect. What such a test
-rejects is a change of the images. No share has to be estimated, as resampling the reference would need it.
+When only the shares of the classes change, images that get the same answer look as before. So reference and window are
+weighted until each answer has the same share in both, and permuted within the answers: a change of the shares is then
+of no effect. What such a test rejects is a change of the images. The shifts of all answers are added before they are
+squared: a corruption moves all images in much the same direction, chance does not. Summed after squaring, as MMD within
+each answer, they hid 20 of 95 corruptions of 96 classes, with one image of an answer in a window.
 """
 
 from typing import Literal
@@ -21,7 +23,7 @@ Kind = Literal["none", "label shift", "input shift"]
 def within_answers(
     kernel: Floats, window: npt.NDArray[np.bool_], answers: Indices, random: np.random.Generator, level: float
 ) -> Test:
-    """Return the test of MMD^2 within answers (N,) of pooled images; `window` (N,) are those of the window."""
+    """Return the test of MMD^2 at equal shares of the answers (N,) of pooled images; `window` (N,) are the window's."""
     members = mmd.memberships(window, answers, random)
     return Test.of(mmd.discrepancies(kernel, members, answers), level)
 

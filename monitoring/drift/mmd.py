@@ -62,16 +62,16 @@ def memberships(window: npt.NDArray[np.bool_], groups: Indices, random: np.rando
 
 
 def discrepancies(kernel: Floats, members: npt.NDArray[np.bool_], groups: Indices) -> Floats:
-    """Return MMD^2 of each row of `members`: of each group, weighted by its images.
+    """Return MMD^2 of each row of `members`, between samples in which each group has the same share.
 
-    Groups that lie in one sample only do not count. The number of members of a group is the same in each row.
+    A share is the harmonic mean of those of both samples: a group of one sample only does not count, and one of few
+    images in either counts little. The number of members of a group is the same in each row.
     """
     inside = np.bincount(groups, members[0])
     outside = np.bincount(groups) - inside
-    weights = np.divide(inside * outside, inside + outside, out=np.zeros_like(inside), where=inside * outside > 0)
-    weights = np.sqrt(weights / max(weights.sum(), 1e-12))
-    inner, outer = ((weights / count.clip(1))[groups].astype(np.float32) for count in (inside, outside))
+    shares = np.divide(inside * outside, inside + outside, out=np.zeros_like(inside), where=inside * outside > 0)
+    shares /= max(shares.sum(), 1e-12)
+    inner, outer = ((shares / count.clip(1))[groups].astype(np.float32) for count in (inside, outside))
     signed = np.where(members, inner, -outer)
     # The mean is of no effect on the statistic, but on its rounding.
-    masked = np.where(groups[:, None] == groups[None, :], kernel - kernel.mean(), np.float32(0))
-    return np.asarray(np.einsum("ij,ij->i", signed @ masked, signed), np.float64)
+    return np.asarray(np.einsum("ij,ij->i", signed @ (kernel - kernel.mean()), signed), np.float64)

@@ -55,7 +55,7 @@ class Column:
 class Verdict:
     """The tests of one window, of a number of `images`.
 
-    `within` compares the embeddings of images with the same answer; the alarm is `embedding` only. The accuracy is not
+    `within` compares the embeddings at equal shares of the answers; the alarm is `embedding` only. The accuracy is not
     `reliable` for images that are far from those of validation.
     """
 

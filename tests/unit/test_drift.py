@@ -13,7 +13,7 @@ from handlers.observation.recent import COLUMNS, Copy
 from handlers.observation.reference import Reference
 from handlers.observation.statistics import Statistics
 from handlers.spec import REFERENCE
-from monitoring.drift import accuracy, histograms, mmd
+from monitoring.drift import accuracy, histograms, label_shift, mmd
 from monitoring.drift.live import SECONDS, LiveDrift, reference_of
 from monitoring.drift.mmd import Test as Drawn
 from monitoring.drift.verdict import COLUMNS as NAMES
@@ -83,20 +83,39 @@ def test_mmd_is_that_of_its_definition() -> None:
     assert mmd.discrepancies(mmd.kernel(rows), inside[None], groups)[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_mmd_within_groups_is_the_mean_of_theirs_by_images() -> None:
+def test_mmd_at_equal_shares_is_that_of_weighted_images() -> None:
     random = np.random.default_rng(0)
     kernel = mmd.kernel(random.standard_normal((30, 2)))
     inside, groups = np.arange(30) % 3 == 0, np.arange(30) // 10
     inside[:10] = False  # a group that lies in one sample only
-    parts = []
+    weights = np.zeros(30)
     for group in (1, 2):
-        rows = np.flatnonzero(groups == group)
-        one = np.zeros(10, np.int64)
-        parts.append(mmd.discrepancies(kernel[rows][:, rows], inside[None, rows], one)[0])
-    counts = [inside[groups == group].sum() for group in (1, 2)]
-    weights = [count * (10 - count) / 10 for count in counts]
-    expected = np.average(parts, weights=weights)
+        first, second = (np.flatnonzero((groups == group) & part) for part in (inside, ~inside))
+        share = len(first) * len(second) / (len(first) + len(second))
+        weights[first], weights[second] = share / len(first), -share / len(second)
+    weights /= weights[inside].sum()
+    expected = sum(weights[i] * weights[j] * kernel[i, j] for i in range(30) for j in range(30))
     assert mmd.discrepancies(kernel, inside[None], groups)[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_shift_of_all_images_is_seen_when_each_answer_has_few() -> None:
+    random, classes = np.random.default_rng(0), 60
+    places = random.standard_normal((classes, WIDTH)) * 3
+
+    def draw(count: int, shift: float) -> Images:
+        answers = random.integers(0, classes, count)
+        embeddings = places[answers] + random.standard_normal((count, WIDTH)) + shift
+        return Images(embeddings, np.zeros((count, 3)), np.full(count, 0.5), answers)
+
+    known, kinds = draw(400, 0), []
+    for shift in (0, 0.3):
+        window = draw(100, shift)
+        rows, answers = (
+            np.concatenate([getattr(part, name) for part in (known, window)]) for name in ("embeddings", "answers")
+        )
+        test = label_shift.within_answers(mmd.kernel(rows), np.arange(500) >= 400, answers, random, 0.005)
+        kinds.append(test.exceeded)
+    assert kinds == [False, True]
 
 
 def test_permutations_stay_within_groups() -> None:
