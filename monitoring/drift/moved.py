@@ -32,6 +32,7 @@ def unusual(reference: Reference, sample: Images) -> list[list[str]]:
     usual = np.column_stack([validation.statistics, validation.confidences])
     values = np.column_stack([sample.statistics, sample.confidences])
     low, high = np.quantile(usual, [TAIL, 1 - TAIL], axis=0)
+    high[COLUMNS.index("confidence")] = 1  # a high one is good
     return [
         [
             f"{name} {value:.3g} (validation {low[column]:.3g} to {high[column]:.3g})"
