@@ -214,8 +214,12 @@ def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:
     tracking = config["tracking"]
     if tracking["kind"] == "csv":
         return False
+    if tracking["kind"] == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(save_dir=run, name="tensorboard", version="", default_hp_metric=False)
     if tracking["kind"] != "wandb":
-        raise ConfigurationError(f"tracking.kind is {tracking['kind']!r}: write csv or wandb")
+        raise ConfigurationError(f"tracking.kind is {tracking['kind']!r}: write csv, tensorboard or wandb")
     from lightning.pytorch.loggers import WandbLogger
 
     return WandbLogger(

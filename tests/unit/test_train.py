@@ -20,6 +20,7 @@ from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import export
 from training.cards import cards
 from training.configuration import ConfigurationError, compose, plain
+from training.data import tfrecord
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
 from training.pace import PLANNED, fitting_epochs
@@ -334,7 +335,7 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(capsys: pytest.CaptureFixt
         (["trainer.device=tpu"], "auto, cpu or cuda"),
         (["trainer.train_size=[8,64]"], "8 <= start <= end <= 16"),
         (["split.folds=1"], "split.folds"),
-        (["tracking.kind=paper"], "csv or wandb"),
+        (["tracking.kind=paper"], "csv, tensorboard or wandb"),
     ],
 )
 def test_mistakes_are_one_line(overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,6 +374,16 @@ def test_weights_and_biases_work_offline(monkeypatch: pytest.MonkeyPatch) -> Non
     kept = list(Path("runs/tracked/wandb").glob("offline-run-*/*.wandb"))
     assert len(kept) == 1 and b"validation_accuracy" in kept[0].read_bytes()
     assert len(metrics(Path("runs/tracked"))) == 2
+
+
+def test_tensorboard_shows_the_metrics_of_the_csv_file() -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    run, _ = tiny("board", "tracking=tensorboard", "trainer.epochs=2")
+    (file,) = (run / "tensorboard").glob("events.out.tfevents.*")
+    events = [Event.FromString(payload) for _, payload in tfrecord.read(file)]
+    logged = [value.simple_value for event in events for value in event.summary.value if value.tag == "validation_loss"]
+    assert logged == pytest.approx([row["validation_loss"] for row in metrics(run)], rel=1e-5)
 
 
 def test_two_runs_of_one_process_are_two_for_weights_and_biases(monkeypatch: pytest.MonkeyPatch) -> None:
