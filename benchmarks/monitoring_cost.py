@@ -3,11 +3,11 @@
     python -m benchmarks.monitoring_cost                        24 pairs; about 6 minutes
     python -m benchmarks.monitoring_cost --pairs 4 --seconds 0.3
 
-A worker's service answers one JPEG file of 300 x 300, without TorchServe, in batches of one and of eight. The archive
-has a bank of training images and a reference for drift. A service that counts (metrics, and rows with embeddings for
-drift), the same one that does not, and a second copy of the latter take turns on one core. In a server a request costs
-more, so its ratio is smaller. Networks: the one that `make up` trains, at 64 x 64, and ResNet-18 at 224 x 224, with
-random weights.
+A worker's service answers one JPEG file of 300 x 300, without TorchServe, in batches of one and of eight, one after the
+other without a pause. The archive has a bank of training images and a reference for drift. The service takes turns with
+itself on one core: it counts (metrics, and statistics and embeddings of a sample of the images), it does not, and again
+it does not. In a server a request costs more, so its ratio is smaller. Networks: the one that `make up` trains, at
+64 x 64, and ResNet-18 at 224 x 224, with random weights.
 The last line is one JSON document.
 """
 
@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from benchmarks.interleave import Work, one_core, take_turns
 from benchmarks.result import Origin
 from handlers.network import torchscript
 from handlers.observation.counters import Counters
+from handlers.observation.observer import Observer
 from handlers.observation.slot import VARIABLE, Slot
 from handlers.requests.request import Field, RawRequest
 from handlers.run_folder import RunFolder
@@ -86,15 +87,15 @@ def costs(name: str, weights: Path, precision: str, pairs: int, seconds: float) 
     """Return processor milliseconds of a request with and without counting, and the ratios of interleaved turns."""
     config = {"handler": {"precision": precision}, "minWorkers": 1, "batchSize": max(BATCHES)}
     with observations(weights.parent / "observations"):
-        services = {"counting": Service(weights, config, version="1.0", name=name)}
-    services |= {key: Service(weights, config, version="1.0", name=name) for key in ("silent", "again")}
-    assert services["counting"].observer and not services["silent"].observer
-    assert services["silent"].classifier.reference is not None
+        service = Service(weights, config, version="1.0", name=name)
+    observer = service.observer
+    assert observer is not None and service.classifier.reference is not None
     image, rows = places365.image(0, 0, 1, 0, 300), []
     for batch in BATCHES:
-        works = {key: _requests(service, image, batch) for key, service in services.items()}
+        observers: dict[str, Observer | None] = {"counting": observer, "silent": None, "again": None}
+        works = {key: _requests(service, own, image, batch) for key, own in observers.items()}
         with one_core():
-            times = take_turns(works, pairs, seconds, time.process_time)
+            times = take_turns(works, pairs, seconds, _flushed(observer))
         rows.append(
             {
                 "network": name,
@@ -108,9 +109,24 @@ def costs(name: str, weights: Path, precision: str, pairs: int, seconds: float) 
     return rows
 
 
-def _requests(service: Service, image: bytes, batch: int) -> Work:
+def _requests(service: Service, observer: Observer | None, image: bytes, batch: int) -> Work:
     requests = [RawRequest({"content-type": "image/jpeg"}, [Field("body", image)])] * batch
-    return lambda: service.answer(requests)
+
+    def answer() -> None:
+        service.observer, service.classifier.observes = observer, observer is not None
+        service.answer(requests)
+
+    return answer
+
+
+def _flushed(observer: Observer) -> Callable[[], float]:
+    """Return a clock of processor time: observations that wait belong to the turn that ends."""
+
+    def clock() -> float:
+        observer.flush()
+        return time.process_time()
+
+    return clock
 
 
 def scrape(folder: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ Knows nothing of TorchServe: evaluation, offline prediction and the worker all a
 
 import contextlib
 import ctypes
+import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,16 +27,15 @@ from handlers.network import aot, torchscript
 from handlers.network.engine import Engine, optimized
 from handlers.network.familiarity import Familiarity
 from handlers.network.precision import choose_precision
-from handlers.observation.measurements import Projection, statistics_of
+from handlers.observation.measurements import Batch, Projection
 from handlers.observation.reference import Reference
 from handlers.observation.stages import Stages
-from handlers.observation.statistics import Statistics
 from handlers.preprocessing import Preprocess
-from handlers.requests.labels import Labels
+from handlers.requests.labels import Labels, Measured
 from handlers.spec import FAMILIARITY, REFERENCE, Spec
 
 Answer = Labels | RequestError
-_Measured = tuple[Statistics | None, Sequence[float]]
+_Measure = Callable[[], Measured] | None
 
 
 def _set_threads(threads: int) -> None:
@@ -109,9 +109,9 @@ class Classifier:
         on_device = isinstance(self.decoder, DeviceDecoder)
         self.ahead = Prefetcher(self.decoder.decode, self.device) if on_device else None
         self._check(path)
-        self._projection = Projection(self.reference) if self.reference is not None else None
+        self._projection = Projection(self.reference) if self.reference else None
         self.top_k = min(top_k, len(self.spec.classes))
-        self.observes = False  # whether answers have the statistics of their images
+        self.observes = False  # whether answers have measurements
         self.stages = Stages()
 
     def _check(self, path: str | Path) -> None:
@@ -241,24 +241,20 @@ class Classifier:
         self.stages.end("network")
         probabilities = self._probabilities(outputs)
         finite = probabilities.isfinite().all(dim=1).tolist()
-        measured = self._measured(images, outputs)
-        answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, measured, strict=True)
+        measures = self._measures(images, outputs)
+        answers = zip(self.encode(probabilities), self._familiarities(outputs), finite, measures, strict=True)
         answered = [image if isinstance(image, RequestError) else self._answer(*next(answers)) for image in decoded]
         self.stages.end("encode")
         return answered
 
-    @torch.inference_mode()
-    def _measured(self, images: Sequence[torch.Tensor], outputs: torch.Tensor) -> Sequence[_Measured]:
-        """Return the statistics of images, and their embeddings in the directions of the reference."""
+    def _measures(self, images: Sequence[torch.Tensor], outputs: torch.Tensor) -> Sequence[_Measure]:
+        """Return functions that measure the images on demand, each None if this classifier does not observe."""
         if not self.observes:
-            return [(None, ())] * len(images)
-        rows = statistics_of(images)
-        if self._projection is None:
-            return [(row, ()) for row in rows]
-        embeddings = self._projection(outputs[:, len(self.spec.classes) :])
-        return list(zip(rows, embeddings.tolist(), strict=True))
+            return [None] * len(images)
+        batch = Batch(images, outputs, self._projection)
+        return [functools.partial(batch.measure, place) for place in range(len(images))]
 
-    def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool, measured: _Measured) -> Answer:
+    def _answer(self, labels: dict[str, float], familiarity: float | None, finite: bool, measure: _Measure) -> Answer:
         if finite:
-            return Labels(labels, familiarity, *measured)
+            return Labels(labels, familiarity, measure)
         return NoAnswer(f"the network overflows on this image in {self.engine.precision}: serve it in fp32")

@@ -336,8 +336,9 @@ def _outcome(
         return None
     if isinstance(request, RequestError):
         return Outcome(reply.code, [request], [])
-    counted = [answer for answer in answers if request.explained is None or isinstance(answer, RequestError)]
-    return Outcome(reply.code, counted, request.images, reply.request_id, request.top_k)
+    if request.explained is not None:
+        answers = [answer for answer in answers if isinstance(answer, RequestError)]
+    return Outcome(reply.code, answers, request.images, reply.request_id, request.top_k)
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

@@ -78,6 +78,18 @@ def metrics(classes: Sequence[str]) -> tuple[Metric, ...]:
     )
 
 
+class Histogram:
+    """One histogram of `Counters`, for the label value at a place."""
+
+    def __init__(self, numbers: "array[float]", start: int, bounds: Sequence[float]) -> None:
+        self._numbers, self._start, self._bounds = numbers, start, bounds
+
+    def observe(self, value: float, weight: float = 1.0) -> None:
+        """Add an observation that counts `weight` times."""
+        self._numbers[self._start + bisect_left(self._bounds, value)] += weight
+        self._numbers[self._start + len(self._bounds) + 1] += value * weight
+
+
 class Counters:
     """The counters of this process.
 
@@ -101,16 +113,22 @@ class Counters:
             self.add("sightline_worker_restarts_total")
         self.write()
 
+    def places(self, name: str) -> dict[str, int]:
+        """Return the place among `numbers` of each label value of a counter."""
+        return {value: self._starts[name] + place for place, value in enumerate(self._by_name[name].values)}
+
     def add(self, name: str, value: float = 1.0, place: int = 0) -> None:
         """Add to the counter of the label value at `place`."""
         self.numbers[self._starts[name] + place] += value
 
+    def histogram(self, name: str, place: int = 0) -> Histogram:
+        """Return the histogram of the label value at `place`."""
+        metric = self._by_name[name]
+        return Histogram(self.numbers, self._starts[name] + place * metric.width, metric.bounds)
+
     def observe(self, name: str, value: float, place: int = 0) -> None:
         """Add an observation to the histogram of the label value at `place`."""
-        metric = self._by_name[name]
-        start = self._starts[name] + place * metric.width
-        self.numbers[start + bisect_left(metric.bounds, value)] += 1
-        self.numbers[start + metric.width - 1] += value
+        self.histogram(name, place).observe(value)
 
     def write(self) -> None:
         """End a batch: write all numbers. A failure is logged once; a later write catches up."""

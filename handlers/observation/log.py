@@ -24,7 +24,7 @@ from handlers.observation import mirror
 from handlers.observation.counters import LOG_REASONS
 from handlers.observation.mirror import Mirror
 from handlers.observation.segments import VARIABLE, Segments
-from handlers.requests.labels import Labels
+from handlers.requests.labels import Labels, Measured
 from handlers.requests.request import RawRequest
 from handlers.sampling import REQUEST_ID_HEADER, is_selected
 from handlers.settings import Settings
@@ -45,6 +45,7 @@ class Entry(NamedTuple):
     place: int
     labels: Mapping[str, float]
     answer: Labels
+    measured: Measured
     image: bytes | bytearray
 
 
@@ -101,7 +102,9 @@ class Log:
                 self._dropped(QUEUE)
                 continue
             self._bytes_added += len(image)
-            self._queue.append(Entry(now, request_id, place, dict(islice(answer.items(), top_k)), answer, image))
+            labels = dict(islice(answer.items(), top_k))
+            # Measured here: the queue holds no decoded images.
+            self._queue.append(Entry(now, request_id, place, labels, answer, answer.measure(), image))
         if self._queue and not self._filled.is_set():
             self._filled.set()
 
@@ -144,9 +147,9 @@ class Log:
                 self._copies.add(line, entry.image)
 
     def _row(self, entry: Entry, sha256: str) -> dict[str, Any]:
-        answer = entry.answer
+        answer, (statistics, embedding) = entry.answer, entry.measured
         label, confidence = next(iter(answer.items()))
-        statistics = answer.statistics._asdict() if answer.statistics is not None else {}
+        columns = statistics._asdict() if statistics is not None else {}
         return {
             "time": dt.datetime.fromtimestamp(entry.time, dt.UTC).isoformat(timespec="milliseconds"),
             "request_id": entry.request_id,
@@ -156,11 +159,11 @@ class Log:
             "confidence": confidence,
             "labels": entry.labels,
             "familiarity": answer.familiarity,
-            **{name: round(value, 5) for name, value in statistics.items()},
+            **{name: round(value, 5) for name, value in columns.items()},
             "pixels": answer.pixels or None,
             "bytes": len(entry.image),
             "sha256": sha256,
-            "embedding": [round(value, 4) for value in answer.embedding],
+            "embedding": [round(value, 4) for value in embedding],
         }
 
 

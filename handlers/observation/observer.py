@@ -1,7 +1,13 @@
-"""Counts the images and answers of a worker, if its server has a folder for that; it never costs an answer."""
+"""Counts the images and answers of a worker, if its server has a folder for that; it never costs an answer.
+
+Counters are written with each batch: a worker that is killed loses its current one at most. Histograms, and statistics
+and rows of a sample of the images, follow in a thread: many at once take a fraction of the time, since the network
+empties the caches between two batches.
+"""
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +15,18 @@ from typing import NamedTuple, Self
 
 from handlers.errors import RequestError
 from handlers.observation import counters
-from handlers.observation.counters import LOG_REASONS, Counters
+from handlers.observation.counters import CODES, LOG_REASONS, Counters
 from handlers.observation.log import Log
 from handlers.observation.recent import Recent, Row, or_nan
+from handlers.observation.sampling import Sampling
 from handlers.observation.slot import VARIABLE, Slot
+from handlers.observation.statistics import Statistics
 from handlers.requests.labels import Labels
 from handlers.requests.payload import Image
 from handlers.settings import Settings
 
 UNKNOWN = (float("nan"),) * 3
+PERIOD = 0.2  # seconds that observations wait for others
 
 
 class Outcome(NamedTuple):
@@ -31,6 +40,15 @@ class Outcome(NamedTuple):
     images: Sequence[Image]
     request_id: str = ""
     top_k: int | None = None
+
+
+class Waiting:
+    """Observations that are not counted yet: as numbers, since images would fill the memory."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[float, float | None, int]] = []  # confidence, familiarity, pixels
+        self.sizes: list[int] = []  # of encoded images
+        self.batches: list[tuple[int, int, Mapping[str, float]]] = []  # requests, images, seconds of the stages
 
 
 class Observer:
@@ -50,7 +68,23 @@ class Observer:
         except OSError:
             slot.release()
             raise
-        self._places = {label: place for place, label in enumerate(classes)}
+        places, histogram = self.counters.places, self.counters.histogram
+        self._classes = {label: place for place, label in enumerate(classes)}
+        self._predictions = places("sightline_predictions_total")
+        self._confidences = places("sightline_confidence_sum_total")
+        self._codes, self._reasons = places("sightline_requests_total"), places("sightline_refused_images_total")
+        self._confidence, self._familiarity = histogram("sightline_confidence"), histogram("sightline_familiarity")
+        self._pixels, self._bytes = histogram("sightline_image_pixels"), histogram("sightline_image_bytes")
+        self._requests, self._images = histogram("sightline_batch_requests"), histogram("sightline_batch_images")
+        self._stages = {
+            stage: histogram("sightline_stage_seconds", place) for place, stage in enumerate(counters.STAGES)
+        }
+        self._statistics = [histogram(f"sightline_image_{name}") for name in Statistics._fields]
+        self._waiting = Waiting()
+        self._sampling = Sampling()
+        self._lock, self._flushing, self._filled = threading.Lock(), threading.Lock(), threading.Event()
+        self._fault: Exception | None = None
+        threading.Thread(target=self._run, name="observer", daemon=True).start()
         self.log = Log.of_environment(name, version, settings, self._not_logged)
 
     @classmethod
@@ -69,59 +103,85 @@ class Observer:
 
     def batch(self, outcomes: Sequence[Outcome], seconds: Mapping[str, float]) -> None:
         """Count the requests of one batch, and the seconds of its stages."""
-        now = time.time()
-        add, observe = self.counters.add, self.counters.observe
-        rows, images = [], 0
+        if self._fault is not None:
+            raise self._fault
+        with self._lock:
+            self._count(outcomes, seconds)
+            self.counters.write()
+        if not self._filled.is_set():
+            self._filled.set()
+
+    def _count(self, outcomes: Sequence[Outcome], seconds: Mapping[str, float]) -> None:
+        numbers, waiting, images = self.counters.numbers, self._waiting, len(self._waiting.sizes)
         for outcome in outcomes:
-            add("sightline_requests_total", place=_place(counters.CODES, str(outcome.code)))
+            numbers[self._codes.get(str(outcome.code), self._codes["other"])] += 1
             for answer in outcome.answers:
                 if isinstance(answer, RequestError):
-                    add("sightline_refused_images_total", place=_place(counters.REASONS, answer.kind))
-                else:
-                    rows.append(self._answered(answer, now))
-            sizes = [len(image) for image in outcome.images if not isinstance(image, RequestError)]
-            for size in sizes:
-                observe("sightline_image_bytes", size)
-            images += len(sizes)
+                    numbers[self._reasons.get(answer.kind, self._reasons["other"])] += 1
+                    continue
+                label, confidence = next(iter(answer.items()))
+                numbers[self._predictions[label]] += 1
+                numbers[self._confidences[label]] += confidence
+                waiting.answers.append((confidence, answer.familiarity, answer.pixels))
+                self._sampling.add(answer)
+            waiting.sizes += [len(image) for image in outcome.images if not isinstance(image, RequestError)]
             if self.log is not None and outcome.request_id:
                 self.log.add(outcome.request_id, outcome.answers, outcome.images, outcome.top_k)
-        for stage, duration in seconds.items():
-            observe("sightline_stage_seconds", duration, counters.STAGES.index(stage))
-        observe("sightline_batch_requests", len(outcomes))
-        observe("sightline_batch_images", images)
-        self.counters.write()
-        self.recent.add(rows)
+        waiting.batches.append((len(outcomes), len(waiting.sizes) - images, seconds))
+
+    def flush(self) -> None:
+        """Count and write the observations that wait."""
+        with self._flushing:
+            with self._lock:
+                answers, waiting, self._waiting = self._sampling.take(), self._waiting, Waiting()
+            measured, weight = self._sampling.measure(answers)
+            with self._lock:
+                self._observe(waiting)
+                for answer in measured:
+                    for statistic, value in zip(self._statistics, answer.statistics or (), strict=False):
+                        statistic.observe(value, weight)
+                self.counters.write()
+            self.recent.add(map(self._row, measured))
+
+    def _observe(self, waiting: Waiting) -> None:
+        for confidence, familiarity, pixels in waiting.answers:
+            self._confidence.observe(confidence)
+            if familiarity is not None:
+                self._familiarity.observe(familiarity)
+            if pixels:
+                self._pixels.observe(pixels)
+        for size in waiting.sizes:
+            self._bytes.observe(size)
+        for requests, images, seconds in waiting.batches:
+            self._requests.observe(requests)
+            self._images.observe(images)
+            for stage, duration in seconds.items():
+                self._stages[stage].observe(duration)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._filled.wait()
+                time.sleep(PERIOD)
+                self._filled.clear()
+                self.flush()
+        except Exception as error:  # `batch` raises it
+            self._fault = error
 
     def failed(self, requests: int) -> None:
         """Count the requests of a batch that raised: TorchServe answers 503 to all of them."""
-        self.counters.add("sightline_requests_total", requests, _place(counters.CODES, "503"))
-        self.counters.write()
+        with self._lock:
+            self.counters.add("sightline_requests_total", requests, CODES.index("503"))
+            self.counters.write()
 
     def _not_logged(self, reason: str) -> None:
         self.counters.add("sightline_log_dropped_total", place=LOG_REASONS.index(reason))
 
-    def _answered(self, answer: Labels, now: float) -> Row:
-        add, observe = self.counters.add, self.counters.observe
+    def _row(self, answer: Labels) -> Row:
         label, confidence = next(iter(answer.items()))
-        place = self._places[label]
-        add("sightline_predictions_total", place=place)
-        add("sightline_confidence_sum_total", confidence, place)
-        observe("sightline_confidence", confidence)
-        if answer.familiarity is not None:
-            observe("sightline_familiarity", answer.familiarity)
-        if answer.pixels:
-            observe("sightline_image_pixels", answer.pixels)
-        if answer.statistics is not None:
-            for name, value in zip(answer.statistics._fields, answer.statistics, strict=True):
-                observe(f"sightline_image_{name}", value)
         return Row(
-            *(now, place, confidence, or_nan(answer.familiarity)),
+            *(time.time(), self._classes[label], confidence, or_nan(answer.familiarity)),
             *(answer.statistics or UNKNOWN),
             pixels=answer.pixels or float("nan"),
             embedding=answer.embedding,
         )
-
-
-def _place(values: Sequence[str], value: str) -> int:
-    """Return the place of a label value, that of "other" behind them for an unknown one."""
-    return values.index(value) if value in values else len(values)

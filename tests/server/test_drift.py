@@ -1,5 +1,6 @@
 """A real server's exporter sees drift in the images that its two workers answer."""
 
+import itertools
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,11 +75,16 @@ def drift(home: Path, name: str, **labels: str) -> float | None:
 
 @pytest.mark.slow
 def test_drift_is_seen_while_the_server_answers(home: Path) -> None:
-    send(home, (picture(seed) for seed in range(1000, 1000 + WINDOW)))
-    until(lambda: drift(home, "drift_detected", kind="input") == 0, 60)
+    seeds = itertools.count(1000)
+
+    def detected(size: tuple[int, int]) -> float | None:
+        """Send images, of which busy workers measure some; return whether drift is seen."""
+        send(home, (picture(seed, size=size) for seed in itertools.islice(seeds, WINDOW)))
+        return drift(home, "drift_detected", kind="input")
+
+    until(lambda: detected((48, 40)) == 0, 60)
     mmd, threshold = drift(home, "drift_mmd"), drift(home, "drift_mmd_threshold")
     assert mmd is not None and threshold is not None and mmd < threshold
-    send(home, (picture(seed, size=(9, 7)) for seed in range(2000, 2000 + WINDOW)))  # blurred
-    until(lambda: drift(home, "drift_detected", kind="input") == 1, 60)
+    until(lambda: detected((9, 7)) == 1, 60)  # blurred
     assert drift(home, "drift_detected", kind="label") == 0
     assert drift(home, "estimated_accuracy") is not None

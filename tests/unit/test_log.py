@@ -22,7 +22,7 @@ from handlers.observation.log import Log, request_id_of
 from handlers.observation.segments import Segments
 from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.observation.statistics import Statistics
-from handlers.requests.labels import Labels
+from handlers.requests.labels import Labels, Measured
 from handlers.requests.request import RawRequest
 from handlers.sampling import Share
 from handlers.service import Service
@@ -33,7 +33,8 @@ from tests.unit.banked_network import save_banked
 from tests.unit.test_observation import numbers, png, request
 from tests.until import until
 
-ANSWER = Labels({"bee": 0.75, "ant": 0.25}, 0.5, Statistics(0.1, 0.2, 0.3), [0.123456, -1.0])
+MEASURED = Measured(Statistics(0.1, 0.2, 0.3), [0.123456, -1.0])
+ANSWER = Labels({"bee": 0.75, "ant": 0.25}, 0.5, lambda: MEASURED)
 
 
 class Written:

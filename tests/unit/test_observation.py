@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from array import array
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,18 @@ from PIL import Image
 
 from handlers import errors
 from handlers.errors import RequestError
-from handlers.observation import counters, file, measurements, slot
+from handlers.observation import counters, file, measurements, sampling, slot
 from handlers.observation.counters import Counters, Metric, Snapshot
 from handlers.observation.file import NumberFile
 from handlers.observation.measurements import statistics_of
 from handlers.observation.recent import COLUMNS, ROWS, Copy, Recent, Row
 from handlers.observation.slot import UNCOUNTED_HEADER, VARIABLE, Slot
+from handlers.requests.labels import NOTHING, Labels, Measured
 from handlers.requests.request import Field, RawRequest
-from handlers.service import Service
+from handlers.service import Reply, Service
 from tests.unit.banked_network import save_banked
 from tests.unit.small_network import CLASSES
+from tests.until import until
 
 SIDE = 48
 
@@ -265,17 +268,26 @@ def request(*images: bytes, **headers: str) -> RawRequest:
 def observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Service, Path]:
     """Return a service that counts, and the folder of its files."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "observations"))
+    monkeypatch.setattr(sampling, "LARGEST_CREDIT", 60.0)  # enough for all images
     threads = torch.get_num_threads()
     service = Service(save_banked(tmp_path), {"handler": {"precision": "fp32"}}, version="1.2", name="small")
     torch.set_num_threads(threads)
     return service, tmp_path / "observations"
 
 
+def answer(service: Service, *requests: RawRequest) -> list[Reply]:
+    """Return the replies to a batch whose observations are written."""
+    replies = service.answer(requests)
+    assert service.observer is not None
+    service.observer.flush()
+    return replies
+
+
 def test_a_service_counts_what_it_answers_and_refuses(observed: tuple[Service, Path]) -> None:
     service, folder = observed
     bodies = [png(seed) for seed in range(5)]
-    replies = service.answer([request(*bodies[:3]), request(b"no image"), request(bodies[3], describe="True")])
-    replies += service.answer([request(bodies[4]), request(b"")])
+    replies = answer(service, request(*bodies[:3]), request(b"no image"), request(bodies[3], describe="True"))
+    replies += answer(service, request(bodies[4]), request(b""))
     assert [reply.code for reply in replies] == [200, 400, 200, 200, 400]
     (snapshot,) = snapshots(folder)
     answers = [*replies[0].document["predictions"], replies[3].document]
@@ -306,7 +318,7 @@ def test_a_service_counts_what_it_answers_and_refuses(observed: tuple[Service, P
 def test_an_explanation_is_a_request_and_no_prediction(observed: tuple[Service, Path]) -> None:
     service, folder = observed
     explained, predicted = request(png(0), explain="True"), request(png(1))
-    replies = service.answer([explained, predicted, request(b"no image", explain="True")])
+    replies = answer(service, explained, predicted, request(b"no image", explain="True"))
     assert [reply.code for reply in replies] == [200, 200, 400]
     (snapshot,) = snapshots(folder)
     assert sum(numbers(snapshot, "sightline_predictions_total")) == 1
@@ -321,7 +333,7 @@ def test_an_explanation_is_a_request_and_no_prediction(observed: tuple[Service, 
 def test_requests_of_the_server_itself_are_not_counted(observed: tuple[Service, Path]) -> None:
     service, folder = observed
     golden = {UNCOUNTED_HEADER: "1"}
-    replies = service.answer([request(png(0), **golden)]) + service.answer([request(png(1)), request(png(2), **golden)])
+    replies = answer(service, request(png(0), **golden)) + answer(service, request(png(1)), request(png(2), **golden))
     assert [reply.code for reply in replies] == [200, 200, 200]
     (snapshot,) = snapshots(folder)
     assert sum(numbers(snapshot, "sightline_predictions_total")) == 1
@@ -366,15 +378,82 @@ def test_a_folder_that_cannot_be_written_costs_one_line_and_no_answer(
     assert line.startswith("small 1.2 is served without metrics: [Errno 20] Not a directory") and "\n" not in line
 
 
+def test_counters_are_exact_before_histograms_follow(observed: tuple[Service, Path]) -> None:
+    service, folder = observed
+    service.answer([request(png(0)), request(png(1)), request(b"no image")])
+    (snapshot,) = snapshots(folder)
+    assert sum(numbers(snapshot, "sightline_predictions_total")) == 2
+    assert sum(numbers(snapshot, "sightline_requests_total")) == 3
+    assert sum(numbers(snapshot, "sightline_refused_images_total")) == 1
+
+    def followed() -> bool:
+        (snapshot,) = snapshots(folder)
+        names = ("sightline_confidence", "sightline_image_sharpness")
+        return [histogram(snapshot, name)[0] for name in names] == [2, 2]
+
+    until(followed, 10)  # by the thread
+
+
+def test_images_without_time_to_measure_are_represented_by_others() -> None:
+    time, measured = 0.0, list[int]()
+
+    def measure(number: int) -> Measured:
+        nonlocal time
+        time += 0.001
+        measured.append(number)
+        return NOTHING
+
+    sample = sampling.Sampling(clock=lambda: time, cost=lambda: time)
+    total, images = 0.0, 0
+    for _ in range(2000):
+        time += 0.2
+        for _ in range(50):
+            sample.add(Labels({"ant": 1.0}, measure=partial(measure, images)))
+            images += 1
+        chosen, weight = sample.measure(sample.take())
+        total += weight * len(chosen)
+    assert 0.9 * sampling.SHARE < len(measured) * 0.001 / time < 1.1 * sampling.SHARE
+    assert total == pytest.approx(images, abs=100)  # of the last rounds
+
+
+def test_an_idle_worker_measures_all_images() -> None:
+    time, measured = 0.0, list[int]()
+
+    def measure() -> Measured:
+        nonlocal time
+        time += 0.0005
+        measured.append(1)
+        return NOTHING
+
+    sample = sampling.Sampling(clock=lambda: time, cost=lambda: time)
+    for _ in range(50):
+        time += 1.0
+        sample.add(Labels({"ant": 1.0}, measure=measure))
+        assert sample.measure(sample.take())[1] == 1
+    assert len(measured) == 50
+
+
 def test_a_fault_in_counting_costs_no_answer(
     observed: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service, _ = observed
     assert service.observer is not None
-    monkeypatch.setattr(service.observer, "_places", {})
+    monkeypatch.setattr(service.observer, "_predictions", {})
     with caplog.at_level(logging.ERROR):
         assert [reply.code for _ in range(3) for reply in service.answer([request(png(0))])] == [200, 200, 200]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_fault_in_measuring_costs_no_answer(
+    observed: tuple[Service, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, _ = observed
+    assert service.observer is not None
+    monkeypatch.setattr(service.observer, "_statistics", None)
+    with caplog.at_level(logging.ERROR):
+        until(lambda: {reply.code for reply in service.answer([request(png(0))])} == {200} and caplog.records, 10)
+        assert [reply.code for reply in service.answer([request(png(0))])] == [200]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] and service.observer is None
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
