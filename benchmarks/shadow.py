@@ -5,8 +5,8 @@
 
 `streams`: 20 trials with an equal and 20 with a worse version, of up to 2,000 requests each, decided as `make deploy`
 decides; labels come up to 600 requests late. The answers are those of three networks to 2,400 scenes in random order
-(the live one, one that was fitted to other images and is equally good, one that noise makes 5 points worse), or drawn: the errors
-of both versions are shared for the most part, or independent. The same trials without any label.
+(the live one, an equally good one fitted to other images, one that noise makes 5 points worse), or drawn: the errors of
+both versions are shared for the most part, or independent. The same trials without any label.
 
 `served`: the three networks as versions on a real server, 40 requests/s, 4 of 5 in the trial, labels 5 to 15 s late.
 Answers of the live version are compared with its artifact's. The last line is one JSON document.
