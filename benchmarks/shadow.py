@@ -15,6 +15,7 @@ Answers of the live version are compared with its artifact's. The last line is o
 import dataclasses
 import itertools
 import random
+import shutil
 import sys
 import threading
 import time
@@ -40,7 +41,6 @@ from serving import archive, deploy
 from serving.client import Client, ClientError, Prediction
 from serving.lifecycle import launch
 from serving.lifecycle.deployment import DeployError, DeployLimits
-from serving.rollout import labels
 from serving.rollout.canary import Canary
 from serving.rollout.comparison import Answer, Comparison, Pair
 from serving.rollout.decision import criteria
@@ -116,7 +116,7 @@ def heads(root: Path) -> Scenes:
             network.head.weight.copy_(head[:-1].T)
             network.head.bias.copy_(head[-1])
         torchscript.save(network, spec, run.model)
-        classifier = Classifier(run.model)
+        classifier = Classifier(run.model, top_k=len(spec.classes))
         golden.write(golden.of(classifier, {f"{n}.jpg": image for n, image in enumerate(images[:4])}), run.golden)
         settings = ["handler.precision=fp32", "minWorkers=1"]
         archive.build(MODEL, version, run=run.path, store=root / "model_store", overrides=settings, rehearse=False)
@@ -157,10 +157,10 @@ def stream(live: Bools, new: Bools, seed: int, *, labelled: bool) -> dict[str, A
     return {"refused": False, "requests": len(pairs), "differs": 1 - compared.agreeing / len(pairs)}
 
 
-def draw(lost: float, gained: float, seed: int) -> tuple[Bools, Bools]:
+def draw(losses: float, gains: float, seed: int) -> tuple[Bools, Bools]:
     """Return which images both versions answer right."""
     outcome = np.random.default_rng(1000 + seed).random(REQUESTS)
-    return outcome >= gained, ~((outcome >= gained) & (outcome < gained + lost))
+    return outcome >= gains, ~((outcome >= gains) & (outcome < gains + losses))
 
 
 def streams(scenes: Scenes) -> list[dict[str, Any]]:
@@ -220,22 +220,22 @@ class Clients:
             for number in itertools.count(first, callers):
                 if self._ending.wait(max(0.0, start + number / RATE - time.monotonic())):
                     return
-                scene, sent = number % len(self._scenes.images), time.monotonic()
+                scene, start_time = number % len(self._scenes.images), time.monotonic()
                 try:
                     prediction = client.predict(self._scenes.images[scene], MODEL)
                 except ClientError as error:
                     self.errors.append(str(error))
                 else:
-                    self.answers.append((sent, time.monotonic() - sent, scene, prediction))
+                    self.answers.append((start_time, time.monotonic() - start_time, scene, prediction))
 
     def _label(self) -> None:
-        folder, chance, done = launch.predictions(self._root) / MODEL, random.Random(0), set[int]()
+        folder, chance, labelled = launch.predictions(self._root) / MODEL, random.Random(0), set[int]()
         due: dict[int, float] = {}
         while not self._ending.wait(2.0):
-            for place, (sent, *_) in enumerate(self.answers):
-                due.setdefault(place, sent + chance.uniform(*LATE_S))
-            ready = [place for place, moment in due.items() if moment <= time.monotonic() and place not in done]
-            done.update(ready)
+            for place, (start_time, *_) in enumerate(self.answers):
+                due.setdefault(place, start_time + chance.uniform(*LATE_S))
+            ready = [place for place, moment in due.items() if moment <= time.monotonic() and place not in labelled]
+            labelled.update(ready)
             rows = [(self.answers[place][3].prediction_id, self.answers[place][2]) for place in ready]
             lines = [{"request_id": name, "label": self._scenes.labels[scene]} for name, scene in rows if name]
             if lines:
@@ -259,12 +259,12 @@ def trial_of(kind: type[LiveTrial], *, labelled: bool) -> LiveTrial:
 
 def served(root: Path, scenes: Scenes, kind: type[LiveTrial], version: str, *, labelled: bool = True) -> dict[str, Any]:
     """Return what became of one trial on the server of `root`, and of the requests during it."""
-    (launch.predictions(root) / MODEL / labels.FILE).unlink(missing_ok=True)
+    shutil.rmtree(launch.predictions(root) / MODEL, ignore_errors=True)  # with the labels of the trial before
     times: dict[str, float] = {}
-    said: list[str] = []
+    lines_of_log: list[str] = []
 
     def log(line: str) -> None:
-        said.append(line)
+        lines_of_log.append(line)
         if line.endswith(" ..."):
             times[line.removesuffix(" ...")] = time.monotonic()
 
@@ -288,7 +288,7 @@ def served(root: Path, scenes: Scenes, kind: type[LiveTrial], version: str, *, l
         "labels": labelled,
         "outcome": "live" if outcome == "live" else "refused",
         "reason": outcome,
-        "report": next((line for line in reversed(said) if "agreement" in line), ""),
+        "report": next((line for line in reversed(lines_of_log) if "agreement" in line), ""),
         "seconds": round(stop - start, 1),
         "requests": len(clients.answers) + len(clients.errors),
         "failed": len(clients.errors),
@@ -318,14 +318,14 @@ def runs(root: Path, scenes: Scenes, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def goals_met(sections: Mapping[str, Any]) -> bool:
-    """Return whether versions were told apart, nothing failed or changed, and nothing was claimed without labels."""
+    """Return whether worse versions were refused and equal ones live, and no request failed or changed."""
     rows, trials = sections.get("streams", {}).get("rows", []), sections.get("served", {}).get("rows", [])
     networks = [row for row in rows if row["streams"] == "networks"]
-    apart = all(min(row["equal_live"], row["worse_refused"]) >= 19 for row in networks if row["labels"])
+    are_separated = all(min(row["equal_live"], row["worse_refused"]) >= 19 for row in networks if row["labels"])
     silent = all(row["worse_refused"] == 0 for row in rows if not row["labels"])
     right = all((row["outcome"] == "refused") == (row["version"] == "worse") for row in trials if row["labels"])
     untouched = not any(row["failed"] + row["changed"] + row["of_another_version"] for row in trials)
-    return apart and silent and right and untouched
+    return are_separated and silent and right and untouched
 
 
 def main() -> int:

@@ -169,10 +169,10 @@ def _finish(server_state: ServerState, client: Client, root: Path, log: Callable
 
 
 def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share from 0 to 1")
-    return share
+    with contextlib.suppress(ValueError):
+        if 0 <= (share := float(text)) <= 1:
+            return share
+    raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
 
 
 def _trials(arguments: argparse.Namespace) -> list[Trial]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.gpu import page
-from benchmarks.pages import monitoring_tables, operations_tables, serving_tables, training_tables
+from benchmarks.pages import monitoring_tables, operations_tables, serving_tables, training_tables, trial_tables
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "accuracy": training_tables.accuracy,
@@ -29,6 +29,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "monitoring_cost": monitoring_tables.cost,
     "monitoring_counts": monitoring_tables.counts,
     "operations": operations_tables.operations,
+    "shadow": trial_tables.shadow,
     "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }

@@ -4,6 +4,7 @@ Figures are those that the exporter of metrics shows: errors, latency, and a shi
 the embeddings, the confidence or the classes. Labels that came later give the accuracy.
 """
 
+import datetime as dt
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -101,12 +102,18 @@ def latency(new: Figures, old: Figures) -> str:
     return f"{seconds[0] * 1e3:.0f} ms an image, {seconds[1] * 1e3:.0f} ms of the previous version"
 
 
-def accuracy(rows: Sequence[Mapping[str, Any]], version: str, previous: str) -> str:
-    """Return the alarm of wrong answers to labelled images, empty without one."""
-    judged = {
-        key: [row["label"] == row["answer"] for row in rows if row["version"] == key] for key in (version, previous)
-    }
-    new, old = judged[version], judged[previous]
+def accuracy(rows: Sequence[Mapping[str, Any]], version: str, previous: str, deployed: float) -> str:
+    """Return the alarm of wrong answers to labelled images, empty without one.
+
+    Answers that the version gave before it was `deployed` (seconds since 1970), as in an earlier deployment, are left
+    out.
+    """
+    answers: dict[str, list[bool]] = {version: [], previous: []}
+    for row in rows:
+        is_earlier = row["version"] == version and dt.datetime.fromisoformat(row["time"]).timestamp() < deployed
+        if row["version"] in answers and not is_earlier:
+            answers[row["version"]].append(row["label"] == row["answer"])
+    new, old = answers[version], answers[previous]
     if not old or evidence(new.count(False), len(new), 1 - wilson(sum(old), len(old))[0]) < 1 / LEVEL:
         return ""
     return (

@@ -72,7 +72,7 @@ class Guard:
         return (
             alarms.errors(new, old)
             or alarms.latency(new, old)
-            or alarms.accuracy(rows, model.version, previous)
+            or alarms.accuracy(rows, model.version, previous, model.deployed or 0.0)
             or alarms.shift(new, old)
             or self._drift(name, new, old)
         )

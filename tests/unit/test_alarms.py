@@ -1,5 +1,6 @@
 """The alarms of a new version, from what the exporter shows of the counters that workers write."""
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,20 @@ def test_drift_is_the_version_s_own_if_the_previous_one_saw_none(tmp_path: Path)
 
 
 def test_labels_raise_an_alarm_if_they_show_a_worse_version() -> None:
-    def rows(version: str, right: int, wrong: int) -> list[dict[str, str]]:
-        answers = ["wren"] * right + ["robin"] * wrong
-        return [{"version": version, "label": "wren", "answer": answer} for answer in answers]
+    deployed = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
 
-    before = rows("1.0", 180, 20)
-    assert "60.0% of 100 labelled answers are right, 90.0% of 200" in alarms.accuracy(
-        before + rows("2.0", 60, 40), "2.0", "1.0"
-    )
-    assert alarms.accuracy(before + rows("2.0", 86, 14), "2.0", "1.0") == ""
-    assert alarms.accuracy(rows("2.0", 0, 100), "2.0", "1.0") == "" == alarms.accuracy(before, "2.0", "1.0")
+    def rows(version: str, right: int, wrong: int, minutes: int = 5) -> list[dict[str, str]]:
+        answers = ["wren"] * right + ["robin"] * wrong
+        time = (deployed + dt.timedelta(minutes=minutes)).isoformat(timespec="milliseconds")
+        return [{"version": version, "label": "wren", "answer": answer, "time": time} for answer in answers]
+
+    def alarm_of(*parts: list[dict[str, str]]) -> str:
+        return alarms.accuracy([row for part in parts for row in part], "2.0", "1.0", deployed.timestamp())
+
+    before, worse = rows("1.0", 180, 20, -60), rows("2.0", 60, 40)
+    assert "60.0% of 100 labelled answers are right, 90.0% of 200 of the previous" in alarm_of(before, worse)
+    assert alarm_of(before, rows("2.0", 86, 14)) == alarm_of(worse) == alarm_of(before) == ""
+    assert alarm_of(before, rows("2.0", 60, 40, -5)) == "", "of an earlier deployment"
 
 
 def test_the_time_of_a_deployment_is_in_the_record_and_is_kept(tmp_path: Path) -> None:
