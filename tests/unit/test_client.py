@@ -95,6 +95,24 @@ def test_a_canary_answers_its_share_and_the_default_version_what_it_fails_to_ans
         assert seen[-1] == ("/predictions/m", "mine")
 
 
+def test_a_canary_has_half_of_the_time(
+    ask: Callable[[Handler], Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: dict[str, float] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        times.setdefault(request.url.path, request.extensions["timeout"]["read"])
+        return httpx.Response(500 if request.url.path.endswith("2.0") else 200, json={"a": 1.0})
+
+    monkeypatch.setattr("serving.client.attempts.MAX_PAUSE_S", 0.0)
+    Canary(tmp_path / "logs").file("m").write(Share("2.0", 1.0))
+    with ask(answer) as client:
+        client.predict(b"x", "m", deadline=8.0)
+    # The first attempt of a call has a quarter of its time.
+    assert times["/predictions/m/2.0"] == pytest.approx(1.0, abs=0.1)
+    assert times["/predictions/m"] == pytest.approx(2.0, abs=0.1)
+
+
 def test_a_list_of_models_has_pages(ask: Callable[[Handler], Client]) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         start = int(request.url.params.get("next_page_token", 0))

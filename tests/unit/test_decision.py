@@ -50,6 +50,10 @@ def test_each_criterion_counts_what_it_names() -> None:
     assert names(same, slow=60) == ["too slow"]
     assert names(same, failures=15) == ["not answered"]
     assert names(compared(200, lambda n: Answer("wren", 0.8) if n % 10 else None)) == ["not answered"]
+    images = {each.name: each.images for each in criteria(same, 0, 15, 0.99)}
+    assert images == {
+        "only the live version is right": 0, "not answered": 215, "too slow": 200, "other answers": 200
+    }  # fmt: skip
     other = compared(200, lambda n: Answer("wren" if n % 5 else "robin", 0.8))
     assert names(other) == [] and names(other, agreement=0.95) == ["other answers"]
     other.labels = {str(n): "wren" for n in range(200)}
