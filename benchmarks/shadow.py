@@ -1,6 +1,7 @@
 """Try versions that are equal or 5 points worse in shadows and canaries: which ones go live, and what clients notice.
 
     python -m benchmarks.shadow                          15 minutes on two cores
+    python -m benchmarks.shadow --served 1               shorter
     python -m benchmarks.shadow --served 0               only the drawn streams: a minute
 
 `streams`: 20 trials with an equal and 20 with a worse version, of up to 2,000 requests each, decided as `make deploy`
@@ -8,7 +9,7 @@ decides; labels come up to 600 requests late. The answers are those of three net
 (the live one, an equally good one fitted to other images, one that noise makes 5 points worse), or drawn: the errors of
 both versions are shared for the most part, or independent. The same trials without any label.
 
-`served`: the three networks as versions on a real server, 40 requests/s, 4 of 5 in the trial, labels 5 to 15 s late.
+`served`: the three networks as versions on a real server, up to 40 requests/s, 4 of 5 in the trial, labels 5 to 15 s late.
 Answers of the live version are compared with its artifact's. The last line is one JSON document.
 """
 
@@ -33,7 +34,9 @@ from benchmarks.harness.small_server import MODEL, ROOT, SIDE, TOLERANCE
 from benchmarks.result import Sections
 from handlers import golden
 from handlers.classifier import Classifier
+from handlers.images.decoding import decode
 from handlers.network import torchscript
+from handlers.preprocessing import Preprocess
 from handlers.requests.labels import Labels
 from handlers.run_folder import RUNS, RunFolder
 from monitoring import feedback
@@ -53,6 +56,7 @@ LIVE, EQUAL, WORSE = VERSIONS = ("1.0", "2.0", "3.0")
 WORSE_BY, TRAINING, TESTING = 0.05, 100, 200  # points of accuracy; scenes of each class
 TRIALS, REQUESTS, LATE, LOOK = 20, 2000, 600, 20  # of the streams, in requests
 RATE, SHARE, LATE_S = 40.0, 0.8, (5.0, 15.0)  # of the server
+UNLABELLED = 500  # requests of a trial without labels
 # Shares of images that only the live version, or only the new one answers right: of the equal and the worse version.
 DRAWN = {
     "90 % against 85 %, errors mostly shared": ((0.04, 0.04), (0.08, 0.03)),
@@ -76,12 +80,12 @@ class Scenes:
         return np.array([next(iter(answer)) == label for answer, label in pairs])
 
 
-def encoded(names: Sequence[str], side: int, each_class: int) -> tuple[list[bytes], list[int]]:
+def encoded(names: Sequence[str], side: int, each_class: int) -> tuple[list[bytes], torch.Tensor]:
     """Return drawn scenes, classes mixed, and their labels."""
     numbers = [[name.split("/", 2)[-1] for name in places365.names()].index(name) for name in names]
     places = [(index, label) for index in range(each_class) for label in range(len(names))]
     images = [places365.image(0, numbers[label], side, index, SIDE) for index, label in places]
-    return images, [label for _, label in places]
+    return images, torch.tensor([label for _, label in places])
 
 
 def heads(root: Path) -> Scenes:
@@ -90,10 +94,11 @@ def heads(root: Path) -> Scenes:
     (root / launch.CONFIG).write_text((ROOT / launch.CONFIG).read_text())
     spec = resnet.spec(side=SIDE)
     network = small_server.network(len(spec.classes), 0)
-    (inputs, truth), (tests, test_truth) = (resnet.scenes(spec, *size) for size in ((TRAINING, 0), (TESTING, 1)))
+    preprocess = Preprocess(spec.preprocess)
+    (inputs, truth), (images, test_truth) = (encoded(spec.classes, *size) for size in ((0, TRAINING), (1, TESTING)))
     with torch.inference_mode():
         features, test_features = (
-            torch.cat([network.embedding(part) for part in torch.chunk(images, 40)]) for images in (inputs, tests)
+            torch.cat([network.embedding(preprocess([decode(body)])) for body in bodies]) for bodies in (inputs, images)
         )
     generator = torch.Generator().manual_seed(0)
 
@@ -107,7 +112,6 @@ def heads(root: Path) -> Scenes:
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if accuracy(live + middle * noise) > accuracy(live) - WORSE_BY else (low, middle)
-    images, numbers = encoded(spec.classes, 1, TESTING)
     answers = {}
     for version, head in zip(VERSIONS, (live, equal, live + low * noise), strict=True):
         run = RunFolder(root / RUNS / f"{MODEL}-{version}")
@@ -121,7 +125,7 @@ def heads(root: Path) -> Scenes:
         settings = ["handler.precision=fp32", "minWorkers=1"]
         archive.build(MODEL, version, run=run.path, store=root / "model_store", overrides=settings, rehearse=False)
         answers[version] = [answer for answer in classifier.classify(images) if isinstance(answer, Labels)]
-    return Scenes(images, [spec.classes[number] for number in numbers], answers)
+    return Scenes(images, [spec.classes[int(number)] for number in test_truth], answers)
 
 
 def fitted(features: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -254,7 +258,8 @@ def changed(answers: Sequence[tuple[float, float, int, Prediction]], scenes: Sce
 
 def trial_of(kind: type[LiveTrial], *, labelled: bool) -> LiveTrial:
     """Return a trial that waits for all labels."""
-    return kind(SHARE, length=Length(requests=REQUESTS, minutes=10.0, labels=LATE_S[1] + 15.0 if labelled else 0.0))
+    length = Length(REQUESTS, labels=LATE_S[1] + 15.0) if labelled else Length(UNLABELLED)
+    return kind(SHARE, length=length)
 
 
 def served(root: Path, scenes: Scenes, kind: type[LiveTrial], version: str, *, labelled: bool = True) -> dict[str, Any]:
