@@ -9,7 +9,7 @@ decides; labels come up to 600 requests late. The answers are those of three net
 (the live one, an equally good one fitted to other images, one that noise makes 5 points worse), or drawn: the errors of
 both versions are shared for the most part, or independent. The same trials without any label.
 
-`served`: the three networks as versions on a real server, up to 40 requests/s, 4 of 5 in the trial, labels 5 to 15 s late.
+`served`: the three networks on a real server, up to 40 requests/s, 4 of 5 of them in the trial, labels 5 to 15 s late.
 Answers of the live version are compared with its artifact's. The last line is one JSON document.
 """
 

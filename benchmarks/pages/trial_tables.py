@@ -47,7 +47,7 @@ def _served(section: Mapping[str, Any]) -> str:
     ]
     head = ["trial", "it is", "after", "requests of clients", "the new version answered", "median, before / during"]
     head.append("99 %, before / during")
-    note = f"Up to {section['rate']:g} requests/s, {section['share']:g} of them in the trial; the networks of the first row."
+    note = f"Up to {section['rate']:g} requests/s, {section['share']:g} of them in the trial, with these networks."
     return table(head, rows) + f"\n\n{note}"
 
 
