@@ -15,8 +15,6 @@ import numpy.typing as npt
 from monitoring.drift import mmd
 from monitoring.drift.mmd import Floats, Indices, Test
 
-MIX_LEVEL = 0.05  # of the change of the answers: it names a shift that is certain already
-
 Kind = Literal["none", "label shift", "input shift"]
 
 
@@ -28,8 +26,8 @@ def within_answers(
     return Test.of(mmd.discrepancies(kernel, members, answers), level)
 
 
-def kind(embedding: Test, within: Test, classes: Test) -> Kind:
-    """Return the kind of a shift from the tests of embeddings, of those within answers, and of the answers."""
+def kind(embedding: Test, within: Test) -> Kind:
+    """Return the kind of a shift from the tests of the embeddings, as they are and at equal shares of the answers."""
     if not embedding.exceeded:
         return "none"
-    return "label shift" if classes.p <= MIX_LEVEL and not within.exceeded else "input shift"
+    return "input shift" if within.exceeded else "label shift"

@@ -105,7 +105,7 @@ def judge(reference: Reference, window: Images, *, level: float = LEVEL, seed: i
     right = reference.answers == reference.labels
     estimated = accuracy.estimate(validation.confidences, right, window.confidences)
     near = bool(embedding.value <= FAR and estimated.value >= right.mean() - LARGEST_FALL)
-    kind = label_shift.kind(embedding, within, columns["class"].jensen_shannon)
+    kind = label_shift.kind(embedding, within)
     return Verdict(len(window), embedding, within, columns, kind, estimated, near)
 
 

@@ -98,24 +98,36 @@ def test_mmd_at_equal_shares_is_that_of_weighted_images() -> None:
     assert mmd.discrepancies(kernel, inside[None], groups)[0] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_shift_of_all_images_is_seen_when_each_answer_has_few() -> None:
+def test_the_kind_of_a_shift_is_known_when_each_answer_has_few_images() -> None:
     random, classes = np.random.default_rng(0), 60
     places = random.standard_normal((classes, WIDTH)) * 3
+    groups = np.zeros(800, np.int64)
 
-    def draw(count: int, shift: float) -> Images:
-        answers = random.integers(0, classes, count)
-        embeddings = places[answers] + random.standard_normal((count, WIDTH)) + shift
-        return Images(embeddings, np.zeros((count, 3)), np.full(count, 0.5), answers)
-
-    known, kinds = draw(400, 0), []
-    for shift in (0, 0.3):
-        window = draw(100, shift)
-        rows, answers = (
-            np.concatenate([getattr(part, name) for part in (known, window)]) for name in ("embeddings", "answers")
+    def kind(shift: float, frequent: float) -> str:
+        """Return the kind of a window that is moved, in which the first class is so many times as frequent."""
+        shares = np.where(np.arange(classes) == 0, frequent, 1.0)
+        answers = np.concatenate(
+            [random.integers(0, classes, 400), random.choice(classes, 400, p=shares / shares.sum())]
         )
-        test = label_shift.within_answers(mmd.kernel(rows), np.arange(500) >= 400, answers, random, 0.005)
-        kinds.append(test.exceeded)
-    assert kinds == [False, True]
+        window = np.arange(800) >= 400
+        rows = places[answers] + random.standard_normal((800, WIDTH)) + shift * window[:, None]
+        kernel = mmd.kernel(rows)
+        embedding = Drawn.of(mmd.discrepancies(kernel, mmd.memberships(window, groups, random), groups), 0.005)
+        return label_shift.kind(embedding, label_shift.within_answers(kernel, window, answers, random, 0.005))
+
+    assert [kind(0, 1), kind(0.7, 1), kind(0, 20), kind(0.7, 20)] == [
+        *("none", "input shift", "label shift", "input shift")
+    ]
+
+
+def test_a_small_shift_of_all_images_is_seen_when_each_answer_has_few() -> None:
+    random, classes = np.random.default_rng(0), 60
+    places = random.standard_normal((classes, WIDTH)) * 3
+    answers, window, exceeded = random.integers(0, classes, 500), np.arange(500) >= 400, []
+    for shift in (0, 0.3):
+        rows = places[answers] + random.standard_normal((500, WIDTH)) + shift * window[:, None]
+        exceeded.append(label_shift.within_answers(mmd.kernel(rows), window, answers, random, 0.005).exceeded)
+    assert exceeded == [False, True]
 
 
 def test_permutations_stay_within_groups() -> None:
