@@ -2,6 +2,7 @@
 
 python -m pytest                         the suite, on the CPU
 python -m pytest --device cuda           the same tests on a GPU; on the CPU where there is none
+python -m pytest -m slow tests/server/test_page.py --screenshots docs/pictures    make the pictures of docs/page.md
 SIGHTLINE_REAL_DATA=<folder> ...         tests that can use real images take them from there
 """
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", choices=("cpu", "cuda"), help="where tensors live (cuda: if there is one)"
+    )
+    parser.addoption(
+        "--screenshots", type=Path, help="folder for the pictures of docs/page.md (tests/server/test_page.py)"
     )
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure")
 

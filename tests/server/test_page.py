@@ -1,7 +1,9 @@
 """The page in Chromium against a real TorchServe: answers, heat maps, corrections, camera, live figures, secrets."""
 
+import contextlib
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -37,9 +40,12 @@ from monitoring.web import corrections
 from monitoring.web.server import PageServer
 from monitoring.web.site import Site
 from serving import archive
+from serving import server as server_module
 from serving.client import Client
 from serving.lifecycle import exporter, launch
-from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, export, picture
+from synthetic import moths
+from tests.server.conftest import CLASSES, CONFIG, ROOT, RunningServer, export, free_offset, picture
+from tests.server.flowers import NAMES, SIDE, flowers, save_flowers
 from tests.server.test_drift import save_watched
 from tests.server.test_familiarity import black
 from tests.server.test_metrics import samples
@@ -53,6 +59,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get in
 NAME, UNLOGGED = "watched", "odd"
 ODD = "<b>bee</b>"  # a class whose name is no markup
 WAIT = 30_000  # milliseconds
+LARGEST_PICTURE = 150_000  # bytes
 NARROW = {"width": 360, "height": 740}
 
 
@@ -229,6 +236,16 @@ def test_a_correction_is_in_the_result_of_make_feedback(
     assert result["confusion"] == [{"label": truth, "answer": answers[0], "images": 1}]
 
 
+def test_a_renewed_key_is_read_again(server: RunningServer, home: Path, visit: Visit) -> None:
+    visit.connected()
+    old = keys(home)
+    with server.operator() as operator:
+        assert operator.get("/token", params={"type": "inference"}, headers=server.token("API")).status_code == 200
+    until(lambda: keys(home) != old, 10)
+    card = visit.add({"again.jpg": picture(306)})
+    expect(card.locator(".share").first).to_contain_text("%")
+
+
 def test_an_answer_that_is_not_logged_is_labelled_by_its_image(home: Path, visit: Visit) -> None:
     page = visit.connected()
     page.locator("#model").select_option(UNLOGGED)
@@ -310,17 +327,11 @@ def test_the_second_view_shows_the_exporter_s_figures(home: Path, visit: Visit) 
 
 def test_without_a_server_and_an_exporter_the_page_says_what_to_start(browser: Browser, tmp_path: Path) -> None:
     shutil.copy(CONFIG, tmp_path)
-    with PageServer(0, Site(tmp_path)) as server, browser.new_context() as context:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            visit = Visit(context, server.url)
-            expect(visit.page.get_by_role("alert")).to_contain_text("start one with make serve")
-            visit.page.get_by_role("tab", name="Live").click()
-            expect(visit.page.locator("#live-notice")).to_contain_text("start it with make watch")
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(tmp_path) as address, browser.new_context() as context:
+        page = Visit(context, address).page
+        expect(page.get_by_role("alert")).to_contain_text("start one with make serve")
+        page.get_by_role("tab", name="Live").click()
+        expect(page.locator("#live-notice")).to_contain_text("start it with make watch")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -339,6 +350,85 @@ def test_both_views_are_accessible_also_on_a_telephone(browser: Browser, address
                 expect(page.get_by_role("region", name=f"{NAME} 1.0")).to_be_visible()
             assert serious(page) == []
             assert page.evaluate("document.documentElement.scrollWidth") == NARROW["width"]
+
+
+@pytest.fixture(scope="module")
+def garden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the directory of a server whose model knows flowers, with an exporter."""
+    root = tmp_path_factory.mktemp("garden")
+    shutil.copy(CONFIG, root)
+    run = save_flowers(root / "runs" / "flowers").parent
+    settings = ["handler.precision=fp32", "minWorkers=1", "maxWorkers=1", "handler.log=1"]
+    archive.build("flowers", "1.0", run=run, store=root / "model_store", overrides=settings, rehearse=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        server_module.start(root=root, offset=free_offset(31_000))
+        try:
+            with exporter.beside(root):
+                yield root
+        finally:
+            server_module.stop(root=root)
+
+
+@pytest.fixture
+def screenshots(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return the folder of `--screenshots`, or one that is thrown away."""
+    folder: Path = request.config.getoption("--screenshots") or tmp_path
+    return folder
+
+
+@contextlib.contextmanager
+def served(root: Path) -> Iterator[str]:
+    """Serve the page of a directory in this process; yield its address."""
+    with contextlib.closing(Site(root)) as site, PageServer(0, site) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.url
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("view", "scheme", "viewport"),
+    [("images", "light", {"width": 960, "height": 860}), ("live", "dark", {"width": 360, "height": 1060})],
+)
+def test_a_trained_model_is_shown_as_in_the_pictures_of_the_docs(
+    garden: Path, browser: Browser, screenshots: Path, view: str, scheme: Any, viewport: Any
+) -> None:
+    with served(garden) as address, browser.new_context(viewport=viewport, color_scheme=scheme) as context:
+        visit = Visit(context, address)
+        page = visit.connected()
+        if view == "images":
+            lily, daffodil = flowers(2, 1)[1:3]
+            visit.add({"lily.jpg": lily, "daffodil.jpg": daffodil, "moth.jpg": moths.image(0, 0, 2, 0, SIDE)})
+            expect(page.locator(".heat img")).to_have_count(3, timeout=WAIT)
+            for name, label in (("lily.jpg", NAMES[1]), ("daffodil.jpg", NAMES[2])):
+                card = page.get_by_role("article", name=name)
+                expect(card.locator(".label .name").first).to_have_text(label)
+                expect(card.locator(".warn")).to_be_hidden()
+            expect(page.get_by_role("article", name="moth.jpg").locator(".warn")).to_be_visible()
+        else:
+            page.get_by_role("tab", name="Live").click()
+            status = page.get_by_role("region", name="flowers 1.0").get_by_role("status")
+            strange = [moths.image(0, number, 2, 0, SIDE) for number in range(40)]
+            with Client(root=garden) as client:
+                for bodies, verdict in ((flowers(2, 22), "No drift"), (strange, "Drift. The newest 100 images")):
+                    for _ in client.predict_many(bodies, "flowers", concurrency=2):
+                        page.wait_for_timeout(50)
+                    expect(status).to_contain_text(verdict, timeout=WAIT)
+        save(page, screenshots / f"page-{view}.png")
+
+
+def save(page: Page, path: Path) -> None:
+    """Write a picture of what a person sees, small enough for a repository."""
+    page.mouse.move(0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(io.BytesIO(page.screenshot(animations="disabled"))) as image:
+        image.convert("RGB").quantize(256).save(path, optimize=True)
+    assert path.stat().st_size < LARGEST_PICTURE
 
 
 def test_the_page_is_used_by_keyboard(visit: Visit) -> None:

@@ -248,6 +248,8 @@ sightline_drift_jensen_shannon{model="birds",version="1.0",window="100",column="
 sightline_drift_jensen_shannon_threshold{model="birds",version="1.0",window="100",column="contrast"} 0.2
 # TYPE sightline_estimated_accuracy gauge
 sightline_estimated_accuracy{model="birds",version="1.0",window="100"} 0.8
+# TYPE sightline_estimated_accuracy_low gauge
+sightline_estimated_accuracy_low{model="birds",version="1.0",window="100"} NaN
 """
 
 

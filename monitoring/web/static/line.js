@@ -22,12 +22,12 @@ export class Line {
   show(values, label, { highest = 0, limit = null } = {}) {
     const top = Math.max(highest, limit ?? 0, ...values.map((value) => value ?? 0)) || 1;
     const y = (value) => HEIGHT - EDGE - (value / top) * (HEIGHT - 2 * EDGE);
-    const step = WIDTH / Math.max(1, values.length - 1);
+    const step = (WIDTH - 2) / Math.max(1, values.length - 1);
     let text = "";
     let pen = false;
     values.forEach((value, place) => {
-      // A value without neighbours is a dot, which a line of no length is not.
-      if (value !== null) text += `${pen ? "L" : "M"}${(place * step).toFixed(2)} ${y(value).toFixed(2)}${pen ? "" : "h0.4"}`;
+      // A value without neighbours is a line of no length: with round ends a dot.
+      if (value !== null) text += `${pen ? "L" : "M"}${(1 + place * step).toFixed(2)} ${y(value).toFixed(2)}${pen ? "" : "h0"}`;
       pen = value !== null;
     });
     this.path.setAttribute("d", text);

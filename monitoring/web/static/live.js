@@ -18,6 +18,7 @@ const failed = (codes) => total(Object.fromEntries(Object.entries(codes).filter(
 export class Live {
   #versions = new Map(); // by model and version
   #timer = 0;
+  #asking = false; // an exporter that is slow gets one request at a time
 
   constructor(page) {
     this.page = page;
@@ -31,15 +32,19 @@ export class Live {
   }
 
   async refresh() {
-    const model = this.page.model;
-    let figures;
+    if (this.#asking) return;
+    this.#asking = true;
     try {
-      figures = await api.figures();
+      this.#show(await api.figures(), this.page.model);
     } catch (failure) {
       this.#say(failure.message, "bad");
-      return;
+    } finally {
+      this.#asking = false;
     }
-    const versions = figures.versions.filter((version) => version.model === model && model === this.page.model);
+  }
+
+  #show(figures, model) {
+    const versions = figures.versions.filter((version) => version.model === model);
     const nodes = versions.map((version) => {
       const key = `${version.model} ${version.version}`;
       if (!this.#versions.has(key)) this.#versions.set(key, new Version(key));
@@ -122,7 +127,8 @@ class Version {
     const note = mean === null ? "no images yet" : `${percent(mean)} over all ${images} images`;
     this.confidence.show(rates.confidence, percent, note, { highest: 1, overall: mean });
     const strange = share(version.unfamiliar, version.familiarity);
-    const far = strange === null ? "not measured by this version" : `${percent(strange)} over all images`;
+    const unknown = images ? "not measured by this version" : "no images yet";
+    const far = strange === null ? unknown : `${percent(strange)} over all images`;
     this.unfamiliar.show(rates.unfamiliar, percent, far, { highest: 1, overall: strange });
     this.#showDrift(version);
     replace(this.tables, [
