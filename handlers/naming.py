@@ -6,7 +6,7 @@ MAX_CHARACTERS = 64  # characters
 # The archiver's own rule, with an end that no file name trips over.
 NAME = re.compile(rf"[A-Za-z0-9](?:[A-Za-z0-9_.-]{{0,{MAX_CHARACTERS - 2}}}[A-Za-z0-9_])?")
 TUNED = "tuned"  # the second stage of the run <name> is <name>/tuned
-RUN_PART = re.compile(rf"fold-[0-9]+|{TUNED}")  # a run of cross-validation is <name>/fold-<number>
+RUN_PART = re.compile(rf"(?:fold|trial)-[0-9]+|{TUNED}")  # a part of cross-validation is <name>/fold-<number>
 
 
 def fault_of(name: str) -> str | None:
@@ -22,6 +22,6 @@ def fault_of(name: str) -> str | None:
 
 
 def fault_of_run(name: str) -> str | None:
-    """Return the same for a run, which may also be a fold or the second stage of another one."""
+    """Return the same for a run, which may also be a fold, a trial or the second stage of another one."""
     whole, slash, part = name.partition("/")
     return fault_of(whole if slash and RUN_PART.fullmatch(part) else name)

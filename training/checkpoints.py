@@ -32,11 +32,19 @@ class Checkpoints(Checkpoint):
     follows the time, so that the rate has fallen when training ends, in the middle of an epoch if need be.
     """
 
-    def __init__(self, run: Path, images: int, max_minutes: float | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        images: int,
+        max_minutes: float | None,
+        say: Callable[[str], None],
+        after_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    ) -> None:
         self.files = RunFolder(run)
         self.images = images
         self.max_minutes = max_minutes
         self.say = say
+        self.after_epoch = after_epoch
         self.rows: list[dict[str, float]] = []
         self.seconds: list[float] = []
         self.is_over = False  # the time
@@ -94,6 +102,8 @@ class Checkpoints(Checkpoint):
         self._save(trainer, self.files.last_checkpoint, weights_only=False)
         write_text(self.files.epoch_metrics, self._table())
         self._report(trainer, row)
+        if self.after_epoch is not None:
+            self.after_epoch(row)
 
     def start_from(self, module: L.LightningModule, metrics: Mapping[str, float]) -> None:
         """Keep the network as it is before the first epoch, with the metrics of its validation, as the best so far."""

@@ -58,11 +58,12 @@ def fit(
     run: Path,
     say: Callable[[str], None],
     head: Head | None = None,
+    after_epoch: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Outcome:
     """Train `config`, writing into `run`, and return the network of the best checkpoint.
 
     With a fitted `head` training starts from it; the network as it is then is a candidate for the best checkpoint, and
-    the only one without epochs.
+    the only one without epochs. `after_epoch` is as in `training.train.train`.
 
     Raises:
         ConfigurationError: a setting is impossible.
@@ -79,7 +80,7 @@ def fit(
     train, validation = _batches(config, data, split, module, device)
     part = trainer_node.get("epoch_part", 1.0)
     images = len(split.train) + len(split.transformed)
-    checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say)
+    checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say, after_epoch)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
     network = config["network"].get("model", config["network"]["kind"])

@@ -35,8 +35,14 @@ if TYPE_CHECKING:
     from training.transfer.head import Head
 
 
-def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
+def train(
+    config: DictConfig,
+    say: Callable[[str], None] = print,
+    after_epoch: Callable[[Mapping[str, float]], None] | None = None,
+) -> Path:
     """Train, export, and return the folder of the run.
+
+    `after_epoch` gets the row of metrics.csv of each epoch; an exception of it ends the training.
 
     Raises:
         ConfigurationError: a setting is impossible.
@@ -70,7 +76,7 @@ def train(config: DictConfig, say: Callable[[str], None] = print) -> Path:
     requested_epochs = settings["trainer"]["epochs"]
     if requested_epochs:
         settings = fit_epochs(settings, data, split, preprocess, run, say)
-    outcome = fit(settings, data, split, preprocess, run, say, head)
+    outcome = fit(settings, data, split, preprocess, run, say, head, after_epoch)
     if outcome.checkpoints.rows:
         learning_curves(outcome.checkpoints.rows, files.curves)
     say(f"exporting {files.model}{', and its int8 form, for up to a minute' if requested_epochs else ''}")

@@ -1,0 +1,1 @@
+"""Parts of `make tune`; Optuna is imported where a search runs."""

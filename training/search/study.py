@@ -1,0 +1,149 @@
+"""A search in a folder: Optuna's journal, the run of the best trial, and the trials of killed processes.
+
+runs/NAME/journal.log   every trial; several processes append to it
+runs/NAME/trial-7/      the run of a trial; only the best one stays
+"""
+
+import functools
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from handlers import process
+from handlers.run_folder import RunFolder
+from training.configuration import ConfigurationError, TrainingError, compose
+from training.search.space import Space
+
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL, IDENTITY, PROCESS = "journal.log", "identity", "process"
+FIRST_TRIALS = 5  # of which none is pruned
+FIRST_EPOCHS = 2  # of a trial, before it can be pruned
+Say = Callable[[str], None]
+
+
+def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Study":
+    """Return the study of a folder, a new one if it has none.
+
+    `identity` has what all trials of one study share: data, space and the other settings.
+
+    Raises:
+        ConfigurationError: the folder holds a study of another identity.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            study_name="search",
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            sampler=optuna.samplers.TPESampler(seed=seed + os.getpid(), multivariate=True, constant_liar=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=FIRST_EPOCHS),
+            load_if_exists=True,
+        )
+    earlier = study.user_attrs.get(IDENTITY)
+    if earlier is None:
+        study.set_user_attr(IDENTITY, dict(identity))
+        return study
+    for key, value in identity.items():
+        if earlier.get(key) != value:
+            raise ConfigurationError(
+                f"{folder} holds a search with another {key}: choose another NAME=, or delete the folder"
+            )
+    return study
+
+
+def end_trials_of_killed_processes(study: "optuna.Study") -> None:
+    """Let the values of a trial whose process has ended be tried again."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        pid, started = trial.user_attrs.get(PROCESS, (0, 0))
+        if not process.runs(pid, started):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def trials_so_far(study: "optuna.Study") -> int:
+    """Return the number of trials that ended with a value, or were pruned."""
+    from optuna.trial import TrialState
+
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+
+
+def best_of(study: "optuna.Study") -> "optuna.trial.FrozenTrial | None":
+    """Return the best trial, None before any has ended."""
+    from optuna.trial import TrialState
+
+    return study.best_trial if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
+
+
+def search(study: "optuna.Study", folder: Path, space: Space, base: Sequence[str], trials: int, say: Say) -> None:
+    """Carry out trials until the study has `trials` of them, with the settings `base` in each."""
+    objective = functools.partial(_carry_out, folder=folder, space=space, base=base)
+    while trials_so_far(study) < trials:
+        started = time.perf_counter()
+        study.optimize(objective, n_trials=1)
+        last, best = study.get_trials(deepcopy=False)[-1], best_of(study)
+        seconds = time.perf_counter() - started
+        result = f"log-loss {last.value:.4f}" if last.value is not None and last.state.name == "COMPLETE" else "pruned"
+        so_far = f", best {best.value:.4f}" if best is not None else ""
+        say(f"{trials_so_far(study)} of {trials} trials: {result}{so_far}, {seconds:.0f} s")
+
+
+def _carry_out(trial: "optuna.Trial", folder: Path, space: Space, base: Sequence[str]) -> float:
+    """Train with the settings of a trial; return the log-loss of its answers to the validation images."""
+    import optuna
+
+    from training.train import train
+
+    trial.set_user_attr(PROCESS, [os.getpid(), process.created(os.getpid())])
+    name = f"{folder.name}/trial-{trial.number}"
+    config = compose([*base, *space.suggest(trial), f"name={name}"])
+
+    def judge(row: Mapping[str, float]) -> None:
+        trial.report(1 - row["validation_accuracy"], int(row["epoch"]))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    files = RunFolder(folder / f"trial-{trial.number}")
+    try:
+        train(config, lambda line: None, after_epoch=judge)
+    except (optuna.TrialPruned, TrainingError) as error:
+        shutil.rmtree(files.path, ignore_errors=True)
+        raise optuna.TrialPruned from error
+    shutil.rmtree(files.checkpoints, ignore_errors=True)
+    return log_loss(files.validation)
+
+
+def log_loss(path: Path) -> float:
+    """Return the mean log-loss of the answers to validation images.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    answers = np.load(path)
+    labels = answers["labels"]
+    if not len(labels):
+        raise ConfigurationError("the split has no validation images to judge a trial by: set split.validation=0.1")
+    probabilities = answers["probabilities"].astype(np.float64)[np.arange(len(labels)), labels]
+    return float(-np.log(probabilities.clip(1e-12)).mean())
+
+
+def keep_only_best(study: "optuna.Study", folder: Path) -> None:
+    """Remove the runs of all ended trials but the best one."""
+    best = best_of(study)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
+            shutil.rmtree(folder / f"trial-{trial.number}", ignore_errors=True)
