@@ -15,6 +15,7 @@ ARGS ?=
 FORMAT ?=
 AUGMENT ?= 0
 MINUTES ?= 8
+TRIALS ?= 24
 STAGES ?= 2
 OFFLINE ?=
 UI ?=
@@ -42,6 +43,7 @@ export SIGHTLINE_EXCLUDE = $(value EXCLUDE)
 export SIGHTLINE_FORMAT = $(value FORMAT)
 export SIGHTLINE_AUGMENT = $(value AUGMENT)
 export SIGHTLINE_MINUTES = $(value MINUTES)
+export SIGHTLINE_TRIALS = $(value TRIALS)
 export SIGHTLINE_STAGES = $(value STAGES)
 export SIGHTLINE_DEVICE = $(value DEVICE)
 export SIGHTLINE_BENCH = $(value BENCH)
@@ -51,7 +53,7 @@ export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
+unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
 $(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
@@ -65,7 +67,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train evaluate compare archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train tune evaluate compare archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -88,6 +90,9 @@ data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: dra
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
 	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
+
+tune: setup ## search for better settings of training: DATASET= NAME= TRIALS= (MINUTES= of each trial, ARGS="network=resnet18 --processes 2")
+	@$(py) -m training.tune dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-search" --trials="$$SIGHTLINE_TRIALS" $(if $(filter-out file,$(origin MINUTES)),--minutes="$$SIGHTLINE_MINUTES") $(ARGS)
 
 evaluate: setup ## score a run on its test images, with pictures and report.html: NAME= (ARGS=report=full: with robustness and speed, in minutes)
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)

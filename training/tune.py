@@ -1,23 +1,23 @@
 """Search for better settings of training: Optuna tries them on the validation images, and ends hopeless trials early.
 
     python -m training.tune dataset=petals store=petals --name petals-search --trials 24 --minutes 2
-    python -m training.tune dataset=petals store=petals --name petals-search --trials 48    goes on with the same search
+    python -m training.tune dataset=petals store=petals --name petals-search --trials 48    continue the same search
     python -m training.tune ... --processes 2              several processes on one search
     python -m training.tune ... --space space.yaml         another space than those of training/configs/search
 
 The first trial has the settings of the configuration. A trial is judged by the log-loss of its calibrated answers to
-the validation images; test images have no say. A search that was stopped or killed goes on when the same command is
+the validation images; test images have no say. A search that was stopped or killed continues when the same command is
 given again. Writes runs/<name>/: journal.log, which `optuna-dashboard` opens; search.html with pictures; search.json;
 and the run of the best trial. The last line of the output is the command that trains with the best settings.
 """
 
 import argparse
-import importlib.util
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from handlers import naming
@@ -30,18 +30,27 @@ from training.search.space import Space, overrides
 
 INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirements-search.txt"
 TRIALS = 24
+SEEDS = 10_000  # between two processes of one search
 
 
 def tune(
-    name: str, base: Sequence[str], trials: int, *, minutes: float | None = None, space: Path | None = None
+    name: str,
+    base: Sequence[str],
+    trials: int,
+    *,
+    minutes: float | None = None,
+    space: Path | None = None,
+    worker: int = 0,
 ) -> list[str]:
     """Search until there are `trials` trials, each of at most `minutes`; return the best overrides.
+
+    `worker` is the number of this process among those of the same search.
 
     Raises:
         ConfigurationError: a setting is impossible, Optuna is missing, or the folder holds another search.
         DatasetError: there is no such prepared data set.
     """
-    if importlib.util.find_spec("optuna") is None:
+    if find_spec("optuna") is None:
         raise ConfigurationError(f"optuna is missing: {INSTALL}")
     if fault := naming.fault_of_run(name):
         raise ConfigurationError(fault)
@@ -56,7 +65,7 @@ def tune(
         if any(override.lstrip("+").startswith(f"{setting.name}=") for override in base):
             raise ConfigurationError(f"{setting.name} is set and searched: leave it out, or give another --space")
     identity = {"space": searched.document(), "settings": sorted(base), "data set": data.content_key}
-    trials_of = study.opened(folder, identity, int(config.seed))
+    trials_of = study.opened(folder, identity, int(config.seed) + SEEDS * worker)
     study.end_trials_of_killed_processes(trials_of)
     if not trials_of.get_trials(deepcopy=False):
         trials_of.enqueue_trial(searched.defaults(config))
@@ -89,9 +98,11 @@ def _several(processes: int, arguments: Sequence[str]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "training.tune", *arguments], env=environment, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "training.tune", *arguments, f"--worker={number}"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
         )
-        for _ in range(processes)
+        for number in range(1, processes + 1)
     ]
     try:
         for child in children:
@@ -112,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="longest training of a trial")
     parser.add_argument("--processes", type=int, default=1, help="trials at the same time")
     parser.add_argument("--space", type=Path, help="YAML file: setting: {low, high, log} or {choices}")
+    parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
     try:
         if options.processes > 1:
@@ -119,7 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own += ["--minutes", str(options.minutes)] if options.minutes else []
             own += ["--space", str(options.space)] if options.space else []
             _several(options.processes, own)
-        best = tune(options.name, options.settings, options.trials, minutes=options.minutes, space=options.space)
+        best = tune(
+            options.name,
+            options.settings,
+            options.trials,
+            minutes=options.minutes,
+            space=options.space,
+            worker=options.worker,
+        )
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from tests.unit.tinted_store import TINY, tinted_store
 from tests.until import until
 from training import tune as command
 from training.configuration import ConfigurationError, compose
+from training.search import study
 from training.search.space import Setting, Space, overrides
 from training.tune import INSTALL, main, tune
 
@@ -41,7 +42,10 @@ def search(name: str) -> dict[str, Any]:
     return document
 
 
-def test_a_search_finds_settings_that_learn_and_prunes_those_that_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_finds_settings_that_learn_and_prunes_those_that_do_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "FIRST_TRIALS", 1)
     assert main([*BASE, "--name=found", "--trials=8", "--space=space.yaml"]) == 0
     document = search("found")
     trials = document["trials"]
@@ -101,7 +105,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "trainer.rate" in refusal("--name=b", "--space=unknown.yaml")
     assert "is set and searched" in refusal("--name=a", "--space=space.yaml", "trainer.lr=0.1")
     assert "no prepared data set" in refusal("--name=a", "store=nothing")
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert INSTALL in refusal("--name=a")
 
 

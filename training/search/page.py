@@ -58,6 +58,8 @@ def _pictures(study: "optuna.Study") -> Iterator[tuple[str, str]]:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        # A setting of which all finished trials have the same value.
+        warnings.filterwarnings("ignore", message="Attempting to set identical low and high")
         complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         pictures = [("Best log-loss after each trial", draw.plot_optimization_history)]
         if len(complete) >= FEWEST and len({trial.value for trial in complete}) > 1:

@@ -32,7 +32,8 @@ Say = Callable[[str], None]
 def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Study":
     """Return the study of a folder, a new one if it has none.
 
-    `identity` has what all trials of one study share: data, space and the other settings.
+    `identity` has what all trials of one study share: data, space and the other settings. Processes of one search have
+    different seeds.
 
     Raises:
         ConfigurationError: the folder holds a study of another identity.
@@ -48,10 +49,12 @@ def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Stud
         study = optuna.create_study(
             study_name="search",
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-            sampler=optuna.samplers.TPESampler(seed=seed + os.getpid(), multivariate=True, constant_liar=True),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=FIRST_TRIALS, n_warmup_steps=FIRST_EPOCHS),
             load_if_exists=True,
         )
+        # A search that continues draws other values than at its start.
+        seed += len(study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
     earlier = study.user_attrs.get(IDENTITY)
     if earlier is None:
         study.set_user_attr(IDENTITY, dict(identity))
