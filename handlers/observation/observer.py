@@ -159,10 +159,11 @@ class Observer:
                 self._stages[stage].observe(duration)
 
     def _run(self) -> None:
+        pause = threading.Event()  # time.sleep raises under libfaketime, and its error would end the metrics
         try:
             while True:
                 self._filled.wait()
-                time.sleep(PERIOD)
+                pause.wait(PERIOD)
                 self._filled.clear()
                 self.flush()
         except Exception as error:  # `batch` raises it

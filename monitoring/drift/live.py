@@ -21,6 +21,7 @@ from monitoring.drift.verdict import Images, Verdict, judge
 WINDOWS = (100, 500)  # images
 SECONDS = 10.0
 STALE = 3600.0  # seconds after the newest image
+SLACK = 60.0  # seconds that an image may be ahead of this process's clock
 TIME = COLUMNS.index("time")
 
 
@@ -78,7 +79,9 @@ def newest(copies: Sequence[Copy], count: int, width: int) -> npt.NDArray[np.flo
     if not whole:
         return np.empty((0, len(COLUMNS) + width))
     rows = np.concatenate(whole)
-    rows = rows[np.isfinite(rows[:, len(COLUMNS) :]).all(axis=1)]
+    # Images from before a clock was set back are passed over, until it has caught up with them.
+    is_past = rows[:, TIME] <= time.time() + SLACK
+    rows = rows[is_past & np.isfinite(rows[:, len(COLUMNS) :]).all(axis=1)]
     return rows[rows[:, TIME].argsort(kind="stable")][-count:]
 
 

@@ -263,6 +263,13 @@ def test_a_window_is_not_tested_again_without_newer_images(reference: Reference)
     assert drift.verdicts(lambda: [*copies, ring(images(1, 2), 1)])[100] is not first
 
 
+def test_images_from_before_the_clock_was_set_back_do_not_hide_newer_ones(reference: Reference) -> None:
+    copies = [ring(images(500, 1, shift=6.0), -3000), ring(images(100, 2), 5)]
+    assert {size: verdict.kind for size, verdict in LiveDrift(reference).verdicts(lambda: copies).items()} == {
+        100: "none"
+    }
+
+
 def test_images_without_an_embedding_do_not_count(reference: Reference) -> None:
     window = images(100, 1)
     unknown = dataclasses.replace(window, embeddings=np.full_like(window.embeddings, np.nan))
