@@ -74,6 +74,7 @@ class Watch:
         self.server = (running.pid, running.created) if running else None  # pid and start time
         self.processes: dict[tuple[str, str, str], int] = {}  # of each worker, by model, version and its id
         self.without: dict[Version, float] = {}  # time at which a version's worker lost its process
+        self.replaced: dict[Version, Backoff] = {}  # of versions that got new workers in place of all of theirs
         self.stalls: dict[Version, Stall] = {}  # of the versions with a stalled queue
 
     def close(self) -> None:
@@ -211,6 +212,7 @@ class Watch:
                 ended.write(self.root)
         self.answered = self.described = self.clock()
         self.without.clear()
+        self.replaced.clear()
         self.stalls.clear()
         self.processes.clear()
 
@@ -246,11 +248,16 @@ class Watch:
         alive = [worker for worker in model.workers if worker.status == "READY" or _runs(worker.pid)]
         if len(alive) >= count:
             self.without.pop(key, None)
+            self.replaced.pop(key, None)
             self._drop_surplus(client, model, count)
             return
         since = self.without.setdefault(key, self.clock())
-        if self.clock() - since < GIVEN_UP:
+        # On a busy machine new workers take longer than that to have a process: replaced again, they would never start.
+        replaced = self.replaced.setdefault(key, Backoff(2 * GIVEN_UP, MAX_PAUSE_S, self.clock))
+        if self.clock() - since < GIVEN_UP or not replaced.is_due():
             return
+        if not alive:
+            replaced.fail()
         # No immediate retry of workers that do not start: they take cores from those that answer.
         self.without[key] = self.clock() + (MAX_PAUSE_S if alive else 0.0)
         new = count - len(alive)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import itertools
 import json
 import subprocess
 import sys
@@ -188,6 +189,19 @@ def test_a_version_without_a_number_of_workers_gets_that_of_the_server(
     look_after(0)
     look_after(GIVEN_UP + 0.1)
     assert [path.partition("min_worker=")[2][:1] for path in front.changes] == ["0", "1"]
+
+
+def test_new_workers_that_start_slowly_get_twice_the_time_of_those_before(
+    look_after: Callable[[float], None], front: FrontEnd
+) -> None:
+    front.min_workers, front.workers = 1, [("WORKER_STOPPED", -1)]
+    times = []
+    for second in range(120):
+        before = len(front.changes)
+        look_after(1.0)
+        times += [second] * (len(front.changes) > before)
+    pauses = [after - time for time, after in itertools.pairwise(times)]
+    assert pauses == [2 * GIVEN_UP, 4 * GIVEN_UP, 8 * GIVEN_UP], "more than 60 seconds would be too long"
 
 
 def test_workers_that_do_not_start_are_not_added_again_and_again(
