@@ -135,7 +135,7 @@ monitor: setup ## start Prometheus and Alertmanager for the server that runs her
 	@$(py) -m monitoring.monitor $(ARGS)
 
 feedback: setup ## accuracy of the served versions from labels that came later: NAME= LABELS=<csv> (ARGS="--export <folder>": labelled images for make up)
-	@$(call need,LABELS,NAME=<model> LABELS=<csv with request_id and label>)$(named)$(py) -m monitoring.feedback "$$SIGHTLINE_NAME" "$$SIGHTLINE_LABELS" $(ARGS)
+	@$(call need,LABELS,NAME=<model> LABELS=<csv with request_id and label>)$(named)$(py) -m monitoring.feedback "$$SIGHTLINE_MODEL" "$$SIGHTLINE_LABELS" $(ARGS)
 
 drift: setup ## report on drift, one page: NAME= RAW=<log or folder of images> (empty: the log of the served model; VERSION=)
 	@$(named)$(py) -m pipeline.drift "$$SIGHTLINE_MODEL" --raw="$$SIGHTLINE_RAW" --version="$$SIGHTLINE_VERSION" $(ARGS)
