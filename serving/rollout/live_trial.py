@@ -4,6 +4,7 @@ Shadow: the live version answers the clients, and copies of a share of their req
 `serving.rollout.canary` is the other way round.
 """
 
+import abc
 import contextlib
 import dataclasses
 import math
@@ -36,7 +37,7 @@ class Length:
     labels: float = 0.0
 
 
-class LiveTrial:
+class LiveTrial(abc.ABC):
     """A trial; a subclass says which version the copied requests are from.
 
     Args:
@@ -73,13 +74,13 @@ class LiveTrial:
             rate = 1 - compared.agreeing / len(compared.pairs)
             candidate.log(f"  no labels: it differs by {rate:.1%}, and may be better or worse")
 
+    @abc.abstractmethod
     def copies(self, candidate: Candidate) -> contextlib.AbstractContextManager[Path]:
         """Have requests copied until the block ends; yield the folder of the copies."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def compare(self, candidate: Candidate, copy: Copy, *, timed: bool) -> Pair | None:
         """Return both answers to a copied request, None if the live version gives none."""
-        raise NotImplementedError
 
     def failures(self, candidate: Candidate) -> int:
         """Return the requests of clients that the new version has failed to answer."""
