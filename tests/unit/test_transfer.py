@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -271,6 +272,21 @@ def test_a_long_fit_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     head.fit(*clouds(30, 0), 3, clouds(300, 1), say=lines.append)
     assert lines[0] == "linear head: step 1 of about 60, 30 images, regularisation 0.1"
     assert any("regularisation 0.03" in line for line in lines)
+
+
+def test_a_head_of_the_same_images_and_settings_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, validation = clouds(300, 0), clouds(60, 1)
+    fit = Mock(wraps=head.fit)
+    monkeypatch.setattr(head, "fit", fit)
+    first, again = (head.fit_once(tmp_path, *train, 3, validation) for _ in range(2))
+    assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
+    assert (first.strength, fit.call_count) == (again.strength, 1)
+    head.fit_once(tmp_path, *train, 3, validation, balanced=True)
+    head.fit_once(tmp_path, *train, 3, clouds(60, 2))
+    other = train[1].copy()
+    other[0] = (other[0] + 1) % 3
+    head.fit_once(tmp_path, train[0], other, 3, validation)
+    assert fit.call_count == 4
 
 
 def test_a_head_does_not_lean_on_a_feature_that_hardly_varies() -> None:

@@ -5,15 +5,18 @@ features changes them less than from a random one.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from handlers.atomic import replacing
 from training.temperature import scaled_log_loss
 
 # Of the squared weights, in the mean loss of an image, for features of unit variance; from strong to weak, so that each
@@ -37,6 +40,30 @@ class Head:
     def logits(self, features: npt.NDArray[np.float32]) -> torch.Tensor:
         """Return float32 (N, K) for features (N, D)."""
         return functional.linear(torch.from_numpy(features), self.weight, self.bias)
+
+
+def fit_once(
+    folder: Path,
+    features: npt.NDArray[np.float32],
+    labels: Rows,
+    classes: int,
+    validation: tuple[npt.NDArray[np.float32], Rows],
+    *,
+    balanced: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Head:
+    """Return what `fit` does; a head of the same images and settings is read from `folder`, where it was written."""
+    identity = hashlib.sha256(repr((classes, balanced, STRENGTHS, STEPS, SEARCHED, JUDGED)).encode())
+    for array in (features, labels, *validation):
+        identity.update(repr(array.shape).encode())
+        identity.update(np.ascontiguousarray(array).data)
+    path = folder / f"{identity.hexdigest()[:32]}.head.pt"
+    if path.is_file():
+        return Head(**torch.load(path, weights_only=True))
+    fitted = fit(features, labels, classes, validation, balanced=balanced, say=say)
+    with replacing(path) as part:
+        torch.save(dataclasses.asdict(fitted), part)
+    return fitted
 
 
 def fit(

@@ -16,7 +16,7 @@ from training.data.store import PreparedDataset
 from training.networks import Network, build
 from training.precision import use_all_cores
 from training.transfer import head, pretrained
-from training.transfer.features import Features, features
+from training.transfer.features import FOLDER, Features, features
 from training.transfer.learning_curve import learning_curve
 
 # Settings of a network that do not change the features of the frozen one.
@@ -83,7 +83,10 @@ def linear_head(
     preprocess: PreprocessSpec,
     say: Callable[[str], None],
 ) -> head.Head:
-    """Return the head that fits the training images, its regularisation chosen on the validation images."""
+    """Return the head that fits the training images, its regularisation chosen on the validation images.
+
+    It is kept beside the features: the second stage begins with the very head that the first one served.
+    """
     start = time.perf_counter()
     rows = np.concatenate([split.train, split.validation])
     values = frozen_features(settings, weights, data, rows, preprocess, plain_console())
@@ -93,7 +96,7 @@ def linear_head(
     balanced = settings["trainer"].get("class_weights", "none") == "balanced"
     validation = values[count:], labels[split.validation]
     train = values[:count], labels[split.train], len(data.classes)
-    fitted = head.fit(*train, validation, balanced=balanced, say=say)
+    fitted = head.fit_once(FOLDER, *train, validation, balanced=balanced, say=say)
     say(f"linear head with regularisation {fitted.strength:g} after {time.perf_counter() - start:.1f} s")
     if stages(settings) == 2:
         curve = learning_curve(*train, validation, strength=fitted.strength, balanced=balanced, say=say)
