@@ -77,9 +77,11 @@ def test_minutes_that_are_no_number_are_one_line(
     assert capsys.readouterr() == ("", said)
 
 
-@pytest.mark.parametrize(("minutes", "trains"), [(8, 6.5), (60, 58.5), (3, 1.5), (1, 0.5)])
-def test_the_second_stage_has_time_for_more_than_training(minutes: float, trains: float) -> None:
-    assert up.training_minutes(minutes) == trains
+@pytest.mark.parametrize(
+    ("minutes", "validation", "trains"), [(8, 100, 7), (8, 1100, 6), (60, 1100, 58), (3, 1100, 1.5), (8, 9000, 4)]
+)
+def test_the_second_stage_has_time_for_more_than_training(minutes: float, validation: int, trains: float) -> None:
+    assert up.training_minutes(minutes, validation) == pytest.approx(trains)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,9 @@ def test_the_second_stage_has_time_for_more_than_training(minutes: float, trains
 )
 def test_more_minutes_are_used_for_more_epochs(minutes: float, typed: tuple[str, ...], epochs: int) -> None:
     data = ("dataset=class_folders", "name=pets", "raw=raw")
-    config = configuration.compose(up.second_stage(data, "pets", minutes, typed))
+    config = configuration.compose(up.second_stage(data, "pets", minutes, typed, 100))
     assert (config.name, config.store, config.trainer.epochs) == ("pets/tuned", "pets", epochs)
-    assert config.trainer.max_minutes == up.training_minutes(minutes)
+    assert config.trainer.max_minutes == up.training_minutes(minutes, 100)
 
 
 def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
