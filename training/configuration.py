@@ -20,7 +20,7 @@ from handlers.run_folder import RUNS, RunFolder
 from training.transfer import pretrained
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-TEXT = ("name", "store", "raw", "exclude")  # settings that are text, whatever they look like
+TEXT = ("name", "store", "raw", "exclude", "teacher")  # settings that are text, whatever they look like
 GROUPS = ("dataset", "network", "trainer", "tracking")
 
 

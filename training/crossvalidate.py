@@ -7,6 +7,8 @@ again. Then `runs/<name>/crossvalidation.json` holds the scores of the pooled pr
 fold's own, and what int8 loses on the pooled images. The confusion matrix and the reliability diagram of all are beside
 it. The prepared data set is `data/processed/<dataset>`, or the one that `store=` names.
 
+With `teacher=<name>` of another cross-validation, each fold learns from the same fold of that one.
+
 The pooled interval is Wilson's, as of one model on that many images; how much models differ from fold to fold is what
 the folds' own values show (Bengio and Grandvalet 2004, "No unbiased estimator of the variance of k-fold
 cross-validation").
@@ -50,11 +52,17 @@ def folds(overrides: Sequence[str]) -> list[DictConfig]:
     whole = configuration.compose(overrides)
     store = [] if any(override.startswith("store=") for override in overrides) else [f"store={whole.dataset.name}"]
     return [
-        configuration.compose(
-            [*overrides, *store, "split.test=folds", f"split.fold={fold}", f"name={whole.name}/fold-{fold}"]
-        )
-        for fold in range(int(whole.split.folds))
+        configuration.compose([*overrides, *store, *_overrides(whole, fold)]) for fold in range(int(whole.split.folds))
     ]
+
+
+def _overrides(whole: DictConfig, fold: int) -> list[str]:
+    """Return the settings of a fold; a cross-validation teaches with the same fold, which has not seen its images."""
+    settings = ["split.test=folds", f"split.fold={fold}", f"name={whole.name}/fold-{fold}"]
+    teacher = f"{whole.teacher}/fold-{fold}"
+    if whole.teacher is not None and RunFolder.of(teacher).path.is_dir():
+        settings.append(f"teacher={teacher}")
+    return settings
 
 
 def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dict[str, Any]:

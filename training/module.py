@@ -18,6 +18,7 @@ from training.configuration import ConfigurationError, TrainingError
 from training.networks import DroppedNorm, build
 from training.optimizers import layers, make_optimizer, make_schedule
 from training.transfer.depthwise import Float32Depthwise
+from training.transfer.distillation import Teacher
 from training.transfer.head import Head
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -26,8 +27,9 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class Classification(L.LightningModule):
     """Trains one network on uint8 batches (B, C, S, S) with int64 labels (B,).
 
-    `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries. `best_network` is
-    validated and exported: the averaged weights if `trainer.ema` is set. `class_weights` (K,) are those of the loss.
+    `config` has the nodes `network`, `trainer`, `augmentation` and `seed`, as plain dictionaries, and `distillation` if
+    it names a teacher. `best_network` is validated and exported: the averaged weights if `trainer.ema` is set.
+    `class_weights` (K,) are those of the loss.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Classification(L.LightningModule):
         sizes = sorted({self._train_size(epoch) for epoch in self._epochs})
         self.augmentations = nn.ModuleDict({str(size): self._augmentation(size) for size in sizes})
         self.mix = Mix(**self.settings["mix"], classes=len(classes))
+        self.teacher = Teacher.of(config, classes)
         self.loss = nn.CrossEntropyLoss(class_weights, label_smoothing=self.settings["label_smoothing"])
         self.train_loss, self.train_accuracy, self.validation_loss, self.validation_accuracy = (
             # NaN checks synchronise with the GPU, twice a step; `_check` does it now and then.
@@ -117,6 +120,8 @@ class Classification(L.LightningModule):
         with Float32Depthwise() if self.device.type == "cpu" else nullcontext():
             logits = self.network(inputs).float()
         loss: torch.Tensor = self.loss(logits, targets)
+        if self.teacher is not None:
+            loss = self.teacher.loss(loss, logits, mixed)
         self._check(loss, index)
         self.train_loss.update(loss.detach().expand(len(labels)))  # with nan_strategy="disable" weights are ignored
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)

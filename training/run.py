@@ -16,7 +16,7 @@ from handlers.run_folder import RunFolder
 from training.configuration import fingerprint, plain
 from training.data.splits import Split
 from training.data.store import PreparedDataset
-from training.transfer import pretrained
+from training.transfer import pretrained, teacher
 
 if TYPE_CHECKING:
     from training.loop import Outcome
@@ -38,6 +38,8 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
         relevant["trainer"] = {"class_weights": settings["trainer"].get("class_weights")}
         relevant["transfer"] = {"stages": 1}
         relevant.pop("augmentation", None)
+    if relevant.pop("teacher", None) is None:  # its digest counts, not its name
+        relevant.pop("distillation", None)
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()
@@ -135,6 +137,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
         "classes": len(data.classes),
         "network": settings["network"].get("model", settings["network"]["kind"]),
         "pretrained": bool(settings["network"].get("pretrained")),
+        "teacher": teacher.record(settings),
         "image_size": data.image_size,
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),

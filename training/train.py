@@ -30,6 +30,7 @@ from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
 from training.run import document, input_statistics, is_finished, prepare_folder, run_key
+from training.transfer import teacher
 
 if TYPE_CHECKING:
     from training.transfer.head import Head
@@ -51,6 +52,7 @@ def train(
     """
     run = run_folder(config)
     data = PreparedDataset.open(store_folder(config))
+    config = teacher.with_digest(config, data)
     settings = plain(config)
     _check(settings, data)
     _check_numbers(settings["trainer"])
@@ -59,6 +61,8 @@ def train(
         say(f"{run} is up to date")
         return run
     split = _split(settings, data)
+    if warning := teacher.check_test_images(settings, data, split):
+        say(warning)
     for line in class_counts.remarks(_counts(data, split)):
         say(line)
     prepare_folder(run, config, key, say)

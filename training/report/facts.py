@@ -44,6 +44,7 @@ def training_facts(documents: Documents) -> Facts:
         ("validation accuracy", f"{accuracy:.2%}" if accuracy is not None else ""),
         ("time", f"{training['seconds_of_this_start']:,.0f} s" if "seconds_of_this_start" in training else ""),
         ("computed in", str(training.get("precision", ""))),
+        ("teacher", _teacher(training.get("teacher") or {})),
         ("temperature", str(temperature.get("says", ""))),
     ]
     return _filled(facts)
@@ -80,6 +81,10 @@ def _filled(facts: Facts) -> Facts:
 
 def _digest(weights: Mapping[str, Any]) -> str:
     return f"SHA-256 {weights['sha256']}" if weights.get("sha256") else ""
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    return f"{teacher['run']}, {teacher['weight']:g} of the loss; {_digest(teacher)}" if teacher else ""
 
 
 def _listed(values: Mapping[str, Any]) -> str:
