@@ -4,12 +4,12 @@ import contextlib
 import logging
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from serving.host import logs, ports
+from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
 
@@ -81,19 +81,9 @@ class Exporter:
 @contextlib.contextmanager
 def beside(root: Path) -> Iterator[None]:
     """Have an exporter run beside the server of a directory until the block ends."""
-    exporter, ending = Exporter(root), threading.Event()
-
-    def look() -> None:
-        while True:
-            exporter.look()
-            if ending.wait(INTERVAL):
-                return
-
-    thread = threading.Thread(target=look, name="exporter", daemon=True)
-    thread.start()
+    exporter = Exporter(root)
     try:
-        yield
+        with repeated(exporter.look, INTERVAL, "exporter"):
+            yield
     finally:
-        ending.set()
-        thread.join()
         exporter.close()

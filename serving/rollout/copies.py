@@ -3,13 +3,13 @@
 import contextlib
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from handlers.observation.mirror import SUFFIX, request_file
 from handlers.sampling import LIFETIME, Share, ShareFile
+from serving.host.repetition import repeated
 
 
 class Copy(NamedTuple):
@@ -35,22 +35,17 @@ def asked_for(folder: Path, name: str, share: Share) -> Iterator[Path]:
 @contextlib.contextmanager
 def renewed(file: ShareFile, share: Share) -> Iterator[None]:
     """Ask for a share until the block ends, or this process does."""
-    ending = threading.Event()
 
     def renew() -> None:
-        while not ending.wait(LIFETIME / 5):
-            with contextlib.suppress(OSError):
-                file.renew()
+        with contextlib.suppress(OSError):
+            file.renew()
 
     file.write(share)
-    thread = threading.Thread(target=renew, name="share", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(renew, LIFETIME / 5, "share"):
+            yield
     finally:
-        ending.set()
         file.remove()
-        thread.join()
 
 
 def take(folder: Path, count: int) -> Iterator[Copy]:

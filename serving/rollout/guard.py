@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from serving import deploy
 from serving.client import Client
 from serving.errors import ServingError
 from serving.host import lock, ports, state
+from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle import launch
 from serving.lifecycle.golden_check import GoldenCheck
@@ -116,19 +116,13 @@ def beside(root: Path, minutes: float | None) -> Iterator[None]:
     if minutes is None:
         yield
         return
-    guard, ending = Guard(root, minutes), threading.Event()
+    guard = Guard(root, minutes)
 
-    def run() -> None:
-        while not ending.wait(INTERVAL):
-            try:
-                guard.look()
-            except (ServingError, OSError, psutil.Error, ValueError) as error:  # keep looking
-                logger.error("no alarm is looked for at present: %s", error)
+    def look() -> None:
+        try:
+            guard.look()
+        except (ServingError, OSError, psutil.Error, ValueError) as error:  # keep looking
+            logger.error("no alarm is looked for at present: %s", error)
 
-    thread = threading.Thread(target=run, name="guard", daemon=True)
-    thread.start()
-    try:
+    with repeated(look, INTERVAL, "guard"):
         yield
-    finally:
-        ending.set()
-        thread.join()
