@@ -5,6 +5,7 @@ PYTHON ?= python3
 DATASET ?= fingers
 NAME ?=
 NAMES ?=
+NETWORKS ?=
 VERSION ?=
 RAW ?=
 IMAGE ?=
@@ -33,6 +34,7 @@ BENCH ?= serving
 export SIGHTLINE_DATASET = $(value DATASET)
 export SIGHTLINE_NAME = $(value NAME)
 export SIGHTLINE_NAMES = $(value NAMES)
+export SIGHTLINE_NETWORKS = $(value NETWORKS)
 export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
 export SIGHTLINE_VERSION = $(value VERSION)
 export SIGHTLINE_RAW = $(value RAW)
@@ -53,9 +55,9 @@ export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
+unexport DATASET NAME NAMES NETWORKS VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES NETWORKS VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -67,7 +69,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train tune evaluate compare archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train tune evaluate compare profile archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -99,6 +101,9 @@ evaluate: setup ## score a run on its test images, with pictures and report.html
 
 compare: setup ## put evaluated runs side by side, with paired tests on the same test images: NAMES="a b" (ARGS=--json)
 	@$(call need,NAMES,NAMES="a b")$(py) -m training.report.compare "$$SIGHTLINE_NAMES" $(ARGS)
+
+profile: setup ## where the time of training and inference goes, as a page: DATASET= NAME= NETWORKS="resnet18 vgg16" (ARGS=--no-compile)
+	@$(py) -m training.profile dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-profile" $(if $(value NETWORKS),--networks="$$SIGHTLINE_NETWORKS") $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
 	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$($(py) -m serving.store.fine_tuning "$$SIGHTLINE_MODEL")" format="$$SIGHTLINE_FORMAT" && )\

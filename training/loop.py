@@ -77,7 +77,7 @@ def fit(
     module = Classification(config, data.classes, preprocess, _class_weights(config, data, split))
     if head is not None:
         module.start_from(head)
-    train, validation = _batches(config, data, split, module, device)
+    train, validation = batches(config, data, split, module, device)
     part = trainer_node.get("epoch_part", 1.0)
     images = len(split.train) + len(split.transformed)
     checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say, after_epoch)
@@ -161,14 +161,14 @@ def _average(
         states[name] = {key: value.clone() for key, value in module.best_network.state_dict().items()}
     rows = split.validation[np.linspace(0, count - 1, min(count, weight_average.JUDGED)).astype(np.int64)]
     say(f"averaging the weights before and after fine-tuning, judged by {len(rows):,} validation images")
-    batches = list(validation_batches(data, dataclasses.replace(split, validation=rows), batch_size))
+    judged = list(validation_batches(data, dataclasses.replace(split, validation=rows), batch_size))
     module.to(device).eval()
 
     def answers() -> torch.Tensor:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return torch.cat([module.logits(pixels.to(device)).cpu() for pixels, _ in batches])
+            return torch.cat([module.logits(pixels.to(device)).cpu() for pixels, _ in judged])
 
-    labels = torch.cat([labels for _, labels in batches])
+    labels = torch.cat([labels for _, labels in judged])
     average = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
     say(average.says)
     record = dataclasses.asdict(average)
@@ -186,7 +186,7 @@ def _class_weights(config: Mapping[str, Any], data: PreparedDataset, split: Spli
     return balanced_weights(data.labels[split.train], len(data.classes)) if setting == "balanced" else None
 
 
-def _batches(
+def batches(
     config: Mapping[str, Any], data: PreparedDataset, split: Split, module: Classification, device: torch.device
 ) -> tuple[Any, Any]:
     """Return the loaders of training and validation."""

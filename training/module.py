@@ -1,7 +1,7 @@
 """What happens to a batch: augment, normalize, network, loss; the same step on a CPU and on a GPU."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -10,6 +10,7 @@ import torchmetrics
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.profiler import record_function
 
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
@@ -22,6 +23,7 @@ from training.transfer.distillation import Teacher
 from training.transfer.head import Head
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Part = Callable[[str], AbstractContextManager[Any]]
 
 
 class Classification(L.LightningModule):
@@ -48,7 +50,9 @@ class Classification(L.LightningModule):
         self.channels = preprocess.channels
         self.preprocess = Preprocess(preprocess)
         self.network = build(config["network"], len(classes), preprocess.channels, preprocess.image_size)
-        self.network.to(memory_format=torch.channels_last)
+        self.part: Part = record_function  # of a step, in torch's own profile; training.profiling measures them
+        self.memory_format = torch.channels_last
+        self.network.to(memory_format=self.memory_format)
         for weights in list(layers(self.network).values())[: _frozen_layers(config["network"])]:
             for weight in weights:
                 weight.requires_grad_(False)
@@ -113,15 +117,16 @@ class Classification(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         # What bounds augmentation on a GPU is its memory, of which bf16 images take half; a CPU is slower with them.
         lower = self.device.type == "cuda" and torch.is_autocast_enabled("cuda")
-        with torch.autocast(self.device.type, enabled=False):
+        with self.part("augmentation"), torch.autocast(self.device.type, enabled=False):
             images, labels = self.augment(*batch, torch.bfloat16 if lower else torch.float32)
             mixed, targets = self.mix(images, labels)
-            inputs = self.preprocess.normalize(mixed).contiguous(memory_format=torch.channels_last)
-        with Float32Depthwise() if self.device.type == "cpu" else nullcontext():
-            logits = self.network(inputs).float()
-        loss: torch.Tensor = self.loss(logits, targets)
-        if self.teacher is not None:
-            loss = self.teacher.loss(loss, logits, mixed)
+            inputs = self.preprocess.normalize(mixed).contiguous(memory_format=self.memory_format)
+        with self.part("forward"):
+            with Float32Depthwise() if self.device.type == "cpu" else nullcontext():
+                logits = self.network(inputs).float()
+            loss: torch.Tensor = self.loss(logits, targets)
+            if self.teacher is not None:
+                loss = self.teacher.loss(loss, logits, mixed)
         self._check(loss, index)
         self.train_loss.update(loss.detach().expand(len(labels)))  # with nan_strategy="disable" weights are ignored
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)

@@ -41,10 +41,12 @@ class Stepper:
     def step(self, batch: Batch) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.module.training_step(batch, 1)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.module.on_train_batch_end()
+        with self.module.part("backward"):
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self.module.part("optimizer"):
+            self.optimizer.step()
+            self.module.on_train_batch_end()
 
     def wait(self) -> None:
         if self.device.type == "cuda":

@@ -1,5 +1,6 @@
 """A loaded network made fast for the machine that it finds itself on: precision, layout of memory, fused layers."""
 
+import copy
 import logging
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from handlers.network.precision import DTYPES
 # Batches are filled up to one of these: each size is compiled once, when the engine is warmed up.
 # On a CPU the activations of 16 images fit in cache, those of 32 do not.
 SIZES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 32, 64)}
+CPU = torch.device("cpu")
 WARM_UP = 3  # runs of a size until TorchScript has profiled and fused it
 
 
@@ -109,3 +111,17 @@ class Engine:
         with out_of_memory_errors():
             logits: torch.Tensor = self.module(inputs)
         return logits
+
+
+def traced(
+    module: nn.Module,
+    shape: tuple[int, int, int],
+    device: torch.device = CPU,
+    precision: str = "fp32",
+) -> Engine:
+    """Return a copy of a network in evaluation mode as a server runs it: traced, norms folded, layers fused."""
+    example = torch.zeros(torchscript.TRACED_BATCH, *shape)
+    with torch.no_grad(), torchscript.quiet():
+        torch.jit.enable_onednn_fusion(False)  # of a module that was made before
+        network = torch.jit.trace(copy.deepcopy(module).cpu(), example)  # type: ignore[no-untyped-call]
+    return Engine(optimized(network, device, precision), shape, device, precision)

@@ -47,6 +47,7 @@ VERBS = {
     "test": "would run this test again",
     "test-slow": "is the last command of .ci/run",
     "train": "tests/unit/test_train.py",
+    "profile": "tests/unit/test_profile.py",
     "tune": "tests/unit/test_tune.py",
     "up": "tests/server/test_up.py",
     "verify": "tests/unit/test_verify.py",

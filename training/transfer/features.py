@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from handlers.network import torchscript
-from handlers.network.engine import Engine, optimized
+from handlers.network.engine import Engine, traced
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.data.loaders import ordered_images
@@ -104,7 +103,7 @@ def _computed(
     network: Network, data: PreparedDataset, rows: Rows, positions: Sequence[int], preprocess: PreprocessSpec
 ) -> Iterator[tuple[Sequence[int], Features]]:
     """Yield positions and the features of their rows, `COMMIT` batches at a time."""
-    batches = outputs(_engine(network, preprocess), data, rows[list(positions)], preprocess)
+    batches = outputs(traced(_Embedding(network.eval()), preprocess.shape), data, rows[list(positions)], preprocess)
     for start in range(0, len(positions), COMMIT * BATCH):
         values = torch.cat(list(itertools.islice(batches, COMMIT)))
         yield positions[start : start + len(values)], values.numpy()
@@ -126,13 +125,3 @@ class _Embedding(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.network.embedding(x)
-
-
-def _engine(network: Network, preprocess: PreprocessSpec) -> Engine:
-    """Return the embedding as a server runs it: norms folded, layers fused, half the time of the plain module."""
-    device = torch.device("cpu")
-    with torch.no_grad(), torchscript.quiet():
-        torch.jit.enable_onednn_fusion(False)  # of a module that was made before
-        example = torch.zeros(torchscript.TRACED_BATCH, *preprocess.shape)
-        traced = torch.jit.trace(_Embedding(network.eval()), example)  # type: ignore[no-untyped-call]
-    return Engine(optimized(traced, device, "fp32"), preprocess.shape, device, "fp32")
