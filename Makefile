@@ -174,7 +174,7 @@ test: setup ## the test suite, unit tests side by side (ARGS=--cov: with branch 
 	@$(py) -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests that take minutes or gigabytes
-	@$(py) -m pytest -m slow --timeout 1800 $(ARGS)
+	@$(py) -m pytest -m slow --timeout 1800 -n 2 --no-loadscope-reorder $(ARGS)
 
 image: setup ## build the server's container image with buildah, podman or docker: DEVICE=gpu|cpu
 	@$(py) -m pipeline.image --device "$$SIGHTLINE_DEVICE" $(ARGS)

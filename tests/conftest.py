@@ -6,6 +6,8 @@ python -m pytest -m slow tests/server/test_page.py --screenshots docs/pictures  
 SIGHTLINE_REAL_DATA=<folder> ...         tests that can use real images take them from there
 """
 
+import functools
+import math
 import os
 import random
 import signal
@@ -16,6 +18,8 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+
+SHARED = "server: RunningServer"  # a parameter of tests that use the server of tests/server/conftest.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,22 +42,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what starts servers first: it takes longest, and one process runs all of it."""
-    items.sort(key=lambda item: "unit" in item.path.parts)
+    """Put first what takes longest, so that two processes end together: servers, then unit tests in large files."""
+    items.sort(key=lambda item: -_bytes(item.path) if "unit" in item.path.parts else -math.inf)
+
+
+@functools.cache
+def _bytes(path: Path) -> int:
+    return path.stat().st_size
+
+
+@functools.cache
+def _shares_the_server(path: Path) -> bool:
+    return SHARED in path.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let pytest-xdist, where it is asked for, share out unit tests by file, and leave all others to one process.
-
-    What starts servers counts seconds: no two of those tests run at once.
-    """
+    """Let pytest-xdist, where it is asked for, share out tests by file, and those with one server to one process."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Files(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if "unit" in Path(file).parts else "servers"
+            return "server" if _shares_the_server(config.rootpath / file) else file
 
     return Files(config, log)
 
