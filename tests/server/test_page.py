@@ -91,7 +91,7 @@ def address(home: Path) -> Iterator[str]:
         assert match
         yield match[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
