@@ -347,14 +347,15 @@ class Deployment:
             time.sleep(0.25)
 
     def _check_live(self, check: GoldenCheck, pids: list[int], number: int) -> None:
-        """Check that the same workers are READY, and that one golden image gets the new version's answer."""
-        status = self.client.describe(self.name, self.version)
-        if not status.ready or [worker.pid for worker in status.workers] != pids:
-            raise DeployError("a worker died")
+        """Check that one golden image gets the new version's answer, and that the same workers are READY."""
         if check.golden:
             answer = check.ask(self.client, self.name, number=number)
             if answer.version not in (self.version, None):
                 raise DeployError(f"version {answer.version} answers")
+        # After the answer: the client sends a request again that a worker lost.
+        status = self.client.describe(self.name, self.version)
+        if not status.ready or [worker.pid for worker in status.workers] != pids:
+            raise DeployError("a worker died")
 
     def _drain(self, previous: str | None) -> None:
         """Remove the versions but the live one and `previous`; the deployment counts even if that fails."""
