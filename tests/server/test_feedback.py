@@ -26,7 +26,7 @@ from serving.lifecycle import launch
 from tests.server.conftest import CLASSES, CONFIG, export, free_offset, picture
 from tests.until import until
 
-NAME, REQUESTS, CALLERS = "shapes", 1000, 6
+NAME, REQUESTS, CALLERS = "shapes", 300, 6
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_labels_that_come_later_give_the_offline_accuracy_to_the_digit(
 
 
 def test_no_request_fails_while_the_log_cannot_be_written_and_what_it_lacks_is_counted(home: Path) -> None:
-    bodies = [picture(seed) for seed in range(200)]
+    bodies = [picture(seed) for seed in range(100)]
     before = dropped(home)
     shutil.rmtree(launch.predictions(home))
     launch.predictions(home).touch()

@@ -87,7 +87,7 @@ def test_without_a_server_it_says_how_to_start_one(tmp_path: Path) -> None:
 def test_one_wrong_answer_among_many_is_found(server: RunningServer, root: Path) -> None:
     overrides = ["handler.precision=fp32", "minWorkers=1"]
     built = archive.build(
-        "planted", "1.0", run=root / "runs" / "shapes", store=root / "model_store", overrides=overrides
+        "planted", "1.0", run=root / "runs" / "shapes", store=root / "model_store", overrides=overrides, rehearse=False
     )
     plant(built, every=700)
     with server.also_serving([built]):
