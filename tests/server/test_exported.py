@@ -11,7 +11,10 @@ from handlers.network import aot, torchscript
 from serving import archive
 from tests.server.conftest import CLASSES, RunningServer, Tiny, picture
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++")
+pytestmark = [
+    pytest.mark.slow,  # tests/unit/test_export.py rehearses such an archive in a stand-in worker
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler: apt-get install g++"),
+]
 NAME = "compiled"
 
 

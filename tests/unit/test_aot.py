@@ -48,7 +48,8 @@ def test_the_golden_images_are_answered_alike_in_each_precision(folder: Path) ->
         assert golden.check(classifier, kept) <= tolerance
 
 
-def test_a_network_of_grey_images_is_answered_as_by_itself(tmp_path: Path) -> None:
+def test_a_network_of_grey_images_is_answered_as_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aot, "PRECISIONS", ("fp32",))  # each takes seconds
     torch.manual_seed(0)
     layers = [{"channels": 32, "pool": "max"}, {"channels": 64, "pool": "max"}]
     network = build({"kind": "cnn", "layers": layers}, 3, 1, 32).eval()

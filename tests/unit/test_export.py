@@ -137,6 +137,7 @@ def test_the_command_compiles_ahead_of_time(
     run: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(root)
+    monkeypatch.setattr(exported, "PRECISIONS", ("fp32",))  # each takes seconds; tests/unit/test_aot.py has them all
     before = {name: (run / name).read_bytes() for name in ("model.pt", golden.FILE, "export.json")}
     assert export.main(["name=exported", "format=pt2"]) == 0
     said = capsys.readouterr().out
@@ -145,7 +146,7 @@ def test_the_command_compiles_ahead_of_time(
     assert before == {name: (run / name).read_bytes() for name in before}
     kept = golden.read(run / golden.FILE)
     assert golden.check(Classifier(run / "model.pt2"), kept) <= 1e-5
-    built = archive.build("exported", "1.0", kind="pt2")
+    built = archive.build("exported", "1.0", kind="pt2", overrides=["handler.precision=fp32"])
     with built.unpacked() as weights:
         assert weights.name == "model.pt2" and (weights.parent / golden.FILE).read_bytes() == before[golden.FILE]
         assert Classifier(weights).spec.classes == tuple(json.loads(built.sidecar.read_text())["classes"])
