@@ -106,8 +106,28 @@ def test_a_version_goes_live_and_back(one: Path) -> None:
     assert again.returncode == 1 and again.stderr == "error: shapes 1.0 is live already\n"
 
 
-def test_without_keep_the_version_before_goes(one: Path) -> None:
-    go(one, "2.0", keep=False)
+def test_without_keep_the_version_before_goes_and_a_worker_that_loads_has_half_of_the_cores(one: Path) -> None:
+    known = state.running(one)
+    front = known.process() if known else None
+    assert front is not None
+    before, seen, done = {each.pid for each in front.children()}, set[int](), threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            for each in front.children():
+                with contextlib.suppress(OSError, psutil.Error):
+                    if each.pid not in before:
+                        seen.add(len(os.sched_getaffinity(each.pid)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        go(one, "2.0", keep=False)
+    finally:
+        done.set()
+        thread.join()
+    cores = len(os.sched_getaffinity(0))
+    assert max(1, cores // 2) in seen and max(seen) == cores, "and has all of them afterwards"
     assert versions(one) == ("2.0", ["2.0"])
     assert Live.read(one).models[NAME] == LiveModel("2.0")
     with pytest.raises(DeployError, match="no version of shapes is kept to roll back to: deploy"):
@@ -119,7 +139,7 @@ def test_without_keep_the_version_before_goes(one: Path) -> None:
 def test_a_request_that_one_worker_computes_is_answered_before_its_version_goes(one: Path, tmp_path: Path) -> None:
     """The other worker answers whatever is asked meanwhile: it says nothing of the first."""
     flag = tmp_path / "busy"
-    busy = faulty.spoil(build(one, "4.0", seed=2, workers=None), faulty.busy_once(flag, 6.0))
+    busy = faulty.spoil(build(one, "4.0", seed=2, workers=None), faulty.busy_once(flag, 3.0))
     go(one, "4.0")
     deploy.rollback(NAME, root=one)
     flag.touch()
@@ -157,15 +177,6 @@ def test_a_kept_version_without_workers_is_registered_anew(one: Path) -> None:
     assert versions(one) == ("2.0", ["1.0", "2.0"])
 
 
-def test_a_rollback_that_cannot_be_written_down_changes_nothing(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go(one, "2.0")
-    with monkeypatch.context() as patch:
-        patch.setattr(Live, "write", Mock(side_effect=OSError(errno.ENOSPC, "no space left on device")))
-        with pytest.raises(DeployError, match=r"2\.0 stays live: .*no space left"):
-            deploy.rollback(NAME, root=one)
-    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
-
-
 INTERRUPTED = """
 import os, signal, sys
 from serving import deploy
@@ -183,37 +194,21 @@ sys.exit(deploy.main())
 """
 
 
-def test_a_rollback_that_is_interrupted_is_whole(one: Path) -> None:
+def test_a_rollback_that_cannot_be_recorded_changes_nothing_and_one_that_is_interrupted_is_whole(
+    one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go(one, "2.0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Live, "write", Mock(side_effect=OSError(errno.ENOSPC, "no space left on device")))
+        with pytest.raises(DeployError, match=r"2\.0 stays live: .*no space left"):
+            deploy.rollback(NAME, root=one)
+    assert versions(one) == ("2.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("2.0", "1.0")
+
     command = [sys.executable, "-c", INTERRUPTED, NAME, "--rollback"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=one, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and "1.0 is live" in done.stdout
     assert versions(one) == ("1.0", ["1.0", "2.0"]) and Live.read(one).models[NAME] == LiveModel("1.0", "2.0")
-
-
-def test_a_worker_that_loads_is_kept_on_half_of_the_cores(one: Path) -> None:
-    known = state.running(one)
-    front = known.process() if known else None
-    assert front is not None
-    before, seen, done = {each.pid for each in front.children()}, set[int](), threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.02):
-            for each in front.children():
-                with contextlib.suppress(OSError, psutil.Error):
-                    if each.pid not in before:
-                        seen.add(len(os.sched_getaffinity(each.pid)))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        go(one, "2.0", keep=False)
-    finally:
-        done.set()
-        thread.join()
-    cores = len(os.sched_getaffinity(0))
-    assert max(1, cores // 2) in seen and max(seen) == cores, "and has all of them afterwards"
 
 
 def test_what_changes_is_said(one: Path) -> None:
@@ -241,18 +236,16 @@ def no_zip(found: Archive) -> Archive:
     [
         (lambda each: faulty.spoil(each, faulty.RAISES), r"load failed: .*the weights are of another network"),
         (lambda each: faulty.expects(each, 1 / 3), r"load failed: .*golden image 7\.jpg is answered otherwise"),
-        (lambda each: faulty.spoil(each, faulty.BLACK), r"load failed: .*golden image 7\.jpg reaches .* other pixels"),
         (lambda each: faulty.spoil(each, faulty.WRONG), r"compare failed: golden image 7\.jpg is answered"),
         (truncated, "is not a complete archive"),
         (no_zip, "is not a complete archive"),
         (lambda each: faulty.without(each, "model.pt"), r"holds no model\.pt"),
-        (lambda each: faulty.without(each, "handlers/images/decoding.py"), "load failed: .*decoding"),
         pytest.param(
             lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms per answer",
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["raises", "golden", "black", "wrong", "truncated", "no zip", "no weights", "no module", "slow"],
+    ids=["raises", "golden", "wrong", "truncated", "no zip", "no weights", "slow"],
 )  # fmt: skip
 def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[[Archive], Archive], says: str) -> None:
     broken = spoil(build(one, "4.0", seed=2))
@@ -309,9 +302,18 @@ def test_without_a_server_nothing_is_deployed(one: Path, tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (1, "error: no server runs here: start one (make serve)\n")
 
 
+UNREHEARSED = """
+import functools, sys
+from serving import deploy
+
+deploy.deploy = functools.partial(deploy.deploy, verify=False)
+sys.exit(deploy.main())
+"""
+
+
 def started(root: Path, step: str) -> subprocess.Popen[str]:
-    """Start a deployment of 2.0 and return its process once it is at a step."""
-    command = [sys.executable, "-u", "-m", "serving.deploy", NAME, "2.0", "--watch", "20"]
+    """Start a deployment of 2.0, without its rehearsal, and return its process once it is at a step."""
+    command = [sys.executable, "-uc", UNREHEARSED, NAME, "2.0", "--watch", "20"]
     process = subprocess.Popen(
         command, cwd=root, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -324,7 +326,7 @@ def started(root: Path, step: str) -> subprocess.Popen[str]:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,)], ids=str)
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,)], ids=str)
 def test_an_interrupt_undoes_what_was_begun(one: Path, numbers: tuple[int, ...]) -> None:
     process = started(one, "watch")
     assert versions(one)[0] == "2.0"

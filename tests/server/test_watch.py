@@ -40,7 +40,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for seed, version in enumerate(("1.0", "2.0")):
         run = root / "runs" / version
         export(run, CLASSES[NAME], seed)
-        overrides = ["handler.precision=fp32", "minWorkers=1", "maxRetryTimeoutInSec=1"]
+        overrides = ["handler.precision=fp32", "minWorkers=1"]
+        if version == "2.0":  # TorchServe soon gives up its workers
+            overrides.append("maxRetryTimeoutInSec=1")
         archive.build(NAME, version, run=run, store=root / "model_store", overrides=overrides, rehearse=False)
     code = (
         faulty.hangs_while(root / "hang")
@@ -84,23 +86,22 @@ def told(root: Path) -> str:
     return (root / "logs" / "watch.log").read_text()
 
 
-def worker(root: Path) -> int:
-    """Return the process of the live version's worker."""
+def worker(root: Path, version: str = "2.0") -> int:
+    """Return the process of a version's worker."""
     with Client(root=root) as client:
-        return client.describe(NAME).workers[0].pid
+        return client.describe(NAME, version).workers[0].pid
 
 
-def test_a_server_that_was_killed_comes_back_with_the_same_versions(watched: Path) -> None:
+def test_a_front_end_that_was_killed_comes_back_with_the_same_versions_and_leaves_no_worker(watched: Path) -> None:
     known = ServerState.read(watched)
     front = known.process() if known else None
     assert known is not None and front is not None
-    tree = [front, *front.children(recursive=True)]
-    for each in tree:
-        each.kill()
-    psutil.wait_procs(tree, timeout=10)
+    workers = front.children(recursive=True)
+    front.kill()
     until(lambda: "the front end has ended" in told(watched), 30)
-    until(lambda: answers(watched), 34)
+    until(lambda: answers(watched), 60)
     until(lambda: "the server runs again" in told(watched), 30)
+    assert workers and not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
     with Client(root=watched) as client:
         assert client.describe(NAME).version == "2.0"
         assert {each.version: each.ready for each in client.versions(NAME)} == {"1.0": True, "2.0": True}
@@ -118,29 +119,21 @@ def exported(server: ServerState) -> str:
     return ""
 
 
-def test_a_front_end_that_was_killed_alone_leaves_no_worker_behind(watched: Path) -> None:
-    known = ServerState.read(watched)
-    front = known.process() if known else None
-    assert front is not None
-    workers = front.children(recursive=True)
-    front.kill()
-    until(lambda: answers(watched), 40)
-    until(lambda: "the server runs again" in told(watched), 30)
-    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in workers)
-
-
-def test_a_worker_that_torchserve_replaces_is_named(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = worker(home)
+def test_a_worker_that_torchserve_replaces_is_named(
+    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.watch.GIVEN_UP", 60.0)  # a busy machine starts a process in more than the 6 seconds
+    before = worker(home, "1.0")
     with contextlib.closing(Watch(home)) as watch:
         watch.look()
         psutil.Process(before).kill()
 
         def named() -> bool:
             watch.look()
-            return f"a worker of {NAME} 2.0 has ended (process {before}): " in caplog.text
+            return f"a worker of {NAME} 1.0 has ended (process {before}): " in caplog.text
 
         until(named, 30)
-    assert caplog.text.endswith(f": replaced by {worker(home)}\n") and "was started here" not in caplog.text
+    assert caplog.text.endswith(f": replaced by {worker(home, '1.0')}\n") and "was started here" not in caplog.text
 
 
 @pytest.mark.slow
@@ -183,7 +176,7 @@ def test_workers_that_compute_are_left_to_their_own_time_out(home: Path, monkeyp
         until(held.exists, 30)
         second = pool.submit(client.predict, picture(), NAME)
         until(lambda: client.describe(NAME).pending, 30)
-        deadline = time.monotonic() + 4.0
+        deadline = time.monotonic() + 2.5
         try:
             while time.monotonic() < deadline:
                 watch.look()
@@ -217,10 +210,10 @@ def test_one_of_several_workers_is_replaced_beside_those_that_answer(watched: Pa
         until(lambda: client.describe(NAME).ready, 50)
         pids = [each.pid for each in client.describe(NAME).workers if each.status == "READY"]
         assert len(pids) == 2 and stays.pid in pids, "the one that answers was left alone"
+        assert told(watched).count("lost a worker") == 1
         client.scale(NAME, "2.0", 0)
         client.scale(NAME, "2.0", 1)
         until(lambda: answers(watched), 40)
-        assert told(watched).count("lost a worker") == 1
 
 
 def test_workers_beyond_those_that_are_wanted_go_again(watched: Path) -> None:
