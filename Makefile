@@ -69,7 +69,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train tune evaluate compare profile archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train tune prune evaluate compare variants profile archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 
 tune: setup ## search for better settings of training: DATASET= NAME= TRIALS= (MINUTES= of each trial, ARGS="network=resnet18 --processes 2")
 	@$(py) -m training.tune dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-search" --trials="$$SIGHTLINE_TRIALS" $(if $(filter-out file,$(origin MINUTES)),--minutes="$$SIGHTLINE_MINUTES") $(ARGS)
 
+prune: setup ## a smaller network from a run's, fine-tuned, as the run <name>-pruned: NAME= (ARGS="--channels 0.3 --name <run> trainer.epochs=60")
+	@$(named)$(py) -m training.prune "$$SIGHTLINE_MODEL" $(ARGS)
+
 evaluate: setup ## score a run on its test images, with pictures and report.html: NAME= (ARGS=report=full: with robustness and speed, in minutes)
 	@$(named)$(py) -m training.evaluate name="$$SIGHTLINE_MODEL" $(ARGS)
 
@@ -104,6 +107,9 @@ compare: setup ## put evaluated runs side by side, with paired tests on the same
 
 profile: setup ## where the time of training and inference goes, as a page: DATASET= NAME= NETWORKS="resnet18 vgg16" (ARGS=--no-compile)
 	@$(py) -m training.profile dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-profile" $(if $(value NETWORKS),--networks="$$SIGHTLINE_NETWORKS") $(ARGS)
+
+variants: setup ## a run beside its int8 form and the runs that were pruned from it or that it taught: accuracy, size, speed: NAME= (ARGS=--json)
+	@$(named)$(py) -m training.report.variants "$$SIGHTLINE_MODEL" $(ARGS)
 
 archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT=pt2: compiled for this processor, ARGS="--prune 3": keep the newest 3, and what is live)
 	@$(call need,VERSION,NAME=<model> VERSION=1.0)$(named)$(if $(value FORMAT),$(py) -m training.export name="$$($(py) -m serving.store.fine_tuning "$$SIGHTLINE_MODEL")" format="$$SIGHTLINE_FORMAT" && )\

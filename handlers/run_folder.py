@@ -27,6 +27,7 @@ class RunFolder:
 
     config = _File("config.yaml")
     weights = _File("weights.json")  # the origin of its pretrained weights
+    pruned = _File("pruned.pt")  # the weights of a pruned network, before its fine-tuning
     # Written by each epoch.
     checkpoints = _File("checkpoints")
     key = _File("checkpoints/key")  # hash of the checkpoints' configuration, data and package versions

@@ -12,11 +12,12 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from training.cnn import ConvNet
 from training.configuration import ConfigurationError, near
+from training.narrowing import narrow
 from training.transfer import pretrained
 from training.transfer.padding import with_equal_padding
 from training.transfer.weights import load_weights, pretrained_weights, read
 
-COMMON = {"kind", "dropout", "pretrained", "weights", "freeze", "unfreeze_epoch", "frozen_layers"}
+COMMON = {"kind", "dropout", "pretrained", "weights", "shapes", "freeze", "unfreeze_epoch", "frozen_layers"}
 OPTIONS: dict[str, set[str]] = {
     "cnn": COMMON - {"pretrained"} | {"layers", "hidden"},
     "resnet18": COMMON | {"stem", "stem_stride", "zero_init_residual", "drop_path"},
@@ -149,9 +150,12 @@ def build(network: Mapping[str, Any], classes: int, channels: int, image_size: i
             raise ConfigurationError(f"network {kind} has no option {key!r}{near(str(key), list(OPTIONS[kind]))}")
     if network.get("freeze", "none") not in ("none", "features"):
         raise ConfigurationError(f"network.freeze is {network['freeze']!r}: write none or features")
-    if network.get("pretrained") and network.get("weights"):
+    shapes = network.get("shapes")  # of a pruned network, whose weights are its own
+    if network.get("pretrained") and network.get("weights") and not shapes:
         raise ConfigurationError("network.pretrained and network.weights are both set: remove one of them")
-    module = _BUILDERS[kind](network, classes, channels, image_size)
+    node = {**network, "pretrained": False} if shapes else network
+    module = _BUILDERS[kind](node, classes, channels, image_size)
+    narrow(module, shapes or {})
     if network.get("weights"):
         load_weights(module, str(network["weights"]))
     return module

@@ -40,6 +40,10 @@ def run_key(settings: dict[str, Any], data: PreparedDataset) -> str:
         relevant.pop("augmentation", None)
     if relevant.pop("teacher", None) is None:  # its digest counts, not its name
         relevant.pop("distillation", None)
+    if relevant.get("pruning", {}).get("run") is None:
+        relevant.pop("pruning", None)
+    else:  # the weights are those that the digest of the run decides
+        relevant["network"] = {k: v for k, v in settings["network"].items() if k != "weights"}
     relevant["dataset"] = {
         k: v
         for k, v in settings["dataset"].items()
@@ -138,6 +142,7 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
         "network": settings["network"].get("model", settings["network"]["kind"]),
         "pretrained": bool(settings["network"].get("pretrained")),
         "teacher": teacher.record(settings),
+        "pruning": settings["pruning"] if settings.get("pruning", {}).get("run") is not None else None,
         "image_size": data.image_size,
         "parameters": sum(weight.numel() for weight in outcome.module.network.parameters()),
         "seconds": round(outcome.seconds, 3),

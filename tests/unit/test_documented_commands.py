@@ -36,6 +36,7 @@ VERBS = {
     "monitor": "tests/server/test_monitor.py",
     "notebooks": "tests/server/test_notebooks.py",
     "page": "tests/server/test_page.py",
+    "prune": "tests/unit/test_pruning.py",
     "predict": "tests/server/test_predict.py",
     "readme": "tests/unit/test_readme.py",
     "rollback": "tests/server/test_deploy.py",
@@ -50,6 +51,7 @@ VERBS = {
     "profile": "tests/unit/test_profile.py",
     "tune": "tests/unit/test_tune.py",
     "up": "tests/server/test_up.py",
+    "variants": "tests/unit/test_variants.py",
     "verify": "tests/unit/test_verify.py",
     "watch": "tests/server/test_watch.py",
 }

@@ -21,6 +21,7 @@ from training.transfer.learning_curve import learning_curve
 
 # Settings of a network that do not change the features of the frozen one.
 NOT_IN_FEATURES = ("dropout", "drop_path", "freeze", "unfreeze_epoch", "frozen_layers")
+PRUNED = ("shapes", "weights")  # settings of a pruned network, which the pretrained one does not have
 
 
 def stages(settings: Mapping[str, Any]) -> int:
@@ -66,7 +67,8 @@ def frozen_features(
 
 def _network(settings: Mapping[str, Any], data: PreparedDataset) -> Network:
     """Return the network of the settings for the images and the classes of a data set, with its pretrained weights."""
-    return build(settings["network"], len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
+    node = {name: value for name, value in settings["network"].items() if name not in PRUNED}
+    return build(node, len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
 
 
 def feature_key(settings: Mapping[str, Any], weights: Mapping[str, str]) -> dict[str, Any]:
