@@ -16,11 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
-
-mpl.use("svg")
-from matplotlib import pyplot as plt
 
 from benchmarks import bench_runs, real
 from benchmarks.harness import console, servers
@@ -30,6 +26,8 @@ from benchmarks.serving import DRAWN
 from benchmarks.traffic import bodies, closed_loop
 from handlers.network.precision import gains_from_bf16
 from serving.host.resources import Resources
+from training.report import rates
+from training.report.rates import Point
 
 RESULT, WORK = Path("benchmarks/results/accuracy_and_rate.json"), Path("runs/bench-accuracy")
 # title -> run of benchmarks.real, network of training/configs
@@ -42,7 +40,6 @@ NETWORKS = {
     "own CNN, from nothing": ("moths-cnn-folds", "small_cnn"),
 }
 CONNECTIONS, WARM_UP = 16, 1.0  # seconds
-MARKERS = {"fp32": "o", "bf16": "s", "int8": "^"}
 
 
 def accuracy(document: Mapping[str, Any], precision: str) -> dict[str, float] | None:
@@ -83,12 +80,12 @@ def measure(documents: Mapping[str, Mapping[str, Any]], rounds: int, seconds: fl
         for precision in ("fp32", *bf16, "int8")
         if accuracy(documents[title], precision)
     ]
-    rates: dict[tuple[str, str], list[float]] = {cell: [] for cell in cells}
+    rates_of: dict[tuple[str, str], list[float]] = {cell: [] for cell in cells}
     for number in range(rounds):
         for title, precision in cells:
             run = bench_runs.run(NETWORKS[title][1], Path.cwd(), size=documents[title]["image_size"])
-            rates[title, precision].append(rate(run, precision, seconds))
-            print(f"round {number + 1}: {title}, {precision}: {rates[title, precision][-1]:.0f}/s", flush=True)
+            rates_of[title, precision].append(rate(run, precision, seconds))
+            print(f"round {number + 1}: {title}, {precision}: {rates_of[title, precision][-1]:.0f}/s", flush=True)
     return [
         {
             "network": title,
@@ -99,30 +96,14 @@ def measure(documents: Mapping[str, Mapping[str, Any]], rounds: int, seconds: fl
             "requests_per_second": round(statistics.median(values), 1),
             "range": [round(min(values), 1), round(max(values), 1)],
         }
-        for (title, precision), values in rates.items()
+        for (title, precision), values in rates_of.items()
     ]
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the picture: a colour for each network, a marker for each precision. The same rows, the same bytes."""
-    with mpl.rc_context({"svg.hashsalt": "sightline", "svg.fonttype": "none", "font.size": 9}):
-        figure, axis = plt.subplots(figsize=(7.5, 4.2))
-        colours = dict(zip(dict.fromkeys(row["network"] for row in rows), mpl.color_sequences["tab10"], strict=False))
-        for row in rows:
-            rate, top_1, colour = row["requests_per_second"], row["top_1"], colours[row["network"]]
-            interval = [[top_1["value"] - top_1["low"]], [top_1["high"] - top_1["value"]]]
-            marker = MARKERS[row["precision"]]
-            axis.errorbar(rate, top_1["value"], yerr=interval, marker=marker, color=colour, elinewidth=0.5, alpha=0.8)
-        for name, colour in colours.items():
-            axis.plot([], [], color=colour, label=name)
-        for precision, marker in MARKERS.items():
-            axis.plot([], [], marker=marker, color="black", linestyle="", label=precision)
-        axis.set_xlabel(f"requests/s, {CONNECTIONS} connections")
-        axis.set_ylabel("top-1 in %, 1,200 images of 20 moths")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
+    points = [Point(row["network"], row["precision"], row["requests_per_second"], row["top_1"]) for row in rows]
+    rates.draw(points, path, f"requests/s, {CONNECTIONS} connections", "top-1 in %, 1,200 images of 20 moths")
 
 
 def main(arguments: Sequence[str]) -> int:

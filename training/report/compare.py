@@ -112,12 +112,17 @@ def compare(names: Sequence[str], console: Console) -> dict[str, Any]:
     if len(dict.fromkeys(names)) < 2:
         raise ConfigurationError('name two runs or more: make compare NAMES="a b"')
     first, *candidates = (Evaluated.read(name) for name in dict.fromkeys(names))
-    pairs = [_pair(first, second, console) for second in candidates]
-    runs = {run.name: {**_facts(run), **_scores(run)} for run in (first, *candidates)}
-    return {"runs": runs, "pairs": [dataclasses.asdict(pair) for pair in pairs]}
+    pairs = [pair(first, second, console) for second in candidates]
+    runs = {run.name: {**facts(run), **_scores(run)} for run in (first, *candidates)}
+    return {"runs": runs, "pairs": [dataclasses.asdict(item) for item in pairs]}
 
 
-def _pair(first: Evaluated, second: Evaluated, console: Console) -> Pair:
+def pair(first: Evaluated, second: Evaluated, console: Console) -> Pair:
+    """Compare a run with the first on the same test images.
+
+    Raises:
+        DatasetError: they were evaluated on different test images, or an image is gone.
+    """
     from training import scores  # takes a second to import
 
     rows, places = _same_images(first, second, console)
@@ -161,7 +166,7 @@ def _same_data(first: Evaluated, second: Evaluated) -> bool:
     return bool(fingerprints[0] == fingerprints[1])
 
 
-def _facts(run: Evaluated) -> dict[str, Any]:
+def facts(run: Evaluated) -> dict[str, Any]:
     """Return the making and the cost of a run; None for a fact that an older run does not have."""
     training, weights = run.documents.training, run.documents.weights
     seconds = [training.get(name) or 0 for name in ("seconds", "seconds_of_this_start")]
