@@ -52,7 +52,7 @@ def _narrow_convolution(layer: nn.Conv2d, shape: Sequence[int]) -> None:
     layer.out_channels, layer.in_channels = shape[0], shape[1] * layer.groups
 
 
-def _part(weight: nn.Parameter, shape: Sequence[int]) -> nn.Parameter:
+def _part(weight: torch.Tensor, shape: Sequence[int]) -> nn.Parameter:
     """Return the first values of a weight in each of its dimensions."""
     values: torch.Tensor = weight.detach()[tuple(slice(size) for size in shape)]
     return nn.Parameter(values.clone(), requires_grad=weight.requires_grad)
