@@ -60,7 +60,7 @@ CODE = (
         "handlers/observation/statistics.py",
         "handlers/observation/measurements.py",
     ),
-    *(f"monitoring/drift/{name}.py" for name in ("accuracy", "histograms", "label_shift", "mmd", "verdict")),
+    *(f"monitoring/drift/{name}.py" for name in ("accuracy", "classes", "histograms", "label_shift", "mmd", "verdict")),
     *("training/transfer/reference.py", "training/report/corruptions.py"),
 )
 SECTIONS = ("left_out", "label_shift", "images", "false_alarms")
@@ -196,9 +196,9 @@ def sides(pool: Pool, tested: Rows, seed: int) -> tuple[Pool, Pool]:
 
 
 def tested_places(pool: Pool, of_choice: bool, count: int) -> Rows:
-    """Return the images that are tested: up to `count`, and at most two fifths of the pool."""
+    """Return the images that are tested: up to `count`."""
     allowed = np.flatnonzero(pool.of_choice == of_choice)
-    return np.sort(np.random.default_rng(0).permutation(allowed)[: min(count, 2 * len(pool) // 5)])
+    return np.sort(np.random.default_rng(0).permutation(allowed)[:count])
 
 
 def part(images: Images, places: Rows) -> Images:
@@ -236,15 +236,20 @@ def corruptions(
 
 
 def counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Return the number of windows, of those that are flagged, and of those that are named each kind."""
+    """Return the number of windows, of those that are flagged, and of those that are named each kind.
+
+    `mmd` are those that the test of the embeddings would flag if all false alarms were for it.
+    """
     kinds = [verdict.kind for verdict in verdicts]
     named = {kind.replace(" ", "_"): kinds.count(kind) for kind in ("input shift", "label shift")}
-    return {"windows": len(kinds), "flagged": sum(named.values()), **named}
+    by_mmd = sum(verdict.embedding.p <= LEVEL for verdict in verdicts)
+    return {"windows": len(kinds), "flagged": sum(named.values()), "mmd": by_mmd, **named}
 
 
 def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the sums of such counts, with the share that is flagged."""
-    sums = {name: sum(row[name] for row in rows) for name in ("windows", "flagged", "input_shift", "label_shift")}
+    names = ("windows", "flagged", "mmd", "input_shift", "label_shift")
+    sums = {name: sum(row[name] for row in rows) for name in names}
     return {**sums, "share": scores.plain(scores.proportion(sums["flagged"], sums["windows"]))}
 
 
@@ -386,7 +391,7 @@ def false_alarms(windows: int) -> dict[str, Any]:
         **counts(verdicts),
         "top_1": right / (windows * WINDOW),
         "level": LEVEL,
-        "within_answers": sum(verdict.within.exceeded for verdict in verdicts),
+        **{name: sum(getattr(verdict, name).exceeded for verdict in verdicts) for name in ("embedding", "classes")},
         "columns": {name: sum(name in verdict.exceeded for verdict in verdicts) for name in verdicts[0].columns},
         "seconds": statistics.median(seconds),
         "reference_bytes": run.reference.stat().st_size,

@@ -7,15 +7,11 @@ squared: a corruption moves all images in much the same direction, chance does n
 each answer, they hid 20 of 95 corruptions of 96 classes, with one image of an answer in a window.
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from monitoring.drift import mmd
 from monitoring.drift.mmd import Floats, Indices, Test
-
-Kind = Literal["none", "label shift", "input shift"]
 
 
 def within_answers(
@@ -24,10 +20,3 @@ def within_answers(
     """Return the test of MMD^2 at equal shares of the answers (N,) of pooled images; `window` (N,) are the window's."""
     members = mmd.memberships(window, answers, random)
     return Test.of(mmd.discrepancies(kernel, members, answers), level)
-
-
-def kind(embedding: Test, within: Test) -> Kind:
-    """Return the kind of a shift from the tests of the embeddings, as they are and at equal shares of the answers."""
-    if not embedding.exceeded:
-        return "none"
-    return "input shift" if within.exceeded else "label shift"

@@ -53,8 +53,8 @@ def memberships(window: npt.NDArray[np.bool_], groups: Indices, random: np.rando
     """Return (PERMUTATIONS + 1, N): the observed members of the window, then permutations of them within groups."""
     order = np.argsort(groups, kind="stable")
     # Random orders that keep the groups in their places: the draws of a group are between its number and the next.
-    places = np.unique(groups, return_inverse=True)[1][order]
-    draws = places + random.random((PERMUTATIONS, len(window)))
+    places = np.unique(groups, return_inverse=True)[1][order].astype(np.float32)
+    draws = places + random.random((PERMUTATIONS, len(window)), np.float32)
     permuted = np.empty((PERMUTATIONS + 1, len(window)), np.bool_)
     permuted[0] = window
     permuted[1:, order] = window[order][np.argsort(draws, axis=1)]
