@@ -1,8 +1,8 @@
 """Trained networks answer over REST as they were evaluated, in every precision, and large JPEG as decoded in full.
 
 Two small runs are trained by the project's own pipeline: one on generated scenes, coloured JPEG of three classes, and
-one on the hands of the real Fingers set, grey PNG of twelve classes; where a machine has no real images, on generated
-grey scenes, cropped.
+one (slow) on the hands of the real Fingers set, grey PNG of twelve classes; where a machine has no real images, on
+generated grey scenes, cropped.
 """
 
 import functools
@@ -59,35 +59,32 @@ def make_run(home: Path, name: str, raw: Path, *overrides: str) -> Path:
     return home / run
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, real_data: Path | None) -> dict[str, Path]:
-    """Return the two trained runs."""
-    home = tmp_path_factory.mktemp("trained")
-    scenes = home / "scenes"
-    places365.generate(scenes, classes=3, images_per_class=300, size=64, workers=1)
+@pytest.fixture(scope="module", params=["generated", pytest.param("real", marks=pytest.mark.slow)])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_data: Path | None) -> Path:
+    """Return one of the two trained runs, which is its folder's name."""
+    home, name = tmp_path_factory.mktemp("trained"), str(request.param)
+    if name == "real" and real_data is not None:
+        return make_run(home, name, real_data / "fingers", "dataset=fingers", "trainer.epochs=5")
+    raw = home / "scenes"
+    places365.generate(raw, seed=int(name == "real"), classes=3, images_per_class=300, size=64, workers=1)
+    if name == "real":
+        return make_run(home, name, raw, *SCENES, "dataset.colour=grey", "dataset.resize=crop")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "fit_temperature", lambda logits, labels: TEMPERATURE)
-        generated = make_run(home, "generated", scenes, *SCENES, "dataset.interpolation=bicubic")
+        generated = make_run(home, name, raw, *SCENES, "dataset.interpolation=bicubic")
     spec = torchscript.load(generated / "model.pt").spec
     assert (spec.temperature, spec.preprocess.interpolation) == (1.7, "bicubic")
-    if real_data is not None:
-        hands = ("dataset=fingers", "trainer.epochs=5")
-        return {"generated": generated, "real": make_run(home, "real", real_data / "fingers", *hands)}
-    others = home / "others"
-    places365.generate(others, seed=1, classes=3, images_per_class=300, size=64, workers=1)
-    grey = ("dataset.colour=grey", "dataset.resize=crop")
-    return {"generated": generated, "real": make_run(home, "real", others, *SCENES, *grey)}
+    return generated
 
 
 @pytest.fixture(scope="module")
-def trained(server: RunningServer, root: Path, runs: dict[str, Path]) -> Iterator[RunningServer]:
-    """Serve each run in each precision, as `generated-fp32` and so on."""
+def trained(server: RunningServer, root: Path, run: Path) -> Iterator[RunningServer]:
+    """Serve the run in each precision, as `generated-fp32` and so on."""
     archives = [
         archive.build(
-            f"{name}-{precision}", "1.0", run=run, store=root / "model_store",
+            f"{run.name}-{precision}", "1.0", run=run, store=root / "model_store",
             overrides=[f"handler.precision={precision}", "handler.top_k=12", "minWorkers=1"], rehearse=False,
         )
-        for name, run in runs.items()
         for precision in SERVED
     ]  # fmt: skip
     with server.also_serving(archives):
@@ -99,14 +96,11 @@ def evaluation(run: Path) -> Predictions:
 
 
 @pytest.mark.parametrize("precision", SERVED)
-@pytest.mark.parametrize("name", ["generated", "real"])
-def test_served_answers_are_the_evaluated_ones(
-    trained: RunningServer, runs: dict[str, Path], name: str, precision: str
-) -> None:
-    model = f"{name}-{precision}"
+def test_served_answers_are_the_evaluated_ones(trained: RunningServer, run: Path, precision: str) -> None:
+    model = f"{run.name}-{precision}"
     assert trained.client.description(model)["precision"] == precision
-    evaluated = evaluation(runs[name])
-    found = agreement.compare(runs[name], model, None, client=trained.client)
+    evaluated = evaluation(run)
+    found = agreement.compare(run, model, None, client=trained.client)
     assert found["images"] == found["labelled"] >= 500 and found["refused"] == 0
     assert found["precision"] == precision and agreement.allowed(found)
     right = (evaluated.probabilities.argmax(axis=1) == evaluated.labels).mean()
@@ -141,29 +135,28 @@ def enlarged(image: bytes, size: tuple[int, int], mode: str, turn: int) -> bytes
 # For networks of 32 pixels: an eighth, a quarter and a half as near as it goes.
 @pytest.mark.parametrize(("size", "factor"), [((424, 318), 8), ((212, 158), 4), ((106, 79), 2)], ids=str)
 def test_a_large_jpeg_is_answered_as_if_decoded_in_full(
-    trained: RunningServer, runs: dict[str, Path], size: tuple[int, int], factor: int
+    trained: RunningServer, run: Path, size: tuple[int, int], factor: int
 ) -> None:
     same = right = 0
-    for name, run in runs.items():
-        classifier, evaluated = Classifier(run / "model.pt"), evaluation(run)
-        mode = "L" if classifier.spec.preprocess.colour == "grey" else "RGB"
+    classifier, evaluated = Classifier(run / "model.pt"), evaluation(run)
+    mode = "L" if classifier.spec.preprocess.colour == "grey" else "RGB"
 
-        def ask(image: bytes, row: int, *, name: str = name, mode: str = mode) -> tuple[bytes, str]:
-            body = enlarged(image, size, mode, row)
-            return body, trained.client.predict(body, f"{name}-fp32").label
+    def ask(image: bytes, row: int) -> tuple[bytes, str]:
+        body = enlarged(image, size, mode, row)
+        return body, trained.client.predict(body, f"{run.name}-fp32").label
 
-        # Spread over all test images: they may be in the order of their classes.
-        rows = np.linspace(0, len(evaluated.labels) - 1, PHOTOS // len(runs)).astype(int).tolist()
-        images = list(evaluated.images())
-        with ThreadPoolExecutor(4) as pool:
-            answers = pool.map(ask, [images[row] for row in rows], rows)
-            for row, (body, label) in zip(rows, answers, strict=True):
-                full = in_full(classifier, body)
-                same += label == full
-                right += full == classifier.spec.classes[evaluated.labels[row]]
-        part = decode(body, smallest=classifier.preprocess.shortest_side)
-        assert tuple(part.shape[1:]) == (-(-size[1] // factor), -(-size[0] // factor))
-    assert right > 0.9 * PHOTOS  # they are still pictures that the networks know
+    # Spread over all test images: they may be in the order of their classes.
+    rows = np.linspace(0, len(evaluated.labels) - 1, PHOTOS).astype(int).tolist()
+    images = list(evaluated.images())
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(ask, [images[row] for row in rows], rows)
+        for row, (body, label) in zip(rows, answers, strict=True):
+            full = in_full(classifier, body)
+            same += label == full
+            right += full == classifier.spec.classes[evaluated.labels[row]]
+    part = decode(body, smallest=classifier.preprocess.shortest_side)
+    assert tuple(part.shape[1:]) == (-(-size[1] // factor), -(-size[0] // factor))
+    assert right > 0.9 * PHOTOS  # they are still pictures that the network knows
     assert same >= LEAST_SAME * PHOTOS
 
 
@@ -173,17 +166,16 @@ def in_full(classifier: Classifier, body: bytes) -> str:
     return next(iter(classifier.encode(classifier.predict([classifier.preprocess.resize(pixels)]))[0]))
 
 
-@pytest.mark.parametrize("name", ["generated", "real"])
-def test_the_short_cut_on_a_cpu_answers_as_kornia_does(runs: dict[str, Path], name: str) -> None:
+def test_the_short_cut_on_a_cpu_answers_as_kornia_does(run: Path) -> None:
     """Resized in uint8 and normalised in one pass, against the float reference and Kornia's own normalisation."""
-    images = list(evaluation(runs[name]).images())
-    classifier = Classifier(runs[name] / "model.pt")
+    images = list(evaluation(run).images())
+    classifier = Classifier(run / "model.pt")
     preprocess, colour = classifier.preprocess, classifier.spec.preprocess.colour
     fast = classifier.predict([image for image in classifier.decode(images) if isinstance(image, torch.Tensor)])
     pixels = torch.stack([preprocess.reference(decode(image, colour=colour)) for image in images])
     inputs = kornia.enhance.normalize(pixels, preprocess.mean, preprocess.std)
     with torch.inference_mode():
-        logits = torchscript.load(runs[name] / "model.pt").module(inputs)
+        logits = torchscript.load(run / "model.pt").module(inputs)
         exact = (logits / classifier.spec.temperature).softmax(dim=1)
     assert len(fast) == len(images) >= 500
     assert int((fast.argmax(1) == exact.argmax(1)).sum()) >= LEAST_SAME * len(images)
