@@ -61,9 +61,6 @@ def refused(run: Path, *overrides: str) -> str:
 def test_what_can_be_served_is_written(run: Path) -> None:
     built = build(run, FP32, "batchSize=2", "handler.top_k=1")
     assert {path.name for path in built.path.parent.iterdir()} == {"small-1.0.mar", "small-1.0.json"}
-    rehearsed = rehearsal.rehearse(built)
-    assert (rehearsed.precision, rehearsed.images) == ("fp32", 3)
-    assert rehearsed.difference < 1e-5 and 0 < rehearsed.seconds < 60
 
 
 def test_golden_images_that_take_long_are_answered_too(tmp_path: Path) -> None:
@@ -73,7 +70,9 @@ def test_golden_images_that_take_long_are_answered_too(tmp_path: Path) -> None:
 
 
 def test_it_is_rehearsed_in_its_own_precision(run: Path) -> None:
-    assert rehearsal.rehearse(build(run, "handler.precision=bf16", rehearse=False)).precision == "bf16"
+    rehearsed = rehearsal.rehearse(build(run, "handler.precision=bf16", rehearse=False))
+    assert (rehearsed.precision, rehearsed.images) == ("bf16", 3)
+    assert 0 < rehearsed.difference < 0.02 and rehearsed.seconds > 0
 
 
 def test_an_archive_that_must_have_a_gpu_is_not_written_without_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
