@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "timm vit": {"model": "vit_tiny_patch16_224"},
     "timm swin": {"model": "swin_tiny_patch4_window7_224", "options": {"window_size": 2}},
 }
+LARGE = ("resnet50", "vgg16", "timm swin")  # whose export takes 5 to 10 seconds
 
 
 def node(name: str, **options: Any) -> dict[str, Any]:
@@ -42,7 +43,9 @@ def test_logits_features_and_embedding(name: str, device: torch.device) -> None:
     assert len(features[0, 0].flatten()) >= 1 and features.shape[1] >= 16
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in KINDS]
+)
 def test_every_network_is_exported_and_answers_alike(name: str, tmp_path: Path) -> None:
     network = build(node(name), 5, 3, SIZE).eval()
     spec = Spec(preprocess=PreprocessSpec(image_size=SIZE), classes=tuple("abcde"), network=name)
