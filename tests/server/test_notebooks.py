@@ -21,37 +21,43 @@ def test_every_data_set_has_a_notebook() -> None:
     assert notebooks.names() == sorted(DATASETS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(notebooks.names()))
-def test_a_notebook_goes_from_images_to_answers(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.notebooks", name, "--output", str(tmp_path)]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with all notebooks, executed by the command of `make notebooks`."""
+    folder = tmp_path_factory.mktemp("executed")
+    command = [sys.executable, "-m", "pipeline.notebooks", "--output", str(folder)]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    page = (tmp_path / f"{name}.md").read_text()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", notebooks.names())
+def test_a_notebook_goes_from_images_to_answers(executed: Path, name: str) -> None:
+    page = (executed / f"{name}.md").read_text()
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == SECTIONS
     assert re.search(r"^\w+ 1\.0 is ready after \d+ s$", page, re.MULTILINE)
     linked = re.findall(r"!\[.*\]\((.*)\)", page)
-    assert len(linked) >= 3 and all((tmp_path / link).read_bytes().startswith(b"\x89PNG") for link in linked)
+    assert len(linked) >= 3 and all((executed / link).read_bytes().startswith(b"\x89PNG") for link in linked)
     assert not re.search(r"\x1b|Warning|/tmp/|/home/", page)
-    cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
+    cells = nbformat.read(executed / f"{name}.ipynb", as_version=4).cells
     assert max(len(cell.source.splitlines()) for cell in cells) <= 16, "cells are short"
     assert cells[-1].source.startswith("server.stop(") and cells[-1].outputs[0].data["text/plain"] == "True"
-    assert site(tmp_path, name).joinpath("notebooks", f"{name}.html").read_text().count("<img") >= 3
 
 
-def site(executed: Path, name: str) -> Path:
-    """Build the pages of docs/ with an executed notebook among them; return the folder of the site."""
-    docs = executed / "checkout" / "docs"
+@pytest.mark.slow
+def test_the_site_shows_the_pictures_of_each_notebook(executed: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "checkout" / "docs"
     shutil.copytree(ROOT / "docs", docs, ignore=shutil.ignore_patterns("_build", "*_files"))
     for path in ROOT.iterdir():  # the pages link to files of the repository
         if path.name != "docs":
             (docs.parent / path.name).symlink_to(path)
-    shutil.copy(executed / f"{name}.md", docs / "notebooks")
-    shutil.copytree(executed / f"{name}_files", docs / "notebooks" / f"{name}_files")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(docs), str(executed / "site")]
+    shutil.copytree(executed, docs / "notebooks", dirs_exist_ok=True)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(docs), str(tmp_path / "site")]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    return executed / "site"
+    for name in notebooks.names():
+        assert (tmp_path / "site" / "notebooks" / f"{name}.html").read_text().count("<img") >= 3
 
 
 STARTS_AND_FAILS = """\
