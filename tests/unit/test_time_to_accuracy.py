@@ -39,6 +39,7 @@ def test_the_page_has_a_row_of_it(found: dict[str, Any], said: str) -> None:
     assert row in page.goals({"time to accuracy": found})
 
 
+@pytest.mark.slow
 def test_it_is_found_by_training_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("SIGHTLINE_REAL_DATA", raising=False)
