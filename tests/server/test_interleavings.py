@@ -131,18 +131,6 @@ def test_make_up_of_a_model_that_is_not_ready_leaves_the_server_and_its_other_mo
     assert state.running(home) == before
 
 
-def test_make_up_of_two_models_at_once_deploys_both(home: Path, offset: int) -> None:
-    deploy.rollback("bees", root=home, log=lambda _: None)
-    with Client(root=home) as client:
-        client.unregister("cats", "1.0")
-    Live.update(home, lambda live: live.without([("cats", "1.0")]))
-    both = begin(home, offset, "-c", UP, "bees", "2.0"), begin(home, offset, "-c", UP, "cats", "1.0")
-    for each in both:
-        end(each)
-    assert served(home) == {"ants": "1.0", "bees": "2.0", "cats": "1.0"}
-    assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)
-
-
 @pytest.mark.parametrize("number", [3, 4, 6, 7])
 def test_a_rollback_that_is_killed_at_a_step_is_whole_or_nothing(home: Path, number: int, tmp_path: Path) -> None:
     before = Live.read(home)
@@ -162,6 +150,23 @@ def test_a_rollback_that_is_killed_at_a_step_is_whole_or_nothing(home: Path, num
     assert served(home)["bees"] == after["bees"].version, "the watcher sets back a default that is not recorded"
 
 
+@pytest.mark.slow
+def test_a_start_that_was_killed_loses_no_model_to_the_next_deployment(home: Path, offset: int) -> None:
+    server_module.stop(root=home)
+    (home / "model_store" / "live.json").unlink(missing_ok=True)
+    (home / "slow").touch()
+    start = begin(home, offset, "-m", "serving.server", "start", "ants", "bees=1.0", "cats")
+    until(lambda: loads(home), 60)
+    start.kill()
+    start.communicate()
+    (home / "slow").unlink()
+    until(lambda: ready(home, *NAMES), 60)
+    end(begin(home, offset, "-c", UP, "bees", "2.0"))
+    assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)
+    assert served(home) == {"ants": "1.0", "bees": "2.0", "cats": "1.0"}
+
+
+@pytest.mark.slow
 def test_two_make_up_of_one_model_seconds_apart_serve_it_beside_the_others(home: Path, offset: int) -> None:
     live = {name: each.version for name, each in Live.read(home).models.items()}
     server_module.stop(root=home)
@@ -176,16 +181,14 @@ def test_two_make_up_of_one_model_seconds_apart_serve_it_beside_the_others(home:
     assert served(home) == live and "a server is being started or stopped here" in waits
 
 
-def test_a_start_that_was_killed_loses_no_model_to_the_next_deployment(home: Path, offset: int) -> None:
-    server_module.stop(root=home)
-    (home / "model_store" / "live.json").unlink()
-    (home / "slow").touch()
-    start = begin(home, offset, "-m", "serving.server", "start", "ants", "bees=1.0", "cats")
-    until(lambda: loads(home), 60)
-    start.kill()
-    start.communicate()
-    (home / "slow").unlink()
-    until(lambda: ready(home, *NAMES), 60)
-    end(begin(home, offset, "-c", UP, "bees", "2.0"))
-    assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)
+@pytest.mark.slow
+def test_make_up_of_two_models_at_once_deploys_both(home: Path, offset: int) -> None:
+    deploy.rollback("bees", root=home, log=lambda _: None)
+    with Client(root=home) as client:
+        client.unregister("cats", "1.0")
+    Live.update(home, lambda live: live.without([("cats", "1.0")]))
+    both = begin(home, offset, "-c", UP, "bees", "2.0"), begin(home, offset, "-c", UP, "cats", "1.0")
+    for each in both:
+        end(each)
     assert served(home) == {"ants": "1.0", "bees": "2.0", "cats": "1.0"}
+    assert {name: each.version for name, each in Live.read(home).models.items()} == served(home)

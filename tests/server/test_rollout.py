@@ -185,6 +185,7 @@ def test_a_shadow_answers_copies_of_live_requests_and_nobody_gets_its_answers(li
     assert {answer.version for answer in callers.answers[:switch]} == {"1.0"} and switch >= 120
 
 
+@pytest.mark.slow
 def test_a_shadow_that_labels_show_to_be_worse_is_refused_and_its_answers_are_in_a_table(live: Path) -> None:
     length = Length(requests=200, minutes=2.0, labels=60.0)
     with Callers(live) as callers, ThreadPoolExecutor(1) as pool:
