@@ -293,6 +293,7 @@ def test_it_listens_on_the_loopback_alone(door: Running) -> None:
     assert {address.ip for each in connections for address in (each.laddr, each.raddr) if address} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_a_wrong_golden_answer_stops_it(tmp_path: Path) -> None:
     run = export(tmp_path / "runs" / "shapes", CLASSES["shapes"]).parent
     document = json.loads((run / golden.FILE).read_text())
