@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from array import array
 from functools import partial
 from pathlib import Path
@@ -392,6 +393,24 @@ def test_counters_are_exact_before_histograms_follow(observed: tuple[Service, Pa
         return [histogram(snapshot, name)[0] for name in names] == [2, 2]
 
     until(followed, 10)  # by the thread
+
+
+@pytest.mark.skipif(not sampling.SCHEDULING.is_file(), reason="the kernel has no statistics of its scheduler")
+def test_time_in_which_others_have_the_core_is_not_the_workers_own() -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    competitor = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core
+    try:
+        start, own, ran = time.perf_counter(), sampling.own_time(), time.process_time()
+        while time.process_time() - ran < 0.3:
+            pass
+        own, passed = sampling.own_time() - own, time.perf_counter() - start
+    finally:
+        competitor.kill()
+        competitor.wait()
+        os.sched_setaffinity(0, cores)
+    assert own < 0.8 * passed
+    assert own == pytest.approx(0.3, abs=0.1)
 
 
 def test_images_without_time_to_measure_are_represented_by_others() -> None:
