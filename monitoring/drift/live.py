@@ -1,7 +1,7 @@
 """Drift of one version of a model while it serves: windows over the newest images of all its workers.
 
-A window is tested when it is full, again when newer images have come, and at most every `SECONDS`. After an hour
-without an image there is no verdict.
+A window is tested when it is full, again when newer images have come, at most every `SECONDS`, and so rarely that the
+tests take no more than `SHARE` of a core. After an hour without an image there is no verdict.
 """
 
 import time
@@ -20,6 +20,7 @@ from monitoring.drift.verdict import Images, Verdict, judge
 
 WINDOWS = (100, 500)  # images
 SECONDS = 10.0
+SHARE = 0.005  # of the time that passes, as processor time
 STALE = 3600.0  # seconds after the newest image
 SLACK = 60.0  # seconds that an image may be ahead of this process's clock
 TIME = COLUMNS.index("time")
@@ -44,11 +45,18 @@ class LiveDrift:
     Args:
         reference: of its archive; with fewer than `LEAST_ROWS` images it counts as none.
         clock: monotonic, in seconds.
+        cost: in seconds of processor time.
     """
 
-    def __init__(self, reference: Reference | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        reference: Reference | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cost: Callable[[], float] = time.thread_time,
+    ) -> None:
         self.reference = reference if reference is not None and len(reference) >= LEAST_ROWS else None
-        self._clock = clock
+        self._clock, self._cost = clock, cost
         self._due = -float("inf")
         self._newest = -float("inf")
         self._verdicts: dict[int, Verdict] = {}
@@ -59,8 +67,9 @@ class LiveDrift:
         `read` returns the rings of the version's workers; it is called when a test is due.
         """
         if self.reference is not None and self._clock() >= self._due:
-            self._due = self._clock() + SECONDS
+            start = self._cost()
             self._test(newest(read(), max(WINDOWS), len(self.reference.scale)), self.reference)
+            self._due = self._clock() + max(SECONDS, (self._cost() - start) / SHARE)
         return self._verdicts
 
     def _test(self, rows: npt.NDArray[np.float64], reference: Reference) -> None:

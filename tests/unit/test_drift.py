@@ -14,7 +14,7 @@ from handlers.observation.reference import Reference
 from handlers.observation.statistics import Statistics
 from handlers.spec import REFERENCE
 from monitoring.drift import accuracy, classes, histograms, label_shift, mmd
-from monitoring.drift.live import SECONDS, LiveDrift, reference_of
+from monitoring.drift.live import SECONDS, SHARE, LiveDrift, reference_of
 from monitoring.drift.mmd import Test as Drawn
 from monitoring.drift.verdict import COLUMNS as NAMES
 from monitoring.drift.verdict import LEVEL, Images, judge
@@ -274,7 +274,7 @@ def ring(window: Images, seconds_ago: float, version: str = "1.0") -> Copy:
 
 def test_windows_run_over_the_rings_of_all_workers(reference: Reference) -> None:
     seconds = 0.0
-    drift = LiveDrift(reference, clock=lambda: seconds)
+    drift = LiveDrift(reference, clock=lambda: seconds, cost=lambda: 0.0)
 
     def kinds(*copies: Copy) -> dict[int, str]:
         return {size: verdict.kind for size, verdict in drift.verdicts(lambda: copies).items()}
@@ -298,12 +298,29 @@ def test_windows_run_over_the_rings_of_all_workers(reference: Reference) -> None
 
 def test_a_window_is_not_tested_again_without_newer_images(reference: Reference) -> None:
     seconds = 0.0
-    drift, copies = LiveDrift(reference, clock=lambda: seconds), [ring(images(100, 1), 5)]
+    drift, copies = LiveDrift(reference, clock=lambda: seconds, cost=lambda: 0.0), [ring(images(100, 1), 5)]
     first = drift.verdicts(lambda: copies)[100]
     seconds += SECONDS
     assert drift.verdicts(lambda: copies)[100] is first
     seconds += SECONDS
     assert drift.verdicts(lambda: [*copies, ring(images(1, 2), 1)])[100] is not first
+
+
+def test_tests_take_a_small_share_of_a_core() -> None:
+    seconds = spent = 0.0
+    reads = []
+
+    def read() -> list[Copy]:
+        nonlocal spent
+        spent += 0.19
+        reads.append(seconds)
+        return []
+
+    drift = LiveDrift(drawn_reference(), clock=lambda: seconds, cost=lambda: spent)
+    for _ in range(100):
+        drift.verdicts(read)
+        seconds += SECONDS
+    assert len(reads) == 25 and spent <= SHARE * seconds
 
 
 def test_images_from_before_the_clock_was_set_back_do_not_hide_newer_ones(reference: Reference) -> None:

@@ -57,6 +57,7 @@ def scrape(metrics: DriftMetrics) -> Samples:
 
 def test_drift_of_two_workers_is_exported(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SECONDS", 0.0)
+    monkeypatch.setattr(live, "SHARE", float("inf"))
     folder, metrics = tmp_path / "observations", DriftMetrics(lambda: tmp_path / "observations", store)
     folder.mkdir()
     assert scrape(metrics) == {}
