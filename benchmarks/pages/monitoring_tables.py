@@ -9,6 +9,26 @@ from benchmarks.pages.markdown import of_result, table
 TITLES = {"petals": "Petals", "moths": "Moths", "places365": "Places365"}
 
 
+@of_result("monitoring_served.json")
+def served(document: Mapping[str, Any]) -> str:
+    """Make the table of the processor time that monitoring costs a server."""
+    rows = [
+        [
+            f"{row['network']}, connections: {row['connections']}",
+            f"{row['cpu_milliseconds']['silent']:.2f} ms",
+            _interval(row["ratio"]["monitored"]),
+            _interval(row["ratio"]["again"]),
+        ]
+        for row in document["rows"]
+    ]
+    note = (
+        f"\n\nProcessor time of one request to a TorchServe: front end, workers and exporter. Ratios are the median of "
+        f"{document['rows'][0]['pairs']} interleaved pairs of {document['seconds']:.0f} s, 95 % interval. Goal: "
+        f"{document['goal']} times."
+    )
+    return table(["", "without", "with metrics, drift and a log of 10 %", "without, against itself"], rows) + note
+
+
 @of_result("monitoring_cost.json")
 def cost(document: Mapping[str, Any]) -> str:
     """Make the table of the processor time that counting takes."""

@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "networks": serving_tables.networks,
     "accuracy_and_rate": serving_tables.accuracy_and_rate,
     "drift": monitoring_tables.drift,
+    "monitoring_served": monitoring_tables.served,
     "monitoring_cost": monitoring_tables.cost,
     "monitoring_counts": monitoring_tables.counts,
     "operations": operations_tables.operations,
