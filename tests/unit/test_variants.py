@@ -35,6 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _in_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     monkeypatch.setattr(speed, "SECONDS", 0.01)
+    monkeypatch.setattr(variants, "TURNS", 2)
 
 
 def answers(name: str) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import io
 import json
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ TEMPLATE = Path(__file__).with_name("variants.html")
 PAGE, DOCUMENT = "variants.html", "variants.json"
 REFERENCE = "fp32"  # the precision of an evaluation
 BATCH = 64  # images
+TURNS = 3  # of measuring the speed of all runs
 
 
 def variants_of(name: str) -> list[str]:
@@ -66,16 +68,35 @@ def measure(name: str, extra: Sequence[str], console: Console) -> dict[str, Any]
     for run in names:
         console.print(run, highlight=False)
         evaluate.run(RunFolder.of(run).path, console=console)
-    original = Evaluated.read(name)
-    rows = [row for run in names for row in _rows(original, Evaluated.read(run), console)]
+    original, speeds = Evaluated.read(name), _speeds(names, console)
+    rows = [row for run in names for row in _rows(original, Evaluated.read(run), speeds[run], console)]
     return {"run": name, "rows": rows}
 
 
-def _rows(original: Evaluated, run: Evaluated, console: Console) -> Iterator[dict[str, Any]]:
+def _speeds(names: Sequence[str], console: Console) -> dict[str, dict[str, Any]]:
+    """Return the speed of each run: images/s are the medians of turns, so that a busy machine slows all of them."""
+    turns = [{name: speed.measure(RunFolder.of(name), console) for name in names} for _ in range(TURNS)]
+
+    def median(name: str, precision: str, batch: str) -> float:
+        rates: list[float] = [turn[name]["images_per_second"][precision][batch] for turn in turns]
+        return statistics.median(rates)
+
+    return {
+        name: {
+            **first,
+            "images_per_second": {
+                precision: {batch: median(name, precision, batch) for batch in rates}
+                for precision, rates in first["images_per_second"].items()
+            },
+        }
+        for name, first in turns[0].items()
+    }
+
+
+def _rows(original: Evaluated, run: Evaluated, speeds: Mapping[str, Any], console: Console) -> Iterator[dict[str, Any]]:
     """Yield a row for each precision of a run."""
     from training import scores  # takes a second to import
 
-    speeds = speed.measure(run.files, console)
     facts = compare.facts(run)
     order = sorted(speeds["images_per_second"], key=lambda precision: precision != REFERENCE)
     for precision in order:
