@@ -50,22 +50,24 @@ class Profile:
         self._data, self._folder, self._steps, self._compiled, self._say = data, folder, steps, compiled, say
         self.training: list[dict[str, Any]] = []
         self.inference: list[dict[str, Any]] = []
-        self.answers: dict[str, dict[str, float]] = {}
+        self.answers: list[dict[str, Any]] = []
 
     def add(self, network: str, settings: dict[str, Any]) -> None:
         """Measure a network with the settings of a run."""
         data, device = self._data, choose_device(settings["trainer"]["device"])
         split = data.split(SplitSpec.from_config(settings["split"]))
         spec = data.preprocess(*input_statistics(settings, data, split))
-        trace = self._folder / f"{network}-training.trace.json"
+        encoded = inference.encoded_images(data, split)
         for form in training_step.forms(device, compiled=self._compiled):
+            trace = self._folder / f"{network}-{form.title}.trace.json"
             measure = partial(training_step.measure, settings, data, split, spec, form, self._steps, trace)
             self.training.append(self._row(network, form.title, measure))
         module = build(settings["network"], len(data.classes), spec.channels, spec.image_size).eval()
         for answer in inference.forms(module, data, split, spec, device, compiled=self._compiled):
             self.inference.append(self._row(network, answer.title, partial(inference.rate, answer, spec, device)))
         trace = self._folder / f"{network}-inference.trace.json"
-        self.answers[network] = inference.parts(module, data, split, spec, self._steps, trace)
+        parts = partial(inference.parts, module, encoded, spec, self._steps, trace)
+        self.answers.append(self._row(network, "parts of an answer", parts))
 
     def _row(self, network: str, form: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return a measurement, or the reason why there is none: a compiler raises anything."""
@@ -76,9 +78,8 @@ class Profile:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             self._say(f"{network}, {form}: not measured: {reason}")
             return {"network": network, "form": form, "error": reason}
-        self._say(
-            f"{network}, {form}: {row['images_per_second']:g} images/s (after {time.perf_counter() - start:.0f} s)"
-        )
+        rate = f"{row['images_per_second']:g} images/s" if "images_per_second" in row else "measured"
+        self._say(f"{network}, {form}: {rate} (after {time.perf_counter() - start:.0f} s)")
         return row
 
 
@@ -109,27 +110,22 @@ def profile(
     folder.mkdir(parents=True, exist_ok=True)
     use_all_cores()
     measured = Profile(data, folder, steps, compiled=compiled, say=say)
-    for network, node in settings.items():
-        trainer = {
-            **node["trainer"],
-            "train_size": None,
-            "batch_size": min(LARGEST_BATCH, node["trainer"]["batch_size"]),
-        }
-        measured.add(network, {**node, "trainer": trainer})
     document = {
         "name": name,
         "dataset": data.name,
         "side": data.image_size,
-        "batch": trainer["batch_size"],
         "inference_batch": inference.BATCH,
-        "machine": machine(choose_device(trainer["device"]).type),
+        "machine": machine(choose_device(settings[networks[0]]["trainer"]["device"]).type),
         "versions": versions(),
         "training": measured.training,
         "inference": measured.inference,
         "answers": measured.answers,
     }
-    write_json(folder / "profile.json", document)
-    page.write(document, folder / "profile.html")
+    for network, node in settings.items():
+        batch = min(LARGEST_BATCH, node["trainer"]["batch_size"])
+        measured.add(network, {**node, "trainer": {**node["trainer"], "train_size": None, "batch_size": batch}})
+        write_json(folder / "profile.json", document)  # after each network: a long profile may be interrupted
+        page.write(document, folder / "profile.html")
     return folder / "profile.html"
 
 

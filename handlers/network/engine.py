@@ -120,8 +120,5 @@ def traced(
     precision: str = "fp32",
 ) -> Engine:
     """Return a copy of a network in evaluation mode as a server runs it: traced, norms folded, layers fused."""
-    example = torch.zeros(torchscript.TRACED_BATCH, *shape)
-    with torch.no_grad(), torchscript.quiet():
-        torch.jit.enable_onednn_fusion(False)  # of a module that was made before
-        network = torch.jit.trace(copy.deepcopy(module).cpu(), example)  # type: ignore[no-untyped-call]
+    network = torchscript.traced(copy.deepcopy(module).cpu(), shape)
     return Engine(optimized(network, device, precision), shape, device, precision)

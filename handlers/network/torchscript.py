@@ -68,6 +68,14 @@ def save(model: nn.Module, spec: Spec, path: str | Path) -> None:
         _write(traced, spec, path)
 
 
+def traced(network: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """Return the trace of a network in evaluation mode, on the CPU, for images of a shape (C, S, S)."""
+    with torch.no_grad(), quiet():
+        torch.jit.enable_onednn_fusion(False)  # of a module that was made before
+        trace: nn.Module = torch.jit.trace(network, torch.zeros(TRACED_BATCH, *shape))  # type: ignore[no-untyped-call]
+    return trace
+
+
 def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
     """Trace the int8 form of a network, which answers logits only, and write it to `quantized(path)` with its spec.
 

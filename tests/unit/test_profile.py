@@ -1,6 +1,7 @@
 """`make profile`: the parts of a training step and of an inference, in each form of a network."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,14 @@ def test_a_profile_has_the_parts_of_each_form_and_traces_that_name_them() -> Non
     for row in document["training"]:
         assert list(row["milliseconds"]) == parts and row["steps"] == 2 and row["images_per_second"] > 0
         assert sum(row["milliseconds"].values()) == pytest.approx(8000 / row["images_per_second"], rel=0.5)
-    assert {"float32", "as served, float32", "as served, int8"} <= {row["form"] for row in document["inference"]}
+    assert {"float32", "as served, fp32", "as served, int8"} <= {row["form"] for row in document["inference"]}
     assert all(row["images_per_second"] > 0 for row in document["inference"])
-    assert list(document["answers"]["small_cnn"]) == ["decoding", "preprocessing", "network"]
-    for kind, names in (("training", parts), ("inference", ["decoding", "network"])):
+    assert list(document["answers"][0]["milliseconds"]) == ["decoding", "preprocessing", "network"]
+    for kind, names in (("float32", parts), ("inference", ["decoding", "network"])):
         events = json.loads((folder / f"small_cnn-{kind}.trace.json").read_text())["traceEvents"]
         assert set(names) <= {event["name"] for event in events}
     page = (folder / "profile.html").read_text()
-    assert page.count("data:image/png") == 2 and "as served, float32" in page
+    assert page.count("data:image/png") == 2 and "as served, fp32" in page
 
 
 def test_a_form_that_fails_is_a_row_with_its_reason(
@@ -70,6 +71,13 @@ def test_what_cannot_be_profiled_is_one_line(
     assert main([*COMMAND, *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and len(error.splitlines()) == 1
+
+
+def test_raw_images_that_are_gone_are_an_error_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("raw")
+    assert main([*COMMAND, "--no-compile"]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "raw" in output.err and not output.out
 
 
 def test_a_part_ends_when_the_device_is_done() -> None:

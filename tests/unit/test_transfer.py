@@ -287,6 +287,9 @@ def test_a_head_of_the_same_images_and_settings_is_fitted_once(tmp_path: Path, m
     other[0] = (other[0] + 1) % 3
     head.fit_once(tmp_path, train[0], other, 3, validation)
     assert fit.call_count == 4
+    for path in tmp_path.glob("*.head.pt"):
+        path.write_bytes(b"")
+    assert torch.equal(head.fit_once(tmp_path, *train, 3, validation).weight, first.weight)
 
 
 def test_a_head_does_not_lean_on_a_feature_that_hardly_varies() -> None:

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from handlers.images.limits import UNLIMITED
+from handlers.network import torchscript
 from handlers.network.engine import traced
-from handlers.network.precision import DTYPES, gains_from_bf16
+from handlers.network.precision import DTYPES, by_speed
 from handlers.preprocessing import Preprocess
 from handlers.spec import PreprocessSpec
 from training.data.decoders import decode_and_resize, read_bytes
@@ -52,9 +54,15 @@ def forms(
         module = network.to(device).to(memory_format=memory_format)
         return lambda images: module(images.contiguous(memory_format=memory_format))
 
+    def served(precision: str) -> Answers:
+        engine = traced(network, spec.shape, device, precision)
+        engine.warm_up(BATCH)
+        return engine
+
     def int8() -> Answers:
         pixels = Preprocess(spec)
-        return quantize(network.cpu(), map(pixels.normalize, calibration_batches(data, split)))
+        quantized = quantize(network.cpu(), map(pixels.normalize, calibration_batches(data, split)))
+        return torchscript.frozen(torchscript.traced(quantized, spec.shape))
 
     def compile_network() -> Answers:
         network.to(device).to(memory_format=torch.channels_last)
@@ -64,9 +72,8 @@ def forms(
     yield Form("channels-last", "fp32", lambda: plain(torch.channels_last))
     if compiled:
         yield Form("torch.compile", "fp32", compile_network)
-    yield Form("as served, float32", "fp32", lambda: traced(network, spec.shape, device, "fp32"))
-    if gains_from_bf16(device):
-        yield Form("as served, bf16", "bf16", lambda: traced(network, spec.shape, device, "bf16"))
+    for precision in reversed(by_speed(device)):
+        yield Form(f"as served, {precision}", precision, partial(served, precision))
     if device.type == "cpu":
         yield Form("as served, int8", "int8", int8)
 
@@ -95,15 +102,19 @@ def rate(form: Form, spec: PreprocessSpec, device: torch.device) -> dict[str, fl
     return {"images_per_second": round(BATCH / statistics.median(seconds), 2)}
 
 
-def parts(
-    network: nn.Module, data: PreparedDataset, split: Split, spec: PreprocessSpec, calls: int, trace: Path
-) -> dict[str, float]:
-    """Return the median milliseconds of each part of answering `BATCH` encoded images on a CPU; write a Chrome trace.
+def encoded_images(data: PreparedDataset, split: Split) -> list[bytes]:
+    """Return the bytes of up to `BATCH` training images.
 
     Raises:
         DatasetError: the raw images are gone.
     """
-    encoded = [read_bytes(data.raw, data.record(int(row))) for row in split.train[:BATCH]]
+    return [read_bytes(data.raw, data.record(int(row))) for row in split.train[:BATCH]]
+
+
+def parts(
+    network: nn.Module, encoded: Sequence[bytes], spec: PreprocessSpec, calls: int, trace: Path
+) -> dict[str, dict[str, float]]:
+    """Return the median milliseconds of each part of answering encoded images on a CPU; write a Chrome trace."""
     pixels, engine, part = Preprocess(spec), traced(network, spec.shape), Parts(lambda: None)
 
     def answer() -> None:
@@ -124,4 +135,4 @@ def parts(
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         answer()
     profiled.export_chrome_trace(str(trace))
-    return measured
+    return {"milliseconds": measured}

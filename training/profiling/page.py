@@ -20,24 +20,30 @@ def write(document: Mapping[str, Any], path: Path) -> None:
     """Write the page of a profile's document."""
     training = [row for row in document["training"] if "error" not in row]
     inference = [row for row in document["inference"] if "error" not in row]
+    answers = [row for row in document["answers"] if "error" not in row]
     values = {
         **document,
-        "machine": f"{document['machine']['cores']} cores of {document['machine']['processor']}",
+        "machine": _machine(document["machine"]),
         "parts": list(training[0]["milliseconds"]) if training else [],
-        "answer_parts": list(next(iter(document["answers"].values()), {})),
-        "training_picture": _training_picture(training, document["batch"]),
+        "answer_parts": list(answers[0]["milliseconds"]) if answers else [],
+        "training_picture": _training_picture(training),
         "inference_picture": _inference_picture(inference),
     }
     write_text(path, template.render(TEMPLATE, **values))
 
 
-def _training_picture(rows: Sequence[Mapping[str, Any]], batch: int) -> str:
+def _machine(machine: Mapping[str, Any]) -> str:
+    processor = f"{machine['cores']} cores of {machine['processor']}"
+    return f"{machine['gpu']} with {processor}" if "gpu" in machine else processor
+
+
+def _training_picture(rows: Sequence[Mapping[str, Any]]) -> str:
     figure = Figure(figsize=(9, 1 + 0.4 * len(rows)), layout="constrained")
     axes = figure.subplots()
     names = [f"{row['network']}, {row['form']}" for row in rows]
     ends = np.zeros(len(rows))
     for part in rows[0]["milliseconds"] if rows else ():
-        widths = np.array([row["milliseconds"][part] for row in rows]) / batch
+        widths = np.array([row["milliseconds"][part] / row["batch"] for row in rows])
         axes.barh(names, widths, left=ends, label=part)
         ends += widths
     axes.invert_yaxis()

@@ -58,22 +58,23 @@ def measure(
     parts = Parts(stepper.wait)
     stepper.module.part = parts
     batches = _endless(loop.batches(settings, data, split, stepper.module, stepper.device)[0])
-    size, start, count = settings["trainer"]["batch_size"], 0.0, 0
+    start, images, count = 0.0, 0, 0
     for number in range(WARM_UP + steps):
         if number == WARM_UP:
             parts.restart()
             start = time.perf_counter()
         elif number >= WARM_UP + LEAST and time.perf_counter() - start > SECONDS:
             break
-        _step(stepper, parts, batches)
-        count += number >= WARM_UP
+        size = _step(stepper, parts, batches)
+        images, count = (images + size, count + 1) if number >= WARM_UP else (0, 0)
     elapsed, milliseconds = time.perf_counter() - start, parts.milliseconds()
     if trace is not None:
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if stepper.device.type == "cuda" else [])]
         with profile(activities=activities) as profiled:
             _step(stepper, parts, batches)
         profiled.export_chrome_trace(str(trace))
-    return {"images_per_second": round(count * size / elapsed, 2), "milliseconds": milliseconds, "steps": count}
+    rate = round(images / elapsed, 2)
+    return {"images_per_second": rate, "milliseconds": milliseconds, "steps": count, "batch": images // count}
 
 
 def _stepper(settings: Mapping[str, Any], data: PreparedDataset, spec: PreprocessSpec, form: Form) -> Stepper:
@@ -89,10 +90,12 @@ def _stepper(settings: Mapping[str, Any], data: PreparedDataset, spec: Preproces
     return stepper
 
 
-def _step(stepper: Stepper, parts: Parts, batches: Iterator[Batch]) -> None:
+def _step(stepper: Stepper, parts: Parts, batches: Iterator[Batch]) -> int:
+    """Train one step; return the number of its images."""
     with parts("loader"):
         batch = stepper.on_device(next(batches))
     stepper.step(batch)
+    return len(batch[0])
 
 
 def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -4,9 +4,11 @@ The first of the two stages of LP-FT (Kumar et al. 2022, arXiv:2202.10054): fine
 features changes them less than from a random one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 STEPS = 60  # of L-BFGS, at most, for each strength
 SEARCHED, JUDGED = 20_000, 5_000  # training and validation images that the strength is chosen with, at most
 SECONDS_BETWEEN_LINES = 20.0
+FORMAT = 1  # of a head that is kept; the next one when `fit` gives others
 
 Rows = npt.NDArray[np.int64]
 
@@ -53,13 +56,14 @@ def fit_once(
     say: Callable[[str], None] = lambda line: None,
 ) -> Head:
     """Return what `fit` does; a head of the same images and settings is read from `folder`, where it was written."""
-    identity = hashlib.sha256(repr((classes, balanced, STRENGTHS, STEPS, SEARCHED, JUDGED)).encode())
+    identity = hashlib.sha256(repr((FORMAT, classes, balanced, STRENGTHS, STEPS, SEARCHED, JUDGED)).encode())
     for array in (features, labels, *validation):
         identity.update(repr(array.shape).encode())
         identity.update(np.ascontiguousarray(array).data)
     path = folder / f"{identity.hexdigest()[:32]}.head.pt"
     if path.is_file():
-        return Head(**torch.load(path, weights_only=True))
+        with contextlib.suppress(RuntimeError, EOFError, TypeError, pickle.UnpicklingError):  # damaged: fit it again
+            return Head(**torch.load(path, weights_only=True))
     fitted = fit(features, labels, classes, validation, balanced=balanced, say=say)
     with replacing(path) as part:
         torch.save(dataclasses.asdict(fitted), part)
