@@ -6,6 +6,7 @@ DATASET ?= fingers
 NAME ?=
 NAMES ?=
 NETWORKS ?=
+P99 ?=
 VERSION ?=
 RAW ?=
 IMAGE ?=
@@ -34,6 +35,7 @@ BENCH ?= serving
 export SIGHTLINE_DATASET = $(value DATASET)
 export SIGHTLINE_NAME = $(value NAME)
 export SIGHTLINE_NAMES = $(value NAMES)
+export SIGHTLINE_P99 = $(value P99)
 export SIGHTLINE_NETWORKS = $(value NETWORKS)
 export SIGHTLINE_MODEL = $(or $(value NAME),$(value DATASET))
 export SIGHTLINE_VERSION = $(value VERSION)
@@ -55,9 +57,9 @@ export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES NETWORKS VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
+unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES NETWORKS VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -69,7 +71,7 @@ trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") 
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
-.PHONY: help setup demo inspect up data train tune prune evaluate compare variants profile archive verify serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
+.PHONY: help setup demo inspect up data train tune prune evaluate compare variants profile archive verify size serve stop status predict score deploy rollback watch monitor feedback drift page load bench gpu-report readme notebooks docs check test test-slow clean lock image
 
 help: ## list the verbs
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -117,6 +119,9 @@ archive: setup ## build model_store/<name>-<version>.mar: NAME= VERSION= (FORMAT
 
 verify: setup ## check an archive (hash, structure, provenance) and rehearse it as a worker: NAME= (VERSION=, else the newest)
 	@$(named)$(py) -m serving.verify "$$SIGHTLINE_MODEL" "$$SIGHTLINE_VERSION" $(ARGS)
+
+size: setup ## find the settings that serve a model best under a latency goal, and archive it with them: NAME= P99=50ms (IMAGE=<folder of images to send>)
+	@$(call need,P99,NAME=<model> P99=50ms)$(named)$(py) -m benchmarks.size "$$SIGHTLINE_MODEL" --p99="$$SIGHTLINE_P99" $(if $(value IMAGE),--images="$$SIGHTLINE_IMAGE") $(ARGS)
 
 serve: setup ## start TorchServe with what was live, and the newest version of every other model (ARGS="fingers petals=1.0": with these)
 	@$(py) -m serving.server start $(ARGS)

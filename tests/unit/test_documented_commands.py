@@ -49,6 +49,7 @@ VERBS = {
     "test-slow": "is the last command of .ci/run",
     "train": "tests/unit/test_train.py",
     "profile": "tests/unit/test_profile.py",
+    "size": "tests/server/test_size.py",
     "tune": "tests/unit/test_tune.py",
     "up": "tests/server/test_up.py",
     "variants": "tests/unit/test_variants.py",
