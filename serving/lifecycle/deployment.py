@@ -347,12 +347,17 @@ class Deployment:
             time.sleep(0.25)
 
     def _check_live(self, check: GoldenCheck, pids: list[int], number: int) -> None:
-        """Check that one golden image gets the new version's answer, and that the same workers are READY."""
+        """Check that one golden image gets the new version's answer, and that the same workers stay READY."""
+        # Before the request: without a worker it would wait until the client's deadline.
+        self._check_workers(pids)
         if check.golden:
             answer = check.ask(self.client, self.name, number=number)
             if answer.version not in (self.version, None):
                 raise DeployError(f"version {answer.version} answers")
         # After the answer: the client sends a request again that a worker lost.
+        self._check_workers(pids)
+
+    def _check_workers(self, pids: list[int]) -> None:
         status = self.client.describe(self.name, self.version)
         if not status.ready or [worker.pid for worker in status.workers] != pids:
             raise DeployError("a worker died")

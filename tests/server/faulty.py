@@ -61,6 +61,19 @@ ImageHandler.initialize = _unless
 """
 
 
+def ends_while(flag: Path) -> str:
+    """Return code that ends its process 0.1 s after a request while a file is there, and cannot load then."""
+    return f"""{raises_while(flag)}
+import threading
+_handle = ImageHandler.handle
+def _once(self, data, context):
+    if os.path.exists({str(flag)!r}):
+        threading.Timer(0.1, os._exit, (1,)).start()
+    return _handle(self, data, context)
+ImageHandler.handle = _once
+"""
+
+
 def waits_while(flag: Path) -> str:
     """Return code that does not end to load while a file is there."""
     return f"""

@@ -291,6 +291,26 @@ def test_a_worker_that_dies_after_the_switch_puts_the_version_before_back(one: P
     assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
 
 
+@pytest.mark.slow
+def test_the_only_worker_that_dies_after_an_answer_is_seen_before_the_next_request_waits_for_one(
+    one: Path, tmp_path: Path
+) -> None:
+    flag, times = tmp_path / "end", dict[str, float]()
+    broken = faulty.spoil(build(one, "4.0", seed=2), faulty.ends_while(flag))
+
+    def log(line: str) -> None:
+        times[line.strip()] = time.monotonic()
+        if line == "watch ...":
+            flag.touch()
+
+    with pytest.raises(DeployError, match="watch failed: a worker died"):
+        deploy.deploy(NAME, "4.0", root=one, limits=DeployLimits(watch=30.0), verify=False, log=log)
+    assert times["undone: 1.0 is live"] - times["watch ..."] < 10, "a request without a worker waits for 60 s"
+    assert versions(one) == ("1.0", ["1.0"]) and Live.read(one).models[NAME] == LiveModel("1.0")
+    broken.path.unlink()
+    broken.sidecar.unlink()
+
+
 def test_two_deployments_at_once_are_refused(one: Path) -> None:
     with lock.deploying(one), pytest.raises(lock.Held, match="another deployment runs here"):
         go(one, "2.0")
