@@ -140,7 +140,7 @@ def test_the_watcher_rolls_back_if_it_is_asked_to(deployed: Path) -> None:
                 ask(deployed, 5)
                 return "is rolled back from 2.0 to 1.0" in log.read_text()
 
-            until(is_rolled_back, 90)
+            until(is_rolled_back, 90, promised=True)
         finally:
             process.terminate()
             process.communicate(timeout=60)

@@ -325,7 +325,7 @@ def test_the_second_view_shows_the_exporter_s_figures(home: Path, visit: Visit) 
             pass
     version = page.get_by_role("region", name=f"{NAME} 1.0")
     expect(version.get_by_role("status")).to_have_text(re.compile("^No drift|^Drift. The newest 100"), timeout=WAIT)
-    until(lambda: f"over all {counted(home):.0f} images" in version.inner_text(), 30)
+    until(lambda: f"over all {counted(home):.0f} images" in version.inner_text(), 30, promised=True)
     key = frozenset({"model": NAME, "version": "1.0", "window": "100"}.items())
     expect(version.get_by_role("row", name="MMD")).to_contain_text(f"{samples(home)['sightline_drift_mmd', key]:.4f}")
     lines = version.get_by_role("img")
