@@ -22,6 +22,11 @@ def _slowly(self, data, context):
     return _handle(self, data, context)
 ImageHandler.handle = _slowly
 """
+BLACK = """
+from handlers.preprocessing import Preprocess
+_resize = Preprocess.resize
+Preprocess.resize = lambda self, image: _resize(self, image) * 0
+"""
 # Wrong for requests alone: the golden images that a worker asks itself do not come through `handle`.
 WRONG = """
 import json

@@ -241,11 +241,19 @@ def no_zip(found: Archive) -> Archive:
         (no_zip, "is not a complete archive"),
         (lambda each: faulty.without(each, "model.pt"), r"holds no model\.pt"),
         pytest.param(
+            lambda each: faulty.spoil(each, faulty.BLACK), r"load failed: .*image 7\.jpg reaches .* other pixels",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda each: faulty.without(each, "handlers/images/decoding.py"), "load failed: .*decoding",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             lambda each: faulty.spoil(each, faulty.SLOW), r"compare failed: it is too slow: \d+ ms per answer",
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["raises", "golden", "wrong", "truncated", "no zip", "no weights", "slow"],
+    ids=["raises", "golden", "wrong", "truncated", "no zip", "no weights", "black", "no module", "slow"],
 )  # fmt: skip
 def test_a_broken_version_costs_the_live_one_nothing(one: Path, spoil: Callable[[Archive], Archive], says: str) -> None:
     broken = spoil(build(one, "4.0", seed=2))
@@ -346,7 +354,11 @@ def started(root: Path, step: str) -> subprocess.Popen[str]:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,)], ids=str)
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGTERM, signal.SIGINT), (signal.SIGHUP,), pytest.param((signal.SIGINT,), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_an_interrupt_undoes_what_was_begun(one: Path, numbers: tuple[int, ...]) -> None:
     process = started(one, "watch")
     assert versions(one)[0] == "2.0"

@@ -23,10 +23,11 @@ from serving import server as server_module
 from serving.client import Client
 from serving.host.state import ServerState
 from serving.lifecycle import launch
+from serving.rollout import labels
 from tests.server.conftest import CLASSES, CONFIG, export, free_offset, picture
 from tests.until import until
 
-NAME, REQUESTS, CALLERS = "shapes", 300, 6
+NAME, CALLERS = "shapes", 6
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +72,18 @@ def dropped(home: Path) -> dict[str, float]:
     return sums
 
 
+@pytest.mark.parametrize("requests", [300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_labels_that_come_later_give_the_offline_accuracy_to_the_digit(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Path, tmp_path: Path, requests: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bodies = [picture(seed) for seed in range(REQUESTS)]
+    folder = launch.predictions(home) / NAME
+    (folder / labels.FILE).unlink(missing_ok=True)  # of the other number of requests
+    before = sum(1 for _ in segments.read(folder))
+    bodies = [picture(seed) for seed in range(requests)]
     responses = ask(home, bodies)
     assert {response.status_code for response in responses} == {200}
-    folder = launch.predictions(home) / NAME
-    until(lambda: sum(1 for _ in segments.read(folder)) == REQUESTS, 30)
-    truth = [CLASSES[NAME][place] for place in np.random.default_rng(0).integers(0, 3, REQUESTS)]
+    until(lambda: sum(1 for _ in segments.read(folder)) == before + requests, 30)
+    truth = [CLASSES[NAME][place] for place in np.random.default_rng(0).integers(0, 3, requests)]
     with open(home / "labels.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["request_id", "label"])
@@ -87,19 +91,19 @@ def test_labels_that_come_later_give_the_offline_accuracy_to_the_digit(
             (reply.headers["x-prediction-id"], label) for reply, label in zip(responses, truth, strict=True)
         )
     monkeypatch.chdir(home)
-    assert feedback.main([NAME, "labels.csv", "--export", "images"]) == 0
+    assert feedback.main([NAME, "labels.csv", "--export", str(tmp_path / "images")]) == 0
     offline = Classifier(home / "runs" / NAME / "model.pt").classify(bodies)
     firsts = [next(iter(answer)) for answer in offline if isinstance(answer, Labels)]
     right = sum(first == label for first, label in zip(firsts, truth, strict=True))
     figures = json.loads((folder / feedback.FIGURES).read_text())["versions"]["1.0"]
-    assert (figures["images"], figures["right"]) == (REQUESTS, right)
-    assert figures["accuracy"]["value"] == right / REQUESTS
-    assert f"{NAME} 1.0: {right} of {REQUESTS} labelled images right" in capsys.readouterr().out
+    assert (figures["images"], figures["right"]) == (requests, right)
+    assert figures["accuracy"]["value"] == right / requests
+    assert f"{NAME} 1.0: {right} of {requests} labelled images right" in capsys.readouterr().out
     rows = {row["request_id"]: (row, path) for row, path in segments.read(folder)}
     for response, body in zip(responses[:20], bodies, strict=False):
         row, path = rows[response.headers["x-prediction-id"]]
         assert row["labels"] == response.json() and path.read_bytes() == body
-    exported = {path.read_bytes(): path.parent.name for path in (home / "images").glob("*/*.jpg")}
+    exported = {path.read_bytes(): path.parent.name for path in (tmp_path / "images").glob("*/*.jpg")}
     assert exported == dict(zip(bodies, truth, strict=True))
 
 

@@ -1,5 +1,6 @@
 """Starting, looking at and stopping servers, as commands in a directory of their own."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from handlers import golden
+from handlers.classifier import Classifier
 from handlers.machine import THREADS_VARIABLE
 from handlers.network import torchscript
 from handlers.spec import PreprocessSpec, Spec
@@ -158,6 +160,22 @@ def test_a_worker_that_does_not_load_shows_the_last_lines(home: Path) -> None:
     assert "ArtifactError" in started.stderr and "1 classes" in started.stderr
     assert ServerState.read(home) is None
     Ports.of_config(CONFIG.read_text()).moved(int(offset)).check_free()
+
+
+@pytest.mark.slow
+def test_a_worker_that_answers_otherwise_than_when_it_was_exported_does_not_serve(home: Path) -> None:
+    weights = export(home / "runs" / "changed", ("a", "b", "c"))
+    (image,) = golden.of(Classifier(weights), {"1.jpg": picture(1)})
+    wrong = dataclasses.replace(image, probabilities=image.probabilities[::-1])
+    golden.write([wrong], weights.with_name(golden.FILE))
+    with pytest.raises(ArchiveError, match=r"changed 1\.0 cannot be served: GoldenError: golden image 1\.jpg"):
+        archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store")
+    archive.build("changed", "1.0", runs=home / "runs", store=home / "model_store", rehearse=False)
+    started = run_cli(SERVER, "start", "changed", root=home, SIGHTLINE_PORT_OFFSET=str(free_offset(12_000)))
+    assert started.returncode == 1
+    assert started.stderr.startswith("error: a worker of changed 1.0 does not load")
+    assert "golden image 1.jpg is answered otherwise" in started.stderr
+    assert ServerState.read(home) is None
 
 
 def test_a_checkout_in_a_folder_of_any_name_is_served_in_any_locale(home: Path, tmp_path: Path) -> None:
