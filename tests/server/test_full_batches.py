@@ -1,6 +1,6 @@
 """Sixteen requests in one batch, one of them bad: it alone is refused, the fifteen others are answered rightly.
 
-That they stand in one batch follows from the clock: TorchServe waits `DELAY` for a batch to fill, and there are never
+That they are in one batch follows from the clock: TorchServe waits `DELAY` for a batch to fill, and there are never
 more than sixteen requests. Sixteen answers before that time is over are those of one full batch.
 """
 
@@ -47,7 +47,7 @@ def full(server: RunningServer, root: Path) -> Iterator[RunningServer]:
         yield server
 
 
-# Each bad body stands twice at each place.
+# Each bad body is sent twice at each place.
 @pytest.mark.parametrize("rounds", [2 * SIZE * len(BAD), pytest.param(1000, marks=pytest.mark.slow)])
 def test_one_bad_image_among_sixteen_is_one_refusal(full: RunningServer, root: Path, rounds: int) -> None:
     right = expected(root, "digits", GOOD, 10)
