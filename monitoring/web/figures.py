@@ -68,13 +68,16 @@ def _window(series: Series, window: str) -> dict[str, Any]:
         return [(labels, value) for labels, value in series[name] if labels["window"] == window]
 
     distances, limits = _by(own("drift_jensen_shannon"), "column"), _by(own("drift_jensen_shannon_threshold"), "column")
+    changed = [column for column, value in distances.items() if value > limits.get(column, 1.0)]
+    if _sum(own("drift_class_excess")) > _sum(own("drift_class_excess_threshold")):
+        changed.append("one class is more frequent")
     kinds = [kind for kind, value in _by(own("drift_detected"), "kind").items() if value]
     return {
         "images": int(window),
         "kind": kinds[0] if kinds else "",
         "mmd": _sum(own("drift_mmd")),
         "threshold": _sum(own("drift_mmd_threshold")),
-        "changed": [column for column, value in distances.items() if value > limits.get(column, 1.0)],
+        "changed": changed,
         "accuracy": {
             end or "value": _sum(own(f"estimated_accuracy{end and '_' + end}")) for end in ("", "low", "high")
         },

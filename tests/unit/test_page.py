@@ -238,6 +238,12 @@ sightline_drift_mmd{model="birds",version="1.0",window="500"} 0.01
 sightline_drift_mmd{model="birds",version="1.0",window="100"} 0.03
 # TYPE sightline_drift_mmd_threshold gauge
 sightline_drift_mmd_threshold{model="birds",version="1.0",window="100"} 0.02
+# TYPE sightline_drift_class_excess gauge
+sightline_drift_class_excess{model="birds",version="1.0",window="100"} 0.5
+sightline_drift_class_excess{model="birds",version="1.0",window="500"} 0.1
+# TYPE sightline_drift_class_excess_threshold gauge
+sightline_drift_class_excess_threshold{model="birds",version="1.0",window="100"} 0.4
+sightline_drift_class_excess_threshold{model="birds",version="1.0",window="500"} 0.4
 # TYPE sightline_drift_detected gauge
 sightline_drift_detected{model="birds",version="1.0",window="100",kind="input"} 1
 sightline_drift_detected{model="birds",version="1.0",window="100",kind="label"} 0
@@ -262,8 +268,9 @@ def test_metrics_become_an_entry_for_each_version() -> None:
     assert entry["confidence"] == {"sum": 3.5, "images": 7} and (entry["unfamiliar"], entry["familiarity"]) == (2, 7)
     assert [window["images"] for window in entry["windows"]] == [100, 500] and entry["reference"] is None
     window = entry["windows"][0]
-    assert (window["kind"], window["changed"], window["accuracy"]["value"]) == ("input", ["contrast"], 0.8)
-    assert entry["windows"][1]["kind"] == "" and not window["reliable"]
+    changed = ["contrast", "one class is more frequent"]
+    assert (window["kind"], window["changed"], window["accuracy"]["value"]) == ("input", changed, 0.8)
+    assert entry["windows"][1]["kind"] == "" and not entry["windows"][1]["changed"] and not window["reliable"]
 
 
 class Markup(HTMLParser):
