@@ -57,9 +57,10 @@ class Teacher:
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return the teacher's logits (B, K), float32, in the order of the student's classes."""
         device = images.device
+        bf16 = torch.is_autocast_enabled(device.type)  # of the student
         with torch.autocast(device.type, enabled=False):
             if self._preprocess is None:
-                self._load(device, len(images))
+                self._load(device, len(images), bf16=bf16)
             assert self._preprocess is not None
             size = self._preprocess.spec.image_size
             floats = images.float()
@@ -69,9 +70,8 @@ class Teacher:
             logits: torch.Tensor = self._network(inputs).float()
         return logits[:, self._order]
 
-    def _load(self, device: torch.device, count: int) -> None:
+    def _load(self, device: torch.device, count: int, *, bf16: bool) -> None:
         artifact = torchscript.load(self._run.model, device)
-        bf16 = torch.is_autocast_enabled(device.type)
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._network = optimized(artifact.module, device, "bf16" if bf16 else "fp32")
         self._order = torch.tensor([artifact.spec.classes.index(name) for name in self._classes], device=device)
