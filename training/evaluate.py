@@ -44,11 +44,11 @@ from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration
 from training.console import table_console
-from training.data import splits
 from training.data.progress import plain_console
 from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
+from training.finished_run import check_data
 from training.predictions import Predictions, decode, open_classifier, predict
 from training.report.documents import document
 from training.report.identity import is_current, measured_key, report_key
@@ -171,14 +171,7 @@ def answering(folder: Path, dataset: PreparedDataset) -> "Classifier":
         DatasetError: it was trained on other data: its training images may be among the test images here.
     """
     classifier = open_classifier(folder)
-    if classifier.spec.provenance.get("fingerprint") != dataset.fingerprint:
-        model = RunFolder(folder).model
-        raise DatasetError(f"{dataset.folder} is not the data that {model} was trained on: train it again")
-    if classifier.spec.provenance.get("split_format") != splits.FORMAT:
-        raise DatasetError(
-            f"{RunFolder(folder).model} was trained by an older release, which split the images otherwise: some of "
-            "those here to test on may be among those that it was trained on. Train it again"
-        )
+    check_data(RunFolder(folder).model, classifier.spec, dataset)
     return classifier
 
 

@@ -13,6 +13,9 @@ from handlers.run_folder import RunFolder
 from handlers.spec import Spec
 from training import configuration
 from training.configuration import ConfigurationError
+from training.data import splits
+from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 from training.transfer.pretrained import sha256
 
 
@@ -39,15 +42,30 @@ class FinishedRun:
         if not (files.training.is_file() and files.model.is_file()):
             command = f"make train NAME={name} DATASET={dataset}"
             raise ConfigurationError(f"{files.path} is not trained to its end: {command}")
-        return cls(name, files, _spec_inside(files.model), sha256(files.model))
+        return cls(name, files, _spec_inside(files.model, name), sha256(files.model))
 
 
-def _spec_inside(model: Path) -> Spec:
+def check_data(model: Path, spec: Spec, data: PreparedDataset) -> None:
+    """Raise an error unless an artifact was trained on this very data set, split as it is now.
+
+    Raises:
+        DatasetError: it was not: its training images may be among the test images here.
+    """
+    if spec.provenance.get("fingerprint") != data.fingerprint:
+        raise DatasetError(f"{data.folder} is not the data that {model} was trained on: train it again")
+    if spec.provenance.get("split_format") != splits.FORMAT:
+        raise DatasetError(
+            f"{model} was trained by an older release, which split the images otherwise: some of those here to test on "
+            "may be among those that it was trained on. Train it again"
+        )
+
+
+def _spec_inside(model: Path, name: str) -> Spec:
     """Return the spec inside an artifact, which is a zip file."""
     try:
         with zipfile.ZipFile(model) as file:
             (entry,) = [name for name in file.namelist() if name.endswith("extra/spec.json")]
             return Spec.from_json(file.read(entry).decode())
     except (zipfile.BadZipFile, ValueError) as error:
-        command = f"python -m training.export name={model.parent.name}"
+        command = f"python -m training.export name={name}"
         raise ConfigurationError(f"{model} holds no spec.json that can be read ({error}): {command}") from error

@@ -9,13 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from handlers.run_folder import RunFolder
 from training import configuration
 from training.configuration import ConfigurationError
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
-from training.finished_run import FinishedRun
+from training.finished_run import FinishedRun, check_data
 
 
 def with_digest(config: DictConfig, data: PreparedDataset) -> DictConfig:
@@ -62,16 +61,19 @@ def check_test_images(settings: Mapping[str, Any], data: PreparedDataset, split:
 
     Raises:
         ConfigurationError: it did: the student's test score would be too high.
+        DatasetError: its prepared data set has changed since.
     """
     name = settings.get("teacher")
     if name is None:
         return None
-    config = configuration.load(RunFolder.of(name).path)
+    teacher = FinishedRun.open(name)
+    config = configuration.load(teacher.files.path)
     try:
         store = PreparedDataset.open(configuration.store_folder(config))
         rows = store.split(SplitSpec.from_config(configuration.plain(config)["split"])).train
     except (DatasetError, ValueError) as error:
         return f"warning: whether teacher={name} has seen test images of this run is unknown: {error}"
+    check_data(teacher.files.model, teacher.spec, store)
     common = len(set(store.digests(rows)) & set(data.digests(split.test)))
     if common:
         raise ConfigurationError(
