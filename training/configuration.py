@@ -103,7 +103,9 @@ def unquoted(text: str) -> str:
 def _quoted_text(override: str) -> str:
     key, equals, value = override.partition("=")
     # "++name=" overrides as "name=" does.
-    return quoted(key, unquoted(value)) if equals and key.removeprefix("++") in TEXT else override
+    key_alone = key.removeprefix("++")
+    is_text = equals and key_alone in TEXT and (key_alone, value) != ("teacher", "null")
+    return quoted(key, unquoted(value)) if is_text else override
 
 
 def near(name: str, names: Sequence[str]) -> str:

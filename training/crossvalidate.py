@@ -50,10 +50,22 @@ def folds(overrides: Sequence[str]) -> list[DictConfig]:
         if any(override.startswith(name) for override in overrides):
             raise configuration.ConfigurationError(f"leave {name} out: every fold is the test side of one run")
     whole = configuration.compose(overrides)
+    _check_teacher(whole)
     store = [] if any(override.startswith("store=") for override in overrides) else [f"store={whole.dataset.name}"]
     return [
         configuration.compose([*overrides, *store, *_overrides(whole, fold)]) for fold in range(int(whole.split.folds))
     ]
+
+
+def _check_teacher(whole: DictConfig) -> None:
+    """Raise an error if the teacher is a cross-validation with some of the folds only."""
+    teachers = [RunFolder.of(f"{whole.teacher}/fold-{fold}") for fold in range(int(whole.split.folds))]
+    missing = [teacher.path for teacher in teachers if not teacher.training.is_file()]
+    if whole.teacher is not None and missing and any(teacher.path.is_dir() for teacher in teachers):
+        raise configuration.ConfigurationError(
+            f"{missing[0]} is not trained to its end: python -m training.crossvalidate name={whole.teacher} "
+            "with the settings of that one"
+        )
 
 
 def _overrides(whole: DictConfig, fold: int) -> list[str]:

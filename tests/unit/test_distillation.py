@@ -20,7 +20,7 @@ from handlers.run_folder import RunFolder
 from handlers.spec import Spec
 from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import crossvalidate, export
-from training.configuration import compose
+from training.configuration import ConfigurationError, compose
 from training.data.prepare import main as prepare
 from training.train import main, train
 from training.transfer.distillation import Teacher
@@ -68,7 +68,8 @@ def test_a_student_learns_from_its_teacher_and_again_when_that_changed() -> None
     assert export.main(["name=taught"]) == 0  # its key is that of the training
     shutil.copytree("runs/teacher", "runs/moved")
     assert student("taught", "teacher=moved", "trainer.epochs=1")[1] == ["runs/taught is up to date"]
-    shutil.copy(plain.model, "runs/moved/model.pt")
+    for path in (plain.model, plain.config):
+        shutil.copy(path, "runs/moved")
     files, lines = student("taught", "teacher=moved", "trainer.epochs=1")
     assert any("starting again" in line for line in lines)
     assert json.loads(files.training.read_text())["teacher"]["sha256"] != record["sha256"]
@@ -88,6 +89,29 @@ def test_labels_teach_too_unless_the_teacher_has_the_whole_loss() -> None:
         divergence = (soft * (soft.log() - (logits / temperature).log_softmax(1))).sum() / 4
         both = (1 - weight) * loss + weight * temperature**2 * divergence
         assert float(teacher.loss(loss, logits, images)) == pytest.approx(float(both), abs=1e-4)
+
+
+def test_the_teacher_answers_in_the_precision_of_the_student() -> None:
+    images = torch.rand(4, 3, 16, 16)
+    exact, rounded = (Teacher(RunFolder.of("teacher"), CLASSES, weight=1, temperature=1) for _ in range(2))
+    expected = exact.logits(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = rounded.logits(images)
+    assert logits.dtype == torch.float32 and not torch.equal(logits, expected)
+    assert torch.equal(logits, logits.bfloat16().float()) and torch.allclose(logits, expected, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("fact", ["fingerprint", "split_format"])
+def test_a_teacher_of_data_that_changed_may_have_seen_the_test_images(
+    fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("runs/teacher", f"runs/{fact}")
+    spec = torchscript.load("runs/teacher/model.pt").spec
+    write_spec(fact, dataclasses.replace(spec, provenance={**spec.provenance, fact: "other"}))
+    assert main([*TINY, "name=leaked", f"teacher={fact}"]) == 1
+    error = capsys.readouterr().err
+    assert f"runs/{fact}/model.pt was trained" in error and "rain it again" in error
+    assert not Path("runs/leaked").exists()
 
 
 def test_the_teachers_answers_come_in_the_order_of_the_students_classes() -> None:
@@ -113,9 +137,16 @@ def test_a_killed_student_resumes_as_if_it_had_not_been_killed() -> None:
 
 
 def test_each_fold_learns_from_the_same_fold() -> None:
-    Path("runs/folded/fold-1").mkdir(parents=True, exist_ok=True)
-    configs = crossvalidate.folds([*TINY, "name=cv", "teacher=folded", "split.folds=3"])
-    assert [config.teacher for config in configs] == ["folded", "folded/fold-1", "folded"]
+    settings = [*TINY, "name=cv", "teacher=folded", "split.folds=3"]
+    assert [config.teacher for config in crossvalidate.folds(settings)] == ["folded"] * 3
+    for fold in (0, 1):
+        shutil.copytree("runs/teacher", f"runs/folded/fold-{fold}")
+    with pytest.raises(ConfigurationError, match=r"runs/folded/fold-2 is not trained to its end: .* name=folded"):
+        crossvalidate.folds(settings)
+    shutil.copytree("runs/teacher", "runs/folded/fold-2")
+    configs = crossvalidate.folds(settings)
+    assert [config.teacher for config in configs] == [f"folded/fold-{fold}" for fold in range(3)]
+    assert crossvalidate.folds([*settings, "teacher=null"])[0].teacher is None
 
 
 @pytest.mark.parametrize(
