@@ -1,6 +1,8 @@
 """The page of a run and its variants has the figures of a count by hand."""
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from training import evaluate, scores
 from training.configuration import compose
 from training.predictions import Predictions
 from training.prune import prune
-from training.report import speed, variants
+from training.report import rates, speed, variants
 from training.train import train
 
+SPEED = {"images_per_second": {"fp32": {"1": 10.0}}, "threads": 1}
 LAYERS = "network.layers=[{channels: 16, pool: max}, {channels: 32}]"
 
 
@@ -82,6 +85,39 @@ def test_named_runs_join_and_int8_answers_are_those_of_the_int8_network(
     assert variants.remark({"run": "small", "rows": rows}) == ""
     alone = {"run": "small", "rows": list(by_precision.values())}
     assert variants.remark(alone).startswith("small has no variants: make prune NAME=small")
+
+
+def test_a_variant_that_cannot_be_compared_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(variants, "_speeds", lambda names, console: dict.fromkeys(names, SPEED))
+    for name, setting, value in (("homeless", "store: tinted", "store: gone"), ("other", "fold: 0", "fold: 1")):
+        shutil.copytree("runs/small", f"runs/{name}")
+        shutil.rmtree(f"runs/{name}/evaluation", ignore_errors=True)
+        config = RunFolder.of(name).config
+        assert setting in config.read_text()
+        config.write_text(config.read_text().replace(setting, value))
+    shutil.copytree("runs/small", "runs/early")
+    training = RunFolder.of("early").training
+    digest = json.loads(training.read_text())["teacher"]["sha256"]
+    training.write_text(training.read_text().replace(digest, "0" * 64))
+    assert variants.main(["whole"]) == 0
+    printed, names = capsys.readouterr().err, ("homeless", "other", "early")
+    lines = [next(line for line in printed.splitlines() if f"warning: {name} is left out" in line) for name in names]
+    assert "data/processed/gone" in lines[0] and "different test images" in lines[1]
+    assert "runs/whole/model.pt is another network now: train early again" in lines[2]
+    document = json.loads(Path("runs/whole/variants.json").read_text())
+    assert {row["run"] for row in document["rows"]} == {"whole", "narrow", "small"}
+    assert variants.main(["whole", "homeless"]) == 1, "a run that is named is not left out"
+    for name in names:
+        shutil.rmtree(f"runs/{name}")
+
+
+def test_the_picture_has_colours_for_any_number_of_networks() -> None:
+    picture = io.BytesIO()
+    top_1 = {"value": 90.0, "low": 80.0, "high": 95.0}
+    rates.draw([rates.Point(f"net-{number}", "fp32", number, top_1) for number in range(11)], picture, "rate", "top-1")
+    assert b"net-10" in picture.getvalue()
 
 
 def test_a_missing_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The picture of networks in their precisions: top-1 against speed, a colour for each network, a marker for each."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -27,7 +28,7 @@ def draw(points: Sequence[Point], target: Path | IO[bytes], rate: str, top_1: st
         figure = Figure(figsize=(7.5, 4.2))
         axis = figure.subplots()
         names = dict.fromkeys(point.network for point in points)
-        colours = dict(zip(names, mpl.color_sequences["tab10"], strict=False))
+        colours = dict(zip(names, itertools.cycle(mpl.color_sequences["tab10"]), strict=False))
         for point in points:
             value, low, high = (point.top_1[name] for name in ("value", "low", "high"))
             bar, colour = [[value - low], [high - value]], colours[point.network]

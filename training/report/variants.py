@@ -36,6 +36,7 @@ from training.predictions import open_classifier, predict
 from training.report import compare, speed
 from training.report.compare import Evaluated
 from training.report.documents import document
+from training.transfer.pretrained import sha256
 
 TEMPLATE = Path(__file__).with_name("variants.html")
 PAGE, DOCUMENT = "variants.html", "variants.json"
@@ -62,15 +63,35 @@ def measure(name: str, extra: Sequence[str], console: Console) -> dict[str, Any]
         ConfigurationError: a run is missing or not trained to its end.
         DatasetError: its data set or a test image is gone, or their test images differ.
     """
-    names = list(dict.fromkeys([name, *variants_of(name), *extra]))
-    for run in names:
+    named = dict.fromkeys([name, *extra])
+    for run in named:
         evaluate.trained(RunFolder.of(run).path)
-    for run in names:
+    for run in named:
         console.print(run, highlight=False)
         evaluate.run(RunFolder.of(run).path, console=console)
-    original, speeds = Evaluated.read(name), _speeds(names, console)
+    original = Evaluated.read(name)
+    variants = [run for run in variants_of(name) if run not in named and _is_comparable(original, run, console)]
+    names = [name, *variants, *list(named)[1:]]
+    speeds = _speeds(names, console)
     rows = [row for run in names for row in _rows(original, Evaluated.read(run), speeds[run], console)]
     return {"run": name, "rows": rows}
+
+
+def _is_comparable(original: Evaluated, name: str, console: Console) -> bool:
+    """Evaluate a variant, and return whether it can be compared with the run; say why if not."""
+    console.print(name, highlight=False)
+    try:
+        training = document(RunFolder.of(name).training)
+        origins = [training.get("teacher") or {}, training.get("pruning") or {}]
+        recorded = {origin["sha256"] for origin in origins if origin.get("run") == original.name}
+        if recorded != {sha256(original.files.model)}:
+            raise ConfigurationError(f"{original.files.model} is another network now: train {name} again")
+        evaluate.run(RunFolder.of(name).path, console=console)
+        compare.pair(original, Evaluated.read(name), console)
+    except (ConfigurationError, DatasetError, OSError, ValueError) as error:
+        console.print(f"warning: {name} is left out: {error}", highlight=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _speeds(names: Sequence[str], console: Console) -> dict[str, dict[str, Any]]:
