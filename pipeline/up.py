@@ -84,6 +84,8 @@ def _up(run: Steps, raw: Path, name: str, minutes: float, overrides: tuple[str, 
     overrides += defaults_for(images.document["counts"], overrides)
     config = compose([*data, *overrides])
     if config.network.get("pretrained"):
+        if stages == 1 and config.teacher is not None:
+            raise StepError("a linear head has no epochs to learn from a teacher in: STAGES=2, or leave teacher= out")
         start = warm_start.overrides(root, _live_archive(root, name), config, images, overrides)
         overrides += start
         for override in start:
@@ -107,7 +109,7 @@ def _transfer(
 ) -> None:
     """Serve a linear head on pretrained features; then fine-tune all layers, and deploy the result if it is better."""
     says = "fitting a linear head on the features of the frozen network"
-    run.run("train", says, "training.train", *data, *overrides, "transfer.stages=1")
+    run.run("train", says, "training.train", *first_stage(data, overrides))
     _evaluate(run, name)
     first, tuned = fine_tuning.runs(name, run.root / RUNS)
     files, archive = served_first(_live_archive(run.root, name), first, tuned)
@@ -134,6 +136,11 @@ def _transfer(
 def _validation_images(run: Steps, data: tuple[str, ...], name: str, overrides: tuple[str, ...]) -> int:
     images = PreparedDataset.open(run.root / "data" / "processed" / name)
     return len(images.split(SplitSpec.from_config(plain(compose([*data, *overrides]))["split"])).validation)
+
+
+def first_stage(data: tuple[str, ...], overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings of the linear head, which has no epochs to learn from a teacher in."""
+    return (*data, *overrides, "transfer.stages=1", "teacher=null")
 
 
 def second_stage(

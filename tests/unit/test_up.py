@@ -95,6 +95,12 @@ def test_more_minutes_are_used_for_more_epochs(minutes: float, typed: tuple[str,
     assert config.trainer.max_minutes == up.training_minutes(minutes, 100)
 
 
+def test_only_the_second_stage_learns_from_a_teacher() -> None:
+    data, typed = ("dataset=class_folders", "name=pets", "raw=raw"), ("teacher=1.10",)
+    first, second = up.first_stage(data, typed), up.second_stage(data, "pets", 8, typed, 100)
+    assert [configuration.compose(stage).teacher for stage in (first, second)] == [None, "1.10"]
+
+
 def test_stages_are_set_in_one_place_and_checked_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
