@@ -26,8 +26,8 @@ from training import configuration
 from training.configuration import ConfigurationError, TrainingError, near, plain, store_folder
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
-from training.finished_run import FinishedRun
-from training.train import train
+from training.finished_run import FinishedRun, check_data
+from training.train import check_numbers, train
 from training.transfer import teacher
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def prune(
         raise ConfigurationError(f"--name {target} is the run itself: give the pruned one another name")
     source, files = FinishedRun.open(name), RunFolder.of(target)
     config = settings_of(source, target, channels, overrides)
+    check_numbers(plain(config)["trainer"])
     data = PreparedDataset.open(store_folder(config))
+    check_data(source.files.model, source.spec, data)
     config = teacher.with_digest(config, data)
 
     from training.pruning import remove_channels, save  # bring torch
@@ -95,8 +97,11 @@ def _trained(
     def rebuild(shapes: "Shapes") -> "Network":
         return build({**node, "shapes": shapes}, len(data.classes), channels, data.image_size)
 
-    network = rebuild(node.get("shapes") or {})
-    load_checkpoint(network, source.files.best_checkpoint)
+    network, best = rebuild(node.get("shapes") or {}), source.files.best_checkpoint
+    if not best.is_file():
+        command = f"rm {source.files.training}; make train NAME={source.name} DATASET={config.dataset.name}"
+        raise ConfigurationError(f"{best} does not exist: train again with the settings of the run ({command})")
+    load_checkpoint(network, best)
     network.eval()
     return network, rebuild, (channels, data.image_size, data.image_size)
 
@@ -105,7 +110,7 @@ def settings_of(source: FinishedRun, target: str, channels: float, overrides: Se
     """Return the configuration of the fine-tuning, but for its first weights.
 
     Raises:
-        ConfigurationError: an override is not among `SETTINGS`.
+        ConfigurationError: an override is not among `SETTINGS`, or replaces a whole node.
     """
     defaults, config = configuration.compose(), configuration.load(source.files.path)
     config.trainer = OmegaConf.merge(defaults.trainer, config.trainer, defaults.pruning.trainer)
@@ -117,13 +122,18 @@ def settings_of(source: FinishedRun, target: str, channels: float, overrides: Se
     if "transfer" in config:
         config.transfer.stages = 0
     for override in overrides:
-        key = override.partition("=")[0]
+        key, _, value = override.partition("=")
         if "=" not in override or key.partition(".")[0] not in SETTINGS:
             raise ConfigurationError(f"{override!r} is no setting of pruning: begin with {' or '.join(SETTINGS)}")
-        if OmegaConf.select(config, key, default=...) is ...:
+        current = OmegaConf.select(config, key, default=...)
+        if current is ...:
             settings = [f"{node}.{name}" for node in ("trainer", "distillation") for name in config[node]]
             raise ConfigurationError(f"there is no setting {key!r}{near(key, settings)}")
-        OmegaConf.update(config, key, OmegaConf.select(OmegaConf.from_dotlist([override]), key))
+        if isinstance(current, DictConfig):
+            raise ConfigurationError(f"{override!r} replaces all of {key}: set one of its values, as in {key}.<name>=…")
+        parsed = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+        is_text = key in configuration.TEXT and parsed is not None
+        OmegaConf.update(config, key, configuration.unquoted(value) if is_text else parsed)
     return config
 
 

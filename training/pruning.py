@@ -24,7 +24,7 @@ def remove_channels(
 ) -> Shapes:
     """Remove a part of the channels of each layer, those with the smallest norms, and return the shapes of the layers.
 
-    The logits stay. The shapes are those that differ from the network that `rebuild` returns for none.
+    The number of logits stays. The shapes are those that differ from the network that `rebuild` returns for none.
 
     Args:
         network: in evaluation mode, on the CPU; it is changed.

@@ -10,6 +10,7 @@ resumes after its last epoch when the same command is given again; one whose con
 a finished one is left as it is.
 """
 
+import json
 import math
 import sys
 import time
@@ -55,7 +56,7 @@ def train(
     config = teacher.with_digest(config, data)
     settings = plain(config)
     _check(settings, data)
-    _check_numbers(settings["trainer"])
+    check_numbers(settings["trainer"])
     key = run_key(settings, data)
     if is_finished(run, key):
         say(f"{run} is up to date")
@@ -113,13 +114,20 @@ def _first_stage(
     """Return the head that fine-tuning starts from, and the settings: without epochs if the head is all."""
     from training.transfer import stages
 
-    weights, count = stages.origin(settings, data), stages.stages(settings)
+    count = stages.stages(settings)
+    weights = _weights_of_pruned(settings) if settings["network"].get("shapes") else stages.origin(settings, data)
     if weights is not None:
         write_json(files.weights, weights)
     if weights is None or not count or files.last_checkpoint.is_file():  # a resumed run has its head already
         return settings, None
     head = stages.linear_head(settings, weights, data, split, preprocess, say)
     return ({**settings, "trainer": {**settings["trainer"], "epochs": 0}} if count == 1 else settings), head
+
+
+def _weights_of_pruned(settings: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the origin of the weights of the run that was pruned: their file is not needed again."""
+    source = RunFolder.of(settings["pruning"]["run"]).weights
+    return dict(json.loads(source.read_text())) if source.is_file() else None
 
 
 def _check(settings: dict[str, Any], data: PreparedDataset) -> None:
@@ -159,7 +167,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _check_numbers(trainer: Mapping[str, Any]) -> None:
+def check_numbers(trainer: Mapping[str, Any]) -> None:
+    """Raise a ConfigurationError if a number of the trainer is impossible."""
     for name, (allows, words) in RULES.items():
         if not allows(trainer[name]):
             raise ConfigurationError(f"trainer.{name} is {trainer[name]!r}: write {words}")

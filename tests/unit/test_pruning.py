@@ -1,6 +1,9 @@
 """Channels are removed from a run's network, and the rest is fine-tuned into a run like any other."""
 
+import dataclasses
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from serving import archive
 from tests.unit.tinted_store import TINY, tinted_store
 from training import export
 from training.configuration import ConfigurationError, compose, plain
+from training.data.records import DatasetError
 from training.narrowing import Shapes
 from training.networks import Network, build
 from training.prune import main, prune
@@ -43,7 +47,7 @@ def document(files: RunFolder) -> dict[str, Any]:
 
 def test_a_pruned_run_is_smaller_and_is_exported_and_archived_as_any_run() -> None:
     lines: list[str] = []
-    files = RunFolder(prune("whole", "whole-pruned", 0.5, ["trainer.epochs=4"], lines.append))
+    files = RunFolder(prune("whole", "smaller", 0.5, ["trainer.epochs=4"], lines.append))
     whole, pruned = document(RunFolder.of("whole")), document(files)
     assert pruned["parameters"] < whole["parameters"] / 3 and pruned["best"]["validation_accuracy"] >= 0.8
     assert (pruned["pruning"]["run"], pruned["pruning"]["channels"]) == ("whole", 0.5)
@@ -51,12 +55,12 @@ def test_a_pruned_run_is_smaller_and_is_exported_and_archived_as_any_run() -> No
     shapes = [list(weight.shape) for weight in torchscript.load(files.model).module.parameters() if weight.ndim > 1]
     assert shapes == [[8, 3, 3, 3], [16, 8, 3, 3], [3, 16]]
     assert any("parameters of whole are left" in line for line in lines)
-    assert export.main(["name=whole-pruned"]) == 0  # from its checkpoint and its configuration
+    assert export.main(["name=smaller"]) == 0  # from its checkpoint and its configuration
     lines.clear()
-    prune("whole", "whole-pruned", 0.5, ["trainer.epochs=4"], lines.append)
-    assert lines[-1] == "runs/whole-pruned is up to date"
+    prune("whole", "smaller", 0.5, ["trainer.epochs=4"], lines.append)
+    assert lines[-1] == "runs/smaller is up to date"
     Path("model_store").mkdir()
-    assert archive.build("whole-pruned", "1.0", run=files.path, rehearse=False).path.is_file()
+    assert archive.build("smaller", "1.0", run=files.path, rehearse=False).path.is_file()
 
 
 def test_an_interrupted_fine_tuning_resumes() -> None:
@@ -123,6 +127,8 @@ def test_a_network_that_depends_on_more_than_its_layers_is_refused() -> None:
         (["whole", "dataset=petals"], "'dataset=petals' is no setting of pruning"),
         (["whole", "trainer.epoch=3"], "there is no setting 'trainer.epoch'; near it: trainer.epochs"),
         (["whole", "trainer.epochs=0"], "trainer.epochs is 0"),
+        (["whole", "trainer=fast"], "'trainer=fast' replaces all of trainer: set one of its values"),
+        (["whole", "teacher=1.10"], "runs/1.10/config.yaml does not exist"),
         (["whole", "teacher=nobody"], "runs/nobody/config.yaml does not exist"),
     ],
 )
@@ -130,3 +136,19 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
     assert main([*arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not Path("runs/whole-pruned/pruned.pt").exists(), "nothing is written"
+
+
+def test_a_run_of_data_that_changed_or_without_its_checkpoint_is_not_pruned() -> None:
+    shutil.copytree("runs/whole", "runs/stale")
+    files = RunFolder.of("stale")
+    files.best_checkpoint.unlink()
+    with pytest.raises(ConfigurationError, match=r"best\.ckpt does not exist: .*make train NAME=stale"):
+        prune("stale", "narrow", 0.5)
+    spec = torchscript.load(files.model).spec
+    with zipfile.ZipFile(files.model, "w") as file:
+        other = dataclasses.replace(spec, provenance={**spec.provenance, "fingerprint": "other"})
+        file.writestr("model/extra/spec.json", other.to_json())
+    with pytest.raises(DatasetError, match=r"is not the data that runs/stale/model\.pt was trained on"):
+        prune("stale", "narrow", 0.5, ["teacher=null"])
+    assert not Path("runs/narrow").exists()
