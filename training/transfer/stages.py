@@ -67,7 +67,9 @@ def frozen_features(
 
 def _network(settings: Mapping[str, Any], data: PreparedDataset) -> Network:
     """Return the network of the settings for the images and the classes of a data set, with its pretrained weights."""
-    node = {name: value for name, value in settings["network"].items() if name not in PRUNED}
+    node = settings["network"]
+    if node.get("shapes"):
+        node = {name: value for name, value in node.items() if name not in PRUNED}
     return build(node, len(data.classes), 3 if data.colour == "rgb" else 1, data.image_size)
 
 
