@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +23,7 @@ from training.data.store import PreparedDataset
 from training.module import Classification
 from training.networks import build
 from training.optimizers import make_optimizer
+from training.prune import prune
 from training.run import run_key
 from training.temperature import fit_temperature
 from training.train import train
@@ -391,6 +393,23 @@ def test_a_network_of_ours_can_be_the_pretrained_one() -> None:
     network, images = build(node, 3, 3, 64).eval(), torch.rand(2, 3, 64, 64)
     packaged = build({**node, "pretrained": True}, 3, 3, 64).eval()
     torch.testing.assert_close(network.embedding(images), packaged.embedding(images))
+
+
+@pytest.mark.slow
+def test_a_pruned_network_needs_the_pretrained_file_no_more() -> None:
+    source, _ = trained("source", "transfer.stages=1")
+    shutil.copy(source / "model.pt", "mine.pt")
+    head, _ = trained("head", "transfer.stages=1", "network.pretrained=mine.pt")
+    Path("mine.pt").unlink()
+    settings = ["teacher=null", "trainer.epochs=1", "trainer.batch_size=32"]
+    pruned = prune("head", "head-pruned", 0.5, settings, lambda _: None)
+    assert torchscript.load(pruned / "model.pt").spec.provenance["weights"]["source"] == "mine.pt"
+    assert (pruned / "weights.json").read_bytes() == (head / "weights.json").read_bytes()
+
+
+def test_weights_beside_pretrained_ones_are_refused_in_the_first_stage_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"network\.pretrained and network\.weights are both set"):
+        trained("both", "transfer.stages=1", "+network.weights=other.pt")
 
 
 def test_an_epoch_with_lower_accuracy_than_the_head_is_not_the_best(tmp_path: Path) -> None:
