@@ -408,8 +408,10 @@ def test_a_pruned_network_needs_the_pretrained_file_no_more() -> None:
 
 
 def test_weights_beside_pretrained_ones_are_refused_in_the_first_stage_too() -> None:
+    lines: list[str] = []
     with pytest.raises(ConfigurationError, match=r"network\.pretrained and network\.weights are both set"):
-        trained("both", "transfer.stages=1", "+network.weights=other.pt")
+        train(compose([*TRANSFER, "name=both", "transfer.stages=1", "+network.weights=other.pt"]), lines.append)
+    assert not any("linear head" in line for line in lines), "refused before the head is fitted"
 
 
 def test_an_epoch_with_lower_accuracy_than_the_head_is_not_the_best(tmp_path: Path) -> None:
