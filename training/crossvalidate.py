@@ -50,31 +50,29 @@ def folds(overrides: Sequence[str]) -> list[DictConfig]:
         if any(override.startswith(name) for override in overrides):
             raise configuration.ConfigurationError(f"leave {name} out: every fold is the test side of one run")
     whole = configuration.compose(overrides)
-    _check_teacher(whole)
     store = [] if any(override.startswith("store=") for override in overrides) else [f"store={whole.dataset.name}"]
     return [
         configuration.compose([*overrides, *store, *_overrides(whole, fold)]) for fold in range(int(whole.split.folds))
     ]
 
 
-def _check_teacher(whole: DictConfig) -> None:
-    """Raise an error if the teacher is a cross-validation with some of the folds only."""
-    teachers = [RunFolder.of(f"{whole.teacher}/fold-{fold}") for fold in range(int(whole.split.folds))]
-    missing = [teacher.path for teacher in teachers if not teacher.training.is_file()]
-    if whole.teacher is not None and missing and any(teacher.path.is_dir() for teacher in teachers):
-        raise configuration.ConfigurationError(
-            f"{missing[0]} is not trained to its end: python -m training.crossvalidate name={whole.teacher} "
-            "with the settings of that one"
-        )
-
-
 def _overrides(whole: DictConfig, fold: int) -> list[str]:
     """Return the settings of a fold; a cross-validation teaches with the same fold, which has not seen its images."""
     settings = ["split.test=folds", f"split.fold={fold}", f"name={whole.name}/fold-{fold}"]
-    teacher = f"{whole.teacher}/fold-{fold}"
-    if whole.teacher is not None and RunFolder.of(teacher).path.is_dir():
-        settings.append(f"teacher={teacher}")
+    teachers = [f"{whole.teacher}/fold-{number}" for number in range(int(whole.split.folds))]
+    if whole.teacher is not None and any(RunFolder.of(teacher).path.is_dir() for teacher in teachers):
+        settings.append(f"teacher={teachers[fold]}")
     return settings
+
+
+def _check_teachers(configs: Sequence[DictConfig]) -> None:
+    """Raise an error if a fold's teacher is a fold that is not trained: before the first fold, not hours later."""
+    for teacher in (str(config.teacher) for config in configs if config.teacher is not None):
+        if "/fold-" in teacher and not RunFolder.of(teacher).training.is_file():
+            raise configuration.ConfigurationError(
+                f"{RunFolder.of(teacher).path} is not trained to its end: "
+                f"python -m training.crossvalidate name={teacher.partition('/')[0]} with the settings of that one"
+            )
 
 
 def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dict[str, Any]:
@@ -84,6 +82,7 @@ def run(configs: Sequence[DictConfig], *, console: Console | None = None) -> dic
         ConfigurationError: a setting is impossible.
         DatasetError: the data set is not prepared, or an image is in the test part of two folds.
     """
+    _check_teachers(configs)
     console = console or plain_console()
 
     def say(line: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from handlers import naming
 from handlers.atomic import write_json
 from handlers.machine import share_cores
-from handlers.run_folder import RUNS
+from handlers.run_folder import RUNS, RunFolder
 from training.configuration import ConfigurationError, TrainingError, compose, plain, store_folder
 from training.data.records import DatasetError
 from training.data.splits import SplitSpec
@@ -100,7 +100,7 @@ def profile(
     """
     if fault := naming.fault_of_run(name):
         raise ConfigurationError(fault)
-    if (RUNS / name / "config.yaml").exists():
+    if RunFolder(RUNS / name).config.exists():
         raise ConfigurationError(f"runs/{name} is a run: give the profile another --name")
     base = [*base, f"name={name}"]
     data = PreparedDataset.open(store_folder(compose([*base, f"network={networks[0]}"])))

@@ -142,7 +142,7 @@ def test_each_fold_learns_from_the_same_fold() -> None:
     for fold in (0, 1):
         shutil.copytree("runs/teacher", f"runs/folded/fold-{fold}")
     with pytest.raises(ConfigurationError, match=r"runs/folded/fold-2 is not trained to its end: .* name=folded"):
-        crossvalidate.folds(settings)
+        crossvalidate.run(crossvalidate.folds(settings))
     shutil.copytree("runs/teacher", "runs/folded/fold-2")
     configs = crossvalidate.folds(settings)
     assert [config.teacher for config in configs] == [f"folded/fold-{fold}" for fold in range(3)]

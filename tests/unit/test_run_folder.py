@@ -25,6 +25,7 @@ FILES = {
     "reference": "drift.bin",
     "export": "export.json",
     "weights": "weights.json",
+    "pruned": "pruned.pt",
     "validation": "validation.npz",
     "choice": "choice.json",
     "deployed": "deployed.npz",
