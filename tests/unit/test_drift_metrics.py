@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from monitoring.drift_metrics import GAUGES, RETRY, DriftMetrics
 from serving.lifecycle import exporter, launch
 from serving.store import model_store
 from tests.unit.test_drift import WIDTH, drawn_reference, images
-from tests.unit.test_exporter import ROOT, Samples, exporters, get, record, samples, value
+from tests.unit.test_exporter import ROOT, Samples, exporters, free_port, get, record, samples, value
 from tests.until import until
 
 KEY = {"model": "birds", "version": "1.0"}
@@ -139,9 +138,7 @@ def test_a_running_exporter_has_no_torch_and_little_memory(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "logs").mkdir()
     shutil.copytree(store, tmp_path / model_store.FOLDER)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    record(tmp_path, os.getpid(), port)
+    record(tmp_path, os.getpid(), free_port())
     serve(launch.observations(str(tmp_path / "temporary")), images(600, 1)).release()
     with exporter.beside(tmp_path):
         until(lambda: get(tmp_path), 30)
