@@ -172,7 +172,7 @@ def get(home: Path) -> Samples | None:
     assert server is not None
     address = f"http://127.0.0.1:{ports.exporter_port(server.metrics)}/metrics"
     try:
-        with urllib.request.urlopen(address, timeout=5) as response:
+        with urllib.request.urlopen(address, timeout=20) as response:  # seconds, on a machine with other work
             return samples(response.read().decode())
     except OSError:
         return None
