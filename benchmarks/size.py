@@ -65,7 +65,7 @@ def milliseconds(text: str) -> float:
 
 
 def changed(settings: Settings, override: str) -> Settings:
-    """Return settings with one of them replaced, or left out where it is the default."""
+    """Return settings with one of them replaced; a default is left out."""
     key = override.partition("=")[0]
     unchanged = tuple(setting for setting in settings if setting.partition("=")[0] != key)
     return unchanged if model_config.configure([override]) == model_config.configure(()) else (*unchanged, override)
@@ -197,7 +197,7 @@ def size(name: str, p99: float, folder: Path | None, seconds: float) -> dict[str
 
 
 def verdict(figures: dict[str, Any]) -> str:
-    """Return a line that says what was found."""
+    """Return the result of a search in one line, with the next command."""
     goal, rate = figures["p99_ms"], figures["rows"][0]["rate"]
     if not rate:
         return f"no setting keeps p99 within {goal:g} ms at any rate: allow more, or take a smaller network"

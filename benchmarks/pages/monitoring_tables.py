@@ -9,17 +9,17 @@ from benchmarks.pages.markdown import of_result, table
 TITLES = {"petals": "Petals", "moths": "Moths", "places365": "Places365"}
 
 
+def _costs(name: str, row: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the cells of a row: time without monitoring, and its ratios with monitoring and to itself."""
+    ratios = (_interval(row["ratio"][model]) for model in (kind, "again"))
+    return [name, f"{row['cpu_milliseconds']['silent']:.2f} ms", *ratios]
+
+
 @of_result("monitoring_served.json")
 def served(document: Mapping[str, Any]) -> str:
     """Make the table of the processor time that monitoring costs a server."""
     rows = [
-        [
-            f"{row['network']}, connections: {row['connections']}",
-            f"{row['cpu_milliseconds']['silent']:.2f} ms",
-            _interval(row["ratio"]["monitored"]),
-            _interval(row["ratio"]["again"]),
-        ]
-        for row in document["rows"]
+        _costs(f"{row['network']}, connections: {row['connections']}", row, "monitored") for row in document["rows"]
     ]
     note = (
         f"\n\nProcessor time of one request to a TorchServe: front end, workers and exporter. Ratios are the median of "
@@ -33,12 +33,7 @@ def served(document: Mapping[str, Any]) -> str:
 def cost(document: Mapping[str, Any]) -> str:
     """Make the table of the processor time that counting takes."""
     rows = [
-        [
-            f"{row['network']}, {row['precision']}, batch of {row['batch']}",
-            f"{row['cpu_milliseconds']['silent']:.2f} ms",
-            _interval(row["ratio"]["counting"]),
-            _interval(row["ratio"]["again"]),
-        ]
+        _costs(f"{row['network']}, {row['precision']}, batch of {row['batch']}", row, "counting")
         for row in document["rows"]
     ]
     scrape = document["scrape"]

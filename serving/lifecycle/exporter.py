@@ -19,7 +19,7 @@ LARGEST = 1_000_000  # bytes of the log
 INTERVAL = 1.0  # seconds between two looks
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds until the next start
 
-# With a second thread of its own, NumPy's BLAS takes twice the processor time for the same speed.
+# With two threads, NumPy's BLAS takes twice the processor time for the same speed.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 logger = logging.getLogger(__name__)
