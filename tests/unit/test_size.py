@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import size
+from benchmarks.harness.servers import Running
 from benchmarks.size import Settings
 from benchmarks.traffic import capacity
 from benchmarks.traffic.capacity import Capacity
 from benchmarks.traffic.open_loop import Latencies
 from serving.errors import ServingError
+from tests.unit.answering_server import answering
 
 
 def server(limit: float, *, failures_from: float = float("inf")) -> Callable[[float], Latencies]:
@@ -42,6 +44,19 @@ def test_a_capacity_is_near_the_highest_rate_within_the_goal(first: float) -> No
 def test_failures_end_a_capacity_and_an_impossible_goal_has_none() -> None:
     assert capacity.search(server(1e9, failures_from=20.0), 10.0, 50.0).rate <= 20
     assert capacity.search(server(100.0), 10.0, 5.0) == Capacity(0.0, None)
+
+
+def test_a_server_that_is_slower_than_the_goal_by_itself_is_not_loaded() -> None:
+    with answering(stall=lambda number: 0.03) as server:
+        assert capacity.measure(Running(server.url, {}), [b"a"], p99=10.0, seconds=1.0) == Capacity(0.0, None)
+        assert len(server.bodies) == capacity.CALLS
+
+
+def test_a_real_load_finds_a_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "LOADS", 3)
+    with answering(stall=lambda number: 0.02) as server:
+        found = capacity.measure(Running(server.url, {}), [b"a"], p99=2000.0, seconds=0.1)
+    assert found.rate >= 20 and found.latencies is not None and found.latencies.failures == 0
 
 
 def test_settings_are_varied_from_the_best_and_each_is_measured_once() -> None:
