@@ -10,7 +10,7 @@ its rate is at least 5 % higher. At the end two servers take turns: one with the
 the best are at least 5 % better, the next version is archived with them; `make deploy` makes it live. Int8 is tried
 only where the run's export offers it. Run nothing else at the same time.
 
-Writes runs/<name>/size.json with all that was measured. Its last line is the same JSON document.
+Writes runs/<name>/size.json with all that was measured.
 """
 
 import dataclasses
@@ -28,12 +28,13 @@ from benchmarks.harness.servers import NotMeasured
 from benchmarks.result import Origin
 from benchmarks.traffic import capacity
 from benchmarks.traffic.capacity import Capacity
+from handlers.atomic import write_json
 from handlers.network.precision import by_speed
 from handlers.run_folder import RUNS, RunFolder
 from pipeline.steps import next_version
 from serving import archive
 from serving.errors import ServingError
-from serving.host import ports
+from serving.host import ports, state
 from serving.host.resources import Resources
 from serving.store import fine_tuning, model_config, model_store, provenance
 from serving.store.live import Live
@@ -86,13 +87,17 @@ def search(
     present: Settings, values: Iterator[list[str]], measure: Measure
 ) -> tuple[Settings, dict[Settings, Capacity]]:
     """Return the best settings, and the capacity of all that were measured; one setting is varied after the other."""
-    measured = {present: measure(present)}
+    measured = {present: measure(present)}  # an error ends the search; other settings may not fit the machine
     best = present
     for overrides in values:
         for override in overrides:
             candidate = changed(best, override)
             if candidate not in measured:
-                measured[candidate] = measure(candidate)
+                try:
+                    measured[candidate] = measure(candidate)
+                except NotMeasured as error:
+                    print(f"{' '.join(candidate)}: not measured: {error}", file=sys.stderr, flush=True)
+                    measured[candidate] = Capacity(0.0, None)
             if measured[candidate].rate > GAIN * measured[best].rate:
                 best = candidate
     return best, measured
@@ -109,13 +114,13 @@ class Bench:
     offset: int
 
     def measure(self, settings: Settings) -> Capacity:
-        """Return the capacity of a server with these settings, 0 if it does not start."""
-        try:
-            with self._server(settings, 0) as running:
-                result = capacity.measure(running, self.bodies, self.p99, self.seconds)
-        except NotMeasured as error:
-            print(f"{' '.join(settings) or 'defaults'}: not measured: {error}", file=sys.stderr, flush=True)
-            return Capacity(0.0, None)
+        """Return the capacity of a server with these settings.
+
+        Raises:
+            NotMeasured: it does not start.
+        """
+        with self._server(settings, 0) as running:
+            result = capacity.measure(running, self.bodies, self.p99, self.seconds)
         print(f"{' '.join(settings) or 'defaults'}: {result.rate:g} requests/s", file=sys.stderr, flush=True)
         return result
 
@@ -175,6 +180,8 @@ def size(name: str, p99: float, folder: Path | None, seconds: float) -> dict[str
         ServingError, DatasetError: there is no such run, or it cannot be served.
     """
     model_store.check_name(name)
+    if state.running(Path.cwd()) is not None:
+        raise ServingError("a server runs here, which would share the cores with those of the search: make stop first")
     run = fine_tuning.deployed(*fine_tuning.runs(name, RUNS))
     archive.read_spec(run.model)
     bench = Bench(run.path.resolve(), images(run, folder), p99, seconds, ports.offset_of_environment())
@@ -229,8 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print_table(
         f"{options.name}: p99 within {figures['p99_ms']:g} ms", ("settings", "requests/s", "p99 ms"), cells
     )
+    document = {"benchmark": origin.benchmark, **origin.document(), **figures}
+    write_json(fine_tuning.deployed(*fine_tuning.runs(options.name, RUNS)).path / "size.json", document)
     print(verdict(figures))
-    return origin.publish(figures, fine_tuning.deployed(*fine_tuning.runs(options.name, RUNS)).path / "size.json")
+    return 0
 
 
 if __name__ == "__main__":

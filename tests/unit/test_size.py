@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import size
-from benchmarks.harness.servers import Running
+from benchmarks.harness.servers import NotMeasured, Running
 from benchmarks.size import Settings
 from benchmarks.traffic import capacity
 from benchmarks.traffic.capacity import Capacity
@@ -75,6 +75,28 @@ def test_settings_are_varied_from_the_best_and_each_is_measured_once() -> None:
     assert best == (*present, "handler.precision=int8", "maxBatchDelay=5"), "a gain of 3 % is noise"
     assert len(asked) == len(set(asked)) == len(measured) and asked[0] == present
     assert not any("batchSize=8" in settings or "handler.precision=auto" in settings for settings in asked)
+
+
+def test_a_server_that_does_not_start_ends_the_search_only_with_the_present_settings() -> None:
+    def measure(settings: Settings) -> Capacity:
+        if settings == broken:
+            raise NotMeasured("port 8080 is taken")
+        return Capacity(100.0, None)
+
+    broken: Settings = ("batchSize=4",)
+    best, measured = size.search((), iter([["batchSize=4"]]), measure)
+    assert best == () and measured[broken] == Capacity(0.0, None)
+    with pytest.raises(NotMeasured, match="port 8080 is taken"):
+        size.search(broken, iter([]), measure)
+
+
+def test_a_server_that_runs_here_is_to_be_stopped_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serving.host.state.running", lambda root: object())
+    assert size.main(["birds", "--p99=50ms"]) == 1
+    assert "make stop first" in capsys.readouterr().err
 
 
 def test_a_default_is_left_out_and_another_value_takes_its_place() -> None:
