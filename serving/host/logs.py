@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -13,6 +14,8 @@ FILES = (CONSOLE, "ts_log.log", "model_log.log")
 _LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 _CURE = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
+_DELAY = 2.0  # seconds within which TorchServe, on a busy machine, has logged what a dead worker printed
+_PAUSE = 0.1
 # TorchServe's worker ends with this exception after any failure of the handler.
 _TORCHSERVE_EXCEPTION = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
 
@@ -50,8 +53,17 @@ class Mark:
     def raised(self, name: str, version: str) -> str:
         """Return the last exception that a worker of a version logged since, as one line, or "".
 
+        TorchServe logs it after the worker has died: up to 2 seconds are waited for it.
         For a package that the handler imports and that is not installed, it says how to install it.
         """
+        deadline = time.monotonic() + _DELAY
+        before, exception = "", self._exception(name, version)
+        while (not exception or exception != before) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+            before, exception = exception, self._exception(name, version)
+        return f"{exception} ({_CURE})" if exception.startswith("ModuleNotFoundError: ") else exception
+
+    def _exception(self, name: str, version: str) -> str:
         exception = ""
         for line in self.lines("model_log.log"):
             parts = _LINE.fullmatch(line)
@@ -59,7 +71,7 @@ class Mark:
                 continue
             if _EXCEPTION.fullmatch(parts["text"]) and not _TORCHSERVE_EXCEPTION.match(parts["text"]):
                 exception = parts["text"]
-        return f"{exception} ({_CURE})" if exception.startswith("ModuleNotFoundError: ") else exception
+        return exception
 
 
 def _size(path: Path) -> int:
