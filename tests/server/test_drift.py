@@ -25,11 +25,11 @@ from training.transfer import reference
 NAME, WINDOW = "watched", 100
 
 
-def save_watched(folder: Path) -> Path:
-    """Write an artifact with a bank, and the reference of 150 pictures beside it."""
+def save_watched(folder: Path, size: tuple[int, int] = (48, 40)) -> Path:
+    """Write an artifact with a bank, and the reference of 150 pictures of some size beside it."""
     weights = save_banked(folder)
     classifier = Classifier(weights)
-    decoded = classifier.decode([picture(seed) for seed in range(300)])
+    decoded = classifier.decode([picture(seed, size) for seed in range(300)])
     images = [image for image in decoded if isinstance(image, torch.Tensor)]
     outputs, classes = classifier.outputs(images), len(classifier.spec.classes)
     logits, embeddings = outputs[:, :classes], outputs[:, classes:]
