@@ -25,7 +25,9 @@ from serving.client import Client, ClientError
 from serving.host import logs, ports
 from serving.lifecycle import exporter
 from serving.lifecycle.deployment import DeployLimits
+from serving.rollout.guard import Guard
 from serving.store import model_store
+from serving.store.live import Live
 from tests.server import faulty
 from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture
 from tests.server.test_drift import NAME as WATCHED
@@ -247,6 +249,29 @@ def test_the_same_repair_again_and_again(home: Path, alertmanager: str) -> None:
             finally:
                 watcher.terminate()
     fires(alertmanager, "SightlineRepairs")
+
+
+def test_a_version_that_is_rolled_back(home: Path, alertmanager: str) -> None:
+    guard, flag = Guard(home), home / "fail"
+
+    def is_seen() -> bool:
+        guard.look()
+        return bool(guard._first)
+
+    until(is_seen, SECONDS)
+    flag.touch()
+    with Client(root=home) as client:
+        for seed in range(5):
+            with pytest.raises(ClientError):
+                client.predict(picture(seed), NAME)
+    flag.unlink()
+
+    def is_back() -> bool:
+        guard.look()
+        return Live.read(home).models[NAME].version == "1.0"
+
+    until(is_back, SECONDS)
+    fires(alertmanager, "SightlineRollback")
 
 
 def test_a_disk_that_is_nearly_full(home: Path, alertmanager: str) -> None:
