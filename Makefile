@@ -27,6 +27,7 @@ AGREEMENT ?=
 SHADOW ?=
 CANARY ?=
 ROLLBACK ?=
+CLUSTER ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
@@ -55,11 +56,12 @@ export SIGHTLINE_REPLAY = $(value REPLAY)
 export SIGHTLINE_AGREEMENT = $(value AGREEMENT)
 export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
+export SIGHTLINE_CLUSTER = $(value CLUSTER)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY
+unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY CLUSTER
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY CLUSTER,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))
@@ -89,8 +91,8 @@ inspect: setup ## look for wrong labels, copies and poor images before training:
 up: setup ## your own images to a served model: RAW=<folder of class folders> NAME=<name> (MINUTES= of fine-tuning, STAGES=1: none, EXCLUDE=, ARGS=)
 	@$(call need,RAW,RAW=<folder of class folders> NAME=<name>)$(py) -m pipeline.up "$$SIGHTLINE_RAW" "$$SIGHTLINE_NAME" --minutes="$$SIGHTLINE_MINUTES" --stages="$$SIGHTLINE_STAGES" $(exclude) $(ARGS)
 
-data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n EXCLUDE=<csv of images to leave out>
-	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" $(exclude) augment="$$SIGHTLINE_AUGMENT" $(ARGS)
+data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: drawn, RAW empty: downloaded) NAME= AUGMENT=n EXCLUDE=<csv of images to leave out> (CLUSTER=local or <host:port>: on a Ray cluster)
+	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" $(exclude) augment="$$SIGHTLINE_AUGMENT" $(if $(value CLUSTER),cluster="$$SIGHTLINE_CLUSTER") $(ARGS)
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20"
 	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
@@ -135,8 +137,8 @@ status: setup ## show the server and what it serves
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$$SIGHTLINE_MODEL" "$$SIGHTLINE_IMAGE" $(if $(OFFLINE),--offline) $(ARGS)
 
-score: setup ## classify any number of images without a server, into a table: NAME= RAW=<folder, list, tar shard or bucket> (VERSION=, ARGS="--out <folder>")
-	@$(call need,RAW,NAME=<model> RAW=<folder of images>)$(named)$(py) -m pipeline.score "$$SIGHTLINE_MODEL" "$$SIGHTLINE_RAW" $(if $(value VERSION),--version "$$SIGHTLINE_VERSION") $(ARGS)
+score: setup ## classify any number of images without a server, into a table: NAME= RAW=<folder, list, tar shard or bucket> (VERSION=, CLUSTER=local or <host:port>: on a Ray cluster, ARGS="--out <folder>")
+	@$(call need,RAW,NAME=<model> RAW=<folder of images>)$(named)$(py) -m pipeline.score "$$SIGHTLINE_MODEL" "$$SIGHTLINE_RAW" $(if $(value VERSION),--version "$$SIGHTLINE_VERSION") $(if $(value CLUSTER),--cluster "$$SIGHTLINE_CLUSTER") $(ARGS)
 
 deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1, SHADOW=0.1, CANARY=0.1: only if it passes on logged requests, on copies of live ones, on live ones; AGREEMENT=0.95)
 	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)

@@ -9,6 +9,7 @@ requirements-weights.txt    the pretrained weights of larger networks, for who w
 requirements-log.txt        what writes the prediction log as Parquet, for who wants that
 requirements-drift.txt      what draws distributions in the report on drift, for who wants that
 requirements-search.txt     what searches for better settings, for who wants that
+requirements-cluster.txt    what runs on several machines, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -24,7 +25,7 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
-OPTIONAL = ("weights", "log", "drift", "search")  # extras, each with a separate lock
+OPTIONAL = ("weights", "log", "drift", "search", "cluster")  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"

@@ -5,10 +5,12 @@
     python -m pipeline.score birds shard-000.tar                 the images in a tar shard, or in a folder of them
     python -m pipeline.score birds gs://bucket/photos            a bucket, with its package (gcsfs, s3fs)
     python -m pipeline.score birds photos/ --out photos.scores   another folder for the table
+    python -m pipeline.score birds photos/ --cluster local       on a Ray cluster: its own, or one at host:port
 
 Each core runs one process with the server's own decoding, network and settings, so the answers are those of the server.
 An image that cannot be read gets a row with its error. A command that was stopped or killed continues: no image is
-missing or in two rows. `pandas.read_parquet("scores/birds-1.0/photos")` reads the table.
+missing or in two rows. All nodes of a cluster share the current folder and that of the images.
+`pandas.read_parquet("scores/birds-1.0/photos")` reads the table.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +29,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from handlers.atomic import write_json
+from handlers.atomic import replacing, write_json
 from handlers.errors import ArtifactError
 from handlers.golden import GoldenError
 from handlers.machine import cores
@@ -35,6 +38,7 @@ from pipeline.scoring.chunk import Chunk, Job
 from serving.errors import ServingError
 from serving.store import local_model
 from serving.store.local_model import LocalModel
+from training.cluster import ClusterError, ClusterPool
 from training.data.decoders import Pool, PoolBroken
 from training.data.progress import plain_console, progress
 
@@ -42,7 +46,12 @@ INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirem
 FOLDER = Path("scores")
 ROWS = (64, 2_048)  # least and most of a part; a killed process answers one again
 PARTS = 64  # of a small table, so that all cores have work
-LIST, ABOUT, LOCK = "_images.jsonl", "_about.json", "_lock"  # readers of Parquet pass over names with a "_"
+LIST, ABOUT, LOCK, MODEL = (
+    "_images.jsonl",
+    "_about.json",
+    "_lock",
+    "_model",
+)  # readers of Parquet pass over names with a "_"
 
 
 class ScoreError(ServingError):
@@ -68,14 +77,16 @@ def score(
     out: Path | None = None,
     processes: int | None = None,
     rows: int | None = None,
+    cluster: str | None = None,
     console: Console | None = None,
 ) -> Scores:
     """Write the table of the answers to all images of a source, or its missing parts.
 
     `processes` is one a core by default, or one with a GPU. `rows` is the number of images in a part, by default
-    between 64 and 2,048; answers depend on it by rounding only.
+    between 64 and 2,048; answers depend on it by rounding only. `cluster` is the address of a Ray cluster, or "local".
 
     Raises:
+        ClusterError: the cluster cannot be used.
         ScoreError: the folder holds another table, another command writes it, or pyarrow is missing.
         ListingError: the source has no image, or cannot be read.
         ArchiveError: there is no such model.
@@ -89,7 +100,14 @@ def score(
         job = _job(folder.absolute(), name, model)
         with _locked(folder):
             total, rows = _listed(job, source, rows, console)
-            images, errors, skipped = _scored(job, total, processes, rows, console)
+            if cluster is None:
+                pool: Pool | ClusterPool = Pool(processes or (1 if job.on_gpu else cores()))
+            else:
+                job = _shared(job)
+                local = [] if listing.is_url(source) else [Path(source)]
+                pool = ClusterPool(cluster, [job.out, job.weights, *local], gpus=int(job.on_gpu))
+            with pool:
+                images, errors, skipped = _scored(job, total, pool, rows, console)
     return Scores(folder, images, errors, time.perf_counter() - started, images - skipped)
 
 
@@ -100,6 +118,17 @@ def _job(out: Path, name: str, model: LocalModel) -> Job:
     settings = json.dumps(model.settings, sort_keys=True)
     on_gpu = model.settings.get("device") != "cpu" and torch.cuda.is_available()
     return Job(out, model.weights, settings, name, model.version, digest, on_gpu)
+
+
+def _shared(job: Job) -> Job:
+    """Return the job with the model of an archive in the folder of the table, where all nodes of a cluster find it."""
+    if not job.version:
+        return dataclasses.replace(job, weights=job.weights.absolute())
+    folder = job.out / MODEL
+    if not folder.is_dir():
+        with replacing(folder) as part:
+            shutil.copytree(job.weights.parent, part)
+    return dataclasses.replace(job, weights=folder / job.weights.name)
 
 
 @contextlib.contextmanager
@@ -134,13 +163,10 @@ def _listed(job: Job, source: str, rows: int | None, console: Console) -> tuple[
     return count, rows
 
 
-def _scored(job: Job, total: int, processes: int | None, rows: int, console: Console) -> tuple[int, int, int]:
+def _scored(job: Job, total: int, pool: Pool | ClusterPool, rows: int, console: Console) -> tuple[int, int, int]:
     """Answer the chunks without a part; return the images, those without an answer, and those of an earlier run."""
     images = errors = skipped = 0
-    with (
-        Pool(processes or (1 if job.on_gpu else cores())) as pool,
-        progress(console, f"{job.model} {job.version}", total) as advance,
-    ):
+    with progress(console, f"{job.model} {job.version}", total) as advance:
 
         def missing() -> Iterator[Chunk]:
             nonlocal images, errors, skipped
@@ -169,12 +195,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", help="a version other than the live one")
     parser.add_argument("--out", type=Path, help=f"folder of the table (default {FOLDER}/<model>-<version>/<source>)")
     parser.add_argument("--processes", type=int, help="processes (default: one a core, or one with a GPU)")
+    parser.add_argument("--cluster", help="local, or host:port of a Ray cluster")
     options = parser.parse_args(arguments)
     try:
         scores = score(
-            options.name, options.source, options.version or None, out=options.out, processes=options.processes
+            options.name,
+            options.source,
+            options.version or None,
+            out=options.out,
+            processes=options.processes,
+            cluster=options.cluster or None,
         )
-    except (ServingError, ArtifactError, GoldenError, PoolBroken, OSError, ValueError) as error:
+    except (ServingError, ArtifactError, GoldenError, ClusterError, PoolBroken, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

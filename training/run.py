@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from training.loop import Outcome
 
 RUN_FORMAT = 4  # raise it where the results of older code must be trained again
-IRRELEVANT_TO_WEIGHTS = ("name", "store", "raw", "exclude", "tracking")  # settings
+IRRELEVANT_TO_WEIGHTS = ("name", "store", "raw", "exclude", "tracking", "cluster")  # settings
 # Settings of the trainer that older runs do not have, with the values that mean the same as then.
 UNCHANGED = {"class_weights": "none", "layer_decay": 1.0, "freeze_norms": False}
 PACKAGES = ("torch", "torchvision", "kornia", "lightning", "timm", "numpy")

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from handlers.atomic import replace_folder
 from handlers.machine import cores
+from training.cluster import ClusterPool
 from training.data import class_counts, exclusion, store
 from training.data.arrays import RowFile
 from training.data.decoders import Job, Pool, PoolBroken, require_space, run_chunk
@@ -42,10 +43,20 @@ _CHUNK = 64
 _NAMED = 5  # of the files left out for one reason
 
 
-def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Console | None = None) -> dict[str, float]:
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    processes: int = 1,
+    cluster: str | None = None,
+    console: Console | None = None,
+) -> dict[str, float]:
     """Prepare the data set that `recipe` describes in `folder`; return the seconds of each stage ({}: up to date).
 
+    The images are decoded by `processes` of this machine, or by the nodes of a Ray `cluster`, which share `folder`.
+
     Raises:
+        ClusterError: the cluster cannot be used; the same command resumes.
         DatasetError: the raw data cannot be read; nothing half-written is left behind.
         OSError: the disk is full, or cannot be written.
     """
@@ -58,7 +69,7 @@ def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Consol
     partial_folder.mkdir(parents=True, exist_ok=True)
     with _only_one(partial_folder):
         try:
-            seconds = _build(recipe, key, partial_folder, processes, console)
+            seconds = _build(recipe, key, partial_folder, processes, cluster, console)
         except DatasetError:
             shutil.rmtree(partial_folder)
             raise
@@ -67,7 +78,9 @@ def prepare(recipe: Recipe, folder: Path, *, processes: int = 1, console: Consol
     return seconds
 
 
-def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Console) -> dict[str, float]:
+def _build(
+    recipe: Recipe, key: str, folder: Path, processes: int, cluster: str | None, console: Console
+) -> dict[str, float]:
     """Fill `folder`, from where an interrupted run with the same key stopped."""
     clock, seconds = time.perf_counter(), {}
 
@@ -100,7 +113,7 @@ def _build(recipe: Recipe, key: str, folder: Path, processes: int, console: Cons
         job = Job(recipe.raw, spec, rows, images, folder / store.MOMENTS, recipe.limits)
         lap("reading")
         if index.recall("stage") == "decoding":
-            _decode(index, job, processes, console, lap)
+            _decode(index, job, processes, cluster, console, lap)
             index.remember("stage", "finishing")
         _finish(recipe, key, raw_dataset, encoded, index, job, folder)
         lap("finishing")
@@ -123,7 +136,9 @@ def _is_encoded(recipe: Recipe, rows: int) -> bool:
     return recipe.store == "encoded" or (recipe.store == "auto" and size > recipe.max_decoded_gb * 1e9)
 
 
-def _decode(index: Index, job: Job, processes: int, console: Console, lap: Callable[[str], None]) -> None:
+def _decode(
+    index: Index, job: Job, processes: int, cluster: str | None, console: Console, lap: Callable[[str], None]
+) -> None:
     """Decode the remaining images; each chunk is recorded in the index once it is written."""
     images, moments = job.open_images(), job.open_moments()
     files = [file for file in (images, moments) if file is not None]
@@ -133,10 +148,13 @@ def _decode(index: Index, job: Job, processes: int, console: Console, lap: Calla
     for file in files:
         file.allocate()
     pending = index.count("row NOT NULL AND sha256 IS NULL")
-    processes = max(1, min(processes, -(-pending // _CHUNK)))
     if not pending:
         return
-    with Pool(processes) as pool, progress(console, "decoding", pending) as advance:
+    if cluster is None:
+        decoders: Pool | ClusterPool = Pool(max(1, min(processes, -(-pending // _CHUNK))))
+    else:
+        decoders = ClusterPool(cluster, [job.raw, job.moments])
+    with decoders as pool, progress(console, "decoding", pending) as advance:
         pool.warm()
         lap("starting")
         for chunk in pool.map(partial(run_chunk, job), index.pending(_CHUNK)):
@@ -318,7 +336,7 @@ def run(overrides: Sequence[str], console: Console) -> None:
     spec = SplitSpec.from_config(config.split)
     if type(config.augment) is not int or config.augment < 0:
         raise DatasetError(f"augment is {config.augment}: set it to 0 or to the number of copies")
-    prepare(recipe_from(config), folder, processes=processes, console=console)
+    prepare(recipe_from(config), folder, processes=processes, cluster=config.cluster, console=console)
     if store.PreparedDataset.open(folder).encoded:
         from training.data import shards
 
