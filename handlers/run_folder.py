@@ -26,6 +26,7 @@ class RunFolder:
     path: Path
 
     config = _File("config.yaml")
+    environment = _File("environment.txt")  # Python and all packages, with their versions
     weights = _File("weights.json")  # the origin of its pretrained weights
     pruned = _File("pruned.pt")  # the weights of a pruned network, before its fine-tuning
     # Written by each epoch.
@@ -52,6 +53,7 @@ class RunFolder:
     # Written by an evaluation.
     evaluation = _File("evaluation")
     metrics = _File("evaluation/metrics.json")
+    scores = _File("evaluation/scores.json")  # the main ones, without intervals
     predictions = _File("evaluation/predictions.npz")
     mistakes = _File("evaluation/mistakes.png")
     robustness = _File("evaluation/robustness.json")

@@ -7,6 +7,7 @@ Reads `runs/<run>/config.yaml` and `model.pt` and the prepared data set that it 
 
     metrics.json           top-1, top-5, macro-F1, each class, calibration error with the temperature and without it
                            (unscaled), each with a 95 % interval
+    scores.json            the main scores without intervals
     predictions.npz        probabilities (N, K) float32, labels, ids, and the location of each image's bytes
     confusion.png, reliability.png, mistakes.png
 
@@ -109,6 +110,7 @@ def _evaluate(
     predictions.save(files.predictions)
     draw(files.evaluation, predictions, dataset.classes)
     _draw_mistakes(files.mistakes, predictions, records, classifier, dataset)
+    write_json(files.scores, {name: score["value"] for name, score in main_scores(metrics)})
     write_json(files.metrics, metrics)
     return metrics
 

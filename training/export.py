@@ -9,7 +9,6 @@ Training does the first by itself.
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ from training.data.store import PreparedDataset
 from training.golden import choose
 from training.networks import build
 from training.quantization import QuantizationError, quantize
-from training.run import input_statistics, network_name, run_key, versions, with_planned_epochs
+from training.run import commit, input_statistics, network_name, run_key, versions, with_planned_epochs
 from training.temperature import fit_temperature
 from training.transfer import familiarity, reference
 from training.transfer.stages import feature_key, stages
@@ -260,16 +259,6 @@ def compare(
         largest = max(largest, float((ours - theirs).abs().max()))
     about = {"images": images, "different_top1": different, "correct": correct, "lost": losses, "gained": gains}
     return {**about, "largest_difference": largest}
-
-
-def commit() -> str | None:
-    """Return the commit of the code, with `+` if tracked files are changed; None without git."""
-    folder = Path(__file__).resolve().parent
-    try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _best_checkpoint(run: Path, settings: dict[str, Any], data: PreparedDataset) -> Path:

@@ -5,12 +5,14 @@ import json
 import math
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from handlers.atomic import write_text
 from handlers.machine import cores
 from handlers.run_folder import RunFolder
 from training.configuration import fingerprint, plain
@@ -104,6 +106,22 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in PACKAGES}
 
 
+def environment() -> str:
+    """Return the version of Python and of each installed package, a line each, as a requirements file has them."""
+    packages = {f"{package.name}=={package.version}" for package in importlib.metadata.distributions()}
+    return "\n".join([f"# Python {platform.python_version()}", *sorted(packages, key=str.lower)]) + "\n"
+
+
+def commit() -> str | None:
+    """Return the commit of the code, with `+` if tracked files are changed; None without git."""
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def machine(device: str) -> dict[str, Any]:
     """Return the processor, the number of cores, and the GPU if `device` is "cuda"."""
     import torch
@@ -128,6 +146,8 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
     part = settings["trainer"].get("epoch_part", 1)
     return {
         "fingerprint": data.fingerprint,
+        "commit": commit(),
+        "rerun": f"python -m training.rerun {settings['name']}",
         "seed": settings["seed"],
         "epochs": round((len(outcome.checkpoints.rows) - outcome.checkpoints.cut) * part, 3),
         "planned_epochs": round(settings["trainer"]["epochs"] * part, 3),
@@ -168,6 +188,7 @@ def prepare_folder(run: Path, config: DictConfig, key: str, say: Callable[[str],
     files.training.unlink(missing_ok=True)
     resolved = OmegaConf.create(plain(config))
     OmegaConf.save(resolved, files.config)
+    write_text(files.environment, environment())
 
 
 def _remove_results(run: RunFolder) -> None:

@@ -69,6 +69,8 @@ def test_everything_is_what_the_classifier_answers(root: Path) -> None:
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert set(metrics["parts"]) == {"count", "hand"}
     assert list(metrics["parts"]["hand"]["per_class"]) == ["L", "R"]
+    scores_only = json.loads((folder / "scores.json").read_text())
+    assert scores_only["top 1"] == metrics["top_1"]["value"] and "top 1 of the count" in scores_only
     for name in ("confusion.png", "reliability.png", "mistakes.png"):
         assert (folder / name).stat().st_size > 1000
 

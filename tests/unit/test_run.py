@@ -23,6 +23,9 @@ def settings(*overrides: str) -> dict[str, Any]:
     return plain(compose([*TINY, *overrides]))
 
 
+WRITTEN_FIRST = {"config.yaml", "environment.txt"}
+
+
 def files(run: Path) -> set[str]:
     return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
 
@@ -67,7 +70,7 @@ def test_only_settings_that_change_the_weights_change_the_key(
 def test_a_run_keeps_its_files_and_those_of_another_key_go(tmp_path: Path) -> None:
     run, said = tmp_path / "run", list[str]()
     prepare_folder(run, compose(TINY), "a", said.append)
-    assert files(run) == {"checkpoints/key", "config.yaml"} and not said
+    assert files(run) == {"checkpoints/key", *WRITTEN_FIRST} and not said
     results = {"metrics.csv", "curves.png", *ARTIFACTS.values(), INT8, "golden.json", "export.json", "train.json"}
     results |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "checkpoints/epochs", "evaluation/predictions.csv"}
     (run / "evaluation").mkdir()
@@ -76,9 +79,9 @@ def test_a_run_keeps_its_files_and_those_of_another_key_go(tmp_path: Path) -> No
 
     prepare_folder(run, compose(TINY), "a", said.append)
     kept = results - {"train.json"}  # the run is not finished while it trains
-    assert files(run) == kept | {"checkpoints/key", "config.yaml", "notes.txt"}
+    assert files(run) == kept | {"checkpoints/key", *WRITTEN_FIRST, "notes.txt"}
     prepare_folder(run, compose([*TINY, "seed=7"]), "b", said.append)
-    assert files(run) == {"checkpoints/key", "config.yaml", "notes.txt"}
+    assert files(run) == {"checkpoints/key", *WRITTEN_FIRST, "notes.txt"}
     assert (run / "checkpoints/key").read_text() == "b" and "seed: 7" in (run / "config.yaml").read_text()
     assert [line.partition(": ")[2].partition(" ")[0] for line in said] == ["resuming", "configuration,"]
 

@@ -9,6 +9,7 @@ from handlers.spec import ARTIFACTS
 ROOT = Path(__file__).parents[2]
 FILES = {
     "config": "config.yaml",
+    "environment": "environment.txt",
     "checkpoints": "checkpoints",
     "key": "checkpoints/key",
     "planned_epochs": "checkpoints/epochs",
@@ -32,6 +33,7 @@ FILES = {
     "training": "train.json",
     "evaluation": "evaluation",
     "metrics": "evaluation/metrics.json",
+    "scores": "evaluation/scores.json",
     "predictions": "evaluation/predictions.npz",
     "mistakes": "evaluation/mistakes.png",
     "robustness": "evaluation/robustness.json",

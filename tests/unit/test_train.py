@@ -59,6 +59,7 @@ def test_a_run_learns_and_leaves_everything_behind() -> None:
     assert left == {
         *(
             "config.yaml",
+            "environment.txt",
             "metrics.csv",
             "curves.png",
             "train.json",
