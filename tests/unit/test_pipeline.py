@@ -50,13 +50,12 @@ def test_every_stage_names_what_the_project_has() -> None:
     ]
     modules = [re.fullmatch(r"\.venv/bin/python -m ([\w.]+) .*", command) for command in commands]
     assert all(module and (ROOT / module[1].replace(".", "/")).with_suffix(".py").is_file() for module in modules)
-    followed = {
-        name: keys for stage in stages.values() for entry in stage.get("params", ()) for name, keys in entry.items()
-    }
-    for name, keys in followed.items():
+    followed = [pair for stage in stages.values() for entry in stage.get("params", ()) for pair in entry.items()]
+    assert len(followed) == 5
+    for name, keys in followed:
         for dataset in (ROOT / "training/configs/dataset").glob("*.yaml"):
             document = yaml.safe_load((ROOT / name.replace("${dataset}", dataset.stem)).read_text())
-            assert set(keys or ()) <= set(document), f"{name}: DVC refuses a key that is not there"
+            assert set(keys or ()) <= set(document), f"{name}: DVC refuses a key that it lacks"
 
 
 def test_nothing_imports_it() -> None:
