@@ -100,18 +100,22 @@ class Checkpoints(Checkpoint):
             self.best = row
             self._save(trainer, self.files.best_checkpoint, weights_only=True)
         self._save(trainer, self.files.last_checkpoint, weights_only=False)
-        write_text(self.files.epoch_metrics, self._table())
+        if trainer.is_global_zero:
+            write_text(self.files.epoch_metrics, self._table())
         self._report(trainer, row)
         if self.after_epoch is not None:
             self.after_epoch(row)
 
-    def start_from(self, module: L.LightningModule, metrics: Mapping[str, float]) -> None:
-        """Keep the network as it is before the first epoch, with the metrics of its validation, as the best so far."""
+    def start_from(self, module: L.LightningModule, metrics: Mapping[str, float], *, writes: bool = True) -> None:
+        """Keep the network as it is before the first epoch, with the metrics of its validation, as the best so far.
+
+        Of several processes one `writes`.
+        """
         nothing = dict.fromkeys(COLUMNS[1:], float("nan"))
         self.best = {"epoch": 0, **nothing, **metrics}
         self.files.checkpoints.mkdir(parents=True, exist_ok=True)
         # Without validation images the trainer has not seen the module, and could not save it.
-        for path in (self.files.first_checkpoint, self.files.best_checkpoint):
+        for path in (self.files.first_checkpoint, self.files.best_checkpoint) if writes else ():
             with replacing(path) as part:
                 torch.save({"state_dict": module.state_dict()}, part)
 
@@ -125,6 +129,9 @@ class Checkpoints(Checkpoint):
         return math.isnan(self.best["validation_loss"]) or row["validation_loss"] < self.best["validation_loss"]
 
     def _save(self, trainer: L.Trainer, path: Path, *, weights_only: bool) -> None:
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(path, weights_only=weights_only)  # takes part in it, and writes nothing
+            return
         with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)
 

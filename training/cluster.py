@@ -32,11 +32,63 @@ class ClusterError(RuntimeError):
     """The cluster cannot be used; the message says what to do."""
 
 
+def check(address: str) -> None:
+    """Check that there can be a cluster.
+
+    Raises:
+        ClusterError: Ray is missing, or nothing listens there.
+    """
+    if find_spec("ray") is None:
+        raise ClusterError(f"Ray is missing: {INSTALL}")
+    if address == LOCAL:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"{address!r} is no cluster: give local, or host:port as ray start prints it")
+    try:
+        with contextlib.closing(socket.create_connection((host, int(port)), CONNECT)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no cluster at {address} ({error}): start one with ray start --head, or give CLUSTER=local"
+        ) from error
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Belong to a cluster while the block runs.
+
+    Args:
+        address: `local`, or host:port of a cluster to which this machine belongs (`ray start` prints it).
+
+    Raises:
+        ClusterError: Ray is missing, or no cluster answers.
+    """
+    check(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    own: dict[str, Any] = {}
+    if address == LOCAL:
+        own = {"num_cpus": cores(), "object_store_memory": MEMORY, "include_dashboard": False}
+        own["_node_ip_address"] = "127.0.0.1"
+    path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
+    environment = {"env_vars": {"PYTHONPATH": path}}
+    try:
+        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="error", **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
 class ClusterPool:
     """The cores of a cluster, with the interface of `training.data.decoders.Pool`.
 
     Args:
-        address: `local`, or host:port of a cluster to which this machine belongs (`ray start` prints it).
+        address: as of `connected`.
         needs: files and folders that each node needs.
         gpus: of each task; with one, a task takes a GPU and no core.
 
@@ -45,32 +97,17 @@ class ClusterPool:
     """
 
     def __init__(self, address: str, needs: Sequence[Path] = (), gpus: int = 0) -> None:
-        if find_spec("ray") is None:
-            raise ClusterError(f"Ray is missing: {INSTALL}")
-        self._address, self._gpus = address, gpus
+        check(address)
+        self._gpus = gpus
         self._needs = [Path.cwd(), *(path.absolute() for path in needs)]
+        self._connection = connected(address)
 
     def __enter__(self) -> Self:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
-        own: dict[str, Any] = {"num_cpus": cores(), "object_store_memory": MEMORY, "include_dashboard": False}
-        own["_node_ip_address"] = "127.0.0.1"
-        if self._address != LOCAL:
-            _check_address(self._address)
-            own = {}
-        path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
-        environment = {"env_vars": {"PYTHONPATH": path}}
-        try:
-            ray.init(self._address, runtime_env=environment, log_to_driver=False, logging_level="error", **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"no cluster at {self._address}: {str(error).splitlines()[0]}") from error
+        self._connection.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
-        ray.shutdown()
+        self._connection.__exit__(None, None, None)
 
     def warm(self) -> None:
         """Do nothing: the nodes start processes as tasks come."""
@@ -112,19 +149,6 @@ class ClusterPool:
         import ray
 
         return AHEAD * max(1, int(ray.cluster_resources().get("GPU" if self._gpus else "CPU", 1)))
-
-
-def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ClusterError(f"{address!r} is no cluster: give local, or host:port as ray start prints it")
-    try:
-        with contextlib.closing(socket.create_connection((host, int(port)), CONNECT)):
-            pass
-    except (OSError, OverflowError) as error:
-        raise ClusterError(
-            f"no cluster at {address} ({error}): start one with ray start --head, or give CLUSTER=local"
-        ) from error
 
 
 def _run(function: Callable[[Task], Result], needs: Sequence[str], task: Task) -> Result:

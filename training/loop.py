@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from handlers.atomic import replacing
 from handlers.run_folder import RunFolder
@@ -23,6 +24,7 @@ from training.data.loaders import training_batches, validation_batches
 from training.data.shards import EncodedBatches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
+from training.external_processes import ExternalProcesses
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.temperature import LEAST_IMAGES
@@ -34,6 +36,7 @@ NOISE = (
     r".*have no `val_dataloader`",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"GPU available but not used",
+    r"It is recommended to use `self.log\(.*sync_dist=True\)`",  # torchmetrics has joined the values of all processes
     r"Checkpoint directory .* exists and is not empty",
 )
 
@@ -94,7 +97,7 @@ def fit(
         trainer = L.Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             benchmark=device.type == "cuda",  # cuDNN tries its algorithms for a size of images, and takes the fastest
-            devices=1,
+            **_processes(module),
             precision="bf16-mixed" if bf16 else "32-true",
             max_epochs=trainer_node["epochs"],
             limit_train_batches=max(part, 1.0 / len(train)),
@@ -110,7 +113,7 @@ def fit(
         )
         if head is not None and not RunFolder(run).last_checkpoint.is_file():
             measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
-            checkpoints.start_from(module, measured[0])
+            checkpoints.start_from(module, measured[0], writes=trainer.is_global_zero)
         if trainer_node["epochs"]:
             _fit(trainer, module, train, validation if len(split.validation) else None, run)
     if config["tracking"]["kind"] == "wandb":
@@ -118,11 +121,24 @@ def fit(
 
         wandb.finish()  # else the next run of this process, another fold, would write into this one
     start = time.perf_counter()
-    average = _average(module, checkpoints, data, split, config["trainer"]["batch_size"], device, bf16, say)
+    average = None
+    if module.ranks.is_first:
+        average = _average(module, checkpoints, data, split, config["trainer"]["batch_size"], device, bf16, say)
     seconds = sum(checkpoints.seconds) + time.perf_counter() - start
     best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), checkpoints, device, bf16, seconds, average)
+
+
+def _processes(module: Classification) -> dict[str, Any]:
+    """Return the settings of Lightning for the processes that train together."""
+    ranks = module.ranks
+    if ranks.count == 1:
+        return {"devices": 1}
+    # Layers that learn later have no gradients at first.
+    later = module.config["network"].get("freeze", "none") != "none"
+    strategy = DDPStrategy(cluster_environment=ExternalProcesses(ranks), find_unused_parameters=later)
+    return {"devices": ranks.beside, "strategy": strategy, "use_distributed_sampler": False}
 
 
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
@@ -190,20 +206,38 @@ def batches(
     config: Mapping[str, Any], data: PreparedDataset, split: Split, module: Classification, device: torch.device
 ) -> tuple[Any, Any]:
     """Return the loaders of training and validation."""
-    trainer, pin = config["trainer"], device.type == "cuda"
+    trainer, pin, ranks = config["trainer"], device.type == "cuda", module.ranks
+    size, images = trainer["batch_size"], len(split.train) + len(split.transformed)
+    if ranks.count > 1 and not ranks.count <= size <= images:
+        raise ConfigurationError(
+            f"trainer.batch_size is {size}: {ranks.count} processes that train {images} images together need one of "
+            f"{ranks.count} to {images}"
+        )
+    judged = split
+    if len(split.validation) >= ranks.count:  # else all processes judge by all of them
+        judged = dataclasses.replace(split, validation=ranks.share(split.validation))
+    validation = validation_batches(data, judged, size, pin=pin)
     if data.encoded:
         encoded = EncodedBatches(
-            data, split.train, trainer["batch_size"], seed=config["seed"], epoch=lambda: module.current_epoch, pin=pin
+            data,
+            ranks.share_of_all(split.train, size),
+            ranks.share_size(size),
+            seed=config["seed"],
+            epoch=lambda: module.current_epoch,
+            pin=pin,
+            most=max(1, len(split.train) // size),
         )
-        return encoded, validation_batches(data, split, trainer["batch_size"], pin=pin)
-    images = Joined(
+        return encoded, validation
+    joined = Joined(
         (
             (data.images, data.labels, split.train),
             (data.transformed_images, data.transformed_labels, split.transformed),
         )
     )
-    train = training_batches(images, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch)
-    return train, validation_batches(data, split, trainer["batch_size"], pin=pin)
+    train = training_batches(
+        joined, trainer, device, seed=config["seed"], epoch=lambda: module.current_epoch, share=ranks.share
+    )
+    return train, validation
 
 
 def _logger(config: Mapping[str, Any], run: Path) -> Logger | bool:

@@ -18,6 +18,7 @@ from training.augmentation import Augmentation, Mix
 from training.configuration import ConfigurationError, TrainingError
 from training.networks import DroppedNorm, build
 from training.optimizers import layers, make_optimizer, make_schedule
+from training.ranks import Ranks
 from training.transfer.depthwise import Float32Depthwise
 from training.transfer.distillation import Teacher
 from training.transfer.head import Head
@@ -46,6 +47,7 @@ class Classification(L.LightningModule):
         self.classes = classes
         self.settings: Mapping[str, Any] = config["trainer"]
         self.seed = int(config["seed"])
+        self.ranks = Ranks.of_environment()
         self.image_size = preprocess.image_size
         self.channels = preprocess.channels
         self.preprocess = Preprocess(preprocess)
@@ -131,7 +133,8 @@ class Classification(L.LightningModule):
         self.train_loss.update(loss.detach().expand(len(labels)))  # with nan_strategy="disable" weights are ignored
         hard = targets if targets.ndim == 1 else targets.argmax(dim=1)
         self.train_accuracy.update((logits.detach().argmax(dim=1) == hard).float())
-        return loss
+        # The gradient is the mean of those of the processes, whose parts of a batch may differ by an image.
+        return loss if self.ranks.count == 1 else loss * (len(labels) * self.ranks.count / self.settings["batch_size"])
 
     def _check(self, loss: torch.Tensor, index: int) -> None:
         # To look at a number on a GPU is to wait for it.
@@ -147,7 +150,7 @@ class Classification(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Seeded by epoch, so that a resumed run gives the same result as one that was never interrupted.
-        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch + self.ranks.rank * 1_000_000_007)
         self._freeze()
         if self.settings.get("freeze_norms"):
             for module in self.network.modules():

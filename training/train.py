@@ -3,6 +3,7 @@
     python -m training.train dataset=fingers
     python -m training.train dataset=petals name=petals-50 store=petals network=resnet50 trainer.epochs=60
     WANDB_MODE=offline python -m training.train dataset=moths tracking=wandb
+    torchrun --nproc-per-node=2 -m training.train dataset=moths   in two processes, each with half of every batch
 
 Reads data/processed/<store>, which is <name> where no store is given; writes runs/<name>/: config.yaml, metrics.csv,
 curves.png, checkpoints/{last,best}.ckpt, model.pt, export.json and, last of all, train.json. A run that was killed
@@ -10,6 +11,7 @@ resumes after its last epoch when the same command is given again; one whose con
 a finished one is left as it is.
 """
 
+import dataclasses
 import json
 import math
 import sys
@@ -25,15 +27,18 @@ from handlers.atomic import write_json
 from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
+from training.cluster import ClusterError
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
 from training.data import class_counts
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
+from training.ranks import Ranks
 from training.run import document, input_statistics, is_finished, prepare_folder, run_key
 from training.transfer import teacher
 
 if TYPE_CHECKING:
+    from training.loop import Outcome
     from training.transfer.head import Head
 
 
@@ -51,56 +56,99 @@ def train(
         DatasetError: there is no such prepared data set, or it was made with other settings.
         TrainingError: the loss is not finite.
     """
-    run = run_folder(config)
-    data = PreparedDataset.open(store_folder(config))
+    ranks, run, start = Ranks.of_environment(), run_folder(config), time.perf_counter()
+    if ranks.count > 1:
+        from training.precision import choose_device
+
+        ranks.connect(choose_device(config.trainer.device).type)
+        say = say if ranks.is_first else lambda line: None
+    with ranks.one_first():
+        plan = _plan(config, ranks, say)
+    if plan is None:
+        return run
+
+    from training.loop import fit
+
+    outcome = fit(plan.settings, plan.data, plan.split, plan.preprocess, run, say, plan.head, after_epoch)
+    if ranks.is_first:
+        exported = _export(plan, outcome, RunFolder(run), say)
+        _report(outcome, exported, run, say)
+        about = {"key": plan.key, **document(plan.settings, plan.data, plan.split, outcome)}
+        about |= {"wanted_epochs": plan.wanted_epochs, "processes": ranks.count}
+        seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}
+        write_json(RunFolder(run).training, {**about, **seconds})
+    return run
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does, before its first epoch; `key` is that of `training.run.run_key`."""
+
+    settings: dict[str, Any]
+    data: PreparedDataset
+    split: Split
+    preprocess: PreprocessSpec
+    key: str
+    wanted_epochs: int
+    head: "Head | None"
+
+
+def _plan(config: DictConfig, ranks: Ranks, say: Callable[[str], None]) -> Plan | None:
+    """Begin the run's folder, and fit the head that training starts from; None if the run is up to date."""
+    run, data = run_folder(config), PreparedDataset.open(store_folder(config))
     config = teacher.with_digest(config, data)
     settings = plain(config)
     _check(settings, data)
     check_numbers(settings["trainer"])
+    if ranks.count > 1 and settings["trainer"]["max_minutes"] is not None:
+        raise ConfigurationError(
+            f"trainer.max_minutes is set, and {ranks.count} processes would end at different times: give trainer.epochs"
+        )
     key = run_key(settings, data)
     if is_finished(run, key):
         say(f"{run} is up to date")
-        return run
+        return None
     split = _split(settings, data)
     if warning := teacher.check_test_images(settings, data, split):
         say(warning)
     for line in class_counts.remarks(_counts(data, split)):
         say(line)
-    prepare_folder(run, config, key, say)
+    if ranks.is_first:
+        prepare_folder(run, config, key, say)
 
     # Imported here: importing torch takes seconds, which a run that is up to date does not need.
-    from training.export import export
-    from training.loop import fit
     from training.pace import fit_epochs
+
+    preprocess = data.preprocess(*input_statistics(settings, data, split))
+    settings, head = _first_stage(settings, data, split, preprocess, RunFolder(run), say)
+    wanted_epochs = settings["trainer"]["epochs"]
+    if wanted_epochs:
+        settings = fit_epochs(settings, data, split, preprocess, run, say)
+    return Plan(settings, data, split, preprocess, key, wanted_epochs, head)
+
+
+def _export(plan: Plan, outcome: "Outcome", files: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Write the network of a trained run, and its picture; return the document of the export."""
+    from training.export import export
     from training.pictures import learning_curves
 
-    files = RunFolder(run)
-    start = time.perf_counter()
-    preprocess = data.preprocess(*input_statistics(settings, data, split))
-    settings, head = _first_stage(settings, data, split, preprocess, files, say)
-    requested_epochs = settings["trainer"]["epochs"]
-    if requested_epochs:
-        settings = fit_epochs(settings, data, split, preprocess, run, say)
-    outcome = fit(settings, data, split, preprocess, run, say, head, after_epoch)
     if outcome.checkpoints.rows:
         learning_curves(outcome.checkpoints.rows, files.curves)
-    say(f"exporting {files.model}{', and its int8 form, for up to a minute' if requested_epochs else ''}")
-    int8 = bool(requested_epochs)
-    exported = export(outcome.module.best_network, settings, data, split, preprocess, run, int8=int8)
+    int8 = bool(plan.wanted_epochs)
+    say(f"exporting {files.model}{', and its int8 form, for up to a minute' if int8 else ''}")
+    network, settings = outcome.module.best_network, plan.settings
+    return export(network, settings, plan.data, plan.split, plan.preprocess, files.path, int8=int8)
+
+
+def _report(outcome: "Outcome", exported: Mapping[str, Any], run: Path, say: Callable[[str], None]) -> None:
     say(exported["temperature"]["says"])
     best, average = outcome.checkpoints.best or {}, outcome.weight_average
     weights = "averaged weights" if average else f"best epoch {best['epoch']:.0f}"
     accuracy = average["accuracy"] if average else best["validation_accuracy"]
     say(
         f"{weights}: validation accuracy {100 * accuracy:.2f} %; "
-        f"{files.model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"
+        f"{RunFolder(run).model} differs from the checkpoint by at most {exported['largest_difference']:.1e}"
     )
-    seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}
-    write_json(
-        files.training,
-        {"key": key, **document(settings, data, split, outcome), "wanted_epochs": requested_epochs, **seconds},
-    )
-    return run
 
 
 def _first_stage(
@@ -192,8 +240,15 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        train(compose(arguments), lambda line: print(line, flush=True))
-    except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
+        config = compose(arguments)
+        if config.cluster is None:
+            train(config, lambda line: print(line, flush=True))
+        else:
+            from training import cluster_training
+
+            overrides = [argument for argument in arguments if not argument.startswith("cluster=")]
+            cluster_training.train(overrides, config.cluster, lambda line: print(line, flush=True))
+    except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,9 @@
-"""`make score` and `make data` on a Ray cluster of three nodes write what one process writes, also when a node dies."""
+"""`make score`, `make data` and `make train` on a Ray cluster of three nodes, also when a node dies."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +15,12 @@ import pytest
 from pipeline import score
 from serving import archive
 from tests.server.conftest import CLASSES, export, picture
+from tests.unit import class_folders
+from tests.unit.test_ranks import ROOT, SETTINGS
 from tests.unit.test_score import rows
 from tests.until import until
 from training import cluster as cluster_module
+from training import cluster_training
 from training.cluster import INSTALL, MEMORY, ClusterError, ClusterPool
 from training.data import prepare
 from training.data.store import PreparedDataset
@@ -22,6 +28,7 @@ from training.data.store import PreparedDataset
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=f"Ray is missing: {INSTALL}")
 
 NAME, IMAGES, NODES = "shapes", 240, 3
+NODE = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
 
 
 @pytest.fixture
@@ -38,16 +45,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Return a cluster of three nodes with a core each; its first node is this machine's."""
+def nodes() -> Iterator[Any]:
+    """Return a cluster of one node with a core, which is this machine's."""
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
-    nodes = Cluster(initialize_head=True, head_node_args=node)
-    for _ in range(NODES - 1):
-        nodes.add_node(**node)
+    nodes = Cluster(initialize_head=True, head_node_args=NODE)
     yield nodes
     nodes.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes: Any) -> Any:
+    """Return the same with three nodes."""
+    for _ in range(NODES - len(nodes.list_all_nodes())):
+        nodes.add_node(**NODE)
+    return nodes
 
 
 @pytest.mark.slow
@@ -106,6 +118,36 @@ def test_without_ray_the_command_says_what_to_install(
     monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
     assert score.main([NAME, "photos", "--cluster", "local"]) == 1
     assert capsys.readouterr().err == f"error: Ray is missing: {INSTALL}\n"
+
+
+@pytest.mark.slow
+def test_training_goes_on_after_a_node_has_died(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    class_folders.write(tmp_path / "raw", 40)
+    assert prepare.main([*SETTINGS, "raw=raw", "name=pets"]) == 0
+    table, epochs = tmp_path / "runs" / "pets" / "metrics.csv", 30
+    command = [
+        sys.executable,
+        "-m",
+        "training.train",
+        *SETTINGS,
+        f"cluster={cluster.address}",
+        f"trainer.epochs={epochs}",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "name=pets"], env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes) as process:
+        until(lambda: table.is_file() and table.read_text().count("\n") > 2, 120)
+        victim = next(node for node in cluster.list_all_nodes() if not node.head)
+        cluster.remove_node(victim, allow_graceful=False)
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == [str(n + 1) for n in range(epochs)]
+    assert output.count("resuming after its last whole epoch") == 1
+    assert 0 <= output.count("  validation loss ") - epochs <= 1, "epochs that were trained twice"
+    assert not (tmp_path / "runs" / "pets" / cluster_training.STATE).exists()
+    refused = subprocess.run([*command, "name=none", "store=pets", "trainer.lr=-1"], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr == "error: trainer.lr is -1: write a number of at least 0\n"
 
 
 @pytest.mark.slow

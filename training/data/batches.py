@@ -40,7 +40,8 @@ class Batches:
 
     With `seed` the rows come in a new order each epoch, which depends on the seed and on the value of `epoch()` when
     the iteration begins, and on nothing else; a last batch that is not full is dropped, unless it is the only one.
-    Without `seed` all rows come in the order given.
+    Without `seed` all rows come in the order given. `share` returns the rows of a batch that are this process's, where
+    several train together.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Batches:
         epoch: Callable[[], int] = lambda: 0,
         prefetch: int = 3,
         pin: bool = False,
+        share: Callable[[Rows], Rows] = lambda rows: rows,
     ) -> None:
         self.data = data
         self.batch_size = batch_size
@@ -59,6 +61,7 @@ class Batches:
         self.epoch = epoch
         self.prefetch = max(1, prefetch)
         self.pin = pin
+        self.share = share
 
     def __len__(self) -> int:
         if self.seed is not None:
@@ -68,7 +71,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing happens, and no epoch is asked for, before the first batch is wanted.
         order = self._order()
-        chunks = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self))]
+        chunks = [self.share(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in range(len(self))]
         with ThreadPoolExecutor(1, "batches") as pool:
             yield from map_ahead(pool, self._gather, chunks, self.prefetch)
 
@@ -88,9 +91,16 @@ class DeviceBatches(Batches):
     """The same batches in the same order, of images that all lie in a GPU's memory: nothing is sent while training."""
 
     def __init__(
-        self, data: Joined, batch_size: int, device: torch.device, *, seed: int, epoch: Callable[[], int]
+        self,
+        data: Joined,
+        batch_size: int,
+        device: torch.device,
+        *,
+        seed: int,
+        epoch: Callable[[], int],
+        share: Callable[[Rows], Rows] = lambda rows: rows,
     ) -> None:
-        super().__init__(data, batch_size, seed=seed, epoch=epoch)
+        super().__init__(data, batch_size, seed=seed, epoch=epoch, share=share)
         first, _ = data.take(np.arange(min(1, len(data))))
         self._images = torch.empty((len(data), *first.shape[1:]), dtype=torch.uint8, device=device)
         self._labels = torch.empty(len(data), dtype=torch.int64, device=device)
@@ -102,7 +112,7 @@ class DeviceBatches(Batches):
 
     def __iter__(self) -> Iterator[Batch]:
         order, size = self._order(), self.batch_size
-        batches = [np.sort(order[number * size : (number + 1) * size]) for number in range(len(self))]
+        batches = [np.sort(self.share(order[number * size : (number + 1) * size])) for number in range(len(self))]
         # Copy all indices up front: a copy between steps would synchronise with the GPU.
         rows = torch.from_numpy(np.concatenate(batches)).to(self._images.device)
         for rows_of_batch in torch.split(rows, [len(batch) for batch in batches]):

@@ -19,14 +19,20 @@ from training.quantization import CALIBRATION_IMAGES
 
 
 def training_batches(
-    data: Joined, trainer: Mapping[str, Any], device: torch.device, *, seed: int, epoch: Callable[[], int]
+    data: Joined,
+    trainer: Mapping[str, Any],
+    device: torch.device,
+    *,
+    seed: int,
+    epoch: Callable[[], int],
+    share: Callable[[Rows], Rows] = lambda rows: rows,
 ) -> Batches:
     """Return the loader of training images: on a GPU they are kept in its memory if they fit."""
     size = trainer["batch_size"]
     pin = device.type == "cuda"
     if pin and DeviceBatches.fits(data, torch.cuda.mem_get_info(device)[0]):
-        return DeviceBatches(data, size, device, seed=seed, epoch=epoch)
-    return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch)
+        return DeviceBatches(data, size, device, seed=seed, epoch=epoch, share=share)
+    return Batches(data, size, prefetch=trainer["prefetch"], pin=pin, seed=seed, epoch=epoch, share=share)
 
 
 def validation_batches(data: PreparedDataset, split: Split, batch_size: int, *, pin: bool = False) -> Any:

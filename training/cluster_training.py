@@ -1,0 +1,118 @@
+"""Train on the nodes of a Ray cluster: a process on each node, or on each GPU.
+
+If a node dies, training goes on from the last epoch, on the nodes that are left or on one that came instead.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers.atomic import write_text
+from training.cluster import RETRIES, ClusterError, connected
+from training.configuration import ConfigurationError, TrainingError, compose, run_folder
+from training.data.records import DatasetError
+from training.ranks import PATIENCE
+
+STATE = "ray"  # folder in that of the run
+FAILURE, LINES = "error.txt", "lines.txt"  # in it: why training again would not help; what the first process says
+LOOK = 0.5  # seconds
+
+
+def train(overrides: Sequence[str], address: str, say: Callable[[str], None] = print) -> Path:
+    """Train what `overrides` configure on a cluster, as `training.train` does, and return the folder of the run.
+
+    Raises:
+        ClusterError: the cluster cannot be used, or its processes end again and again.
+        TrainingError: the configuration or the data are wrong, or the loss is not finite.
+    """
+    run = run_folder(compose(overrides))
+    state = run.absolute() / STATE
+    state.mkdir(parents=True, exist_ok=True)
+    for name in (FAILURE, LINES):
+        (state / name).unlink(missing_ok=True)
+    with connected(address), _shown(state / LINES, say):
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        processes, resources = _processes()
+        job = {"overrides": list(overrides), "folder": str(Path.cwd()), "state": str(state)}
+        trainer = TorchTrainer(
+            _train,
+            train_loop_config=job,
+            scaling_config=ScalingConfig(
+                num_workers=(1, processes), use_gpu="GPU" in resources, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
+            run_config=RunConfig(
+                name=STATE, storage_path=str(run.absolute()), failure_config=FailureConfig(max_failures=RETRIES)
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # Ray's own have no common class
+            raise ClusterError(f"the nodes cannot train: {str(error).splitlines()[0]}") from error
+    if (state / FAILURE).is_file():
+        raise TrainingError((state / FAILURE).read_text(encoding="utf-8"))
+    shutil.rmtree(state, ignore_errors=True)
+    return run
+
+
+def _processes() -> tuple[int, dict[str, float]]:
+    """Return how many processes train together, and what each takes: a GPU, or the cores of a node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if gpus := int(sum(node.get("GPU", 0) for node in nodes)):
+        return gpus, {"CPU": 1, "GPU": 1}
+    cores = [node["CPU"] for node in nodes if node.get("CPU")]
+    return len(cores), {"CPU": min(cores)}
+
+
+def _train(job: Mapping[str, Any]) -> None:
+    """Train in one of the processes; nothing to do after an error that another attempt would meet again."""
+    from training.train import train as train_together
+
+    os.chdir(job["folder"])
+    failure, lines = Path(job["state"]) / FAILURE, Path(job["state"]) / LINES
+    if failure.is_file():
+        return
+
+    def say(line: str) -> None:
+        with open(lines, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    try:
+        train_together(compose(job["overrides"]), say)
+    except (ConfigurationError, DatasetError, TrainingError) as error:
+        write_text(failure, str(error))
+        raise
+
+
+@contextlib.contextmanager
+def _shown(lines: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Pass on the lines that a file gets while the block runs."""
+    ended = threading.Event()
+
+    def show() -> None:
+        seen = 0
+        while True:
+            is_last = ended.wait(LOOK)
+            text = lines.read_text(encoding="utf-8") if lines.is_file() else ""
+            whole = text[: text.rfind("\n") + 1].splitlines()
+            for line in whole[seen:]:
+                say(line)
+            seen = len(whole)
+            if is_last:
+                return
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,71 @@
+"""The processes that train one network together, as torchrun or Ray starts them: each has a part of every batch."""
+
+import contextlib
+import dataclasses
+import datetime as dt
+import os
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+
+from training.data.splits import Rows
+
+PATIENCE = dt.timedelta(hours=12)  # in which one process computes what the others wait for
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ranks:
+    """The place of this process: its `rank` among `count`, and `local` among the `beside` of its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    beside: int = 1
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Return the place that torchrun's variables give, or that of a process alone."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if any(name not in os.environ for name in names):
+            return cls()
+        return cls(*(int(os.environ[name]) for name in names))
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether this process writes the files of the run."""
+        return self.rank == 0
+
+    def connect(self, device: str) -> None:
+        """Connect the processes, which compute on `device`, cpu or cuda, unless Ray has connected them."""
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+
+    @contextlib.contextmanager
+    def one_first(self) -> Iterator[None]:
+        """Let the first process end the block before the others begin it: what it writes, they read."""
+        if self.count == 1:
+            yield
+            return
+        from torch import distributed
+
+        if not self.is_first:
+            distributed.barrier()
+        yield
+        if self.is_first:
+            distributed.barrier()
+
+    def share(self, rows: Rows) -> Rows:
+        """Return the rows of one batch that are this process's."""
+        return rows[self.rank :: self.count]
+
+    def share_of_all(self, rows: Rows, batch_size: int) -> Rows:
+        """Return the same of all batches of `batch_size` rows, joined."""
+        mine: Rows = rows[np.arange(len(rows)) % batch_size % self.count == self.rank]
+        return mine
+
+    def share_size(self, batch_size: int) -> int:
+        """Return the number of images of a batch that are this process's."""
+        return len(range(batch_size)[self.rank :: self.count])
