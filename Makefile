@@ -95,7 +95,7 @@ data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: dra
 	@$(py) -m pipeline.data "$$SIGHTLINE_DATASET" --raw="$$SIGHTLINE_RAW" --name="$$SIGHTLINE_MODEL" $(exclude) augment="$$SIGHTLINE_AUGMENT" $(if $(value CLUSTER),cluster="$$SIGHTLINE_CLUSTER") $(ARGS)
 
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20" (CLUSTER=local or <host:port>: on a Ray cluster)
-	@$(py) -m training.train dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(if $(value CLUSTER),cluster="$$SIGHTLINE_CLUSTER") $(ARGS)
+	@$(py) -m $(if $(value CLUSTER),training.cluster_training "$$SIGHTLINE_CLUSTER",training.train) dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
 
 tune: setup ## search for better settings of training: DATASET= NAME= TRIALS= (MINUTES= of each trial, ARGS="network=resnet18 --processes 2")
 	@$(py) -m training.tune dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-search" --trials="$$SIGHTLINE_TRIALS" $(if $(filter-out file,$(origin MINUTES)),--minutes="$$SIGHTLINE_MINUTES") $(ARGS)

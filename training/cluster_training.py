@@ -1,11 +1,15 @@
 """Train on the nodes of a Ray cluster: a process on each node, or on each GPU.
 
-If a node dies, training goes on from the last epoch, on the nodes that are left or on one that came instead.
+    python -m training.cluster_training local dataset=moths              a Ray that the command starts and ends
+    python -m training.cluster_training 10.0.0.1:6379 dataset=moths      a cluster to which this machine belongs
+
+If a node dies, training resumes after the last epoch, on the other nodes or on a new one.
 """
 
 import contextlib
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +20,10 @@ from training.cluster import RETRIES, ClusterError, connected
 from training.configuration import ConfigurationError, TrainingError, compose, run_folder
 from training.data.records import DatasetError
 from training.ranks import PATIENCE
+from training.train import train as train_one
 
 STATE = "ray"  # folder in that of the run
-FAILURE, LINES = "error.txt", "lines.txt"  # in it: why training again would not help; what the first process says
+FAILURE, LINES = "error.txt", "lines.txt"  # in it: an error that no attempt can avoid; the lines of the first process
 LOOK = 0.5  # seconds
 
 
@@ -62,7 +67,7 @@ def train(overrides: Sequence[str], address: str, say: Callable[[str], None] = p
 
 
 def _processes() -> tuple[int, dict[str, float]]:
-    """Return how many processes train together, and what each takes: a GPU, or the cores of a node."""
+    """Return the number of processes, and the resources of each: a GPU, or the cores of a node."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -74,8 +79,6 @@ def _processes() -> tuple[int, dict[str, float]]:
 
 def _train(job: Mapping[str, Any]) -> None:
     """Train in one of the processes; nothing to do after an error that another attempt would meet again."""
-    from training.train import train as train_together
-
     os.chdir(job["folder"])
     failure, lines = Path(job["state"]) / FAILURE, Path(job["state"]) / LINES
     if failure.is_file():
@@ -86,7 +89,7 @@ def _train(job: Mapping[str, Any]) -> None:
             file.write(f"{line}\n")
 
     try:
-        train_together(compose(job["overrides"]), say)
+        train_one(compose(job["overrides"]), say)
     except (ConfigurationError, DatasetError, TrainingError) as error:
         write_text(failure, str(error))
         raise
@@ -98,14 +101,14 @@ def _shown(lines: Path, say: Callable[[str], None]) -> Iterator[None]:
     ended = threading.Event()
 
     def show() -> None:
-        seen = 0
+        count = 0
         while True:
             is_last = ended.wait(LOOK)
             text = lines.read_text(encoding="utf-8") if lines.is_file() else ""
             whole = text[: text.rfind("\n") + 1].splitlines()
-            for line in whole[seen:]:
+            for line in whole[count:]:
                 say(line)
-            seen = len(whole)
+            count = len(whole)
             if is_last:
                 return
 
@@ -116,3 +119,21 @@ def _shown(lines: Path, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit code."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    address, *overrides = arguments
+    try:
+        train(overrides, address, lambda line: print(line, flush=True))
+    except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -131,7 +131,7 @@ def fit(
 
 
 def _processes(module: Classification) -> dict[str, Any]:
-    """Return the settings of Lightning for the processes that train together."""
+    """Return the settings of Lightning for one process, or for several."""
     ranks = module.ranks
     if ranks.count == 1:
         return {"devices": 1}
@@ -225,7 +225,7 @@ def batches(
             seed=config["seed"],
             epoch=lambda: module.current_epoch,
             pin=pin,
-            most=max(1, len(split.train) // size),
+            limit=max(1, len(split.train) // size),
         )
         return encoded, validation
     joined = Joined(

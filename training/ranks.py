@@ -1,4 +1,4 @@
-"""The processes that train one network together, as torchrun or Ray starts them: each has a part of every batch."""
+"""The processes that train one network, as torchrun or Ray starts them: each has a part of every batch."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from training.data.splits import Rows
 
-PATIENCE = dt.timedelta(hours=12)  # in which one process computes what the others wait for
+PATIENCE = dt.timedelta(hours=12)  # for a step that one process does while the others wait
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Ranks:
 
     @classmethod
     def of_environment(cls) -> Self:
-        """Return the place that torchrun's variables give, or that of a process alone."""
+        """Return the place that torchrun's variables give, or that of the only process."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if any(name not in os.environ for name in names):
             return cls()
@@ -45,7 +45,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
-        """Let the first process end the block before the others begin it: what it writes, they read."""
+        """Let the first process end the block before the others begin it: they read its files."""
         if self.count == 1:
             yield
             return

@@ -27,7 +27,6 @@ from handlers.atomic import write_json
 from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
-from training.cluster import ClusterError
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
 from training.data import class_counts
 from training.data.records import DatasetError
@@ -82,7 +81,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does, before its first epoch; `key` is that of `training.run.run_key`."""
+    """A run before its first epoch; `key` is that of `training.run.run_key`."""
 
     settings: dict[str, Any]
     data: PreparedDataset
@@ -241,14 +240,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         config = compose(arguments)
-        if config.cluster is None:
-            train(config, lambda line: print(line, flush=True))
-        else:
-            from training import cluster_training
-
-            overrides = [argument for argument in arguments if not argument.startswith("cluster=")]
-            cluster_training.train(overrides, config.cluster, lambda line: print(line, flush=True))
-    except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
+        if config.cluster is not None:
+            raise ConfigurationError(
+                "cluster= is of preparing: python -m training.cluster_training trains on a cluster"
+            )
+        train(config, lambda line: print(line, flush=True))
+    except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -127,17 +127,11 @@ def test_training_goes_on_after_a_node_has_died(cluster: Any, tmp_path: Path, mo
     class_folders.write(tmp_path / "raw", 40)
     assert prepare.main([*SETTINGS, "raw=raw", "name=pets"]) == 0
     table, epochs = tmp_path / "runs" / "pets" / "metrics.csv", 12
-    command = [
-        sys.executable,
-        "-m",
-        "training.train",
-        *SETTINGS,
-        f"cluster={cluster.address}",
-        f"trainer.epochs={epochs}",
-    ]
+    command = [sys.executable, "-m", "training.cluster_training", cluster.address, *SETTINGS]
+    command.append(f"trainer.epochs={epochs}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command, "name=pets"], env=environment, stdout=PIPE, stderr=PIPE, text=True) as process:
-        until(lambda: table.is_file() and table.read_text().count("\n") > 2, 120)
+        until(lambda: (table.is_file() and table.read_text().count("\n") > 2) or process.poll() is not None, 120)
         victim = next(node for node in cluster.list_all_nodes() if not node.head)
         cluster.remove_node(victim, allow_graceful=False)
         output, errors = process.communicate(timeout=300)

@@ -40,8 +40,8 @@ class Batches:
 
     With `seed` the rows come in a new order each epoch, which depends on the seed and on the value of `epoch()` when
     the iteration begins, and on nothing else; a last batch that is not full is dropped, unless it is the only one.
-    Without `seed` all rows come in the order given. `share` returns the rows of a batch that are this process's, where
-    several train together.
+    Without `seed` all rows come in the order given. `share` returns this process's rows of a batch, where
+    several processes train.
     """
 
     def __init__(

@@ -135,7 +135,7 @@ class EncodedBatches:
 
     With `seed` the order is a new one each epoch, which depends on the seed, on what `epoch()` says when the iteration
     begins and on `workers`; a last batch that is not full is left out unless it is the only one. Without `seed` all
-    rows come, always in the same order, which is the shards' and not that of `rows`. An epoch has at most `most`
+    rows come, always in the same order, which is the shards' and not that of `rows`. An epoch has at most `limit`
     batches.
 
     Raises:
@@ -152,7 +152,7 @@ class EncodedBatches:
         epoch: Callable[[], int] = lambda: 0,
         workers: int | None = None,
         pin: bool = False,
-        most: int | None = None,
+        limit: int | None = None,
     ) -> None:
         folder = data.folder / store.SHARDS
         try:
@@ -167,12 +167,12 @@ class EncodedBatches:
         self.mask[rows] = True
         self.spec = data.preprocess(*_neutral(data))
         self.rows, self.batch_size, self.seed, self.epoch, self.pin = rows, batch_size, seed, epoch, pin
-        self.workers, self.most = min(workers or cores(), max(1, len(self.files))), most
+        self.workers, self.limit = min(workers or cores(), max(1, len(self.files))), limit
 
     def __len__(self) -> int:
         if self.seed is not None:
             count = max(1, len(self.rows) // self.batch_size)
-            return count if self.most is None else min(count, self.most)
+            return count if self.limit is None else min(count, self.limit)
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
