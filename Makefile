@@ -97,8 +97,8 @@ data: setup ## get and prepare images: DATASET= RAW=<folder> (RAW=generated: dra
 train: setup ## train on prepared images: DATASET= NAME= ARGS="network=resnet50 trainer.epochs=20" (CLUSTER=local or <host:port>: on a Ray cluster)
 	@$(py) -m $(if $(value CLUSTER),training.cluster_training "$$SIGHTLINE_CLUSTER",training.train) dataset="$$SIGHTLINE_DATASET" name="$$SIGHTLINE_MODEL" $(ARGS)
 
-tune: setup ## search for better settings of training: DATASET= NAME= TRIALS= (MINUTES= of each trial, ARGS="network=resnet18 --processes 2")
-	@$(py) -m training.tune dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-search" --trials="$$SIGHTLINE_TRIALS" $(if $(filter-out file,$(origin MINUTES)),--minutes="$$SIGHTLINE_MINUTES") $(ARGS)
+tune: setup ## search for better settings of training: DATASET= NAME= TRIALS= (MINUTES= of each trial, CLUSTER=local or <host:port>: on a Ray cluster, ARGS="network=resnet18 --processes 2")
+	@$(py) -m training.tune dataset="$$SIGHTLINE_DATASET" store="$$SIGHTLINE_MODEL" --name="$$SIGHTLINE_MODEL-search" --trials="$$SIGHTLINE_TRIALS" $(if $(filter-out file,$(origin MINUTES)),--minutes="$$SIGHTLINE_MINUTES") $(if $(value CLUSTER),--cluster="$$SIGHTLINE_CLUSTER") $(ARGS)
 
 prune: setup ## a smaller network from a run's, fine-tuned, as the run <name>-pruned: NAME= (ARGS="--channels 0.3 --name <run> trainer.epochs=60")
 	@$(named)$(py) -m training.prune "$$SIGHTLINE_MODEL" $(ARGS)

@@ -35,6 +35,7 @@ from handlers.golden import GoldenError
 from handlers.machine import cores
 from pipeline.scoring import chunk, listing, table
 from pipeline.scoring.chunk import Chunk, Job
+from pipeline.scoring.listing import ImageFile
 from serving.errors import ServingError
 from serving.store import local_model
 from serving.store.local_model import LocalModel
@@ -104,8 +105,7 @@ def score(
                 pool: Pool | ClusterPool = Pool(processes or (1 if job.on_gpu else cores()))
             else:
                 job = _shared(job)
-                local = [] if listing.is_url(source) else [Path(source)]
-                pool = ClusterPool(cluster, [job.out, job.weights, *local], gpus=int(job.on_gpu))
+                pool = ClusterPool(cluster, [job.out, job.weights, *_first_image(job)], gpus=int(job.on_gpu))
             with pool:
                 images, errors, skipped = _scored(job, total, pool, rows, console)
     return Scores(folder, images, errors, time.perf_counter() - started, images - skipped)
@@ -129,6 +129,13 @@ def _shared(job: Job) -> Job:
         with replacing(folder) as part:
             shutil.copytree(job.weights.parent, part)
     return dataclasses.replace(job, weights=folder / job.weights.name)
+
+
+def _first_image(job: Job) -> list[Path]:
+    """Return the first image, if it is a local file that is there: a node without it lacks the others too."""
+    lines = next(listing.read(job.out / LIST, 1), [])
+    paths = [Path(ImageFile.parse(line).file) for line in lines]
+    return [path for path in paths if not listing.is_url(str(path)) and path.exists()]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirem
 CODE = Path(__file__).resolve().parents[1]
 LOCAL = "local"  # a Ray that the command starts and ends
 CONNECT = 5.0  # seconds
-MEMORY = 100 << 20  # bytes of the object store, which holds little: results are small, and images are files
+MEMORY = 100 << 20  # bytes of the object store: results are small, but for decoded images under way
 AHEAD = 2  # tasks for each core, so that none waits for the next one
 RETRIES = 20  # of a task whose process or node has ended
 
@@ -84,6 +84,23 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_nodes(needs: Sequence[Path]) -> None:
+    """Check that all nodes of the connected cluster have some files and folders.
+
+    Raises:
+        ClusterError: a node lacks one.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    paths = [str(path.absolute()) for path in (Path.cwd(), *needs)]
+    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
+    missing = ray.remote(num_cpus=0)(_missing)
+    for line in ray.get([missing.options(scheduling_strategy=place).remote(paths) for place in there]):
+        if line:
+            raise ClusterError(line)
+
+
 class ClusterPool:
     """The cores of a cluster, with the interface of `training.data.decoders.Pool`.
 
@@ -109,8 +126,12 @@ class ClusterPool:
     def __exit__(self, *_: object) -> None:
         self._connection.__exit__(None, None, None)
 
-    def warm(self) -> None:
-        """Do nothing: the nodes start processes as tasks come."""
+    @property
+    def size(self) -> int:
+        """Return the number of tasks that can run at a time; nodes come and go."""
+        import ray
+
+        return max(1, int(ray.cluster_resources().get("GPU" if self._gpus else "CPU", 1)))
 
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results in order; a task whose node has ended runs again on another one.
@@ -131,7 +152,8 @@ class ClusterPool:
         tasks = iter(tasks)
         try:
             while True:
-                waiting.extend(remote.remote(task) for task in itertools.islice(tasks, self._limit() - len(waiting)))
+                more = max(0, AHEAD * self.size - len(waiting))  # fewer than before once a node has gone
+                waiting.extend(remote.remote(task) for task in itertools.islice(tasks, more))
                 if not waiting:
                     return
                 yield ray.get(waiting.popleft())
@@ -144,20 +166,21 @@ class ClusterPool:
                 f"{CODE}; their logs are in /tmp/ray/session_latest/logs. The same command continues"
             ) from error
 
-    def _limit(self) -> int:
-        """Return how many tasks are under way at a time; nodes come and go."""
-        import ray
-
-        return AHEAD * max(1, int(ray.cluster_resources().get("GPU" if self._gpus else "CPU", 1)))
-
 
 def _run(function: Callable[[Task], Result], needs: Sequence[str], task: Task) -> Result:
     """Run a task on a node, in the folder of the command."""
-    for path in needs:
-        if not os.path.exists(path):
-            raise ClusterError(
-                f"{socket.gethostname()}, a node of the cluster, has no {path}: have all nodes share that folder, or "
-                "name images by an address (gs://...)"
-            )
+    if line := _missing(needs):
+        raise ClusterError(line)
     os.chdir(needs[0])
     return function(task)
+
+
+def _missing(paths: Sequence[str]) -> str:
+    """Return a line about the first path that this machine lacks, empty if it has all."""
+    for path in paths:
+        if not os.path.exists(path):
+            return (
+                f"{socket.gethostname()}, a node of the cluster, has no {path}: have all nodes share that folder, "
+                "or name images by an address (gs://...)"
+            )
+    return ""

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from handlers.atomic import write_text
-from training.cluster import RETRIES, ClusterError, connected
-from training.configuration import ConfigurationError, TrainingError, compose, run_folder
+from training.cluster import RETRIES, ClusterError, check_nodes, connected
+from training.configuration import ConfigurationError, TrainingError, compose, run_folder, store_folder
 from training.data.records import DatasetError
-from training.ranks import PATIENCE
+from training.ranks import BACKENDS, PATIENCE
 from training.train import train as train_one
 
 STATE = "ray"  # folder in that of the run
@@ -34,7 +34,8 @@ def train(overrides: Sequence[str], address: str, say: Callable[[str], None] = p
         ClusterError: the cluster cannot be used, or its processes end again and again.
         TrainingError: the configuration or the data are wrong, or the loss is not finite.
     """
-    run = run_folder(compose(overrides))
+    config = compose(overrides)
+    run = run_folder(config)
     state = run.absolute() / STATE
     state.mkdir(parents=True, exist_ok=True)
     for name in (FAILURE, LINES):
@@ -42,36 +43,46 @@ def train(overrides: Sequence[str], address: str, say: Callable[[str], None] = p
     with connected(address), _shown(state / LINES, say):
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.v2.api.exceptions import TrainingFailedError
 
-        processes, resources = _processes()
+        check_nodes([store_folder(config), state])
+        processes, resources = _processes(config.trainer.device)
+        say(f"{processes} processes, each with {', '.join(f'{count:g} {name}' for name, count in resources.items())}")
         job = {"overrides": list(overrides), "folder": str(Path.cwd()), "state": str(state)}
         trainer = TorchTrainer(
             _train,
             train_loop_config=job,
             scaling_config=ScalingConfig(
-                num_workers=(1, processes), use_gpu="GPU" in resources, resources_per_worker=resources
+                num_workers=(1, processes),
+                use_gpu="GPU" in resources,
+                resources_per_worker=resources,
+                placement_strategy="SPREAD",
             ),
-            torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
+            torch_config=TorchConfig(
+                BACKENDS["cuda" if "GPU" in resources else "cpu"], timeout_s=int(PATIENCE.total_seconds())
+            ),
             run_config=RunConfig(
                 name=STATE, storage_path=str(run.absolute()), failure_config=FailureConfig(max_failures=RETRIES)
             ),
         )
         try:
             trainer.fit()
-        except Exception as error:  # Ray's own have no common class
-            raise ClusterError(f"the nodes cannot train: {str(error).splitlines()[0]}") from error
+        except TrainingFailedError as error:
+            reasons = [str(reason).strip() for reason in getattr(error, "worker_failures", {}).values()] or [str(error)]
+            raise ClusterError(f"the nodes cannot train: {reasons[0].splitlines()[-1]}") from error
     if (state / FAILURE).is_file():
         raise TrainingError((state / FAILURE).read_text(encoding="utf-8"))
     shutil.rmtree(state, ignore_errors=True)
     return run
 
 
-def _processes() -> tuple[int, dict[str, float]]:
-    """Return the number of processes, and the resources of each: a GPU, or the cores of a node."""
+def _processes(device: str) -> tuple[int, dict[str, float]]:
+    """Return the number of processes, and the resources of each: a GPU, or the cores of the smallest node."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if gpus := int(sum(node.get("GPU", 0) for node in nodes)):
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if gpus and device != "cpu":
         return gpus, {"CPU": 1, "GPU": 1}
     cores = [node["CPU"] for node in nodes if node.get("CPU")]
     return len(cores), {"CPU": min(cores)}

@@ -65,6 +65,8 @@ def fit(
 ) -> Outcome:
     """Train `config`, writing into `run`, and return the network of the best checkpoint.
 
+    Of several processes, the first one returns that network.
+
     With a fitted `head` training starts from it; the network as it is then is a candidate for the best checkpoint, and
     the only one without epochs. `after_epoch` is as in `training.train.train`.
 
@@ -125,8 +127,9 @@ def fit(
     if module.ranks.is_first:
         average = _average(module, checkpoints, data, split, config["trainer"]["batch_size"], device, bf16, say)
     seconds = sum(checkpoints.seconds) + time.perf_counter() - start
-    best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
-    module.load_state_dict(best["state_dict"])
+    if module.ranks.is_first:  # which has written it
+        best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(best["state_dict"])
     return Outcome(module.cpu().eval(), checkpoints, device, bf16, seconds, average)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from training.data.splits import Rows
 
+# Some counts stay on the CPU beside a network on a GPU.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 PATIENCE = dt.timedelta(hours=12)  # for a step that one process does while the others wait
 
 
@@ -41,20 +43,26 @@ class Ranks:
         from torch import distributed
 
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+            distributed.init_process_group(BACKENDS[device], timeout=PATIENCE)
+        if device == "cuda":
+            import torch
+
+            torch.cuda.set_device(self.local)  # else all would keep their images on the first GPU
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
         """Let the first process end the block before the others begin it: they read its files."""
-        if self.count == 1:
-            yield
-            return
-        from torch import distributed
-
         if not self.is_first:
-            distributed.barrier()
+            self.wait()
         yield
         if self.is_first:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            from torch import distributed
+
             distributed.barrier()
 
     def share(self, rows: Rows) -> Rows:

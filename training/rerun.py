@@ -79,7 +79,10 @@ def changes(record: Mapping[str, Any]) -> list[str]:
     device = record["machine"]["device"]
     now = {**machine(device), **versions(), "commit": commit()}
     then = {**record["machine"], **record["versions"], "commit": record.get("commit")}
-    return [f"{key} was {value}, and is {now.get(key)}" for key, value in then.items() if now.get(key) != value]
+    lines = [f"{key} was {value}, and is {now.get(key)}" for key, value in then.items() if now.get(key) != value]
+    if (count := record.get("processes", 1)) > 1:
+        lines.append(f"{count} processes trained it, and one trains now: figures may differ")
+    return lines
 
 
 def figures(run: RunFolder) -> dict[str, str]:

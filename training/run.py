@@ -146,7 +146,6 @@ def document(settings: Mapping[str, Any], data: PreparedDataset, split: Split, o
     part = settings["trainer"].get("epoch_part", 1)
     return {
         "fingerprint": data.fingerprint,
-        "commit": commit(),
         "rerun": f"python -m training.rerun {settings['name']}",
         "seed": settings["seed"],
         "epochs": round((len(outcome.checkpoints.rows) - outcome.checkpoints.cut) * part, 3),

@@ -33,7 +33,7 @@ from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
 from training.data.store import PreparedDataset
 from training.ranks import Ranks
-from training.run import document, input_statistics, is_finished, prepare_folder, run_key
+from training.run import commit, document, input_statistics, is_finished, prepare_folder, run_key
 from training.transfer import teacher
 
 if TYPE_CHECKING:
@@ -73,21 +73,23 @@ def train(
         exported = _export(plan, outcome, RunFolder(run), say)
         _report(outcome, exported, run, say)
         about = {"key": plan.key, **document(plan.settings, plan.data, plan.split, outcome)}
-        about |= {"wanted_epochs": plan.wanted_epochs, "processes": ranks.count}
+        about |= {"wanted_epochs": plan.wanted_epochs, "processes": ranks.count, "commit": plan.commit}
         seconds = {"seconds_of_this_start": round(time.perf_counter() - start, 3)}
         write_json(RunFolder(run).training, {**about, **seconds})
+    ranks.wait()  # a process that ends early takes its connections, and torchrun's, with it
     return run
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """A run before its first epoch; `key` is that of `training.run.run_key`."""
+    """A run before its first epoch; `key` is that of `training.run.run_key`, `commit` that of the code."""
 
     settings: dict[str, Any]
     data: PreparedDataset
     split: Split
     preprocess: PreprocessSpec
     key: str
+    commit: str | None
     wanted_epochs: int
     head: "Head | None"
 
@@ -103,7 +105,7 @@ def _plan(config: DictConfig, ranks: Ranks, say: Callable[[str], None]) -> Plan 
         raise ConfigurationError(
             f"trainer.max_minutes is set, and {ranks.count} processes would end at different times: give trainer.epochs"
         )
-    key = run_key(settings, data)
+    key, start_commit = run_key(settings, data), commit()
     if is_finished(run, key):
         say(f"{run} is up to date")
         return None
@@ -119,11 +121,11 @@ def _plan(config: DictConfig, ranks: Ranks, say: Callable[[str], None]) -> Plan 
     from training.pace import fit_epochs
 
     preprocess = data.preprocess(*input_statistics(settings, data, split))
-    settings, head = _first_stage(settings, data, split, preprocess, RunFolder(run), say)
+    settings, head = _first_stage(settings, data, split, preprocess, RunFolder(run), ranks, say)
     wanted_epochs = settings["trainer"]["epochs"]
     if wanted_epochs:
         settings = fit_epochs(settings, data, split, preprocess, run, say)
-    return Plan(settings, data, split, preprocess, key, wanted_epochs, head)
+    return Plan(settings, data, split, preprocess, key, start_commit, wanted_epochs, head)
 
 
 def _export(plan: Plan, outcome: "Outcome", files: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
@@ -156,6 +158,7 @@ def _first_stage(
     split: Split,
     preprocess: PreprocessSpec,
     files: RunFolder,
+    ranks: Ranks,
     say: Callable[[str], None],
 ) -> tuple[dict[str, Any], "Head | None"]:
     """Return the head that fine-tuning starts from, and the settings: without epochs if the head is all."""
@@ -163,7 +166,7 @@ def _first_stage(
 
     count = stages.stages(settings)
     weights = _weights_of_pruned(settings) if settings["network"].get("shapes") else stages.origin(settings, data)
-    if weights is not None:
+    if weights is not None and ranks.is_first:
         write_json(files.weights, weights)
     if weights is None or not count or files.last_checkpoint.is_file():  # a resumed run has its head already
         return settings, None

@@ -3,6 +3,7 @@
     python -m training.tune dataset=petals store=petals --name petals-search --trials 24 --minutes 2
     python -m training.tune dataset=petals store=petals --name petals-search --trials 48    continue the same search
     python -m training.tune ... --processes 2              several processes on one search
+    python -m training.tune ... --cluster 10.0.0.1:6379    a process on each core of a Ray cluster (local: its own)
     python -m training.tune ... --space space.yaml         another space than those of training/configs/search
 
 The first trial has the settings of the configuration. A trial is judged by the log-loss of its calibrated answers to
@@ -12,17 +13,19 @@ and the run of the best trial. The last line of the output is the command that t
 """
 
 import argparse
+import functools
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from handlers import naming
 from handlers.machine import cores, share_cores
 from handlers.run_folder import RUNS
+from training.cluster import ClusterError, ClusterPool
 from training.configuration import ConfigurationError, TrainingError, compose, store_folder
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
@@ -41,10 +44,12 @@ def tune(
     minutes: float | None = None,
     space: Path | None = None,
     worker: int = 0,
+    alone: bool = False,
 ) -> list[str]:
     """Search until there are `trials` trials, each of at most `minutes`; return the best overrides.
 
-    `worker` is the number of this process among those of the same search.
+    `worker` is the number of this process among those of the same search; `alone` says that no machine of a cluster
+    works at it any more.
 
     Raises:
         ConfigurationError: a setting is impossible, Optuna is missing, or the folder holds another search.
@@ -66,7 +71,7 @@ def tune(
             raise ConfigurationError(f"{setting.name} is set and searched: leave it out, or give another --space")
     identity = {"space": searched.document(), "settings": sorted(base), "data set": data.content_key}
     trials_of = study.opened(folder, identity, int(config.seed) + SEEDS * worker)
-    study.end_trials_of_killed_processes(trials_of)
+    study.end_trials_of_killed_processes(trials_of, elsewhere=alone)
     if not trials_of.get_trials(deepcopy=False):
         trials_of.enqueue_trial(searched.defaults(config))
     study.search(trials_of, folder, searched, base, trials, lambda line: print(line, flush=True))
@@ -112,6 +117,18 @@ def _several(processes: int, arguments: Sequence[str]) -> None:
             child.terminate()
 
 
+def _of_node(search: Callable[..., object], worker: int) -> None:
+    search(worker=worker)
+
+
+def _on_nodes(address: str, settings: Sequence[str], search: Callable[[int], object]) -> None:
+    """Run the same search in a process on each core of a cluster, until it has its trials."""
+    store = store_folder(compose(settings))
+    with ClusterPool(address, [store]) as pool:
+        for _ in pool.map(search, range(1, pool.size + 1)):
+            pass
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
@@ -122,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"how many in all (default {TRIALS})")
     parser.add_argument("--minutes", type=float, help="longest training of a trial")
     parser.add_argument("--processes", type=int, default=1, help="trials at the same time")
+    parser.add_argument("--cluster", help="local, or host:port of a Ray cluster: a trial on each core at the same time")
     parser.add_argument("--space", type=Path, help="YAML file: setting: {low, high, log} or {choices}")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
@@ -131,15 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own += ["--minutes", str(options.minutes)] if options.minutes else []
             own += ["--space", str(options.space)] if options.space else []
             _several(options.processes, own)
-        best = tune(
-            options.name,
-            options.settings,
-            options.trials,
-            minutes=options.minutes,
-            space=options.space,
-            worker=options.worker,
+        search = functools.partial(
+            tune, options.name, options.settings, options.trials, minutes=options.minutes, space=options.space
         )
-    except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
+        if options.cluster:
+            _on_nodes(options.cluster, options.settings, functools.partial(_of_node, search))
+        best = search(worker=options.worker, alone=bool(options.cluster))
+    except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

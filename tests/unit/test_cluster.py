@@ -1,6 +1,7 @@
 """`make score`, `make data` and `make train` on a Ray cluster of three nodes, also when a node dies."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from tests.server.conftest import CLASSES, export, picture
 from tests.unit import class_folders
 from tests.unit.test_ranks import ROOT, SETTINGS
 from tests.unit.test_score import rows
+from tests.unit.test_tune import SPACE
+from tests.unit.tinted_store import TINY, tinted_store
 from tests.until import until
 from training import cluster as cluster_module
 from training import cluster_training
 from training.cluster import INSTALL, MEMORY, ClusterError, ClusterPool
 from training.data import prepare
 from training.data.store import PreparedDataset
+from training.tune import INSTALL as INSTALL_OPTUNA
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=f"Ray is missing: {INSTALL}")
 
@@ -122,6 +126,21 @@ def test_without_ray_the_command_says_what_to_install(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason=f"optuna is missing: {INSTALL_OPTUNA}")
+def test_the_nodes_share_one_search(cluster: Any, tmp_path: Path) -> None:
+    tinted_store(tmp_path)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "training.tune", *TINY, "--name=search", "--trials=6", "--space=space.yaml"]
+    command += ["--cluster", cluster.address]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    trials = json.loads((tmp_path / "runs" / "search" / "search.json").read_text())["trials"]
+    assert 6 <= len(trials) < 6 + NODES and {trial["state"] for trial in trials} <= {"complete", "pruned"}
+    assert done.stdout.splitlines()[-1].startswith("python -m training.train dataset=class_folders ")
+
+
+@pytest.mark.slow
 def test_training_goes_on_after_a_node_has_died(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     class_folders.write(tmp_path / "raw", 40)
@@ -147,9 +166,26 @@ def test_training_goes_on_after_a_node_has_died(cluster: Any, tmp_path: Path, mo
     assert refused.stderr == "error: trainer.lr is -1: write a number of at least 0\n"
 
 
+def slow(number: int) -> int:
+    """Return the number after a while."""
+    threading.Event().wait(0.2)
+    return number
+
+
+@pytest.mark.slow
+def test_no_task_is_lost_with_its_node(cluster: Any) -> None:
+    numbers = range(80)
+    with ClusterPool(cluster.address) as pool:
+        answers = pool.map(slow, numbers)
+        first = [next(answers) for _ in range(3)]
+        cluster.remove_node(next(node for node in cluster.list_all_nodes() if not node.head), allow_graceful=False)
+        until(lambda: pool.size < NODES, 30)
+        assert [*first, *answers] == list(numbers)
+
+
 @pytest.mark.slow
 def test_a_cluster_of_three_nodes_writes_the_same_table_although_one_dies(home: Path, cluster: Any) -> None:
-    alone = score.score(NAME, "photos", out=home / "alone", rows=8)
+    alone = score.score(NAME, "photos", out=home / "alone", rows=2)
     together = home / "together"
     victim = next(node for node in cluster.list_all_nodes() if not node.head)
 
@@ -159,8 +195,8 @@ def test_a_cluster_of_three_nodes_writes_the_same_table_although_one_dies(home: 
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    scores = score.score(NAME, "photos", out=together, rows=8, cluster=cluster.address)
+    scores = score.score(NAME, "photos", out=together, rows=2, cluster=cluster.address)
     killer.join()
     assert (scores.images, scores.errors, scores.answered_now) == (IMAGES + 1, 1, IMAGES + 1)
     assert rows(together) == rows(alone.folder)
-    assert score.score(NAME, "photos", out=together, rows=8).answered_now == 0
+    assert score.score(NAME, "photos", out=together).answered_now == 0

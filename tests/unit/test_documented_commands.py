@@ -60,7 +60,8 @@ VERBS = {
 OTHERS = {
     "python -m monitoring.exporter": "tests/unit/test_exporter.py",
     ".venv/bin/python -m monitoring.log": "tests/unit/test_log.py",
-    ".venv/bin/torchrun": "tests/unit/test_ranks.py",
+    "OMP_NUM_THREADS=1 .venv/bin/torchrun": "tests/unit/test_ranks.py",
+    "OMP_NUM_THREADS=8 .venv/bin/torchrun": "needs two machines; tests/unit/test_ranks.py runs the same on one",
     ".venv/bin/ray ": "`ray stop` would end the cluster of another test; tests/unit/test_cluster.py starts its nodes",
     ".venv/bin/uv pip install --require-hashes -r requirements-cluster.txt": "is a command of .ci/run",
     ".venv/bin/uv pip install --require-hashes -r requirements-drift.txt": "is a command of .ci/run",

@@ -17,6 +17,7 @@ from training.data.records import DatasetError
 from training.data.shards import EncodedBatches
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
+from training.ranks import Ranks
 
 SPEC = SplitSpec(validation=0.2)
 
@@ -75,6 +76,18 @@ def test_the_order_depends_on_seed_and_epoch(pair: tuple[PreparedDataset, Prepar
     assert len(set(first)) == len(first) == len(rows) // 8 * 8
     assert order(1, 0) == first
     assert first not in (order(1, 1), order(2, 0), sorted(first))
+
+
+def test_several_processes_read_each_row_once(pair: tuple[PreparedDataset, PreparedDataset]) -> None:
+    decoded, encoded = pair
+    rows, batch_size, rows_read = encoded.split(SPEC).train, 4, []
+    for ranks in (Ranks(0, 3), Ranks(1, 3), Ranks(2, 3)):
+        share, size = ranks.share_of_all(rows, batch_size), ranks.share_size(batch_size)
+        images, _, sizes = collect(EncodedBatches(encoded, share, size, seed=1, limit=len(rows) // batch_size))
+        assert sizes == [size] * (len(rows) // batch_size)
+        rows_read += rows_of(decoded, images)
+    assert len(set(rows_read)) == len(rows_read) == len(rows) // batch_size * batch_size
+    assert set(rows_read) <= set(rows.tolist())
 
 
 def test_fewer_rows_than_a_batch_still_come(pair: tuple[PreparedDataset, PreparedDataset]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from handlers.images.limits import DEFAULT_LIMITS, Limits
 from handlers.lookahead import map_ahead
@@ -76,6 +77,16 @@ def decode_and_resize(data: bytes, spec: PreprocessSpec, limits: Limits) -> "tor
     return image
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The result for one record; `image` uint8 (C, S, S) if it is stored, `moments` int64 (2, C) if it decodes."""
+
+    row: int
+    decoded: Decoded
+    image: npt.NDArray[np.uint8] | None = None
+    moments: npt.NDArray[np.int64] | None = None
+
+
 def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
     """Read, hash, decode and resize a chunk of records, and write each to its row.
 
@@ -83,24 +94,53 @@ def run_chunk(job: Job, chunk: list[Pending]) -> list[Decoded]:
         DatasetError: a file cannot be read.
         OSError: a row cannot be written, as on a full disk.
     """
+    return write_rows(job, decoded_rows(job, chunk))
+
+
+def decoded_rows(job: Job, chunk: list[Pending]) -> Iterator[Row]:
+    """Read, hash, decode and resize a chunk of records.
+
+    Raises:
+        DatasetError: a file cannot be read.
+    """
     from handlers.errors import RequestError
 
-    images, moments = _files(job)
-    results = []
     for record in chunk:
         data = read_bytes(job.raw, record)
-        reason = None
+        digest = hashlib.sha256(data).digest()
         try:
             image = decode_and_resize(data, job.spec, job.limits).numpy()
         except RequestError as error:
-            reason = str(error)
-        else:
-            flat = image.reshape(len(image), -1).astype(np.int64)
-            moments.write(record.row, np.stack([flat.sum(1), np.square(flat).sum(1)]))
-            if images is not None:
-                images.write(record.row, image)
-        results.append(Decoded(record.number, hashlib.sha256(data).digest(), len(data), reason))
+            yield Row(record.row, Decoded(record.number, digest, len(data), str(error)))
+            continue
+        flat = image.reshape(len(image), -1).astype(np.int64)
+        moments = np.stack([flat.sum(1), np.square(flat).sum(1)])
+        kept = image if job.images is not None else None
+        yield Row(record.row, Decoded(record.number, digest, len(data), None), kept, moments)
+
+
+def write_rows(job: Job, rows: Iterable[Row]) -> list[Decoded]:
+    """Write decoded images to their rows.
+
+    Raises:
+        OSError: a row cannot be written, as on a full disk.
+    """
+    images, moments = _files(job)
+    results = []
+    for row in rows:
+        if row.moments is not None:
+            moments.write(row.row, row.moments)
+        if row.image is not None and images is not None:
+            images.write(row.row, row.image)
+        results.append(row.decoded)
     return results
+
+
+def chunk_of_node(job: Job, chunk: list[Pending]) -> list[Row]:
+    """Return the rows of a chunk that a node of a cluster decodes: the command writes them, since several machines that
+    write pages of one file of a network file system undo each other's work.
+    """
+    return list(decoded_rows(job, chunk))
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -8,6 +8,7 @@ resumes; a data set that is up to date is not changed. `augment=n` adds n transf
 `exclude=` leaves out the images in the column `path` of a CSV file.
 """
 
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -31,7 +32,7 @@ from handlers.machine import cores
 from training.cluster import ClusterPool
 from training.data import class_counts, exclusion, store
 from training.data.arrays import RowFile
-from training.data.decoders import Job, Pool, PoolBroken, require_space, run_chunk
+from training.data.decoders import Job, Pool, PoolBroken, chunk_of_node, require_space, run_chunk, write_rows
 from training.data.index import EXCLUDED, Index
 from training.data.progress import plain_console, progress
 from training.data.readers import read
@@ -53,7 +54,8 @@ def prepare(
 ) -> dict[str, float]:
     """Prepare the data set that `recipe` describes in `folder`; return the seconds of each stage ({}: up to date).
 
-    The images are decoded by `processes` of this machine, or by the nodes of a Ray `cluster`, which share `folder`.
+    The images are decoded by `processes` of this machine, or by the nodes of a Ray `cluster`, which all have the raw
+    images.
 
     Raises:
         ClusterError: the cluster cannot be used; the same command resumes.
@@ -150,14 +152,17 @@ def _decode(
     pending = index.count("row NOT NULL AND sha256 IS NULL")
     if not pending:
         return
-    if cluster is None:
-        decoders: Pool | ClusterPool = Pool(max(1, min(processes, -(-pending // _CHUNK))))
-    else:
-        decoders = ClusterPool(cluster, [job.raw, job.moments])
-    with decoders as pool, progress(console, "decoding", pending) as advance:
-        pool.warm()
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(progress(console, "decoding", pending))
+        if cluster is None:
+            pool = stack.enter_context(Pool(max(1, min(processes, -(-pending // _CHUNK)))))
+            pool.warm()
+            chunks = pool.map(partial(run_chunk, job), index.pending(_CHUNK))
+        else:
+            nodes = stack.enter_context(ClusterPool(cluster, [job.raw]))
+            chunks = map(partial(write_rows, job), nodes.map(partial(chunk_of_node, job), index.pending(_CHUNK)))
         lap("starting")
-        for chunk in pool.map(partial(run_chunk, job), index.pending(_CHUNK)):
+        for chunk in chunks:
             index.finish(chunk)
             advance(len(chunk))
     lap("decoding")

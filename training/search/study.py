@@ -7,6 +7,7 @@ runs/NAME/trial-7/      the run of a trial; only the best one stays
 import functools
 import os
 import shutil
+import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -67,13 +68,17 @@ def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Stud
     return study
 
 
-def end_trials_of_killed_processes(study: "optuna.Study") -> None:
-    """Let the values of a trial whose process has ended be tried again."""
+def end_trials_of_killed_processes(study: "optuna.Study", *, elsewhere: bool = False) -> None:
+    """Let the values of a trial whose process has ended be tried again.
+
+    Whether a process of another machine runs is unknown here; `elsewhere` says that none does.
+    """
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        pid, started = trial.user_attrs.get(PROCESS, (0, 0))
-        if not process.runs(pid, started):
+        pid, started, *host = trial.user_attrs.get(PROCESS, (0, 0))
+        is_here = host in ([], [socket.gethostname()])
+        if not process.runs(pid, started) if is_here else elsewhere:
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
 
@@ -111,7 +116,7 @@ def _carry_out(trial: "optuna.Trial", folder: Path, space: Space, base: Sequence
 
     from training.train import train
 
-    trial.set_user_attr(PROCESS, [os.getpid(), process.created(os.getpid())])
+    trial.set_user_attr(PROCESS, [os.getpid(), process.created(os.getpid()), socket.gethostname()])
     name = f"{folder.name}/trial-{trial.number}"
     config = compose([*base, *space.suggest(trial), f"name={name}"])
 
