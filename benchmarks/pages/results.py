@@ -4,7 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.gpu import page
-from benchmarks.pages import monitoring_tables, operations_tables, serving_tables, training_tables, trial_tables
+from benchmarks.pages import (
+    cluster_tables,
+    monitoring_tables,
+    operations_tables,
+    serving_tables,
+    training_tables,
+    trial_tables,
+)  # fmt: skip
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "accuracy": training_tables.accuracy,
@@ -31,6 +38,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "monitoring_counts": monitoring_tables.counts,
     "operations": operations_tables.operations,
     "shadow": trial_tables.shadow,
+    "cluster": cluster_tables.cluster,
     "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }
