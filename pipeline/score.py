@@ -132,7 +132,7 @@ def _shared(job: Job) -> Job:
 
 
 def _first_image(job: Job) -> list[Path]:
-    """Return the first image, if it is a local file that is there: a node without it lacks the others too."""
+    """Return the first image, if it is a local file of this machine: a node without it lacks the others too."""
     lines = next(listing.read(job.out / LIST, 1), [])
     paths = [Path(ImageFile.parse(line).file) for line in lines]
     return [path for path in paths if not listing.is_url(str(path)) and path.exists()]

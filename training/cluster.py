@@ -152,8 +152,8 @@ class ClusterPool:
         tasks = iter(tasks)
         try:
             while True:
-                more = max(0, AHEAD * self.size - len(waiting))  # fewer than before once a node has gone
-                waiting.extend(remote.remote(task) for task in itertools.islice(tasks, more))
+                room = max(0, AHEAD * self.size - len(waiting))  # fewer than before once a node has gone
+                waiting.extend(remote.remote(task) for task in itertools.islice(tasks, room))
                 if not waiting:
                     return
                 yield ray.get(waiting.popleft())

@@ -44,11 +44,11 @@ def tune(
     minutes: float | None = None,
     space: Path | None = None,
     worker: int = 0,
-    alone: bool = False,
+    is_last: bool = False,
 ) -> list[str]:
     """Search until there are `trials` trials, each of at most `minutes`; return the best overrides.
 
-    `worker` is the number of this process among those of the same search; `alone` says that no machine of a cluster
+    `worker` is the number of this process among those of the same search; `is_last` says that no other machine
     works at it any more.
 
     Raises:
@@ -71,7 +71,7 @@ def tune(
             raise ConfigurationError(f"{setting.name} is set and searched: leave it out, or give another --space")
     identity = {"space": searched.document(), "settings": sorted(base), "data set": data.content_key}
     trials_of = study.opened(folder, identity, int(config.seed) + SEEDS * worker)
-    study.end_trials_of_killed_processes(trials_of, elsewhere=alone)
+    study.end_trials_of_killed_processes(trials_of, elsewhere=is_last)
     if not trials_of.get_trials(deepcopy=False):
         trials_of.enqueue_trial(searched.defaults(config))
     study.search(trials_of, folder, searched, base, trials, lambda line: print(line, flush=True))
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.cluster:
             _on_nodes(options.cluster, options.settings, functools.partial(_of_node, search))
-        best = search(worker=options.worker, alone=bool(options.cluster))
+        best = search(worker=options.worker, is_last=bool(options.cluster))
     except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

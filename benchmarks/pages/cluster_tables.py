@@ -18,12 +18,12 @@ def cluster(result: Any) -> str:
     if losses := sections.get("losses"):
         largest = max(run["largest_difference"] for run in losses)
         top_1 = max(abs(run["top_1"]["alone"] - run["top_1"]["nodes"]) for run in losses)
-        seen = f"losses differ by at most {largest:.1e}, test top-1 by {100 * top_1:.1f} points"
-        what = f"two nodes against one process, {losses[0]['steps']} steps, {len(losses)} seeds"
-        rows.append([what, seen, "1e-4; 1 point"])
+        result_text = f"losses differ by at most {largest:.1e}, test top-1 by {100 * top_1:.1f} points"
+        action = f"two nodes against one process, {losses[0]['steps']} steps, {len(losses)} seeds"
+        rows.append([action, result_text, "1e-4; 1 point"])
     if deaths := sections.get("deaths"):
         ended = sum(run["epochs"] == run["asked"] for run in deaths)
         repeated = max(run["repeated"] for run in deaths)
-        seen = f"{ended} ended with all epochs; at most {repeated} trained twice"
-        rows.append([f"{len(deaths)} trainings on three nodes, one killed in each", seen, "all; 1"])
+        result_text = f"{ended} ended with all epochs; at most {repeated} trained twice"
+        rows.append([f"{len(deaths)} trainings on three nodes, one killed in each", result_text, "all; 1"])
     return table(["what was done", "what came of it", "goal"], rows) if rows else NOT_MEASURED

@@ -115,8 +115,8 @@ def decoded_rows(job: Job, chunk: list[Pending]) -> Iterator[Row]:
             continue
         flat = image.reshape(len(image), -1).astype(np.int64)
         moments = np.stack([flat.sum(1), np.square(flat).sum(1)])
-        kept = image if job.images is not None else None
-        yield Row(record.row, Decoded(record.number, digest, len(data), None), kept, moments)
+        stored = image if job.images is not None else None
+        yield Row(record.row, Decoded(record.number, digest, len(data), None), stored, moments)
 
 
 def write_rows(job: Job, rows: Iterable[Row]) -> list[Decoded]:
