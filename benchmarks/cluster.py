@@ -33,6 +33,7 @@ from benchmarks.harness import console
 from benchmarks.prepare import generate
 from benchmarks.result import Sections
 from benchmarks.score import NAME, write_model
+from handlers.run_folder import RUNS, RunFolder
 from synthetic import petals
 from training.cluster import MEMORY
 
@@ -57,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args(arguments)
     sections = Sections("cluster", RESULT, arguments=arguments, code=CODE)
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
         write_model(home)
         generate(home / "photos", options.images)
         sections.write("score", scores(home))
@@ -81,6 +82,11 @@ def cluster(nodes: int) -> Iterator[Any]:
         yield started
     finally:
         started.shutdown()
+
+
+def folder(home: Path, name: str) -> RunFolder:
+    """Return the folder of a run."""
+    return RunFolder(home / RUNS / name)
 
 
 def kill(started: Any) -> None:
@@ -137,11 +143,11 @@ def _rows(table: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["image"]))
 
 
-def draw(folder: Path) -> None:
+def draw(raw: Path) -> None:
     """Write drawn flowers, a folder for each class."""
     for label, number in enumerate(petals.class_numbers(CLASSES)):
         for index in range(IMAGES_OF_CLASS):
-            path = folder / f"class-{label}" / f"{index}.jpg"
+            path = raw / f"class-{label}" / f"{index}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(petals.image(0, number, 0, index, 64))
 
@@ -157,18 +163,16 @@ def losses(home: Path, seed: int) -> dict[str, Any]:
     for kind, name in names.items():
         tables[kind] = _metrics(home, name)
         run(home, "training.evaluate", f"name={name}")
-        metrics = json.loads((home / "runs" / name / "evaluation" / "metrics.json").read_text())
+        metrics = json.loads(folder(home, name).metrics.read_text())
         top_1[kind] = metrics["top_1"]["value"]
     pairs = list(zip(tables["alone"], tables["nodes"], strict=True))
-    steps = EPOCHS * (
-        json.loads((home / "runs" / names["alone"] / "train.json").read_text())["images"]["train"] // BATCH
-    )
+    steps = EPOCHS * (json.loads(folder(home, names["alone"]).training.read_text())["images"]["train"] // BATCH)
     largest = max(abs(one[key] - other[key]) for one, other in pairs for key in ("train_loss", "validation_loss"))
     return {"seed": seed, "steps": steps, "largest_difference": largest, "top_1": top_1}
 
 
 def _metrics(home: Path, name: str) -> list[dict[str, float]]:
-    with open(home / "runs" / name / "metrics.csv", newline="") as file:
+    with open(folder(home, name).epoch_metrics, newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
@@ -178,7 +182,7 @@ def deaths(home: Path, count: int) -> list[dict[str, Any]]:
     with cluster(3) as started:
         for number in range(count):
             name, wait = f"death-{number}", random_times.uniform(0, 10)
-            killer = threading.Thread(target=_kill_in_training, args=(started, home / "runs" / name, wait))
+            killer = threading.Thread(target=_kill_in_training, args=(started, folder(home, name), wait))
             killer.start()
             overrides = [*SETTINGS, f"trainer.epochs={epochs}", f"name={name}"]
             output = run(home, "training.cluster_training", started.address, *overrides)
@@ -189,9 +193,9 @@ def deaths(home: Path, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _kill_in_training(started: Any, files: Path, wait: float) -> None:
+def _kill_in_training(started: Any, files: RunFolder, wait: float) -> None:
     """Kill a node some seconds after the first epoch."""
-    while not (files / "metrics.csv").is_file():
+    while not files.epoch_metrics.is_file():
         time.sleep(0.05)
     time.sleep(wait)
     kill(started)
