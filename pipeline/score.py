@@ -47,12 +47,8 @@ INSTALL = "install it with .venv/bin/uv pip install --require-hashes -r requirem
 FOLDER = Path("scores")
 ROWS = (64, 2_048)  # least and most of a part; a killed process answers one again
 PARTS = 64  # of a small table, so that all cores have work
-LIST, ABOUT, LOCK, MODEL = (
-    "_images.jsonl",
-    "_about.json",
-    "_lock",
-    "_model",
-)  # readers of Parquet pass over names with a "_"
+# Readers of Parquet pass over names with a "_".
+LIST, ABOUT, LOCK, MODEL = "_images.jsonl", "_about.json", "_lock", "_model"
 
 
 class ScoreError(ServingError):

@@ -65,6 +65,7 @@ def connected(address: str) -> Iterator[None]:
         ClusterError: Ray is missing, or no cluster answers.
     """
     check(address)
+    # Ray reports its use to its makers by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from handlers.atomic import write_text
-from training.cluster import RETRIES, ClusterError, check_nodes, connected
+from training.cluster import RETRIES, ClusterError, check, check_nodes, connected
 from training.configuration import ConfigurationError, TrainingError, compose, run_folder, store_folder
 from training.data.records import DatasetError
+from training.data.store import PreparedDataset
 from training.ranks import BACKENDS, PATIENCE
 from training.train import train as train_one
 
@@ -32,10 +33,14 @@ def train(overrides: Sequence[str], address: str, say: Callable[[str], None] = p
 
     Raises:
         ClusterError: the cluster cannot be used, or its processes end again and again.
-        TrainingError: the configuration or the data are wrong, or the loss is not finite.
+        ConfigurationError: a setting is impossible.
+        DatasetError: there is no such prepared data set.
+        TrainingError: a process met one of these errors, or the loss is not finite.
     """
+    check(address)
     config = compose(overrides)
     run = run_folder(config)
+    PreparedDataset.open(store_folder(config))  # an unprepared one is not a node's fault
     state = run.absolute() / STATE
     state.mkdir(parents=True, exist_ok=True)
     for name in (FAILURE, LINES):

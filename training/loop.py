@@ -124,12 +124,11 @@ def fit(
         wandb.finish()  # else the next run of this process, another fold, would write into this one
     start = time.perf_counter()
     average = None
-    if module.ranks.is_first:
+    if module.ranks.is_first:  # the others may not see the file yet
         average = _average(module, checkpoints, data, split, config["trainer"]["batch_size"], device, bf16, say)
-    seconds = sum(checkpoints.seconds) + time.perf_counter() - start
-    if module.ranks.is_first:  # which has written it
         best = torch.load(RunFolder(run).best_checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(best["state_dict"])
+    seconds = sum(checkpoints.seconds) + time.perf_counter() - start
     return Outcome(module.cpu().eval(), checkpoints, device, bf16, seconds, average)
 
 

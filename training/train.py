@@ -244,9 +244,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = compose(arguments)
         if config.cluster is not None:
-            raise ConfigurationError(
-                "cluster= is of preparing: python -m training.cluster_training trains on a cluster"
-            )
+            raise ConfigurationError("cluster= is a setting of training.data.prepare: make train CLUSTER= trains there")
         train(config, lambda line: print(line, flush=True))
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -123,8 +123,8 @@ def _of_node(search: Callable[..., object], worker: int) -> None:
 
 def _on_nodes(address: str, settings: Sequence[str], search: Callable[[int], object]) -> None:
     """Run the same search in a process on each core of a cluster, until it has its trials."""
-    store = store_folder(compose(settings))
-    with ClusterPool(address, [store]) as pool:
+    data = PreparedDataset.open(store_folder(compose(settings)))
+    with ClusterPool(address, [data.folder]) as pool:
         for _ in pool.map(search, range(1, pool.size + 1)):
             pass
 

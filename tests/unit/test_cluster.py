@@ -24,7 +24,7 @@ from tests.unit.test_tune import SPACE
 from tests.unit.tinted_store import TINY, tinted_store
 from tests.until import until
 from training import cluster as cluster_module
-from training import cluster_training
+from training import cluster_training, tune
 from training.cluster import INSTALL, MEMORY, ClusterError, ClusterPool
 from training.data import prepare
 from training.data.store import PreparedDataset
@@ -115,6 +115,18 @@ def test_an_address_without_a_cluster_is_one_line(home: Path, address: str, mess
     with pytest.raises(ClusterError, match=message):
         score.score(NAME, "photos", cluster=address)
     assert not list(home.rglob("part-*"))
+
+
+def test_data_that_is_not_prepared_is_no_fault_of_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tuning, training = [*TINY, "--name=search", "--cluster=local"], ["local", *SETTINGS, "name=pets"]
+    for command, arguments in ((tune.main, tuning), (cluster_training.main, training)):
+        assert command(arguments) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "prepare" in error and "node" not in error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_ray_the_command_says_what_to_install(

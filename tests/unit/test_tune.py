@@ -83,6 +83,18 @@ def test_a_killed_search_goes_on_and_tries_the_interrupted_settings_again() -> N
         tune("killed", base, 2, space=Path("space.yaml"))
 
 
+def test_a_trial_of_another_machine_is_left_to_it_until_none_works_there() -> None:
+    identity = {"space": {}, "settings": [], "data set": ""}
+    trials = study.opened(Path("runs/elsewhere"), identity, 0)
+    trial = trials.ask()
+    trial.set_user_attr(study.PROCESS, [1, 0, "another-machine"])
+    states = []
+    for elsewhere in (False, True):
+        study.end_trials_of_killed_processes(trials, elsewhere=elsewhere)
+        states.append(trials.get_trials(deepcopy=False)[0].state.name)
+    assert states == ["RUNNING", "FAIL"]
+
+
 @pytest.mark.slow
 def test_several_processes_share_one_search() -> None:
     assert main([*BASE, "--name=shared", "--trials=4", "--processes=2", "--space=space.yaml"]) == 0
