@@ -8,8 +8,8 @@
   turns on the smaller number of images, then each classifies the larger one once. Both include the start of the
   processes.
 - Memory: the highest anonymous memory of all processes (see `benchmarks.prepare`), for both numbers of images.
-- Kills: the command is killed (SIGKILL) after random times and started again; the table is compared with that of an
-  undisturbed run.
+- Kills: the command on the larger number is killed (SIGKILL) after random times and started again; its table is
+  compared with that of the undisturbed run.
 
 Prints the figures and, as its last line, one JSON document; writes it to benchmarks/results/score.json.
 """
@@ -47,10 +47,9 @@ from training.data.decoders import Pool
 
 RESULT = Path("benchmarks/results/score.json")
 ROOT = Path(__file__).parents[1]
-NAME = "small"
+NAME, UNDISTURBED = "small", "undisturbed"
 CODE = ("handlers", "pipeline/score.py", "pipeline/scoring")
 SECONDS_BETWEEN_SAMPLES = 0.2
-KILL_ROWS = 256  # of a part, where commands are killed
 LONGEST_RUN = 8.0  # seconds until a kill
 GOALS = {"rate": 0.9, "memory": 1.1}
 
@@ -66,10 +65,10 @@ def write_model(home: Path) -> None:
 
 
 @contextlib.contextmanager
-def command(home: Path, source: str, out: str, rows: int | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def command(home: Path, source: str, out: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `make score` in a process and its children; all of them have ended when the block ends."""
-    program = f"from pathlib import Path; from pipeline import score; score.score({NAME!r}, {source!r}, "
-    program += f"out=Path({out!r}), rows={rows})"
+    program = "from pathlib import Path; from pipeline import score; "
+    program += f"score.score({NAME!r}, {source!r}, out=Path({out!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=home, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
@@ -129,7 +128,7 @@ def rates(home: Path, sizes: Sequence[int], rounds: int) -> dict[str, Any]:
         turns.append({"ceiling": sizes[0] / best, "score": sizes[0] / seconds})
         print(f"{sizes[0]:,} images: {turns[-1]}", file=sys.stderr)
     best = ceiling(home, large)
-    seconds, peaks[large] = scored(home, large, "large")
+    seconds, peaks[large] = scored(home, large, UNDISTURBED)
     whole = {"ceiling": sizes[-1] / best, "score": sizes[-1] / seconds}
     print(f"{sizes[-1]:,} images: {whole}", file=sys.stderr)
     return {
@@ -151,17 +150,15 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def kills(home: Path, source: str, count: int, seed: int) -> dict[str, Any]:
-    """Kill the command `count` times after random times, let it finish, and compare its table with another one."""
+    """Kill the command `count` times after random times, let it finish, and compare the tables."""
     chance, carried_out = random.Random(seed), 0
     for _ in range(count):
-        with command(home, source, "killed", KILL_ROWS) as process:
+        with command(home, source, "killed") as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(chance.uniform(0.5, LONGEST_RUN))
             carried_out += process.poll() is None
-    for out in ("killed", "undisturbed"):
-        with command(home, source, out, KILL_ROWS) as process:
-            process.wait()
-    killed, undisturbed = rows_of(home / "killed"), rows_of(home / "undisturbed")
+    scored(home, source, "killed")
+    killed, undisturbed = rows_of(home / "killed"), rows_of(home / UNDISTURBED)
     names = [row["image"] for row in killed]
     return {
         "images": len(undisturbed),
@@ -188,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for size in options.images:
             generate(home / str(size), size)
         figures = {"processes": cores(), "images": options.images, **rates(home, options.images, options.rounds)}
-        figures["kills"] = kills(home, str(options.images[0]), options.kills, options.seed)
+        figures["kills"] = kills(home, str(options.images[-1]), options.kills, options.seed)
     print(f"rate {figures['ratio']:.3f} of the ceiling, memory {figures['ratio_of_memory']:.3f}, {figures['kills']}")
     failed = not figures["kills"]["equal"]
     return origin.publish({**figures, "goals": GOALS}, RESULT, failed=failed)

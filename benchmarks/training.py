@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from benchmarks.result import TRAINING, Origin, publish
 from handlers.spec import PreprocessSpec
 from training.augmentation import Augmentation
 from training.configuration import compose, plain, store_folder
-from training.data.batches import Batch, Batches, Joined
+from training.data.batches import Batch, Joined
 from training.data.loaders import training_batches
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
@@ -64,14 +64,19 @@ def prepared(settings: dict[str, Any], folder: Path) -> tuple[Joined, tuple[str,
     return joined, data.classes, data.preprocess(*data.statistics(split.train))
 
 
-def endless(batches: Batches) -> Iterator[Batch]:
+def endless(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield epoch after epoch."""
     while True:
         yield from batches
 
 
-def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return the seconds of each round of `steps` steps, by kind; a first round warms up."""
+def measure(
+    stepper: Stepper, batches: Iterable[Batch], rounds: int, steps: int, waiting: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each round of `steps` steps, by kind; a first round warms up.
+
+    The loader has at most `waiting` batches ready before they are asked for.
+    """
     loader = endless(batches)
     resident = stepper.on_device(next(loader))
     augmentations = [module for module in stepper.module.modules() if isinstance(module, Augmentation)]
@@ -79,15 +84,15 @@ def measure(stepper: Stepper, batches: Batches, rounds: int, steps: int) -> dict
     for number, kind in itertools.product(range(rounds + 1), KINDS):
         for augmentation in augmentations:
             augmentation.enabled = kind != "not augmented"
-        time = _round(stepper, loader if kind == "loader" else itertools.repeat(resident), steps, batches.prefetch)
+        time = _round(stepper, loader if kind == "loader" else itertools.repeat(resident), steps, waiting)
         if number:
             seconds[kind].append(time)
     return seconds
 
 
-def _round(stepper: Stepper, source: Iterator[Batch], steps: int, prefetch: int) -> float:
-    """Return the seconds of `steps` steps, without the batches that were prefetched during the other kinds' turns."""
-    for _ in range(prefetch + 1):
+def _round(stepper: Stepper, source: Iterator[Batch], steps: int, waiting: int) -> float:
+    """Return the seconds of `steps` steps, without the batches that were loaded during the other kinds' turns."""
+    for _ in range(waiting):
         next(source)
     stepper.wait()
     start = time.perf_counter()
@@ -125,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         stepper = Stepper(settings, classes, spec)
         trainer = settings["trainer"]
         batches = training_batches(data, trainer, stepper.device, seed=0, epoch=lambda: 0)
-        seconds = measure(stepper, batches, options.rounds, options.steps)
+        seconds = measure(stepper, batches, options.rounds, options.steps, batches.prefetch + 1)
     images = options.steps * trainer["batch_size"]
     pace = {kind: images / statistics.median(times) for kind, times in seconds.items()}
     ratios = [b / a for a, b in zip(seconds["loader"], seconds["resident"], strict=True)]

@@ -13,6 +13,8 @@ from torchvision.transforms import v2
 from training.configuration import ConfigurationError, near
 
 POLICIES = ("AutoAugment", "RandAugment", "TrivialAugment")
+# These change the size of images, or mix those of a batch, and draw by themselves.
+OF_A_BATCH = ("RandomResizedCrop", "RandomCrop", "RandomMosaic", "RandomTransplantation")
 # What changes colours in bf16 as in float32, but for half a level of 255 on average (measured on photographs). What
 # moves pixels does not: a place in an image of 224 would be off by up to a pixel.
 IN_BF16 = (
@@ -54,7 +56,7 @@ class Augmentation(nn.Module):
                 operation: Operation = Flip(options.pop("label_map", None), classes, where)
             else:
                 operation = Operation()
-            operation.change = _make(name, options, image_size, where)
+            operation.change, operation.p = _make(name, options, image_size, where)
             operation.exact = name not in IN_BF16
             _try(operation, name, channels, image_size, where)
             self.operations.append(operation)
@@ -75,18 +77,34 @@ class Augmentation(nn.Module):
 
 
 class Operation(nn.Module):
-    """One Kornia operation; it does not change the labels."""
+    """One Kornia operation, on each image with probability `p`; it does not change the labels.
+
+    Kornia itself changes all images and then takes those that were drawn.
+    """
 
     change: nn.Module
     exact: bool
+    p = 1.0
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.changed(images), labels
+        if self.p == 1:
+            return self.changed(images), self.relabelled(labels)
+        rows = (
+            (torch.rand(len(images)) < self.p).nonzero()[:, 0].to(images.device)
+        )  # drawn where no device waits for it
+        if not len(rows):
+            return images, labels
+        labels = labels.index_copy(0, rows, self.relabelled(labels[rows]))
+        return images.index_copy(0, rows, self.changed(images[rows])), labels
 
     def changed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the images changed, of the same type."""
         output: torch.Tensor = self.change(images.float() if self.exact else images)
         return output.to(images.dtype)
+
+    def relabelled(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the labels of changed images."""
+        return labels
 
 
 class Flip(Operation):
@@ -105,14 +123,12 @@ class Flip(Operation):
             mapping[list(classes).index(str(source))] = list(classes).index(str(target))
         self.register_buffer("mapping", torch.tensor(mapping), persistent=False)
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        images = self.changed(images)
-        parameters: Any = self.change._params
-        flipped = parameters["batch_prob"].to(labels.device) > 0.5
-        return images, torch.where(flipped, self.mapping[labels], labels)
+    def relabelled(self, labels: torch.Tensor) -> torch.Tensor:
+        return self.mapping[labels]
 
 
-def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn.Module:
+def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> tuple[nn.Module, float]:
+    """Return an operation for images that were drawn, and the probability of drawing one."""
     operations = operation_names()
     if name not in operations:
         raise ConfigurationError(f"{where} names {name!r}, which is not a Kornia augmentation{near(name, operations)}")
@@ -123,11 +139,15 @@ def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> nn
             raise ConfigurationError(f"{where}: {name} has no parameter {key!r}{near(key, parameters)}")
     if name in ("RandomResizedCrop", "RandomCrop"):
         options.setdefault("size", (image_size, image_size))
+    values = {key: _tuples(value) for key, value in options.items()}
     try:
-        augmentation: nn.Module = make(**{key: _tuples(value) for key, value in options.items()})
+        augmentation: nn.Module = make(**values)
+        if name in POLICIES + OF_A_BATCH or options.get("same_on_batch"):
+            return augmentation, 1.0
+        probability = float(augmentation.p)  # type: ignore[arg-type]  # its own where the recipe gives none
+        return make(**{**values, "p": 1.0}), probability
     except Exception as error:  # each class checks its parameters in its own way
         raise ConfigurationError(f"{where}: {name} does not take {options}: {error}") from error
-    return augmentation
 
 
 def _tuples(value: Any) -> Any:

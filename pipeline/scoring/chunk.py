@@ -22,7 +22,7 @@ from pipeline.scoring import table
 from pipeline.scoring.listing import ImageFile
 from pipeline.scoring.table import Row
 
-READERS, AHEAD = 4, 2  # threads that read files, and batches that they read ahead: a bucket answers slowly
+READERS = 4  # threads that read a batch ahead each: a bucket answers slowly
 CPU_BATCH, GPU_BATCH = 8, 128  # images
 
 
@@ -83,8 +83,9 @@ def _read_ahead(batches: Sequence[Sequence[ImageFile]], limit: int) -> Iterator[
         except OSError as error:
             return error
 
-    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as ahead:
-        yield from map_ahead(ahead, lambda batch: list(readers.map(read, batch)), batches, AHEAD)
+    # A thread reads a whole batch: handing over each image would take longer than reading a small one from a disk.
+    with ThreadPoolExecutor(READERS) as readers:
+        yield from map_ahead(readers, lambda batch: [read(image) for image in batch], batches, READERS)
 
 
 def _columns(answer: dict[str, float] | RequestError | OSError) -> Row:

@@ -159,3 +159,13 @@ def test_mixing_makes_soft_labels_that_sum_to_one() -> None:
     assert same is images and hard is labels
     with pytest.raises(ConfigurationError, match=r"trainer\.mix"):
         Mix(mixup=-1.0, p=1.0, classes=4)
+
+
+def test_an_operation_changes_the_part_of_the_images_that_its_probability_says(device: torch.device) -> None:
+    images, labels = torch.full((1000, 1, 24, 24), 0.25).to(device), torch.zeros(1000, dtype=torch.int64).to(device)
+    values = augmentation({"op": "RandomInvert", "p": 0.3}, channels=1).to(device)(images, labels)[0].amax((1, 2, 3))
+    assert set(values.tolist()) == {0.25, 0.75} and 240 < int((values == 0.75).sum()) < 360
+    assert float(images.max()) == 0.25, "the images of the caller have changed"
+    recipes: list[dict[str, Any]] = [{"op": "RandomInvert", "same_on_batch": True}, {"op": "RandomInvert", "p": 0.0}]
+    for recipe in recipes:
+        assert len(set(augmentation(recipe, channels=1).to(device)(images, labels)[0].flatten().tolist())) == 1
