@@ -147,8 +147,11 @@ def measure(rounds: int, steps: int) -> dict[str, Any]:
             name: round(steps * BATCH / statistics.median(times), 2) for name, times in seconds.items()
         },
         "ratios": {
-            name: {"median": round(statistics.median(each), 3), "range": [round(min(each), 3), round(max(each), 3)]}
-            for name, each in ratios.items()
+            name: {
+                "median": round(statistics.median(values), 3),
+                "range": [round(min(values), 3), round(max(values), 3)],
+            }
+            for name, values in ratios.items()
         },
     }
 
