@@ -47,7 +47,7 @@ def data(dataset: str, raw: str, name: str, root: Path, overrides: tuple[str, ..
     elif not folder.is_dir():
         raise StepError(f"RAW={raw} is not a folder, a zip or a tar. Name one, or RAW={GENERATED} to have images drawn")
     arguments = (f"dataset={dataset}", f"name={name}", f"raw={folder}", *overrides)
-    run.run("prepare", f"decoding the images of {raw or folder} once", "training.data.prepare", *arguments)
+    run.run("prepare", f"decoding the images in {raw or folder} once", "training.data.prepare", *arguments)
     return run
 
 

@@ -215,8 +215,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command continues", file=sys.stderr)
         return 130
-    rate = f", {scores.answered_now / scores.seconds:.0f} a second" if scores.answered_now else ", all of them before"
-    print(f"{scores.folder}: {scores.images:,} images, {scores.errors:,} without an answer{rate}")
+    now = (
+        f"in {scores.seconds:.1f} s" if scores.answered_now == scores.images else f"{scores.answered_now:,} of them now"
+    )
+    print(f"{scores.folder}: {scores.images:,} images, {scores.errors:,} without an answer, {now}")
     return 0
 
 

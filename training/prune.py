@@ -70,13 +70,17 @@ def prune(
     check_data(source.files.model, source.spec, data)
     config = teacher.with_digest(config, data)
 
-    from training.pruning import remove_channels, save  # bring torch
+    from training.optimizers import make_optimizer, make_schedule  # these bring torch
+    from training.pruning import remove_channels, save
 
     network, rebuild, shape = _trained(source, config, data)
     before = sum(weight.numel() for weight in network.parameters())
     config.network.shapes = remove_channels(network, rebuild, shape, channels)
     config.network.weights = str(files.pruned)
     after = sum(weight.numel() for weight in network.parameters())
+    make_schedule(
+        make_optimizer(network, plain(config)["trainer"]), plain(config)["trainer"], 1
+    )  # before files are written
     say(f"{target}: {after:,} of the {before:,} parameters of {name} are left")
     files.path.mkdir(parents=True, exist_ok=True)
     save(network, files.pruned)

@@ -7,6 +7,7 @@ from benchmarks.gpu import page
 from benchmarks.pages import (
     cluster_tables,
     monitoring_tables,
+    network_tables,
     operations_tables,
     scale_tables,
     serving_tables,
@@ -25,6 +26,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "inspection": training_tables.inspection,
     "familiarity": training_tables.familiarity,
     "training": training_tables.training,
+    "variants": network_tables.variants,
+    "search": network_tables.search,
     "reference_loop": scale_tables.reference_loop,
     "epoch": scale_tables.epoch,
     "score": scale_tables.score,

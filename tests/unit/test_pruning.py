@@ -127,6 +127,8 @@ def test_a_network_that_depends_on_more_than_its_layers_is_refused() -> None:
         (["whole", "dataset=petals"], "'dataset=petals' is no setting of pruning"),
         (["whole", "trainer.epoch=3"], "there is no setting 'trainer.epoch'; near it: trainer.epochs"),
         (["whole", "trainer.epochs=0"], "trainer.epochs is 0"),
+        (["whole", "trainer.optimizer=adam"], "trainer.optimizer is 'adam': write sgd or adamw"),
+        (["whole", "trainer.schedule=linear"], "trainer.schedule is 'linear': write onecycle, cosine or constant"),
         (["whole", "trainer=fast"], "'trainer=fast' replaces all of trainer: set one of its values"),
         (["whole", "teacher=1.10"], "runs/1.10/config.yaml does not exist"),
         (["whole", "teacher=nobody"], "runs/nobody/config.yaml does not exist"),
