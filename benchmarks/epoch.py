@@ -39,7 +39,7 @@ from training.precision import use_all_cores
 RESULT = Path("benchmarks/results/epoch.json")
 MEMORY = 1.2
 WAITING = 2  # batches that the processes have decoded before they are asked for, at most
-SECONDS_BETWEEN_SAMPLES = 0.2
+SECONDS_BETWEEN_SAMPLES = 1.0
 
 
 class EpochError(Exception):
