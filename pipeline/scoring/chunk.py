@@ -77,7 +77,7 @@ def rows_of(job: Job, images: Sequence[ImageFile]) -> Iterator[Row]:
 
 
 def _bodies(batches: Sequence[Sequence[ImageFile]], limit: int) -> Iterator[list[bytes | OSError]]:
-    """Yield the encoded images of each batch, read ahead by threads where they come from a bucket."""
+    """Yield the encoded images of each batch; threads read those of a bucket ahead."""
 
     def read(batch: Sequence[ImageFile]) -> list[bytes | OSError]:
         return [_body(image, limit) for image in batch]
