@@ -1,6 +1,7 @@
 """How much does a small network gain from a teacher, and what does a pruned one lose? Over the folds of real data sets.
 
-    python -m benchmarks.variants RAW_ROOT [--sets moths petals] [--epochs 30] [--folds 5] [--channels 0.3]
+    python -m benchmarks.variants RAW_ROOT [--sets moths petals] [--kinds original alone taught pruned]
+                                                  [--epochs 30] [--folds 5] [--channels 0.3]
 
 RAW_ROOT has one folder a data set, in the layout of its public source. Four networks are cross-validated on the first
 `--folds` of five folds: EfficientNet-Lite0, fine-tuned; a half ResNet-18-D that starts from nothing and has only the
@@ -95,7 +96,10 @@ def measure(dataset: str, options: Any) -> list[dict[str, Any]]:
         NotMeasured, LoadError: a server cannot be measured.
     """
     rows = []
-    for kind, against in KINDS.items():
+    needed = {"original", *options.kinds, *(KINDS[kind] for kind in options.kinds)}
+    kinds = [kind for kind in KINDS if kind in needed]
+    for kind in kinds:
+        against = KINDS[kind]
         if kind == "pruned":
             pooled = prune_folds(dataset, options.channels, options.epochs, options.folds)
         else:
@@ -115,7 +119,7 @@ def measure(dataset: str, options: Any) -> list[dict[str, Any]]:
                 **({"against": against, **difference(RUNS / name_of(dataset, against), folder)} if against else {}),
             }
         )
-    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         for kind, values in rates.items():
             values.append(rate(RUNS / name_of(dataset, kind) / "fold-0", "auto", SECONDS))
@@ -131,11 +135,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = console.parser("variants", __doc__)
     parser.add_argument("raw_root", type=Path, help="folder with one raw folder a data set")
     parser.add_argument("--sets", nargs="+", default=["moths"], help="default: moths")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="default: all; the original too")
     parser.add_argument("--epochs", type=int, default=30, help="of the networks from nothing and of the pruned one")
     parser.add_argument("--folds", type=int, default=FOLDS, choices=range(1, FOLDS + 1), help="the first of five")
     parser.add_argument("--channels", type=float, default=0.3, help="part that pruning removes (default 0.3)")
     options = parser.parse_args(arguments)
-    command = ["RAW_ROOT", "--sets", *options.sets, "--epochs", str(options.epochs), "--folds", str(options.folds)]
+    command = [
+        "RAW_ROOT",
+        "--sets",
+        *options.sets,
+        "--kinds",
+        *options.kinds,
+        "--epochs",
+        str(options.epochs),
+        "--folds",
+        str(options.folds),
+    ]
     command += ["--channels", f"{options.channels:g}"]
     result = Sections("variants", RESULT, arguments=command, code=("handlers", "serving", "training"))
     try:
