@@ -28,8 +28,8 @@ PARAMETERS: dict[str, Any] = {
     "dataset": "fingers",
     "name": "hands",
     "raw": "data/raw/fingers",
-    "prepare": "dataset.image_size=32",
-    "train": "network=small_cnn trainer.epochs=2 trainer.batch_size=16 split.validation=0.3",
+    "prepare": "",
+    "train": "network=small_cnn trainer.epochs=2 trainer.batch_size=16 split.validation=0.3 trainer.ema=0",
     "evaluate": "",
     "archive": {"version": "1.0", "settings": ""},
 }
