@@ -146,7 +146,12 @@ def _processes(module: Classification) -> dict[str, Any]:
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
     """Train, from the last checkpoint if there is one."""
     last = RunFolder(run).last_checkpoint
-    trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
+    try:
+        trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
+    except SystemExit as error:  # what Lightning makes of an interrupt
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _average(

@@ -249,6 +249,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues after the last whole epoch", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -118,6 +118,19 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not() -> Non
     assert (first / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes()
 
 
+def test_an_interrupt_says_that_the_same_command_continues() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    line = command("interrupted", "trainer.epochs=200")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        next(said for said in process.stdout if said.startswith("epoch   2/200"))
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error
+    assert error.splitlines()[-1] == "interrupted: the same command continues after the last whole epoch"
+    assert Path("runs/interrupted/checkpoints/last.ckpt").is_file()
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_been_killed() -> None:
     whole, _ = tiny("unbroken", "trainer.epochs=6", "trainer.ema=0.9")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
