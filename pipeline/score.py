@@ -39,7 +39,7 @@ from pipeline.scoring.listing import ImageFile
 from serving.errors import ServingError
 from serving.store import local_model
 from serving.store.local_model import LocalModel
-from training.cluster import ClusterError, ClusterPool
+from training.cluster import ClusterError, ClusterPool, check
 from training.data.decoders import Pool, PoolBroken
 from training.data.progress import plain_console, progress
 
@@ -91,6 +91,9 @@ def score(
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise ScoreError(f"pyarrow is missing: {INSTALL}")
+    if cluster is not None:
+        check(cluster)
+    source = source.rstrip("/") if listing.is_url(source) else str(Path(source))
     started, console = time.perf_counter(), console or plain_console()
     with local_model.opened(name, version) as model:
         folder = out or FOLDER / "-".join(filter(None, [name, model.version])) / Path(source).name
@@ -218,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     now = (
         f"in {scores.seconds:.1f} s" if scores.answered_now == scores.images else f"{scores.answered_now:,} of them now"
     )
-    print(f"{scores.folder}: {scores.images:,} images, {scores.errors:,} without an answer, {now}")
+    why = " (column error has the reason)" if scores.errors else ""
+    print(f"{scores.folder}: {scores.images:,} images, {scores.errors:,} without an answer{why}, {now}")
     return 0
 
 

@@ -26,6 +26,7 @@ from serving.store.model_store import ArchiveError
 from tests.unit.archived_run import write_servable
 from tests.unit.test_classifier import png
 from tests.until import until
+from training.cluster import ClusterError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason=f"pyarrow is missing: {INSTALL}")
 
@@ -144,6 +145,10 @@ def test_names_of_any_bytes_are_text_in_the_table(home: Path) -> None:
 def test_a_folder_with_another_table_is_left_alone(home: Path) -> None:
     folder = score.score("small", "photos", out=home / "table").folder
     files = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert score.score("small", "./photos/", out=folder).answered_now == 0, "the same folder, written in another way"
+    with pytest.raises(ClusterError, match="is no cluster"):
+        score.score("small", "photos", out=home / "none", cluster="lokal")
+    assert not (home / "none").exists()
     (home / "list.txt").write_text("photos/day 0/0.png\n")
     with pytest.raises(ScoreError, match=r"holds a table with another source: delete it, or name another folder"):
         score.score("small", "list.txt", out=folder)
@@ -213,7 +218,9 @@ def test_the_command_says_where_the_table_is(home: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command("photos"), env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"scores/small/photos: {IMAGES + 1} images, 1 without an answer, ")
+    assert done.stdout.startswith(
+        f"scores/small/photos: {IMAGES + 1} images, 1 without an answer (column error has the reason), in "
+    )
     refused = subprocess.run(command("nowhere"), env=environment, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 1 and refused.stderr.startswith("error: nowhere does not exist")
     assert refused.stderr.count("\n") == 1
