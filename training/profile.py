@@ -61,15 +61,16 @@ class Profile:
         for form in training_step.forms(device, compiled=self._compiled):
             trace = self._folder / f"{network}-{form.title}.trace.json"
             measure = partial(training_step.measure, settings, data, split, spec, form, self._steps, trace)
-            self.training.append(self._row(network, form.title, measure))
+            self.training.append(self._row(network, form.title, measure, "trains "))
         module = build(settings["network"], len(data.classes), spec.channels, spec.image_size).eval()
         for answer in inference.forms(module, data, split, spec, device, compiled=self._compiled):
-            self.inference.append(self._row(network, answer.title, partial(inference.rate, answer, spec, device)))
+            rate = partial(inference.rate, answer, spec, device)
+            self.inference.append(self._row(network, answer.title, rate, "answers "))
         trace = self._folder / f"{network}-inference.trace.json"
         parts = partial(inference.parts, module, encoded, spec, self._steps, trace)
         self.answers.append(self._row(network, "parts of an answer", parts))
 
-    def _row(self, network: str, form: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _row(self, network: str, form: str, measure: Callable[[], dict[str, Any]], verb: str = "") -> dict[str, Any]:
         """Return a measurement, or the reason why there is none: a compiler raises anything."""
         start = time.perf_counter()
         try:
@@ -78,7 +79,7 @@ class Profile:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             self._say(f"{network}, {form}: not measured: {reason}")
             return {"network": network, "form": form, "error": reason}
-        rate = f"{row['images_per_second']:g} images/s" if "images_per_second" in row else "measured"
+        rate = f"{verb}{row['images_per_second']:g} images/s" if "images_per_second" in row else "measured"
         self._say(f"{network}, {form}: {rate} (after {time.perf_counter() - start:.0f} s)")
         return row
 

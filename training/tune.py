@@ -84,9 +84,9 @@ def tune(
     settings = overrides(best.params)
     first = trials_of.get_trials(deepcopy=False)[0]
     before = f" (the configuration's own settings: {first.value:.4f})" if first.value is not None else ""
-    verdict = f"Best of {trials} trials: number {best.number}, log-loss {best.value:.4f} on validation images{before}."
+    verdict = f"Best of {trials} trials: trial-{best.number}, log-loss {best.value:.4f} on validation images{before}."
     page.write(trials_of, folder, verdict, command(base, settings))
-    print(verdict)
+    print(f"{verdict} All of them: {folder / page.PAGE}")
     return settings
 
 
@@ -94,7 +94,7 @@ def command(base: Sequence[str], settings: Sequence[str]) -> str:
     """Return the command that trains with the best settings."""
     dataset = [item for item in base if item.startswith("dataset=")]
     others = [item for item in base if item not in dataset and not item.startswith("trainer.max_minutes=")]
-    return shlex.join(["python", "-m", "training.train", *dataset, *others, *settings])
+    return shlex.join([".venv/bin/python", "-m", "training.train", *dataset, *others, *settings])
 
 
 def _several(processes: int, arguments: Sequence[str]) -> None:

@@ -160,7 +160,9 @@ class _Run:
                 yield
             if now >= report:
                 report = now + REPORT
-                self._candidate.log(f"  {self._compared.lines()[0]}")
+                length = self._trial.length
+                waits = f"no request yet: waits for {length.requests:,} of them, for at most {length.minutes:g} min"
+                self._candidate.log(f"  {self._compared.lines()[0] if self._compared.pairs else waits}")
             if enough and (now - last >= self._trial.length.labels or self._all_labelled()):
                 return
             time.sleep(PAUSE)

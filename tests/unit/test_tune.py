@@ -55,7 +55,7 @@ def test_a_search_finds_settings_that_learn_and_prunes_those_that_do_not(
     )
     best = min((trial for trial in trials if trial["state"] == "complete"), key=lambda trial: float(trial["value"]))
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("python -m training.train dataset=class_folders ") and last == document["command"]
+    assert last.startswith(".venv/bin/python -m training.train dataset=class_folders ") and last == document["command"]
     assert all(override in last for override in overrides(best["params"]))
     compose([*BASE, *overrides(best["params"])])
     page = (Path("runs") / "found" / "search.html").read_text()
@@ -76,10 +76,10 @@ def test_a_killed_search_goes_on_and_tries_the_interrupted_settings_again() -> N
     states = [(trial["state"], trial["params"]) for trial in search("killed")["trials"]]
     assert [state for state, _ in states] == ["fail", "complete"]
     assert states[0][1] == states[1][1], "the interrupted trial's own settings"
-    with pytest.raises(ConfigurationError, match="holds a search with another settings: choose another NAME="):
+    with pytest.raises(ConfigurationError, match="holds a search whose settings differ \\("):
         tune("killed", BASE, 2, space=Path("space.yaml"))
     Path("space.yaml").write_text(SPACE.replace("0.3", "0.4"))
-    with pytest.raises(ConfigurationError, match="holds a search with another space"):
+    with pytest.raises(ConfigurationError, match="holds a search whose space differs: give"):
         tune("killed", base, 2, space=Path("space.yaml"))
 
 

@@ -62,8 +62,10 @@ def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Stud
         return study
     for key, value in identity.items():
         if earlier.get(key) != value:
+            others = f" ({', '.join(sorted({*earlier[key]} ^ {*value}))})" if key == "settings" else ""
             raise ConfigurationError(
-                f"{folder} holds a search with another {key}: choose another NAME=, or delete the folder"
+                f"{folder} holds a search whose {key} differ{'' if key == 'settings' else 's'}{others}: "
+                "give the same command as before to go on, or delete the folder to search anew"
             )
     return study
 
