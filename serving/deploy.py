@@ -225,9 +225,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted; the deployment was undone", file=sys.stderr)
         return 130
-    console.print(
-        f"{deployed.name} {deployed.version} is live; the switch took {deployed.steps['switch'] * 1e3:.0f} ms."
-    )
+    source = f" from {deployed.before}" if deployed.before else ""
+    milliseconds = deployed.steps["switch"] * 1e3
+    console.print(f"{deployed.name} {deployed.version} is live; the switch{source} took {milliseconds:.0f} ms.")
     return 0
 
 

@@ -58,7 +58,7 @@ def inspect(overrides: Sequence[str], console: Console) -> Path:
 
     text = page.render(data, names, sides, [*labels, *images], remarks)
     atomic.write_text(folder / PAGE, text)
-    for line in [*remarks, *page.summary([*labels, *images])]:
+    for line in [*remarks, *(page.summary([*labels, *images]) or ["no suspect label or image"])]:
         console.print(f"  {line}")
     return folder / PAGE
 
