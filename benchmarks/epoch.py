@@ -12,6 +12,7 @@ more than a fifth, or the loader reaches less than 95 % of the resident batch.
 """
 
 import contextlib
+import math
 import os
 import statistics
 import subprocess
@@ -38,7 +39,7 @@ from training.precision import use_all_cores
 
 RESULT = Path("benchmarks/results/epoch.json")
 MEMORY = 1.2
-WAITING = 2  # batches that the processes have decoded before they are asked for, at most
+DECODED_AHEAD = 32  # images that each process has ready before they are asked for
 SECONDS_BETWEEN_SAMPLES = 1.0
 
 
@@ -90,7 +91,8 @@ def loader(images: int, rounds: int, steps: int) -> dict[str, Any]:
     rows = data.split(SplitSpec.from_config(settings["split"])).train
     stepper = Stepper(settings, data.classes, data.preprocess(*data.statistics(rows)))
     batches = EncodedBatches(data, rows, settings["trainer"]["batch_size"], seed=0)
-    seconds = measure(stepper, batches, rounds, steps, WAITING)
+    waiting = math.ceil(batches.workers * DECODED_AHEAD / batches.batch_size) + 1
+    seconds = measure(stepper, batches, rounds, steps, waiting)
     ratios = [b / a for a, b in zip(seconds["loader"], seconds["resident"], strict=True)]
     count = steps * batches.batch_size
     return {

@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ SETTINGS = (
     f"trainer.batch_size={BATCH}",
     "trainer.train_size=null",
     "trainer.ema=0",
+    "trainer.device=cpu",  # as the reference loop
     "trainer.mix.p=0",
     "augmentation=[{op: RandomResizedCrop, scale: [0.08, 1.0], cropping_mode: resample}, {op: RandomHorizontalFlip}]",
 )
@@ -61,13 +62,16 @@ GOALS = {"reference": 2.0, "reference, best": 1.0}
 class Loop:
     """A training loop: its steps, one batch each, and the number of batches that wait in its loader."""
 
-    def __init__(self, steps: Iterator[None], waiting: int, discard: Callable[[], object]) -> None:
-        self.steps, self.waiting, self.discard = steps, waiting, discard
+    def __init__(self, steps: Iterator[None], waiting: int) -> None:
+        self.steps, self.waiting = steps, waiting
 
     def seconds(self, steps: int) -> float:
-        """Return the seconds of `steps` steps, without the batches that were loaded during the other loops' turns."""
-        for _ in range(self.waiting):
-            self.discard()
+        """Return the seconds of `steps` steps, after those on batches that were loaded during the other loops' turns.
+
+        Those are not timed, and the loader has refilled its queue in them.
+        """
+        for _ in itertools.islice(self.steps, self.waiting):
+            pass
         start = time.perf_counter()
         for _ in itertools.islice(self.steps, steps):
             pass
@@ -91,7 +95,7 @@ def sightline() -> tuple[Loop, dict[str, Any]]:
             stepper.step(stepper.on_device(batch))
             yield
 
-    loop = Loop(steps(), batches.prefetch + 1, lambda: next(source))
+    loop = Loop(steps(), batches.prefetch + 1)
     return loop, {**facts, "precision": "bf16" if stepper.bf16 else "fp32"}
 
 
@@ -126,7 +130,7 @@ def reference(folder: Path, *, best: bool) -> Loop:
             optimizer.step()
             yield
 
-    return Loop(steps(), workers * PREFETCHED, lambda: next(source))
+    return Loop(steps(), workers * PREFETCHED)
 
 
 def measure(rounds: int, steps: int) -> dict[str, Any]:
@@ -161,8 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = console.parser("reference_loop", __doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--images", type=int, default=1600, help="number of drawn images")
+    parser.add_argument("--images", type=int, default=1600, help=f"number of drawn images, at least {BATCH}")
     options = parser.parse_args(arguments)
+    if options.images < BATCH:
+        parser.error(f"--images is {options.images}: a batch has {BATCH}")
     origin = Origin("reference_loop", sys.argv[1:] if arguments is None else arguments, code=TRAINING)
     use_all_cores()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

@@ -66,9 +66,7 @@ def difference(rows: Sequence[dict[str, Any]], score: str) -> dict[str, float]:
     """Return how much a score is higher with the best settings: the mean over seeds, Student's interval of 95 %."""
     gains = [row["best"][score] - row["default"][score] for row in rows]
     mean = statistics.mean(gains)
-    width = 0.0
-    if len(gains) > 1:
-        width = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    width = float(stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
     return {"value": mean, "low": mean - width, "high": mean + width}
 
 
@@ -109,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="of a trial, and of a run of the comparison")
     parser.add_argument("--seeds", type=int, default=3, help="of the comparison")
     options = parser.parse_args(arguments)
+    if options.seeds < 2:
+        parser.error(f"--seeds is {options.seeds}: an interval needs two")
     named = ["RAW_ROOT", "--dataset", options.dataset, "--trials", str(options.trials)]
     named += ["--minutes", f"{options.minutes:g}", "--seeds", str(options.seeds)]
     origin = Origin("search", named, code=TRAINING)

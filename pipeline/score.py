@@ -93,7 +93,7 @@ def score(
         raise ScoreError(f"pyarrow is missing: {INSTALL}")
     if cluster is not None:
         check(cluster)
-    source = source.rstrip("/") if listing.is_url(source) else str(Path(source))
+    source = listing.normal(source)
     started, console = time.perf_counter(), console or plain_console()
     with local_model.opened(name, version) as model:
         folder = out or FOLDER / "-".join(filter(None, [name, model.version])) / Path(source).name
@@ -154,6 +154,7 @@ def _listed(job: Job, source: str, rows: int | None, console: Console) -> tuple[
     file = job.out / ABOUT
     if file.is_file():
         earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        earlier["source"] = listing.normal(earlier["source"])  # as earlier releases did not write it
         changed = [key for key, value in about.items() if earlier.get(key) != value]
         if changed:
             raise ScoreError(

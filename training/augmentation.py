@@ -57,6 +57,7 @@ class Augmentation(nn.Module):
             else:
                 operation = Operation()
             operation.change, operation.p = _make(name, options, image_size, where)
+            operation.same = bool(options.get("same_on_batch"))
             operation.exact = name not in IN_BF16
             _try(operation, name, channels, image_size, where)
             self.operations.append(operation)
@@ -77,23 +78,24 @@ class Augmentation(nn.Module):
 
 
 class Operation(nn.Module):
-    """One Kornia operation, on each image with probability `p`; it does not change the labels.
+    """One Kornia operation, on each image with probability `p`.
 
-    Kornia itself changes all images and then takes those that were drawn.
+    Kornia itself would change all images, and then take those that were drawn.
     """
 
     change: nn.Module
     exact: bool
-    p = 1.0
+    p: float
+    same: bool  # all images of a batch, or none
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.p == 1:
+        # Drawn on the CPU: the number of rows is known without waiting for a device.
+        rows = (torch.rand(1 if self.same else len(images)) < self.p).expand(len(images)).nonzero()[:, 0]
+        if len(rows) == len(images):
             return self.changed(images), self.relabelled(labels)
-        rows = (
-            (torch.rand(len(images)) < self.p).nonzero()[:, 0].to(images.device)
-        )  # drawn where no device waits for it
         if not len(rows):
             return images, labels
+        rows = rows.to(images.device, non_blocking=True)
         labels = labels.index_copy(0, rows, self.relabelled(labels[rows]))
         return images.index_copy(0, rows, self.changed(images[rows])), labels
 
@@ -139,10 +141,14 @@ def _make(name: str, options: dict[str, Any], image_size: int, where: str) -> tu
             raise ConfigurationError(f"{where}: {name} has no parameter {key!r}{near(key, parameters)}")
     if name in ("RandomResizedCrop", "RandomCrop"):
         options.setdefault("size", (image_size, image_size))
+    if name == "RandomHorizontalFlip" and "p_batch" in options:
+        raise ConfigurationError(
+            f"{where}: {name} has no p_batch here: give p, and same_on_batch: true for whole batches"
+        )
     values = {key: _tuples(value) for key, value in options.items()}
     try:
         augmentation: nn.Module = make(**values)
-        if name in POLICIES + OF_A_BATCH or options.get("same_on_batch"):
+        if name in POLICIES + OF_A_BATCH:
             return augmentation, 1.0
         probability = float(augmentation.p)  # type: ignore[arg-type]  # its own where the recipe gives none
         return make(**{**values, "p": 1.0}), probability
@@ -155,11 +161,11 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _try(operation: nn.Module, name: str, channels: int, image_size: int, where: str) -> None:
+def _try(operation: "Operation", name: str, channels: int, image_size: int, where: str) -> None:
     """Run once, so that what cannot work says so before training starts and not in its midst."""
     images = torch.rand(4, channels, image_size, image_size)
     try:
-        changed, _ = operation(images, torch.zeros(4, dtype=torch.int64))
+        changed = operation.changed(images)
     except Exception as error:  # as above
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(

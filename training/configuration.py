@@ -168,7 +168,7 @@ def load(run: Path) -> DictConfig:
     path = RunFolder(run).config
     if not path.is_file():
         runs = sorted(folder.parent.name for folder in run.parent.glob("*/config.yaml"))
-        others = f", or name one of {', '.join(runs[:10])}" if runs else ""
+        others = f", or name one of {', '.join(runs[:10])}{', …' * (len(runs) > 10)}" if runs else ""
         raise ConfigurationError(f"{path} does not exist: train first (make train NAME={run.name} DATASET=…){others}")
     return cast(DictConfig, OmegaConf.load(path))
 

@@ -1,9 +1,10 @@
-"""Where scores are printed as a table."""
+"""What commands of training print: tables of scores, and the line after an interrupt."""
 
 import sys
 
 from rich.console import Console
 
+INTERRUPTED = "interrupted: the same command continues"
 WIDEST = 1_000  # columns; a pipe or a file would be taken for a terminal of 80
 
 

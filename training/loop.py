@@ -1,10 +1,11 @@
 """One run of Lightning over a prepared data set, from its start or resumed from its last checkpoint."""
 
+import contextlib
 import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def fit(
             log_every_n_steps=min(50, len(train)),
         )
         if head is not None and not RunFolder(run).last_checkpoint.is_file():
-            measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
+            with _interrupts():
+                measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
             checkpoints.start_from(module, measured[0], writes=trainer.is_global_zero)
         if trainer_node["epochs"]:
             _fit(trainer, module, train, validation if len(split.validation) else None, run)
@@ -146,11 +148,18 @@ def _processes(module: Classification) -> dict[str, Any]:
 def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
     """Train, from the last checkpoint if there is one."""
     last = RunFolder(run).last_checkpoint
-    try:
+    with _interrupts():
         trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
-    except SystemExit as error:  # what Lightning makes of an interrupt
-        if trainer.interrupted:
-            raise KeyboardInterrupt from error
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning ends the program; it ends it at other signals too."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         raise
 
 

@@ -24,6 +24,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from training import configuration
 from training.configuration import ConfigurationError, TrainingError, near, plain, store_folder
+from training.console import INTERRUPTED
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.finished_run import FinishedRun, check_data
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 CHANNELS = 0.5
 # Settings that may follow the name of the run; the others are those of the run.
 SETTINGS = ("trainer", "distillation", "teacher", "seed")
+SOME_STEPS = 1000  # of a schedule that is only checked
 
 
 def prune(
@@ -78,9 +80,8 @@ def prune(
     config.network.shapes = remove_channels(network, rebuild, shape, channels)
     config.network.weights = str(files.pruned)
     after = sum(weight.numel() for weight in network.parameters())
-    make_schedule(
-        make_optimizer(network, plain(config)["trainer"]), plain(config)["trainer"], 1
-    )  # before files are written
+    trainer = plain(config)["trainer"]
+    make_schedule(make_optimizer(network, trainer), trainer, SOME_STEPS)  # refuses a setting before a file is written
     say(f"{target}: {after:,} of the {before:,} parameters of {name} are left")
     files.path.mkdir(parents=True, exist_ok=True)
     save(network, files.pruned)
@@ -159,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, DatasetError, TrainingError, OmegaConfBaseException, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     return 0
 
 

@@ -23,6 +23,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from training import configuration, evaluate
 from training.configuration import ConfigurationError, TrainingError, plain, store_folder
+from training.console import INTERRUPTED
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.finished_run import FinishedRun, check_data
@@ -114,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     if differences:
         shown = "; ".join(differences[:SHOWN])
         print(f"error: {len(differences)} figures differ from those of {options.run}: {shown}", file=sys.stderr)

@@ -28,6 +28,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
+from training.console import INTERRUPTED
 from training.data import class_counts
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
@@ -250,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command continues after the last whole epoch", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     return 0
 

@@ -27,6 +27,7 @@ from handlers.machine import cores, share_cores
 from handlers.run_folder import RUNS
 from training.cluster import ClusterError, ClusterPool
 from training.configuration import ConfigurationError, TrainingError, compose, store_folder
+from training.console import INTERRUPTED
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.search.space import Space, overrides
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     print(command(options.settings, best))
     return 0

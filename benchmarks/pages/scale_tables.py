@@ -19,6 +19,11 @@ def score(document: Mapping[str, Any]) -> str:
             f"{100 * goals['rate']:.0f} %",
         ],
         [
+            f"{small:,} images, median of {len(document['turns'])} turns",
+            f"**{100 * document['ratio_of_turns']:.1f} %**",
+            "",
+        ],
+        [
             f"anonymous memory of all processes, {small:,} and {large:,} images",
             f"{peaks[str(small)]:.0f} and {peaks[str(large)]:.0f} MB: **{document['ratio_of_memory']:.2f}x**",
             f"{goals['memory']:.1f}x",

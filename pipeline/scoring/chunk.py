@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from pipeline.scoring import table
 from pipeline.scoring.listing import ImageFile, is_url
 from pipeline.scoring.table import Row
 
-READERS = 4  # threads that read a batch of a bucket ahead each
+READERS, AHEAD = 4, 16  # threads that read from a bucket, and the images that they read ahead
 CPU_BATCH, GPU_BATCH = 8, 128  # images
 
 
@@ -79,15 +80,14 @@ def rows_of(job: Job, images: Sequence[ImageFile]) -> Iterator[Row]:
 def _bodies(batches: Sequence[Sequence[ImageFile]], limit: int) -> Iterator[list[bytes | OSError]]:
     """Yield the encoded images of each batch; threads read those of a bucket ahead."""
 
-    def read(batch: Sequence[ImageFile]) -> list[bytes | OSError]:
-        return [_body(image, limit) for image in batch]
-
+    read = functools.partial(_body, limit=limit)
     if not any(is_url(image.file) for batch in batches for image in batch):
-        # Of a disk too, a thread would take a third more of the processor's time: it waits for the interpreter.
-        yield from map(read, batches)
+        # Threads that read local files would take a third more processor time: they wait for the interpreter.
+        yield from ([read(image) for image in batch] for batch in batches)
         return
     with ThreadPoolExecutor(READERS) as readers:
-        yield from map_ahead(readers, read, batches, READERS)
+        bodies = map_ahead(readers, read, itertools.chain.from_iterable(batches), AHEAD)
+        yield from (list(itertools.islice(bodies, len(batch))) for batch in batches)
 
 
 def _body(image: ImageFile, limit: int) -> bytes | OSError:

@@ -64,6 +64,14 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
+def normal(source: str) -> str:
+    """Return the same source without slashes at its end, or dots."""
+    if not is_url(source):
+        return str(Path(source))
+    scheme, _, place = source.partition("://")
+    return f"{scheme}://{place.rstrip('/')}"
+
+
 def open_file(path: str) -> AbstractContextManager[IO[bytes]]:
     """Open a local file, or one of a bucket.
 

@@ -160,8 +160,8 @@ class _Run:
                 yield
             if now >= report:
                 report = now + REPORT
-                length = self._trial.length
-                waits = f"no request yet: waits for {length.requests:,} of them, for at most {length.minutes:g} min"
+                left = (deadline - now) / 60
+                waits = f"no request yet: waits for {self._trial.length.requests:,} of them, {left:.0f} min at most"
                 self._candidate.log(f"  {self._compared.lines()[0] if self._compared.pairs else waits}")
             if enough and (now - last >= self._trial.length.labels or self._all_labelled()):
                 return

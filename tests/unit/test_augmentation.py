@@ -130,6 +130,7 @@ def test_the_recipe_of_each_data_set_can_be_built(name: str) -> None:
         ({"op": "RandomAffine", "degree": 3}, "RandomAffine has no parameter 'degree'; near it: degrees"),
         ({"op": "RandomAffine", "degrees": "many"}, "RandomAffine does not take"),
         ({"op": "RandomHorizontalFlip", "label_map": {"0L": "9R"}}, "'9R', which is not a class"),
+        ({"op": "RandomHorizontalFlip", "p_batch": 0.5}, "has no p_batch here: give p"),
         ({"op": "RandomCrop", "size": [8, 8]}, "leave out its size"),
         ({"degrees": 3}, "names ''"),
     ],
@@ -142,6 +143,8 @@ def test_mistakes_name_what_was_meant(operation: dict[str, Any], message: str) -
 def test_colours_of_grey_images_are_refused_before_training() -> None:
     with pytest.raises(ConfigurationError, match="RandomHue cannot take images of 1 x 24"):
         augmentation({"op": "RandomHue", "hue": [0.1, 0.2], "p": 1.0}, channels=1)
+    with pytest.raises(ConfigurationError, match="RandomHue cannot take images of 1 x 24"):
+        augmentation({"op": "RandomHue", "hue": [0.1, 0.2], "p": 0.001}, channels=1)  # seldom drawn
 
 
 def test_only_what_keeps_one_image_one_image_is_offered() -> None:
@@ -166,6 +169,29 @@ def test_an_operation_changes_the_part_of_the_images_that_its_probability_says(d
     values = augmentation({"op": "RandomInvert", "p": 0.3}, channels=1).to(device)(images, labels)[0].amax((1, 2, 3))
     assert set(values.tolist()) == {0.25, 0.75} and 240 < int((values == 0.75).sum()) < 360
     assert float(images.max()) == 0.25, "the images of the caller have changed"
+    sides = set()
+    flip = augmentation({"op": "RandomHorizontalFlip", "label_map": SWAP, "same_on_batch": True}).to(device)
+    ramp = torch.linspace(0, 1, 24, device=device).expand(4, 3, 24, 24)
+    for _ in range(20):
+        flipped, found = flip(ramp, torch.zeros(4, dtype=torch.int64, device=device))
+        sides.add((tuple(found.tolist()), bool(flipped[0, 0, 0, 0] > 0.5), bool((flipped == flipped[0]).all())))
+    assert sides == {((0,) * 4, False, True), ((1,) * 4, True, True)}, (
+        "all images of a batch, with their labels, or none"
+    )
     recipes: list[dict[str, Any]] = [{"op": "RandomInvert", "same_on_batch": True}, {"op": "RandomInvert", "p": 0.0}]
     for recipe in recipes:
         assert len(set(augmentation(recipe, channels=1).to(device)(images, labels)[0].flatten().tolist())) == 1
+
+
+def test_operations_change_a_single_image_too(device: torch.device) -> None:
+    image, labels = torch.rand(1, 3, 24, 24).to(device), torch.zeros(1, dtype=torch.int64).to(device)
+    built = 0
+    for name in operation_names():
+        try:
+            change = augmentation({"op": name, **OPTIONS.get(name, {})}).to(device)
+        except ConfigurationError:  # some need parameters
+            continue
+        operation: Any = change.operations[0]
+        assert operation.changed(image).shape == operation(image, labels)[0].shape == image.shape, name
+        built += 1
+    assert built > 25

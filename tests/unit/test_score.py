@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import os
 import random
 import subprocess
@@ -146,6 +147,12 @@ def test_a_folder_with_another_table_is_left_alone(home: Path) -> None:
     folder = score.score("small", "photos", out=home / "table").folder
     files = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert score.score("small", "./photos/", out=folder).answered_now == 0, "the same folder, written in another way"
+    about = json.loads((folder / score.ABOUT).read_text())
+    (folder / score.ABOUT).write_text(json.dumps({**about, "source": "photos//"}))
+    assert score.score("small", "photos", out=folder).answered_now == 0, "as an earlier release wrote it"
+    files[folder / score.ABOUT] = (folder / score.ABOUT).read_bytes()
+    names = {"gs://": "gs://", "gs://b/c/": "gs://b/c", "memory://x": "memory://x", "./a/": "a", "/": "/"}
+    assert {name: listing.normal(name) for name in names} == names
     with pytest.raises(ClusterError, match="is no cluster"):
         score.score("small", "photos", out=home / "none", cluster="lokal")
     assert not (home / "none").exists()

@@ -20,6 +20,7 @@ from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import export
 from training.cards import cards
 from training.configuration import ConfigurationError, compose, plain
+from training.console import INTERRUPTED
 from training.data import tfrecord
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
@@ -127,7 +128,7 @@ def test_an_interrupt_says_that_the_same_command_continues() -> None:
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error
-    assert error.splitlines()[-1] == "interrupted: the same command continues after the last whole epoch"
+    assert error.splitlines()[-1] == INTERRUPTED
     assert Path("runs/interrupted/checkpoints/last.ckpt").is_file()
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,13 +66,14 @@ def test_a_search_finds_settings_that_learn_and_prunes_those_that_do_not(
     assert RunFolder(Path("runs/found") / kept[0]).model.is_file()
 
 
-def test_a_killed_search_goes_on_and_tries_the_interrupted_settings_again() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_search_goes_on_and_tries_the_interrupted_settings_again(number: signal.Signals) -> None:
     base = [*BASE[:-1], "trainer.epochs=30"]
     arguments = [*base, "--name=killed", "--trials=3", "--space=space.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen([sys.executable, "-m", "training.tune", *arguments], env=environment) as process:
         until(lambda: list(Path("runs/killed").glob("trial-*/metrics.csv")), 120)
-        process.kill()
+        process.send_signal(number)
     tune("killed", base, 1, space=Path("space.yaml"))
     states = [(trial["state"], trial["params"]) for trial in search("killed")["trials"]]
     assert [state for state, _ in states] == ["fail", "complete"]

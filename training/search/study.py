@@ -65,7 +65,7 @@ def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Stud
             others = f" ({', '.join(sorted({*earlier[key]} ^ {*value}))})" if key == "settings" else ""
             raise ConfigurationError(
                 f"{folder} holds a search whose {key} differ{'' if key == 'settings' else 's'}{others}: "
-                "give the same command as before to go on, or delete the folder to search anew"
+                "give the earlier ones to go on, or delete the folder for a new search"
             )
     return study
 
@@ -130,6 +130,9 @@ def _carry_out(trial: "optuna.Trial", folder: Path, space: Space, base: Sequence
     files = RunFolder(folder / f"trial-{trial.number}")
     try:
         train(config, lambda line: None, after_epoch=judge)
+    except KeyboardInterrupt:  # Optuna lets the trial fail
+        trial.study.enqueue_trial(trial.params)
+        raise
     except (optuna.TrialPruned, TrainingError) as error:
         shutil.rmtree(files.path, ignore_errors=True)
         raise optuna.TrialPruned from error
