@@ -55,5 +55,8 @@ def test_each_network_is_measured_at_its_own_size_in_turns(tmp_path: Path, monke
 def test_every_network_of_the_picture_has_a_run_and_a_recipe_for_its_speed() -> None:
     for run, network in accuracy_and_rate.NETWORKS.values():
         of_run = compose([f"dataset={RUNS[run].dataset}", *RUNS[run].overrides]).network
-        assert of_run == compose([f"network={network}"]).network
+        expected = compose([f"network={network}"]).network
+        for node in (of_run, expected):
+            node.pop("frozen_layers", None)  # no matter to an answer's speed
+        assert of_run == expected
         assert compose(["dataset=places365", *bench_runs.NETWORKS[network]]).network.kind == of_run.kind

@@ -122,7 +122,10 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not() -> Non
 def test_an_interrupt_says_that_the_same_command_continues() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     line = command("interrupted", "trainer.epochs=200")
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would not heed it
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         next(said for said in process.stdout if said.startswith("epoch   2/200"))
         process.send_signal(signal.SIGINT)

@@ -71,7 +71,10 @@ def test_a_killed_search_goes_on_and_tries_the_interrupted_settings_again(number
     base = [*BASE[:-1], "trainer.epochs=30"]
     arguments = [*base, "--name=killed", "--trials=3", "--space=space.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen([sys.executable, "-m", "training.tune", *arguments], env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "training.tune", *arguments], env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would not heed it
+    ) as process:  # fmt: skip
         until(lambda: list(Path("runs/killed").glob("trial-*/metrics.csv")), 120)
         process.send_signal(number)
     tune("killed", base, 1, space=Path("space.yaml"))
