@@ -14,7 +14,7 @@ FILES = (CONSOLE, "ts_log.log", "model_log.log")
 _LINE = re.compile(r"\S+ +[A-Z]+ +W-\d+-(?P<model>\S+)-std(?:out|err) - (?P<text>.*)")
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b.*")
 _CURE = "its handler needs a package: install it with .venv/bin/uv pip install, or take the archive out of the store"
-_DELAY = 2.0  # seconds within which TorchServe, on a busy machine, has logged what a dead worker printed
+_DELAY = 5.0  # seconds within which TorchServe, on a busy machine, has logged what a dead worker printed
 _PAUSE = 0.1
 # TorchServe's worker ends with this exception after any failure of the handler.
 _TORCHSERVE_EXCEPTION = re.compile(r"RuntimeError: \d{3} - |ModuleNotFoundError: No module named 'ts\.torch_handler")
@@ -53,7 +53,7 @@ class Mark:
     def raised(self, name: str, version: str) -> str:
         """Return the last exception that a worker of a version logged since, as one line, or "".
 
-        TorchServe logs it after the worker has died: up to 2 seconds are waited for it.
+        TorchServe logs it after the worker has died: up to 5 seconds are waited for it.
         For a package that the handler imports and that is not installed, it says how to install it.
         """
         deadline = time.monotonic() + _DELAY
