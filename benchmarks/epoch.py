@@ -23,10 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.harness import console
-from benchmarks.prepare import anonymous_bytes, generate
+from benchmarks.prepare import generate, peak_anonymous
 from benchmarks.result import ROOT, TRAINING, Origin
 from benchmarks.training import GOAL, measure
 from handlers.machine import cores
@@ -60,14 +58,11 @@ def run(module: str, overrides: Sequence[str]) -> tuple[float, int]:
     Raises:
         EpochError: it failed.
     """
-    start, peak = time.perf_counter(), 0
+    start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", module, *overrides]
     with subprocess.Popen(command, stdout=sys.stderr, env=environment) as process:
-        while process.poll() is None:
-            peak = max(peak, anonymous_bytes(psutil.Process(process.pid)))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_BETWEEN_SAMPLES)
+        peak = peak_anonymous(process, SECONDS_BETWEEN_SAMPLES)
     if process.returncode:
         raise EpochError(f"{module} failed with exit status {process.returncode}: its reason is printed above")
     return time.perf_counter() - start, peak

@@ -10,6 +10,7 @@ benchmarks/results/prepare.json. Exit status 1 where the last number costs more 
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -55,6 +56,19 @@ def anonymous_bytes(process: psutil.Process) -> int:
             continue
         total += next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:")), 0)
     return total
+
+
+def peak_anonymous(process: "subprocess.Popen[Any]", seconds: float) -> int:
+    """Wait for a process; return the highest anonymous memory of it and its descendants, in bytes.
+
+    It is sampled every `seconds`; a sample takes some 50 ms of a core.
+    """
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, anonymous_bytes(psutil.Process(process.pid)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    return peak
 
 
 def measure(folder: Path, images: int, processes: int) -> dict[str, Any]:

@@ -28,10 +28,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.harness import console, resnet, small_server
-from benchmarks.prepare import anonymous_bytes, generate
+from benchmarks.prepare import generate, peak_anonymous
 from benchmarks.result import Origin
 from handlers import golden
 from handlers.classifier import Classifier
@@ -49,7 +47,7 @@ RESULT = Path("benchmarks/results/score.json")
 ROOT = Path(__file__).parents[1]
 NAME, UNDISTURBED = "small", "undisturbed"
 CODE = ("handlers", "pipeline/score.py", "pipeline/scoring")
-SECONDS_BETWEEN_SAMPLES = 2.0  # each takes some 50 ms of a core, which the rate would miss
+SECONDS_BETWEEN_SAMPLES = 2.0  # more often, the rate would miss what they take
 LONGEST_RUN = 8.0  # seconds until a kill
 GOALS = {"rate": 0.9, "memory": 1.1}
 
@@ -86,12 +84,9 @@ def scored(home: Path, source: str, out: str) -> tuple[float, int]:
     Raises:
         RuntimeError: it failed.
     """
-    started, peak = time.perf_counter(), 0
+    started = time.perf_counter()
     with command(home, source, out) as process:
-        while process.poll() is None:
-            peak = max(peak, anonymous_bytes(psutil.Process(process.pid)))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_BETWEEN_SAMPLES)
+        peak = peak_anonymous(process, SECONDS_BETWEEN_SAMPLES)
         if process.returncode:
             raise RuntimeError(f"make score failed with exit status {process.returncode}")
     return time.perf_counter() - started, peak

@@ -1,6 +1,7 @@
 """What does a search for better settings gain, against the configuration's own? Over fresh seeds, on real images.
 
     python -m benchmarks.search RAW_ROOT [--dataset petals] [--trials 24] [--minutes 2] [--seeds 3]
+                                                [key=value ...]
 
 RAW_ROOT has one folder a data set, in the layout of its public source. `make tune` searches on the validation images of
 the first of five folds; then the best settings and the configuration's own are trained with seeds that the search did
@@ -17,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from scipy import stats
 
 from benchmarks.harness import console
@@ -29,37 +29,26 @@ from training.configuration import ConfigurationError, TrainingError, compose
 from training.data.records import DatasetError
 from training.predictions import Predictions
 from training.report.documents import document
-from training.search import page
+from training.search import page, study
 from training.train import train
 from training.tune import tune
 
 RESULT = Path("benchmarks/results/search.json")
 FOLD = ("split.test=folds", "split.folds=5", "split.fold=0", "split.seed=0")
-KINDS = ("default", "best")
 
 
-def judged(name: str, settings: Sequence[str]) -> Predictions:
-    """Train and evaluate a run; return its answers to the test images.
+def scores(name: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Train and evaluate a run; return its scores on the test images.
 
     Raises:
         ConfigurationError, TrainingError, DatasetError: the run is impossible.
     """
     run = train(compose([*settings, f"name={name}"]))
     evaluate.run(run, console=console.progress())
-    return Predictions.load(RunFolder(run).predictions)
-
-
-def log_loss(predictions: Predictions) -> float:
-    """Return the mean negative logarithm of the probability of the right class."""
-    right = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    return float(-np.log(np.maximum(right, 1e-12)).mean())
-
-
-def figures(predictions: Predictions) -> dict[str, Any]:
-    """Return the scores of one run."""
-    right = int((predictions.probabilities.argmax(axis=1) == predictions.labels).sum())
-    images = len(predictions.labels)
-    return {"images": images, "right": right, "top_1": right / images, "log_loss": round(log_loss(predictions), 4)}
+    path = RunFolder(run).predictions
+    answers = Predictions.load(path)
+    right, images = int((answers.probabilities.argmax(axis=1) == answers.labels).sum()), len(answers.labels)
+    return {"images": images, "right": right, "top_1": right / images, "log_loss": round(study.log_loss(path), 4)}
 
 
 def difference(rows: Sequence[dict[str, Any]], score: str) -> dict[str, float]:
@@ -77,16 +66,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ConfigurationError, TrainingError, DatasetError: a run is impossible.
     """
     dataset, minutes = options.dataset, options.minutes
-    base, search = [f"dataset={dataset}", f"store={dataset}", *FOLD], f"{dataset}-search"
+    base, search = [f"dataset={dataset}", f"store={dataset}", *FOLD, *options.overrides], f"{dataset}-search"
     best = tune(search, base, options.trials, minutes=minutes)
     states = Counter(trial["state"] for trial in document(RunFolder.of(search).path / page.DOCUMENT)["trials"])
     rows = []
     for seed in range(1, options.seeds + 1):
         limit = [*base, f"seed={seed}", f"trainer.max_minutes={minutes:g}"]
-        answers = {
-            kind: judged(f"{dataset}-{kind}-{seed}", [*limit, *(best if kind == "best" else ())]) for kind in KINDS
-        }
-        rows.append({"seed": seed, **{kind: figures(predictions) for kind, predictions in answers.items()}})
+        kinds = {"default": limit, "best": [*limit, *best]}
+        rows.append({"seed": seed, **{kind: scores(f"{dataset}-{kind}-{seed}", kinds[kind]) for kind in kinds}})
     return {
         "dataset": dataset,
         "trials": dict(states),
@@ -106,15 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--minutes", type=float, default=2.0, help="of a trial, and of a run of the comparison")
     parser.add_argument("--seeds", type=int, default=3, help="of the comparison")
-    options = parser.parse_args(arguments)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that all runs share")
+    options = parser.parse_intermixed_args(arguments)
     if options.seeds < 2:
         parser.error(f"--seeds is {options.seeds}: an interval needs two")
     named = ["RAW_ROOT", "--dataset", options.dataset, "--trials", str(options.trials)]
-    named += ["--minutes", f"{options.minutes:g}", "--seeds", str(options.seeds)]
+    named += ["--minutes", f"{options.minutes:g}", "--seeds", str(options.seeds), *options.overrides]
     origin = Origin("search", named, code=TRAINING)
     dataset = options.dataset
     try:
-        step("training.data.prepare", f"dataset={dataset}", f"raw={options.raw_root / dataset}", f"store={dataset}")
+        raw, network = (
+            f"raw={options.raw_root / dataset}",
+            [item for item in options.overrides if item.startswith("network=")],
+        )
+        step("training.data.prepare", f"dataset={dataset}", raw, f"store={dataset}", *network)
         result = measure(options)
     except (ConfigurationError, TrainingError, DatasetError, RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

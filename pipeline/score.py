@@ -40,6 +40,7 @@ from serving.errors import ServingError
 from serving.store import local_model
 from serving.store.local_model import LocalModel
 from training.cluster import ClusterError, ClusterPool, check
+from training.console import INTERRUPTED
 from training.data.decoders import Pool, PoolBroken
 from training.data.progress import plain_console, progress
 
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command continues", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     now = (
         f"in {scores.seconds:.1f} s" if scores.answered_now == scores.images else f"{scores.answered_now:,} of them now"

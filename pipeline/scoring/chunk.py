@@ -82,7 +82,7 @@ def _bodies(batches: Sequence[Sequence[ImageFile]], limit: int) -> Iterator[list
 
     read = functools.partial(_body, limit=limit)
     if not any(is_url(image.file) for batch in batches for image in batch):
-        # Threads that read local files would take a third more processor time: they wait for the interpreter.
+        # Threads that read local files would take a quarter more processor time: they wait for the interpreter.
         yield from ([read(image) for image in batch] for batch in batches)
         return
     with ThreadPoolExecutor(READERS) as readers:
