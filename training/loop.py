@@ -1,11 +1,10 @@
 """One run of Lightning over a prepared data set, from its start or resumed from its last checkpoint."""
 
-import contextlib
 import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from training.data.shards import EncodedBatches
 from training.data.splits import Split
 from training.data.store import PreparedDataset
 from training.external_processes import ExternalProcesses
+from training.interrupts import Interrupts
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
 from training.temperature import LEAST_IMAGES
@@ -86,6 +86,7 @@ def fit(
     train, validation = batches(config, data, split, module, device)
     part = trainer_node.get("epoch_part", 1.0)
     images = len(split.train) + len(split.transformed)
+    interrupts = Interrupts()
     checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say, after_epoch)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
@@ -106,7 +107,7 @@ def fit(
             limit_train_batches=max(part, 1.0 / len(train)),
             gradient_clip_val=trainer_node["gradient_clip"],
             logger=_logger(config, run),
-            callbacks=[checkpoints],
+            callbacks=[checkpoints, interrupts],
             default_root_dir=run,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -115,11 +116,14 @@ def fit(
             log_every_n_steps=min(50, len(train)),
         )
         if head is not None and not RunFolder(run).last_checkpoint.is_file():
-            with _interrupts():
+            with interrupts.heeded():
                 measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
             checkpoints.start_from(module, measured[0], writes=trainer.is_global_zero)
         if trainer_node["epochs"]:
-            _fit(trainer, module, train, validation if len(split.validation) else None, run)
+            last = RunFolder(run).last_checkpoint
+            judges = validation if len(split.validation) else None
+            with interrupts.heeded():
+                trainer.fit(module, train, judges, ckpt_path=str(last) if last.is_file() else None)
     if config["tracking"]["kind"] == "wandb":
         import wandb
 
@@ -143,24 +147,6 @@ def _processes(module: Classification) -> dict[str, Any]:
     later = module.config["network"].get("freeze", "none") != "none"
     strategy = DDPStrategy(cluster_environment=ExternalProcesses(ranks), find_unused_parameters=later)
     return {"devices": ranks.beside, "strategy": strategy, "use_distributed_sampler": False}
-
-
-def _fit(trainer: L.Trainer, module: Classification, train: Any, validation: Any, run: Path) -> None:
-    """Train, from the last checkpoint if there is one."""
-    last = RunFolder(run).last_checkpoint
-    with _interrupts():
-        trainer.fit(module, train, validation, ckpt_path=str(last) if last.is_file() else None)
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning ends the program; it ends it at other signals too."""
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
-        raise
 
 
 def _average(

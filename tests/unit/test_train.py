@@ -20,7 +20,6 @@ from tests.unit.tinted_store import CLASSES, TINY, tinted_store
 from training import export
 from training.cards import cards
 from training.configuration import ConfigurationError, compose, plain
-from training.console import INTERRUPTED
 from training.data import tfrecord
 from training.module import Classification
 from training.optimizers import make_optimizer, make_schedule
@@ -117,22 +116,6 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_does_not() -> Non
     first, second, other = (tiny(name, f"seed={seed}")[0] for name, seed in (("one", 1), ("two", 1), ("three", 2)))
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     assert (first / "metrics.csv").read_bytes() != (other / "metrics.csv").read_bytes()
-
-
-def test_an_interrupt_says_that_the_same_command_continues() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    line = command("interrupted", "trainer.epochs=200")
-    with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would not heed it
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        next(said for said in process.stdout if said.startswith("epoch   2/200"))
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in error
-    assert error.splitlines()[-1] == INTERRUPTED
-    assert Path("runs/interrupted/checkpoints/last.ckpt").is_file()
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been_killed() -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 JOURNAL, IDENTITY, PROCESS = "journal.log", "identity", "process"
 FIRST_TRIALS = 5  # of which none is pruned
 FIRST_EPOCHS = 2  # of a trial, before it can be pruned
+# Of the identity of a study.
+OTHER = {"space": "another space", "settings": "other settings", "data set": "another data set"}
 Say = Callable[[str], None]
 
 
@@ -62,10 +64,9 @@ def opened(folder: Path, identity: Mapping[str, Any], seed: int) -> "optuna.Stud
         return study
     for key, value in identity.items():
         if earlier.get(key) != value:
-            others = f" ({', '.join(sorted({*earlier[key]} ^ {*value}))})" if key == "settings" else ""
+            which = f" ({', '.join(sorted({*earlier[key]} ^ {*value}))})" if key == "settings" else ""
             raise ConfigurationError(
-                f"{folder} holds a search whose {key} differ{'' if key == 'settings' else 's'}{others}: "
-                "give the earlier ones to go on, or delete the folder for a new search"
+                f"{folder} holds a search with {OTHER[key]}{which}: go on with the earlier one, or delete the folder"
             )
     return study
 
