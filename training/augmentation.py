@@ -161,7 +161,7 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _try(operation: "Operation", name: str, channels: int, image_size: int, where: str) -> None:
+def _try(operation: Operation, name: str, channels: int, image_size: int, where: str) -> None:
     """Run once, so that what cannot work says so before training starts and not in its midst."""
     images = torch.rand(4, channels, image_size, image_size)
     try:

@@ -28,6 +28,7 @@ class Interrupts(L.Callback):
             signal.signal(signal.SIGINT, self._ask)
         try:
             yield
+            self._end()  # it may have come after the last batch
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None

@@ -86,8 +86,8 @@ def fit(
     train, validation = batches(config, data, split, module, device)
     part = trainer_node.get("epoch_part", 1.0)
     images = len(split.train) + len(split.transformed)
-    interrupts = Interrupts()
     checkpoints = Checkpoints(run, round(part * images), trainer_node["max_minutes"], say, after_epoch)
+    interrupts = Interrupts()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     parameters = sum(weight.numel() for weight in module.network.parameters())
     network = config["network"].get("model", config["network"]["kind"])
@@ -115,14 +115,12 @@ def fit(
             inference_mode=False,  # metrics that `validate` resets could not be updated by `fit`
             log_every_n_steps=min(50, len(train)),
         )
-        if head is not None and not RunFolder(run).last_checkpoint.is_file():
-            with interrupts.heeded():
-                measured = trainer.validate(module, validation, verbose=False) if len(split.validation) else [{}]
-            checkpoints.start_from(module, measured[0], writes=trainer.is_global_zero)
-        if trainer_node["epochs"]:
-            last = RunFolder(run).last_checkpoint
-            judges = validation if len(split.validation) else None
-            with interrupts.heeded():
+        last, judges = RunFolder(run).last_checkpoint, validation if len(split.validation) else None
+        with interrupts.heeded():
+            if head is not None and not last.is_file():
+                measured = [{}] if judges is None else trainer.validate(module, judges, verbose=False)
+                checkpoints.start_from(module, measured[0], writes=trainer.is_global_zero)
+            if trainer_node["epochs"]:
                 trainer.fit(module, train, judges, ckpt_path=str(last) if last.is_file() else None)
     if config["tracking"]["kind"] == "wandb":
         import wandb

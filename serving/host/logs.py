@@ -53,7 +53,7 @@ class Mark:
     def raised(self, name: str, version: str) -> str:
         """Return the last exception that a worker of a version logged since, as one line, or "".
 
-        TorchServe logs it after the worker has died: up to 5 seconds are waited for it.
+        TorchServe logs it after the worker has died: this waits for it, up to 5 seconds.
         For a package that the handler imports and that is not installed, it says how to install it.
         """
         deadline = time.monotonic() + _DELAY

@@ -49,17 +49,21 @@ def test_commands_that_train_say_so_too(
     assert module.main(arguments) == 130 and capsys.readouterr().err == f"{INTERRUPTED}\n"
 
 
+def _interrupted_twice(interrupts: Interrupts) -> None:
+    interrupts.on_train_batch_end()
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.on_train_batch_end()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_the_first_interrupt_waits_for_the_batch_and_the_second_does_not() -> None:
     interrupts = Interrupts()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with interrupts.heeded():
-            interrupts.on_train_batch_end()
-            signal.raise_signal(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):
-                interrupts.on_train_batch_end()
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), interrupts.heeded():  # here, one after the last batch
+            _interrupted_twice(interrupts)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with Interrupts().heeded():
