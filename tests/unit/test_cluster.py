@@ -149,7 +149,7 @@ def test_the_nodes_share_one_search(cluster: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     trials = json.loads((tmp_path / "runs" / "search" / "search.json").read_text())["trials"]
     assert 6 <= len(trials) < 6 + NODES and {trial["state"] for trial in trials} <= {"complete", "pruned"}
-    assert done.stdout.splitlines()[-1].startswith("python -m training.train dataset=class_folders ")
+    assert done.stdout.splitlines()[-1].startswith(".venv/bin/python -m training.train dataset=class_folders ")
 
 
 @pytest.mark.slow
