@@ -37,7 +37,7 @@ from training.precision import use_all_cores
 
 RESULT = Path("benchmarks/results/epoch.json")
 MEMORY = 1.2
-DECODED_AHEAD = 32  # images that each process has ready before they are asked for
+DECODED_AHEAD = 128  # images that each process has ready before they are asked for
 SECONDS_BETWEEN_SAMPLES = 1.0
 
 

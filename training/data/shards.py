@@ -6,11 +6,12 @@ is already a shuffle; reading shuffles the order of the shards and, within a buf
 
 import dataclasses
 import functools
+import itertools
 import json
 import random
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 DOCUMENT = "shards.json"
 PLACES = "places.npy"
 _SHUFFLE_BUFFER = 2000
-_DECODE_AT_ONCE = 16
+_MOST_AT_ONCE = 64  # images of a message
 _SHARD_BYTES = 5e8  # at most
 _TAR_BYTES = 2560  # two headers, the label and the padding of an image in a tar file
 
@@ -177,26 +178,44 @@ class EncodedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         order = None if self.seed is None else self.seed * 1_000_003 + self.epoch()
-        stream = _Stream(self.files, self.mask, self.spec, order)
+        at_once = min(self.batch_size, _MOST_AT_ONCE)
+        stream = _Stream(self.files, self.mask, self.spec, order, at_once)
         context = start_method(__name__)
         loader = DataLoader(
             stream, None, num_workers=self.workers, multiprocessing_context=context, pin_memory=self.pin
         )
-        images, labels, count = _nothing(self.spec), torch.empty(0, dtype=torch.int64), 0
-        for more_images, more_labels in loader:
-            images, labels = torch.cat((images, more_images)), torch.cat((labels, more_labels))
-            while len(labels) >= self.batch_size and count < len(self):
-                yield images[: self.batch_size], labels[: self.batch_size]
-                images, labels, count = images[self.batch_size :], labels[self.batch_size :], count + 1
-        if count < len(self):
-            yield images, labels
+        yield from itertools.islice(_whole(loader, self.batch_size), len(self))
+
+
+def _whole(parts: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Yield batches of `size` images, the last of fewer. Parts of that size pass as they are: joining takes time."""
+    waiting: list[Batch] = []
+    count = 0
+    for part in parts:
+        if len(part[1]) == size:
+            yield part
+            continue
+        waiting.append(part)
+        count += len(part[1])
+        while count >= size:
+            images, labels = _joined(waiting)
+            yield images[:size], labels[:size]
+            waiting, count = [(images[size:], labels[size:])], count - size
+    if count:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 class _Stream(IterableDataset[Batch]):
     """One worker's share of the shards, in an order that `order` decides (None: file order)."""
 
-    def __init__(self, files: list[str], mask: np.ndarray[Any, Any], spec: PreprocessSpec, order: int | None) -> None:
-        self.files, self.mask, self.spec, self.order = files, mask, spec, order
+    def __init__(
+        self, files: list[str], mask: np.ndarray[Any, Any], spec: PreprocessSpec, order: int | None, at_once: int
+    ) -> None:
+        self.files, self.mask, self.spec, self.order, self.at_once = files, mask, spec, order, at_once
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
@@ -207,8 +226,8 @@ class _Stream(IterableDataset[Batch]):
             random.Random(self.order).shuffle(files)
             stages.append(webdataset.shuffle(_SHUFFLE_BUFFER, rng=random.Random(self.order)))
         stages.append(webdataset.map(functools.partial(_decode, self.spec)))
-        # Several images a message: sending one costs about as much as decoding a small one.
-        stages.append(webdataset.batched(_DECODE_AT_ONCE, collation_fn=_collate))
+        # Many images a message: to receive one takes as long as to decode ten small ones.
+        stages.append(webdataset.batched(self.at_once, collation_fn=_collate))
         yield from webdataset.DataPipeline(webdataset.SimpleShardList(files), *stages)
 
     def _is_wanted(self, sample: dict[str, Any]) -> bool:
@@ -226,7 +245,3 @@ def _collate(samples: list[tuple[torch.Tensor, int]]) -> Batch:
 def _neutral(data: store.PreparedDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values = (0.5,) * (1 if data.colour == "grey" else 3)
     return values, values
-
-
-def _nothing(spec: PreprocessSpec) -> torch.Tensor:
-    return torch.empty((0, spec.channels, spec.image_size, spec.image_size), dtype=torch.uint8)
