@@ -11,6 +11,7 @@ requirements-drift.txt      what draws distributions in the report on drift, for
 requirements-search.txt     what searches for better settings, for who wants that
 requirements-cluster.txt    what runs on several machines, for who wants that
 requirements-dvc.txt        what runs the pipeline of dvc.yaml, for who wants that
+requirements-gateway.txt    what runs in front of servers, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -26,7 +27,7 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
-OPTIONAL = ("weights", "log", "drift", "search", "cluster", "dvc")  # extras, each with a separate lock
+OPTIONAL = ("weights", "log", "drift", "search", "cluster", "dvc", "gateway")  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"

@@ -1,0 +1,1 @@
+"""The gateway: Envoy in front of one TorchServe or of several, as deploy/gateway/ configures it."""

@@ -1,0 +1,61 @@
+"""Run the gateway in front of the server of this directory, or of several directories, until Ctrl-C.
+
+    python -m serving.gateway                                  at https://localhost:8443
+    python -m serving.gateway --node . --node ../other         two servers share the requests
+    python -m serving.gateway --host 0.0.0.0 --port 443 --certificate host.crt --key host.key
+
+`python -m serving.gateway.clients add <name>` gives a client a key. Its files, and the certificate that it signs itself
+without one, are in logs/gateway/.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.errors import ServingError
+from serving.gateway.gateway import Gateway
+from serving.host import ports
+from serving.host.ports import LOOPBACK, Address
+
+PORT = 8443
+INTERVAL = 1.0  # seconds between two looks at the clients and at Envoy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until interrupted; return 1 on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.gateway", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default=LOOPBACK[0], help="address to listen at (default: this machine only)")
+    parser.add_argument("--port", type=int, help=f"default {PORT}, moved as the server's ports are")
+    parser.add_argument("--node", type=Path, action="append", help="directory of a server (default: this one)")
+    parser.add_argument("--certificate", type=Path, help="in PEM, with --key")
+    parser.add_argument("--key", type=Path, help="in PEM")
+    options = parser.parse_args(arguments)
+    if (options.certificate is None) != (options.key is None):
+        parser.error("name --certificate and --key together")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    root = Path.cwd()
+    try:
+        address = Address(options.host, options.port or PORT + ports.offset_of_environment())
+        files = (options.certificate, options.key) if options.certificate is not None else None
+        nodes = [node.resolve() for node in options.node or [root]]
+        with Gateway(root, nodes, address, files) as gateway:
+            print(f"The gateway is at https://{address.host}:{address.port} until Ctrl-C", flush=True)
+            while True:
+                gateway.look()
+                time.sleep(INTERVAL)
+    except (ServingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

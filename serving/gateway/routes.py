@@ -1,0 +1,51 @@
+"""The gateway's routes: deploy/gateway/routes.yaml with the clients' keys and rates, and the models' readiness."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from serving.gateway.clients import GatewayClient
+from serving.gateway.deployed import FOLDER
+
+KIND = "config.route.v3.RouteConfiguration"
+BASIC_AUTH, RATE_LIMIT = "envoy.filters.http.basic_auth", "envoy.filters.http.local_ratelimit"
+READY = "ready"
+# A filter without users is refused; this hash is of no key.
+NOBODY = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+def template() -> dict[str, Any]:
+    """Return the routes as they are configured."""
+    document: dict[str, Any] = yaml.safe_load((FOLDER / "routes.yaml").read_text())
+    return document
+
+
+def resource(
+    configured: Mapping[str, Any], clients: Mapping[str, GatewayClient], ready: Mapping[str, bool]
+) -> dict[str, Any]:
+    """Return the routes for these clients, and for models that are ready or not."""
+    routes = copy.deepcopy(dict(configured))
+    (host,) = routes["virtual_hosts"]
+    filters = host["typed_per_filter_config"]
+    users = [f"{name}:{{SHA}}{client.sha1}" for name, client in clients.items()]
+    filters[BASIC_AUTH]["users"]["inline_string"] = "\n".join([NOBODY, *users])
+    filters[RATE_LIMIT]["descriptors"] = [_descriptor(name, client.rate) for name, client in clients.items()]
+    (place,) = (number for number, route in enumerate(host["routes"]) if route["name"] == READY)
+    readiness = host["routes"].pop(place)
+    answers = {readiness["match"]["path"]: bool(ready) and all(ready.values())}
+    answers |= {f"/v2/models/{name}/ready": is_ready for name, is_ready in ready.items()}
+    host["routes"][place:place] = [_readiness(readiness, path, is_ready) for path, is_ready in answers.items()]
+    return routes
+
+
+def _descriptor(name: str, rate: int) -> dict[str, Any]:
+    bucket = {"max_tokens": rate, "tokens_per_fill": rate, "fill_interval": "1s"}
+    return {"entries": [{"key": "client", "value": name}], "token_bucket": bucket}
+
+
+def _readiness(route: dict[str, Any], path: str, is_ready: bool) -> dict[str, Any]:
+    if not is_ready:
+        return {**route, "match": {"path": path}}
+    return {**route, "match": {"path": path}, "direct_response": {"status": 200, "body": {"inline_string": "ready"}}}

@@ -1,0 +1,295 @@
+"""The gateway: a real Envoy in front of the session's real server."""
+
+import base64
+import contextlib
+import dataclasses
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.client.deadline import Deadline
+from serving.gateway import clients
+from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
+from serving.gateway.envoy import ACCESS_LOG, Envoy, GatewayError, binary
+from serving.gateway.gateway import Gateway
+from serving.host.ports import Address, PortError
+from serving.host.repetition import repeated
+from tests.server.conftest import RunningServer, picture
+from tests.until import until
+
+try:
+    binary()
+except GatewayError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+PHOTO = picture(1)
+RATE = 1000  # requests/s
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunningGateway:
+    """A gateway, the client `ann` with a key, and connections to it."""
+
+    root: Path
+    address: Address
+    envoy: Envoy
+    key: str
+    session: httpx.Client
+
+    def predict(self, path: str = "/predictions/shapes", **options: Any) -> httpx.Response:
+        options = {"content": PHOTO, "auth": ("ann", self.key), **options}
+        return self.session.post(path, **options)
+
+    def reached(self) -> int:
+        """Return the number of requests that nodes have got."""
+        return self.envoy.statistics(r"cluster\.nodes\.upstream_rq_total")["cluster.nodes.upstream_rq_total"]
+
+
+@pytest.fixture(scope="module")
+def gateway(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    root, address = tmp_path_factory.mktemp("gateway"), Address("127.0.0.1", free_port())
+    key = clients.add(root, "ann", rate=RATE)
+    with Gateway(root, [server.root], address) as running:
+        assert running.envoy is not None
+        context = ssl.create_default_context(cafile=str(running.folder / "tls.crt"))
+        url = f"https://localhost:{address.port}"
+        with (
+            httpx.Client(base_url=url, verify=context, trust_env=False, timeout=10) as session,
+            repeated(running.look, 0.2, "gateway"),
+        ):
+            yield RunningGateway(root, address, running.envoy, key, session)
+    assert running.envoy.process.poll() is not None
+
+
+def test_an_answer_is_that_of_the_server_with_its_version(gateway: RunningGateway, server: RunningServer) -> None:
+    direct = server.client.predict(PHOTO, "shapes")
+    for path in ("/predictions/shapes", "/predictions/shapes/1.0"):
+        answer = gateway.predict(path)
+        assert answer.status_code == 200 and answer.json() == direct.probabilities
+        assert answer.headers["model-version"] == "1.0" and answer.headers["server"] == "sightline"
+    assert gateway.session.put("/predictions/shapes", content=PHOTO, auth=("ann", gateway.key)).status_code == 200
+    explained = gateway.predict("/explanations/shapes", headers={"accept": "application/json"})
+    assert explained.status_code == 200 and "map" in explained.json()
+
+
+def test_what_curl_sends_is_answered_over_http_2(gateway: RunningGateway) -> None:
+    photo = gateway.root / "photo.jpg"
+    photo.write_bytes(PHOTO)
+    url = f"https://localhost:{gateway.address.port}/predictions/shapes"
+    for sent in (["-T", str(photo)], ["--data-binary", f"@{photo}"], ["-F", f"data=@{photo}"]):
+        command = ["curl", "-s", "--user", f"ann:{gateway.key}", "--cacert", str(gateway.root / "logs/gateway/tls.crt")]
+        done = subprocess.run([*command, "-w", " %{http_code}", *sent, url], capture_output=True, text=True, timeout=30)
+        answer, _, code = done.stdout.rpartition(" ")
+        assert code == "200", (sent, done.stdout)
+        assert "circle" in answer
+
+
+def test_without_a_valid_key_nothing_reaches_a_node(gateway: RunningGateway) -> None:
+    expired = GatewayClient(hash_of("old"), RATE, time.time() - 1)
+    GatewayClients.update(gateway.root, lambda entries: entries.update(old=expired))
+    bob = clients.add(gateway.root, "bob")
+    until(lambda: gateway.predict(auth=("bob", bob)).status_code == 200, 2)
+    clients.revoke(gateway.root, "bob")
+    until(lambda: gateway.predict(auth=("bob", bob)).status_code == 401, 2)
+    before = gateway.reached()
+    for auth in (
+        None,
+        ("ann", "wrong"),
+        ("ann", ""),
+        ("old", "old"),
+        ("bob", bob),
+        ("nobody", ""),
+        ("nobody", "\0" * 20),
+    ):
+        answer = gateway.predict(auth=auth)
+        assert answer.status_code == 401 and answer.json()["code"] == 401
+    assert gateway.predict(auth=None, headers={"x-sightline-client": "ann"}).status_code == 401
+    assert gateway.predict(auth=None, headers={"authorization": "Bearer x"}).status_code == 401
+    assert gateway.reached() == before
+    assert gateway.key not in (gateway.root / FILE).read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models",
+        "/models/shapes",
+        "/models?url=x.mar",
+        "/metrics",
+        "/token?type=management",
+        "/v1/models/shapes",
+        "/predictions",
+        "/predictions/",
+        "/predictions/shapes/1.0/more",
+        "/predictions/../models",
+        "/predictions/%2e%2e/models",
+        "/predictions/..%2fmodels",
+        "/predictions/shapes%2f1.0",
+        "/predictions/..;/models",
+        "//models",
+        "/predictions//../../models",
+    ],
+)
+def test_other_paths_reach_no_node(gateway: RunningGateway, path: str) -> None:
+    before = gateway.reached()
+    for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+        code = raw_request(gateway, method, path)
+        assert code in (400, 404), (method, path, code)
+    assert gateway.reached() == before
+
+
+def test_only_post_and_put_reach_a_model(gateway: RunningGateway) -> None:
+    before = gateway.reached()
+    for method in ("GET", "DELETE", "PATCH", "OPTIONS", "TRACE"):
+        assert raw_request(gateway, method, "/predictions/shapes") in (400, 404)
+    assert gateway.reached() == before
+
+
+def opened(gateway: RunningGateway) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(gateway.root / "logs/gateway/tls.crt"))
+    plain = socket.create_connection((gateway.address.host, gateway.address.port), timeout=10)
+    return context.wrap_socket(plain, server_hostname="localhost")
+
+
+def authorization(gateway: RunningGateway) -> str:
+    return "Basic " + base64.b64encode(f"ann:{gateway.key}".encode()).decode()
+
+
+def raw(gateway: RunningGateway, request: bytes) -> list[int]:
+    """Return the statuses of all answers to what is sent over one connection, as it is."""
+    with opened(gateway) as connection:
+        connection.sendall(request)
+        received = b""
+        connection.settimeout(2)
+        try:
+            while part := connection.recv(65536):
+                received += part
+        except (TimeoutError, ConnectionError):
+            pass
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+def raw_request(gateway: RunningGateway, method: str, path: str) -> int:
+    """Return the status of a request whose path no client has normalised."""
+    context = ssl.create_default_context(cafile=str(gateway.root / "logs/gateway/tls.crt"))
+    connection = http.client.HTTPSConnection("localhost", gateway.address.port, timeout=10, context=context)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers={"Authorization": authorization(gateway)})
+        return connection.getresponse().status
+
+
+HEAD = "POST /predictions/shapes HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n"
+HIDDEN = "GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"Content-Length: {len(HIDDEN)}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}",
+        f"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\n{HIDDEN}0\r\n\r\n",
+        f"Transfer-Encoding: xchunked\r\nContent-Length: 4\r\n\r\n{HIDDEN}",
+        f"Transfer-Encoding : chunked\r\nContent-Length: 4\r\n\r\n{HIDDEN}",
+        f"Content-Length: 0\r\nContent-Length: {len(HIDDEN)}\r\n\r\n{HIDDEN}",
+        f"Content-Length: +{len(HIDDEN)}\r\n\r\n{HIDDEN}",
+        f"Content-Length: 4\r\n Transfer-Encoding: chunked\r\n\r\n{HIDDEN}",
+    ],
+)
+def test_a_request_that_hides_another_is_refused_whole(gateway: RunningGateway, rest: str) -> None:
+    before = gateway.reached()
+    codes = raw(gateway, (HEAD.format(authorization(gateway)) + rest).encode())
+    assert codes == [400] and gateway.reached() == before
+
+
+def test_a_body_or_header_that_is_too_large_is_refused(gateway: RunningGateway) -> None:
+    before = gateway.reached()
+    assert gateway.predict(content=b"x" * 26_300_000).status_code == 413
+    assert gateway.predict(headers={"x-long": "x" * 20_000}).status_code == 431
+    assert gateway.predict(headers={f"x-{number}": "x" for number in range(200)}).status_code == 431
+    assert gateway.predict(headers={"model_version": "2.0"}).status_code == 400
+    assert gateway.reached() == before
+
+
+def test_a_client_gets_its_rate_and_costs_others_nothing(gateway: RunningGateway) -> None:
+    key = clients.add(gateway.root, "slow", rate=2)
+    until(lambda: gateway.predict(auth=("slow", key)).status_code == 200, 2)
+    time.sleep(1.1)
+    answers = [gateway.predict(auth=("slow", key)) for _ in range(6)]
+    codes = [answer.status_code for answer in answers]
+    assert codes[:2] == [200, 200] and codes.count(429) >= 2
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "1" and refused.json()["code"] == 429
+    assert gateway.predict().status_code == 200
+
+
+def test_readiness_is_that_of_the_models(gateway: RunningGateway, server: RunningServer) -> None:
+    paths = ("/ping", "/v2/models/shapes/ready", "/v2/models/digits/ready")
+    assert [gateway.session.get(path).status_code for path in paths] == [200, 200, 200]
+    assert gateway.session.get("/v2/models/absent/ready", auth=("ann", gateway.key)).status_code == 404
+    server.client.scale("digits", "2.0", 0)
+    try:
+        until(lambda: [gateway.session.get(path).status_code for path in paths] == [503, 200, 503], 5)
+    finally:
+        server.client.scale("digits", "2.0", 1)
+    until(lambda: [gateway.session.get(path).status_code for path in paths] == [200, 200, 200], 30)
+
+
+def test_a_renewed_token_costs_no_request(gateway: RunningGateway, server: RunningServer) -> None:
+    tokens, codes = server.client.tokens, []
+    for _ in range(5):
+        token = tokens.current("inference", Deadline(5))
+        tokens._renew("inference", tokens._read()["API"], Deadline(5))
+        codes += [gateway.predict().status_code for _ in range(10)]
+        assert tokens.current("inference", Deadline(5)) != token
+    assert codes == [200] * 50
+
+
+def test_the_log_has_client_and_trace_and_no_key(gateway: RunningGateway) -> None:
+    trace, mine = "4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6"
+    headers = {"x-request-id": mine, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    answer = gateway.predict("/predictions/shapes?secret=word", headers=headers)
+    log = gateway.root / "logs/gateway" / ACCESS_LOG
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == mine]
+
+    until(lines, 12)  # Envoy writes it every ten seconds
+    (line,) = lines()
+    assert line["client"] == "ann" and line["code"] == 200 and line["path"] == "/predictions/shapes"
+    assert line["version"] == "1.0" and line["attempts"] == 1 and line["trace_id"] == trace
+    text = log.read_text()
+    assert gateway.key not in text and "word" not in text and authorization(gateway) not in text
+    assert answer.headers["x-request-id"]
+
+
+def test_a_port_that_is_taken_and_a_damaged_file_are_named(
+    gateway: RunningGateway, server: RunningServer, tmp_path: Path
+) -> None:
+    with pytest.raises(PortError, match="--port"), Gateway(tmp_path, [server.root], gateway.address):
+        pass
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(clients.ClientsError, match="add keys anew"):
+        Gateway(tmp_path, [server.root], Address("127.0.0.1", free_port()))
+
+
+def test_an_envoy_that_has_ended_is_named(server: RunningServer, tmp_path: Path) -> None:
+    with Gateway(tmp_path, [server.root], Address("127.0.0.1", free_port())) as running:
+        assert running.envoy is not None
+        running.envoy.process.kill()
+        running.envoy.process.wait()
+        with pytest.raises(GatewayError, match=r"ended with status -9"):
+            running.look()
