@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from benchmarks.traffic.open_loop import MAX_REQUESTS, Run, TimedAnswer
 
@@ -18,14 +19,14 @@ class Load:
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int,
-        timeout: float, count: int = MAX_REQUESTS,
+        timeout: float, count: int = MAX_REQUESTS, certificate: Path | None = None,
     ) -> None:  # fmt: skip
         """Start it: `rate` requests/s, or `count` requests in a closed loop if the rate is 0."""
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
         self.process = context.Process(
             target=_send,
-            args=(child, url, list(bodies), dict(headers), rate, connections, timeout, count),
+            args=(child, url, list(bodies), dict(headers), rate, connections, timeout, count, certificate),
             daemon=True,
         )
         self.process.start()
@@ -47,10 +48,10 @@ class Load:
 
 def _send(
     pipe: Connection, url: str, bodies: list[bytes], headers: dict[str, str], rate: float, connections: int,
-    timeout: float, count: int,
+    timeout: float, count: int, certificate: Path | None,
 ) -> None:  # fmt: skip
     times = [number / rate for number in range(round(rate * MAX_SECONDS))] if rate else [0.0] * count
-    run = Run(url, bodies, times, headers, timeout)
+    run = Run(url, bodies, times, headers, timeout, certificate)
 
     def wait() -> None:
         pipe.recv()
@@ -67,11 +68,11 @@ def _send(
 @contextlib.contextmanager
 def beside(
     url: str, bodies: Sequence[bytes], headers: Mapping[str, str], *, rate: float, connections: int = 64,
-    timeout: float = 5.0,
+    timeout: float = 5.0, certificate: Path | None = None,
 ) -> Iterator[list[TimedAnswer]]:  # fmt: skip
     """Load a server while the block runs; afterwards the list that it yields holds the answers."""
     received: list[TimedAnswer] = []
-    load = Load(url, bodies, headers, rate=rate, connections=connections, timeout=timeout)
+    load = Load(url, bodies, headers, rate=rate, connections=connections, timeout=timeout, certificate=certificate)
     try:
         yield received
     finally:

@@ -6,8 +6,10 @@ queue behind it (coordinated omission). A closed loop cannot measure that.
 
 import asyncio
 import dataclasses
+import ssl
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -113,12 +115,13 @@ def run(
     connections: int = 64,
     headers: Mapping[str, str] | None = None,
     timeout: float = 30.0,
+    certificate: Path | None = None,
 ) -> Latencies:
     """Send a request at each of `times` (seconds from now), the bodies in turn, over kept connections.
 
     An answer other than 200, or none within `timeout` seconds, is a failure.
     """
-    load = Run(url, bodies, times, headers or {}, timeout)
+    load = Run(url, bodies, times, headers or {}, timeout, certificate)
     asyncio.run(load.all(connections))
     latencies = [answer.latency if answer.status == 200 else float("nan") for answer in load.answers]
     rate = len(times) / times[-1] if times[-1] else 0.0
@@ -128,16 +131,19 @@ def run(
 class Run:
     """One run: connections that take the next scheduled request as soon as they are free, until it is stopped.
 
-    `answers` has an entry for each request, in the order of their ends.
+    `answers` has an entry for each request, in the order of their ends. `certificate`, in PEM, is that of a server with
+    https, or of its authority.
     """
 
     def __init__(
-        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float
-    ) -> None:
+        self, url: str, bodies: Sequence[bytes], times: Sequence[float], headers: Mapping[str, str], timeout: float,
+        certificate: Path | None = None,
+    ) -> None:  # fmt: skip
         parts = urlsplit(url)
         if parts.hostname not in ("127.0.0.1", "localhost"):
             raise ValueError(f"{url} is not on this machine: load is sent to the loopback only")
         self.host, self.port = parts.hostname, parts.port or 80
+        self.context = ssl.create_default_context(cafile=certificate) if parts.scheme == "https" else None
         lines = [f"POST {parts.path or '/'} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join(lines)
@@ -155,9 +161,12 @@ class Run:
 
     async def all(self, connections: int) -> None:
         """Send all requests over `connections`, which are open before the first request."""
-        streams = [await asyncio.open_connection(self.host, self.port) for _ in range(connections)]
+        streams = [await self._open() for _ in range(connections)]
         self.start = time.perf_counter()
         await asyncio.gather(*(self._connection(*stream) for stream in streams))
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.host, self.port, ssl=self.context)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while self.next < len(self.times) and not self.stopped:
@@ -198,7 +207,7 @@ class Run:
         """Connect again; while connecting fails, requests that are due fail too."""
         while self.next < len(self.times) and not self.stopped:
             try:
-                return await asyncio.open_connection(self.host, self.port)
+                return await self._open()
             except OSError:
                 await asyncio.sleep(0.02)
             now = time.perf_counter()

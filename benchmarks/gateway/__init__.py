@@ -1,0 +1,1 @@
+"""Benchmarks of the gateway, in front of real servers on the loopback."""
