@@ -17,10 +17,11 @@ from pathlib import Path
 
 from serving.errors import ServingError
 from serving.gateway.gateway import Gateway
+from serving.gateway.nodes import QUEUE
 from serving.host import ports
 from serving.host.ports import LOOPBACK, Address
 
-PORT = 8443
+PORT, LARGEST_QUEUE = 8443, 100_000
 INTERVAL = 1.0  # seconds between two looks at the clients and at Envoy
 
 
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--node", type=Path, action="append", help="directory of a server (default: this one)")
     parser.add_argument("--certificate", type=Path, help="in PEM, with --key")
     parser.add_argument("--key", type=Path, help="in PEM")
+    parser.add_argument("--queue", type=int, default=QUEUE, help=f"requests under way at each node (default {QUEUE})")
     options = parser.parse_args(arguments)
+    if not 1 <= options.queue <= LARGEST_QUEUE:
+        parser.error(f"--queue {options.queue} is impossible: name 1 to {LARGEST_QUEUE:,}")
     if (options.certificate is None) != (options.key is None):
         parser.error("name --certificate and --key together")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address = Address(options.host, options.port or PORT + ports.offset_of_environment())
         files = (options.certificate, options.key) if options.certificate is not None else None
         nodes = [node.resolve() for node in options.node or [root]]
-        with Gateway(root, nodes, address, files) as gateway:
+        with Gateway(root, nodes, address, files, queue=options.queue) as gateway:
             print(f"The gateway is at https://{address.host}:{address.port} until Ctrl-C", flush=True)
             while True:
                 gateway.look()

@@ -70,6 +70,7 @@ class Envoy:
         command = [binary(), "-c", CONFIG, "--concurrency", str(cores()), "--log-level", "warning"]
         # Without a collector of traces each export fails.
         command += ["--component-log-level", "tracing:off", "--disable-hot-restart"]
+        command += ["--file-flush-interval-msec", "1000"]  # of the access log
         libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
         with open(folder / LOG, "wb") as log:
             self.process = subprocess.Popen(

@@ -23,15 +23,22 @@ class Gateway:
 
     Args:
         files: certificate and key in PEM; None: it signs one itself.
+        queue: requests under way at each node; further ones are refused.
 
     Raises:
         ServingError: Envoy or the certificate is missing, the port is taken, or the clients cannot be read.
     """
 
     def __init__(
-        self, root: Path, servers: Sequence[Path], address: Address, files: tuple[Path, Path] | None = None
+        self,
+        root: Path,
+        servers: Sequence[Path],
+        address: Address,
+        files: tuple[Path, Path] | None = None,
+        *,
+        queue: int = nodes.QUEUE,
     ) -> None:
-        self._root, self._address = root, address
+        self._root, self._address, self._queue = root, address, queue
         self.folder = root / RUNNING
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._template = routes.template()
@@ -83,6 +90,7 @@ class Gateway:
         self.envoy.check()
         self.envoy.rotate_log()
         self._read_clients()
+        self._publish()  # also what could not be written before
 
     def _read_clients(self) -> None:
         try:
@@ -90,14 +98,12 @@ class Gateway:
         except ServingError as error:  # those known so far keep their keys
             logging.getLogger(__name__).warning("%s", error)
             return
-        if clients != self._clients:
-            self._clients = clients
-            self._publish()
+        self._clients = clients
 
     def _publish(self) -> None:
         """Write what has changed for Envoy."""
         with self._lock:
             states = [node.state for node in self._nodes if node.state is not None]
             self._files[NODES].write(nodes.resource(states))
-            self._files[LIMITS].write(nodes.limits(sum(node.is_healthy for node in states)))
+            self._files[LIMITS].write(nodes.limits(sum(node.is_healthy for node in states), self._queue))
             self._files[ROUTES].write(routes.resource(self._template, self._clients, nodes.readiness(states)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from serving.client import Client
 from serving.client.deadline import Deadline
-from serving.errors import ClientError
+from serving.errors import ClientError, ServingError
 from serving.host import state
 from serving.host.resources import gpus
 from serving.host.state import ServerState
@@ -51,6 +54,7 @@ class Node:
         self._client: Client | None = None
         self._ready: Mapping[str, bool] = {}
         self._due = 0.0
+        self._fault = ""  # the last one, which is logged once
         self._pause = LOOK_WITH_GPUS if gpus() else LOOK
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"node {root.name}", daemon=True)
@@ -69,7 +73,13 @@ class Node:
 
     def _run(self) -> None:
         while not self._ending.wait(TICK):
-            self.look()
+            try:
+                self.look()
+                self._fault = ""
+            except (ServingError, OSError, psutil.Error) as error:  # such as a full disk: the next look may succeed
+                if str(error) != self._fault:
+                    logging.getLogger(__name__).warning("%s is not followed at present: %s", self.root, error)
+                self._fault = str(error)
 
     def look(self) -> None:
         """Take up the server's present address and token, and now and then the readiness of its models."""
@@ -124,9 +134,10 @@ def _endpoint(node: NodeState) -> dict[str, Any]:
     }
 
 
-def limits(nodes: int) -> dict[str, Any]:
-    """Return the limits for a number of nodes: requests under way at all of them."""
-    return {"name": "limits", "layer": {f"circuit_breakers.{CLUSTER}.default.max_requests": QUEUE * max(1, nodes)}}
+def limits(nodes: int, queue: int = QUEUE) -> dict[str, Any]:
+    """Return the limits for a number of nodes: requests under way at all of them, `queue` at each."""
+    names = (f"circuit_breakers.{CLUSTER}.default.{limit}" for limit in ("max_requests", "max_retries"))
+    return {"name": "limits", "layer": dict.fromkeys(names, queue * max(1, nodes))}
 
 
 def readiness(nodes: Sequence[NodeState]) -> dict[str, bool]:

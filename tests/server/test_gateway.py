@@ -1,5 +1,6 @@
 """The gateway: a real Envoy in front of the session's real server."""
 
+import asyncio
 import base64
 import contextlib
 import dataclasses
@@ -10,14 +11,17 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from benchmarks.gateway import fuzz
 from serving.client.deadline import Deadline
-from serving.gateway import clients
+from serving.gateway import certificate, clients
+from serving.gateway import envoy as envoy_module
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
 from serving.gateway.envoy import ACCESS_LOG, Envoy, GatewayError, binary
 from serving.gateway.gateway import Gateway
@@ -218,6 +222,9 @@ def test_a_request_that_hides_another_is_refused_whole(gateway: RunningGateway, 
 def test_a_body_or_header_that_is_too_large_is_refused(gateway: RunningGateway) -> None:
     before = gateway.reached()
     assert gateway.predict(content=b"x" * 26_300_000).status_code == 413
+    start = time.monotonic()
+    announced = f"{HEAD.format(authorization(gateway))}Content-Length: 30000000\r\n\r\nbegun"
+    assert raw(gateway, announced.encode()) == [413] and time.monotonic() < start + 4  # before the body has come
     assert gateway.predict(headers={"x-long": "x" * 20_000}).status_code == 431
     assert gateway.predict(headers={f"x-{number}": "x" for number in range(200)}).status_code == 431
     assert gateway.predict(headers={"model_version": "2.0"}).status_code == 400
@@ -267,13 +274,72 @@ def test_the_log_has_client_and_trace_and_no_key(gateway: RunningGateway) -> Non
     def lines() -> list[dict[str, Any]]:
         return [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == mine]
 
-    until(lines, 12)  # Envoy writes it every ten seconds
+    until(lines, 3)  # Envoy writes it every second
     (line,) = lines()
     assert line["client"] == "ann" and line["code"] == 200 and line["path"] == "/predictions/shapes"
     assert line["version"] == "1.0" and line["attempts"] == 1 and line["trace_id"] == trace
     text = log.read_text()
     assert gateway.key not in text and "word" not in text and authorization(gateway) not in text
     assert answer.headers["x-request-id"]
+
+
+def test_more_requests_than_the_queue_holds_are_refused_at_once(server: RunningServer, tmp_path: Path) -> None:
+    key, address = clients.add(tmp_path, "ann", rate=RATE), Address("127.0.0.1", free_port())
+    with Gateway(tmp_path, [server.root], address, queue=2) as running:
+        context = ssl.create_default_context(cafile=str(running.folder / "tls.crt"))
+        url = f"https://localhost:{address.port}/predictions/digits"  # it waits 100 ms to fill a batch
+
+        def ask(_: int) -> tuple[int, str, float]:
+            start = time.monotonic()
+            answer = httpx.post(url, content=PHOTO, auth=("ann", key), verify=context, trust_env=False)
+            return answer.status_code, answer.headers.get("retry-after", ""), time.monotonic() - start
+
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(24)))
+        assert {answer[:2] for answer in answers} == {(200, ""), (429, "1")}
+        until(lambda: ask(0)[0] == 200, 2)
+
+
+def test_mutated_requests_cost_no_process_and_get_no_5xx(
+    gateway: RunningGateway, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "PATIENCE", 2.0)  # a request that is not whole is ended after 30 seconds
+    url = f"https://localhost:{gateway.address.port}/predictions/shapes"
+    request = fuzz.request_of(url, {"Authorization": authorization(gateway)}, PHOTO)
+    context = ssl.create_default_context(cafile=str(gateway.root / "logs/gateway/tls.crt"))
+    pids = server.pids("shapes")
+    counted = asyncio.run(fuzz.endings(request, 200, gateway.address.port, context))
+    assert counted.total() == 200 and counted["400"] > 50 and counted["200"] > 20
+    assert not [ending for ending in counted if ending.startswith(("5", "unreachable"))]
+    assert gateway.predict().status_code == 200 and server.pids("shapes") == pids
+
+
+def test_a_large_log_is_put_aside(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = gateway.root / "logs/gateway" / ACCESS_LOG
+    gateway.predict()
+    until(lambda: log.stat().st_size > 0, 3)
+    monkeypatch.setattr(envoy_module, "LARGEST_LOG", 1)
+    until(log.with_name(f"{ACCESS_LOG}.1").is_file, 2)
+    monkeypatch.undo()
+    gateway.predict(headers={"x-request-id": "after"})
+    until(lambda: log.is_file() and '"after"' in log.read_text(), 3)
+
+
+def test_a_certificate_in_the_place_of_another_is_used(server: RunningServer, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        certificate.own(tmp_path / name)
+    address = Address("127.0.0.1", free_port())
+    files = tuple((tmp_path / "first" / name).rename(tmp_path / name) for name in ("tls.crt", "tls.key"))
+
+    def served() -> str:
+        return ssl.get_server_certificate((address.host, address.port))
+
+    with Gateway(tmp_path, [server.root], address, (files[0], files[1])):
+        assert served() == files[0].read_text()
+        for path in files:
+            (tmp_path / "second" / path.name).replace(path)
+        until(lambda: served() == files[0].read_text(), 3)
 
 
 def test_a_port_that_is_taken_and_a_damaged_file_are_named(

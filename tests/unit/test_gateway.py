@@ -91,8 +91,8 @@ def test_a_node_is_healthy_once_all_its_models_are() -> None:
     (locality,) = nodes.resource([*states, NodeState("127.0.0.1", 3, "c")])["endpoints"]
     assert [each["health_status"] for each in locality["lb_endpoints"]] == ["HEALTHY", "UNHEALTHY", "UNHEALTHY"]
     assert nodes.readiness(states) == {"m": True, "n": False}
-    assert list(nodes.limits(3)["layer"].values()) == [3 * nodes.QUEUE]
-    assert list(nodes.limits(0)["layer"].values()) == [nodes.QUEUE]
+    assert list(nodes.limits(3)["layer"].values()) == [3 * nodes.QUEUE] * 2
+    assert list(nodes.limits(0)["layer"].values()) == [nodes.QUEUE] * 2
     assert "b" not in repr(states[1])  # its token is not shown
 
 
@@ -116,4 +116,4 @@ def test_the_limits_of_the_configuration_are_those_of_the_server() -> None:
     named = [resources.ROUTES, resources.NODES, resources.LIMITS, resources.CERTIFICATE]
     assert all(f"path: ./{name}" in text for name in named)
     (thresholds,) = document["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
-    assert thresholds["max_requests"] == nodes.QUEUE
+    assert thresholds["max_requests"] == thresholds["max_retries"] == nodes.QUEUE
