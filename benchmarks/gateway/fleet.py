@@ -4,9 +4,11 @@ import base64
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.crashes import watcher
 from benchmarks.harness import small_server
@@ -17,7 +19,8 @@ from serving.errors import ClientError
 from serving.gateway import clients
 from serving.gateway.certificate import CERTIFICATE
 from serving.gateway.gateway import Gateway
-from serving.host import ports
+from serving.gateway.nodes import QUEUE
+from serving.host import ports, state
 from serving.host.ports import LOOPBACK, Address, Ports
 from serving.host.repetition import repeated
 from serving.lifecycle import launch
@@ -43,6 +46,24 @@ class Fleet:
             return client.describe(MODEL).ready
         return False
 
+    def client(self) -> Client:
+        """Return a client of the first node."""
+        return Client(root=self.nodes[0])
+
+    def direct(self) -> tuple[str, dict[str, str]]:
+        """Return the address and the headers of a prediction by the first node, without the gateway."""
+        node = state.running(self.nodes[0])
+        assert node is not None
+        return small_server.address(node)
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Return the processes of the nodes and of the gateway."""
+        assert self.gateway.envoy is not None
+        front_ends = [node.process() for path in self.nodes if (node := state.running(path)) is not None]
+        running = [process for process in front_ends if process is not None]
+        below = [child for process in running for child in process.children(recursive=True)]
+        return {"nodes": [*running, *below], "gateway": [psutil.Process(self.gateway.envoy.process.pid)]}
+
     def counters(self) -> dict[str, int]:
         """Return what Envoy has counted: attempts, repeats, hedges, and requests that it refused itself."""
         assert self.gateway.envoy is not None
@@ -58,15 +79,18 @@ class Fleet:
 
 @contextlib.contextmanager
 def running(
-    root: Path, count: int, *, versions: Sequence[str] = ("1.0",), settings: Sequence[str] = (), watched: bool = False
-) -> Iterator[Fleet]:
+    root: Path, count: int, *, versions: Sequence[str] = ("1.0",), settings: Sequence[str] = (), watched: bool = False,
+    change: Callable[[Path], object] = lambda node: None, queue: int = QUEUE,
+) -> Iterator[Fleet]:  # fmt: skip
     """Run `count` nodes that serve version 1.0 and their gateway in the emptied folder `root` until the block ends.
 
-    `settings` are those of the archive; with `watched`, `make watch` restarts a node that has died.
+    `settings` are those of the archive; with `watched`, `make watch` restarts a node that has died. `change` alters the
+    folder of the node from which the others are copied; `queue` is that of the gateway.
     """
     shutil.rmtree(root, ignore_errors=True)
     nodes = [root / f"node-{number}" for number in range(count)]
     small_server.prepare(nodes[0], versions, settings)
+    change(nodes[0])
     for node in nodes[1:]:
         shutil.copytree(nodes[0], node)
     with contextlib.ExitStack() as stack:
@@ -79,7 +103,7 @@ def running(
                 stack.enter_context(watcher(node))
         key = clients.add(root, CLIENT, rate=RATE)
         address = Address(LOOPBACK[0], PORT + offset)
-        gateway = stack.enter_context(Gateway(root, nodes, address))
+        gateway = stack.enter_context(Gateway(root, nodes, address, queue=queue))
         stack.enter_context(repeated(gateway.look, LOOK, "gateway"))
         basic = base64.b64encode(f"{CLIENT}:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "Content-Type": "image/jpeg"}

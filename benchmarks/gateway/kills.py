@@ -34,7 +34,6 @@ from benchmarks.result import Origin
 from benchmarks.traffic import background_load, closed_loop
 from benchmarks.traffic.open_loop import TimedAnswer, quantile
 from serving.client import Client
-from serving.host import state
 
 RESULT, WORK = Path("benchmarks/results/gateway_kills.json"), Path("runs/bench-gateway-kills")
 CODE = ("serving", "deploy/gateway", "handlers")
@@ -49,9 +48,7 @@ def capacity(running: Fleet, images: Sequence[bytes], folder: Path) -> float:
     paths = [folder / f"{number}.jpg" for number in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         path.write_bytes(image)
-    node = state.running(running.nodes[0])
-    assert node is not None
-    url, headers = small_server.address(node)
+    url, headers = running.direct()
     load = closed_loop.run(url, paths, connections=CONNECTIONS, seconds=CAPACITY_SECONDS, headers=headers)
     return load.requests_per_second
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import result
-from benchmarks.pages import operations_tables, training_tables
+from benchmarks.pages import gateway_tables, operations_tables, training_tables
 from benchmarks.pages.markdown import NOT_MEASURED, load, machine, table
 
 
@@ -14,8 +14,12 @@ def files(name: str, results: Path) -> list[Path]:
     runs = {"real": tuple(training_tables.TITLES), "accuracy": training_tables.IN_SHORT}
     if name in runs:
         return [results / "real" / f"{run}.json" for run in runs[name]]
-    names = {"operations": list(operations_tables.SECTIONS), "rates": ["serving"]}.get(name, [name])
-    return [results / f"{stem}.json" for stem in names]
+    several = {
+        "operations": list(operations_tables.SECTIONS),
+        "gateway": [f"gateway_{benchmark}" for benchmark in gateway_tables.BENCHMARKS],
+        "rates": ["serving"],
+    }
+    return [results / f"{stem}.json" for stem in several.get(name, [name])]
 
 
 def origins(names: Iterable[str], results: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.gpu import page
 from benchmarks.pages import (
     cluster_tables,
+    gateway_tables,
     monitoring_tables,
     network_tables,
     operations_tables,
@@ -46,6 +47,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "operations": operations_tables.operations,
     "shadow": trial_tables.shadow,
     "cluster": cluster_tables.cluster,
+    "gateway": gateway_tables.gateway,
     "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }
