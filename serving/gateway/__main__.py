@@ -9,6 +9,7 @@ without one, are in logs/gateway/.
 """
 
 import argparse
+import ipaddress
 import signal
 import sys
 import time
@@ -16,13 +17,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.errors import ServingError
+from serving.gateway.envoy import GatewayError
 from serving.gateway.gateway import Gateway
 from serving.gateway.nodes import QUEUE
-from serving.host import ports
+from serving.host import ports, state
 from serving.host.ports import LOOPBACK, Address
 
 PORT, LARGEST_QUEUE = 8443, 100_000
 INTERVAL = 1.0  # seconds between two looks at the clients and at Envoy
+
+
+def _node(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise GatewayError(f"{folder} is no folder: name that of a server with --node")
+    return folder.resolve()
+
+
+def _address(host: str, port: int) -> Address:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise GatewayError(f"{host} is no IPv4 address to listen at: name one with --host, such as 0.0.0.0") from None
+    if not 0 < port < 65536:
+        raise GatewayError(f"{port} is no port: name one of 1 to 65535 with --port")
+    return Address(host, port)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     root = Path.cwd()
     try:
-        address = Address(options.host, options.port or PORT + ports.offset_of_environment())
+        address = _address(options.host, options.port or PORT + ports.offset_of_environment())
         files = (options.certificate, options.key) if options.certificate is not None else None
-        nodes = [node.resolve() for node in options.node or [root]]
+        nodes = [_node(folder) for folder in options.node or [root]]
         with Gateway(root, nodes, address, files, queue=options.queue) as gateway:
             print(f"The gateway is at https://{address.host}:{address.port} until Ctrl-C", flush=True)
+            for node in nodes:
+                if state.running(node) is None:
+                    print(f"No server runs in {node} yet: start one there with make serve", flush=True)
             while True:
                 gateway.look()
                 time.sleep(INTERVAL)

@@ -1,5 +1,6 @@
 """The gateway's certificate: the operator's, or one that it signs itself, for a first try."""
 
+import contextlib
 import datetime as dt
 import ipaddress
 import socket
@@ -11,7 +12,7 @@ from serving.errors import ServingError
 
 KIND = "extensions.transport_sockets.tls.v3.Secret"
 CERTIFICATE, KEY = "tls.crt", "tls.key"
-DAYS = 365
+DAYS, MARGIN = 365, 30  # days that one is valid, and before its end that the next one is signed
 MISSING = "cryptography is missing: .venv/bin/uv pip install --require-hashes -r requirements-gateway.txt"
 
 
@@ -46,9 +47,11 @@ def own(folder: Path) -> tuple[Path, Path]:
         raise CertificateError(MISSING) from None
     certificate, key = folder / CERTIFICATE, folder / KEY
     now = dt.datetime.now(dt.UTC)
-    if certificate.is_file() and key.is_file():
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
         present = x509.load_pem_x509_certificate(certificate.read_bytes())
-        if present.not_valid_after_utc > now + dt.timedelta(days=1):
+        secret_key = serialization.load_pem_private_key(key.read_bytes(), None)
+        is_pair = present.public_key() == secret_key.public_key()
+        if is_pair and present.not_valid_after_utc > now + dt.timedelta(days=MARGIN):
             return certificate, key
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sightline")])

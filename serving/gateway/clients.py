@@ -31,7 +31,8 @@ from serving.console import table_console
 from serving.errors import ServingError
 
 FILE = "gateway_clients.json"
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NAME = re.compile(r"(?!nobody$)[a-z0-9][a-z0-9_-]{0,62}")  # "nobody" is in the routes
+HASH = re.compile(r"[A-Za-z0-9+/]{27}=")
 KEY_BYTES = 32  # random: a hash without salt or rounds cannot be searched for
 DEFAULT_RATE, DEFAULT_DAYS = 50, 365
 LARGEST_RATE = 100_000  # requests/s
@@ -49,6 +50,13 @@ class GatewayClient:
     sha1: str  # base64, as in a file of htpasswd: Envoy knows no other
     rate: int
     expires: float
+
+    @classmethod
+    def of_entry(cls, sha1: str, rate: int, expires: float) -> Self:
+        """Return the client of an entry of the file; ValueError or TypeError where Envoy would refuse it."""
+        if not HASH.fullmatch(sha1) or not 1 <= int(rate) <= LARGEST_RATE:
+            raise ValueError(f"a hash or a rate cannot be: {sha1}, {rate}")
+        return cls(sha1, int(rate), float(expires))
 
     def is_valid(self, now: float) -> bool:
         """Return whether its key has not expired."""
@@ -71,7 +79,9 @@ class GatewayClients:
         path = root / FILE
         try:
             document = json.loads(path.read_text())
-            return cls({name: GatewayClient(**entry) for name, entry in document.items()})
+            if wrong := [name for name in document if not NAME.fullmatch(name)]:
+                raise ValueError(f"no names of clients: {', '.join(wrong)}")
+            return cls({name: GatewayClient.of_entry(**entry) for name, entry in document.items()})
         except FileNotFoundError:
             return cls({})
         except (OSError, ValueError, TypeError, AttributeError) as error:

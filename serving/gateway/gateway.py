@@ -8,14 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import httpx
+from filelock import FileLock, Timeout
+
 from serving.errors import ServingError
 from serving.gateway import certificate, nodes, routes
 from serving.gateway.clients import GatewayClient, GatewayClients
 from serving.gateway.deployed import RUNNING
-from serving.gateway.envoy import Envoy
+from serving.gateway.envoy import LOG, Envoy, GatewayError
 from serving.gateway.nodes import Node
 from serving.gateway.resources import CERTIFICATE, LIMITS, NODES, ROUTES, ResourceFile
 from serving.host.ports import Address
+
+CERTIFICATE_INTERVAL = 3600.0  # seconds
 
 
 class Gateway:
@@ -41,6 +46,11 @@ class Gateway:
         self._root, self._address, self._queue = root, address, queue
         self.folder = root / RUNNING
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._owner = FileLock(self.folder / "gateway.lock")
+        try:
+            self._owner.acquire(blocking=False)
+        except Timeout:
+            raise GatewayError(f"a gateway runs in {root}: end it first, or start this one in another folder") from None
         self._template = routes.template()
         self._clients: dict[str, GatewayClient] = {}
         self._lock = threading.Lock()  # nodes write from their threads
@@ -50,8 +60,10 @@ class Gateway:
                 (ROUTES, routes.KIND), (NODES, nodes.KIND), (LIMITS, nodes.LIMITS_KIND), (CERTIFICATE, certificate.KIND)
             )
         }  # fmt: skip
-        paths = certificate.own(self.folder) if files is None else (files[0].resolve(), files[1].resolve())
-        self._files[CERTIFICATE].write(certificate.resource(*paths))
+        self._own_files = files
+        self._certificate_due = self._refused = 0.0
+        self._fault = ""
+        self._check_certificate()
         self._clients = GatewayClients.read(root).valid(time.time())
         self._nodes = [Node(server, self._publish) for server in servers]
         self.envoy: Envoy | None = None
@@ -79,6 +91,7 @@ class Gateway:
             self.envoy.close()
         for node in self._nodes:
             node.close()
+        self._owner.release()
 
     def look(self) -> None:
         """Look after the clients and Envoy.
@@ -88,17 +101,38 @@ class Gateway:
         """
         assert self.envoy is not None
         self.envoy.check()
-        self.envoy.rotate_log()
-        self._read_clients()
-        self._publish()  # also what could not be written before
+        try:
+            self.envoy.rotate_log()
+            self._read_clients()
+            self._check_certificate()
+            self._publish()  # also what could not be written before
+            self._check_files()
+            self._fault = ""
+        except (ServingError, OSError, httpx.HTTPError) as error:  # such as a full disk: the next look may succeed
+            if str(error) != self._fault:
+                logging.getLogger(__name__).warning("the gateway goes on as it was: %s", error)
+            self._fault = str(error)
+
+    def _check_certificate(self) -> None:
+        """Name the certificate to Envoy: the operator's, or a self-signed one, which is renewed before it expires."""
+        if time.monotonic() < self._certificate_due:
+            return
+        own = certificate.own(self.folder) if self._own_files is None else self._own_files
+        self._files[CERTIFICATE].write(certificate.resource(*(path.absolute() for path in own)))
+        self._certificate_due = time.monotonic() + CERTIFICATE_INTERVAL
+
+    def _check_files(self) -> None:
+        """Say that Envoy has refused a file; it keeps the one before."""
+        assert self.envoy is not None
+        refused = sum(self.envoy.statistics(r"update_rejected$").values())
+        if refused > self._refused:
+            logging.getLogger(__name__).warning("Envoy refuses a file of %s: see %s there", self.folder, LOG)
+        self._refused = refused
 
     def _read_clients(self) -> None:
-        try:
-            clients = GatewayClients.read(self._root).valid(time.time())
-        except ServingError as error:  # those known so far keep their keys
-            logging.getLogger(__name__).warning("%s", error)
-            return
-        self._clients = clients
+        now = time.time()
+        self._clients = {name: client for name, client in self._clients.items() if client.is_valid(now)}
+        self._clients = GatewayClients.read(self._root).valid(now)  # if it cannot be read, those known keep their keys
 
     def _publish(self) -> None:
         """Write what has changed for Envoy."""

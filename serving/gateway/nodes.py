@@ -4,17 +4,14 @@ import contextlib
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
 from serving.client import Client
 from serving.client.deadline import Deadline
-from serving.errors import ClientError, ServingError
+from serving.errors import ClientError
 from serving.host import state
 from serving.host.resources import gpus
 from serving.host.state import ServerState
@@ -45,7 +42,10 @@ class NodeState:
 
 
 class Node:
-    """The server of one directory, watched in a thread; `changed` is called after its state has changed."""
+    """The server of one directory, followed in two threads; `changed` is called after its state has changed.
+
+    One thread looks for its server and the readiness of its models, the other for its token, which must not wait.
+    """
 
     def __init__(self, root: Path, changed: Callable[[], None]) -> None:
         self.root, self._changed = root, changed
@@ -53,40 +53,50 @@ class Node:
         self._server: ServerState | None = None
         self._client: Client | None = None
         self._ready: Mapping[str, bool] = {}
-        self._due = 0.0
-        self._fault = ""  # the last one, which is logged once
-        self._pause = LOOK_WITH_GPUS if gpus() else LOOK
+        self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"node {root.name}", daemon=True)
+        pause = LOOK_WITH_GPUS if gpus() else LOOK
+        self._threads = [
+            threading.Thread(
+                target=self._repeat, args=(action, seconds), name=f"{root.name} {action.__name__}", daemon=True
+            )
+            for action, seconds in ((self.look, pause), (self.publish, TICK))
+        ]
 
     def start(self) -> None:
-        """Look once, then again and again in the thread."""
+        """Look once, then again and again in the threads."""
         self.look()
-        self._thread.start()
+        self.publish()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._ending.set()
-        self._thread.join()
+        for thread in self._threads:
+            if thread.ident is not None:  # it was started
+                thread.join()
         if self._client is not None:
             self._client.close()
 
-    def _run(self) -> None:
-        while not self._ending.wait(TICK):
+    def _repeat(self, action: Callable[[], None], seconds: float) -> None:
+        name = action.__name__
+        while not self._ending.wait(seconds):
             try:
-                self.look()
-                self._fault = ""
-            except (ServingError, OSError, psutil.Error) as error:  # such as a full disk: the next look may succeed
-                if str(error) != self._fault:
-                    logging.getLogger(__name__).warning("%s is not followed at present: %s", self.root, error)
-                self._fault = str(error)
+                action()
+                self._faults.pop(name, None)
+            except Exception as error:  # a thread that ended would leave Envoy with an old token
+                if repr(error) != self._faults.get(name):
+                    logging.getLogger(__name__).warning("%s is not followed at present: %r", self.root, error)
+                self._faults[name] = repr(error)
 
     def look(self) -> None:
-        """Take up the server's present address and token, and now and then the readiness of its models."""
-        if time.monotonic() >= self._due:
-            self._take_up(state.running(self.root))
-            self._ready = self._readiness()
-            self._due = time.monotonic() + self._pause
+        """Take up the present server and the readiness of its models."""
+        self._take_up(state.running(self.root))
+        self._ready = self._readiness()
+
+    def publish(self) -> None:
+        """Take up the present token, and call `changed` if the state differs."""
         present = self._present()
         if present != self.state:
             self.state = present
@@ -96,28 +106,32 @@ class Node:
         """Have a client of this server; keep that of one that has ended."""
         if server is None or (self._server is not None and server.pid == self._server.pid):
             return
-        if self._client is not None:
-            self._client.close()
-        self._client, self._server = Client.of_state(server, deadline=PATIENCE), server
+        self._client, before = Client.of_state(server, deadline=PATIENCE), self._client
+        self._server = server
+        if before is not None:
+            before.close()
 
     def _readiness(self) -> dict[str, bool]:
         """Return whether each model's default version has a worker that is READY; none of a server without answer."""
-        if self._client is None:
+        client, deadline = self._client, Deadline(PATIENCE)
+        if client is None:
             return {}
         try:
-            states = [self._client.describe(name) for name in self._client.models()]
+            names = client.models(deadline=PATIENCE)
+            states = [client.describe(name, deadline=max(deadline.remaining_seconds, TICK)) for name in names]
         except ClientError:
             return dict.fromkeys(self._ready, False)
         return {model.name: any(worker.status == "READY" for worker in model.workers) for model in states}
 
     def _present(self) -> NodeState | None:
-        if self._client is None:
+        client = self._client
+        if client is None:
             return None
-        address = urlsplit(self._client.inference)
-        before = self.state.authorization if self.state is not None else ""
+        address = urlsplit(client.inference)
+        authorization = self.state.authorization if self.state is not None else ""
         with contextlib.suppress(ClientError, OSError):
-            before = self._client.tokens.current("inference", Deadline(PATIENCE)).header["Authorization"]
-        return NodeState(address.hostname or "127.0.0.1", address.port or 80, before, self._ready)
+            authorization = client.tokens.current("inference", Deadline(PATIENCE)).header["Authorization"]
+        return NodeState(address.hostname or "127.0.0.1", address.port or 80, authorization, self._ready)
 
 
 def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:

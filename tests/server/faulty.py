@@ -39,6 +39,17 @@ def _wrongly(self, data, context):
     return answers
 ImageHandler.handle = _wrongly
 """
+# An image that ends with this kills the worker that gets it.
+DEADLY = b"kills"
+KILLED = f"""
+import os
+_handle = ImageHandler.handle
+def _die(self, data, context):
+    if any(bytes(next(iter(row.values()))).endswith({DEADLY!r}) for row in data):
+        os.kill(os.getpid(), 9)
+    return _handle(self, data, context)
+ImageHandler.handle = _die
+"""
 
 
 def wrong_in_the_second(flag: Path) -> str:

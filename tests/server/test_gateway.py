@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from benchmarks.gateway import fuzz
+from serving import archive
 from serving.client.deadline import Deadline
 from serving.gateway import certificate, clients
 from serving.gateway import envoy as envoy_module
@@ -27,6 +28,7 @@ from serving.gateway.envoy import ACCESS_LOG, Envoy, GatewayError, binary
 from serving.gateway.gateway import Gateway
 from serving.host.ports import Address, PortError
 from serving.host.repetition import repeated
+from tests.server import faulty
 from tests.server.conftest import RunningServer, picture
 from tests.until import until
 
@@ -124,6 +126,8 @@ def test_without_a_valid_key_nothing_reaches_a_node(gateway: RunningGateway) -> 
         assert answer.status_code == 401 and answer.json()["code"] == 401
     assert gateway.predict(auth=None, headers={"x-sightline-client": "ann"}).status_code == 401
     assert gateway.predict(auth=None, headers={"authorization": "Bearer x"}).status_code == 401
+    with pytest.raises(clients.ClientsError, match="no name of a client"):
+        clients.add(gateway.root, "nobody")
     assert gateway.reached() == before
     assert gateway.key not in (gateway.root / FILE).read_text()
 
@@ -241,6 +245,13 @@ def test_a_client_gets_its_rate_and_costs_others_nothing(gateway: RunningGateway
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["retry-after"] == "1" and refused.json()["code"] == 429
     assert gateway.predict().status_code == 200
+    for _ in range(6):  # in the name of another, with a key of one's own and without one
+        gateway.predict(auth=("ann", gateway.key), headers={"x-sightline-client": "slow"})
+        gateway.session.get("/ping", headers={"x-sightline-client": "slow"})
+    time.sleep(1.1)
+    for _ in range(6):
+        gateway.session.get("/ping", headers={"x-sightline-client": "slow"})
+    assert gateway.predict(auth=("slow", key)).status_code == 200
 
 
 def test_readiness_is_that_of_the_models(gateway: RunningGateway, server: RunningServer) -> None:
@@ -297,6 +308,7 @@ def test_more_requests_than_the_queue_holds_are_refused_at_once(server: RunningS
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(ask, range(24)))
         assert {answer[:2] for answer in answers} == {(200, ""), (429, "1")}
+        assert max(seconds for code, _, seconds in answers if code == 429) < 1.5  # opening a connection is most of it
         until(lambda: ask(0)[0] == 200, 2)
 
 
@@ -312,6 +324,19 @@ def test_mutated_requests_cost_no_process_and_get_no_5xx(
     assert counted.total() == 200 and counted["400"] > 50 and counted["200"] > 20
     assert not [ending for ending in counted if ending.startswith(("5", "unreachable"))]
     assert gateway.predict().status_code == 200 and server.pids("shapes") == pids
+
+
+def test_an_image_that_kills_its_worker_kills_three_at_most(gateway: RunningGateway, server: RunningServer) -> None:
+    settings = ["minWorkers=4", "handler.precision=fp32"]
+    run, store = server.root / "runs" / "shapes", server.root / "model_store"
+    built = archive.build("deadly", "1.0", run=run, store=store, overrides=settings, rehearse=False)
+    with server.also_serving([faulty.spoil(built, faulty.KILLED)]):
+        until(lambda: gateway.predict("/predictions/deadly").status_code == 200, 5)
+        before = set(server.pids("deadly"))
+        answer = gateway.predict("/predictions/deadly", content=PHOTO + faulty.DEADLY)
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+        until(lambda: len(before - set(server.pids("deadly"))) == 3, 5)
+        assert gateway.predict("/predictions/deadly").status_code == 200
 
 
 def test_a_large_log_is_put_aside(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +375,57 @@ def test_a_port_that_is_taken_and_a_damaged_file_are_named(
     (tmp_path / FILE).write_text("{")
     with pytest.raises(clients.ClientsError, match="add keys anew"):
         Gateway(tmp_path, [server.root], Address("127.0.0.1", free_port()))
+
+
+def test_a_second_gateway_in_the_same_folder_leaves_the_first_alone(gateway: RunningGateway, tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match="a gateway runs in"):
+        Gateway(gateway.root, [tmp_path], Address("127.0.0.1", free_port()))
+    assert gateway.predict().status_code == 200
+
+
+def test_a_damaged_file_of_clients_costs_nobody_a_key(
+    gateway: RunningGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = gateway.root / FILE
+    text = path.read_text()
+    for damaged in (
+        '{"ann": {"sha1": "x", "rate": 1, "expires": 9e9}}',
+        text.replace('"expires": 1', '"expires": "1'),
+        "{",
+    ):
+        caplog.clear()
+        path.write_text(damaged)
+        until(lambda: "add keys anew" in caplog.text, 2)
+        assert gateway.predict().status_code == 200
+    path.write_text(text)
+
+
+def test_a_request_under_way_is_answered_before_the_end(server: RunningServer, tmp_path: Path) -> None:
+    key, address = clients.add(tmp_path, "ann", rate=RATE), Address("127.0.0.1", free_port())
+    running = Gateway(tmp_path, [server.root], address)
+    with running, ThreadPoolExecutor(1) as pool:
+        context = ssl.create_default_context(cafile=str(running.folder / "tls.crt"))
+        connection = http.client.HTTPSConnection("localhost", address.port, timeout=10, context=context)
+        connection.putrequest("POST", "/predictions/shapes")
+        connection.putheader("Authorization", "Basic " + base64.b64encode(f"ann:{key}".encode()).decode())
+        connection.putheader("Content-Length", str(len(PHOTO)))
+        connection.endheaders(PHOTO[:100])
+        envoy = running.envoy
+        assert envoy is not None
+        until(lambda: envoy.statistics("downstream_rq_active")["http.gateway.downstream_rq_active"] == 1, 2)
+        ending = pool.submit(envoy.close)
+
+        def refuses() -> bool:
+            with contextlib.suppress(ConnectionError):
+                socket.create_connection((address.host, address.port), timeout=1).close()
+                return False
+            return True
+
+        until(refuses, 2)
+        connection.send(PHOTO[100:])
+        assert connection.getresponse().status == 200
+        connection.close()
+        ending.result(timeout=10)
 
 
 def test_an_envoy_that_has_ended_is_named(server: RunningServer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ except GatewayError as error:
 def test_no_request_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = tmp_path / "benchmarks" / "results" / "gateway_kills.json"
-    assert kills.main(["--kills", "2", "--lost", "2", "--output", str(result)]) == 0
+    assert kills.main(["--kills", "2", "--output", str(result)]) == 0
     document = json.loads(result.read_text())
     assert document["failed"] == 0 and document["requests"] > 100
     assert "| `python -m benchmarks.gateway.kills" in TABLES["gateway"](result.parent)
