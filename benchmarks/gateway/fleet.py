@@ -4,10 +4,12 @@ import base64
 import contextlib
 import dataclasses
 import shutil
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from benchmarks.crashes import watcher
@@ -49,6 +51,16 @@ class Fleet:
     def client(self) -> Client:
         """Return a client of the first node."""
         return Client(root=self.nodes[0])
+
+    def workers(self, number: int) -> list[int]:
+        """Return the processes of a node's workers."""
+        with Client(root=self.nodes[number]) as client:
+            return [worker.pid for worker in client.describe(MODEL).workers if worker.pid > 0]
+
+    def session(self) -> httpx.Client:
+        """Return a session with the gateway, with the client's key."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        return httpx.Client(verify=context, headers=self.headers, trust_env=False, timeout=30)
 
     def direct(self) -> tuple[str, dict[str, str]]:
         """Return the address and the headers of a prediction by the first node, without the gateway."""

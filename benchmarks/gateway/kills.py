@@ -2,13 +2,10 @@
 
     python -m benchmarks.gateway.kills                                 2 nodes, 50 kills; about 15 minutes
     python -m benchmarks.gateway.kills --kills 4
-    python -m benchmarks.gateway.kills --lost 100 --kills 0            only workers that gather a batch
 
 Two nodes with two workers each, watched by `make watch`, get 30 % of the rate that one of them answered before. By
-turns a worker and a whole node, its front end with all workers, are ended by kill -9, each when every node is READY.
-Every third worker dies within milliseconds after a request was sent, while a batch is gathered (for 50 ms here):
-TorchServe never answers such requests. `--lost` kills as many more workers at such a moment. A request fails without a
-right answer within 5 seconds. The last line is one JSON document.
+turns a worker and a whole node, its front end with all workers, are ended by kill -9, each when every node is READY. A
+request fails without the right answer within 5 seconds. The last line is one JSON document.
 """
 
 import random
@@ -29,15 +26,14 @@ from benchmarks.crashes import until
 from benchmarks.gateway import fleet
 from benchmarks.gateway.fleet import Fleet
 from benchmarks.harness import console, small_server
-from benchmarks.harness.small_server import MODEL, Expected
+from benchmarks.harness.small_server import Expected
 from benchmarks.result import Origin
 from benchmarks.traffic import background_load, closed_loop
 from benchmarks.traffic.open_loop import TimedAnswer, quantile
-from serving.client import Client
 
 RESULT, WORK = Path("benchmarks/results/gateway_kills.json"), Path("runs/bench-gateway-kills")
 CODE = ("serving", "deploy/gateway", "handlers")
-NODES, WORKERS, GATHERING = 2, 2, 50  # nodes; workers of each; milliseconds of batch delay
+NODES, WORKERS = 2, 2  # of each
 SHARE, DEADLINE = 0.3, 5.0  # of the rate of one node; seconds
 CAPACITY_SECONDS, CONNECTIONS, PAUSE = 10, 32, 0.5
 READY_LIMIT = 120.0  # seconds
@@ -53,13 +49,9 @@ def capacity(running: Fleet, images: Sequence[bytes], folder: Path) -> float:
     return load.requests_per_second
 
 
-def kill_worker(running: Fleet, node: int, *, gathering: bool) -> None:
-    """Kill a worker of a node; `gathering`: while it gathers a batch."""
-    with Client(root=running.nodes[node]) as client:
-        pids = [worker.pid for worker in client.describe(MODEL).workers if worker.pid > 0]
-    if gathering:  # some milliseconds after its queue was empty a request has just begun a batch
-        threading.Event().wait(random.random() * GATHERING / 1000)
-    psutil.Process(random.choice(pids)).kill()
+def kill_worker(running: Fleet, node: int) -> None:
+    """Kill a worker of a node."""
+    psutil.Process(random.choice(running.workers(node))).kill()
 
 
 def kill_node(running: Fleet, node: int) -> None:
@@ -96,26 +88,17 @@ def figures(answers: Sequence[TimedAnswer], expected: Expected) -> dict[str, Any
     }
 
 
-def measure(root: Path, kills: int, lost: int, progress: Console) -> dict[str, Any]:
+def measure(root: Path, kills: int, progress: Console) -> dict[str, Any]:
     """Return the figures of one run."""
-    settings = [f"minWorkers={WORKERS}", f"maxBatchDelay={GATHERING}"]
+    settings = [f"minWorkers={WORKERS}"]
     with fleet.running(root, NODES, settings=settings, watched=True) as running:
         images = small_server.images()
         expected = Expected.of(running.nodes[0], ["1.0"], images)
         until(lambda: all(map(running.is_ready, range(NODES))), READY_LIMIT)
         rate = capacity(running, images, root)
         before = running.counters()
-
-        def worker(number: int) -> Callable[[int], None]:
-            return lambda node: kill_worker(running, node, gathering=number % 3 == 0)
-
-        def gathering(node: int) -> None:
-            kill_worker(running, node, gathering=True)
-
-        actions = [
-            worker(number) if number % 2 == 0 else lambda node: kill_node(running, node) for number in range(kills)
-        ]
-        actions += [gathering] * lost
+        ways = (lambda node: kill_worker(running, node), lambda node: kill_node(running, node))
+        actions = [ways[number % 2] for number in range(kills)]
         load = running.load(bodies=images, rate=SHARE * rate, timeout=DEADLINE)
         start = time.monotonic()
         with background_load.beside(**load) as answers:
@@ -125,7 +108,7 @@ def measure(root: Path, kills: int, lost: int, progress: Console) -> dict[str, A
         after = running.counters()
     return {
         "nodes": NODES,
-        "kills": {"workers": kills - kills // 2, "nodes": kills // 2, "gathering": lost},
+        "kills": {"workers": kills - kills // 2, "nodes": kills // 2},
         "rate_of_one_node": round(rate, 1),
         "rate": round(SHARE * rate, 1),
         "seconds": round(lasted, 1),
@@ -139,13 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write the result; 1 where a request failed or was late."""
     parser = console.parser("kills", __doc__, "benchmarks.gateway")
     parser.add_argument("--kills", type=int, default=50, help="of workers and nodes by turns")
-    parser.add_argument("--lost", type=int, default=0, help="further workers, each while it gathers a batch")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     closed_loop.find_wrk()
     command_line = sys.argv[1:] if arguments is None else arguments
     origin = Origin("kills", command_line, code=CODE, package="benchmarks.gateway")
-    row = measure(Path.cwd() / WORK, options.kills, options.lost, console.progress())
+    row = measure(Path.cwd() / WORK, options.kills, console.progress())
     failed = row["failed"] > 0 or row["slowest"] > DEADLINE
     return origin.publish({"goals": {"failed": 0, "slowest": DEADLINE}, **row}, options.output, failed=failed)
 

@@ -49,7 +49,7 @@ def measure(root: Path, minutes: float) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write the result; 1 where a request failed."""
+    """Measure, print and write the result; 1 where a request failed, or a token was not renewed."""
     parser = console.parser("rotation", __doc__, "benchmarks.gateway")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--output", type=Path, default=RESULT)
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command_line = sys.argv[1:] if arguments is None else arguments
     origin = Origin("rotation", command_line, code=CODE, package="benchmarks.gateway")
     row = measure(Path.cwd() / WORK, options.minutes)
-    return origin.publish({"goals": {"failed": 0}, **row}, options.output, failed=row["failed"] > 0)
+    return origin.publish(
+        {"goals": {"failed": 0}, **row}, options.output, failed=row["failed"] > 0 or row["tokens"] < row["minutes"]
+    )
 
 
 if __name__ == "__main__":

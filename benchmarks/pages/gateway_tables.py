@@ -33,10 +33,13 @@ def _kills(row: Mapping[str, Any]) -> Iterator[Row]:
     action = (
         f"{kills['workers']} workers and {kills['nodes']} of {row['nodes']} nodes killed, {row['rate']:g} requests/s"
     )
-    if kills["gathering"]:
-        action += f"; {kills['gathering']} further workers, each while it gathers a batch"
     yield action, f"{row['failed']} of {row['requests']:,} failed, {row['silent']} without an answer", "0, 0"
     yield "the slowest request", f"{row['slowest']:.1f} s", "5 s"
+
+
+def _silence(row: Mapping[str, Any]) -> Iterator[Row]:
+    action = f"{row['killed']} workers killed within 0.15 s of a request, by which TorchServe lost {row['lost']}"
+    yield action, f"{row['failed']} of {row['killed']} failed; the slowest took {row['slowest']:.1f} s", "0; 5 s"
 
 
 def _rotation(row: Mapping[str, Any]) -> Iterator[Row]:
@@ -76,13 +79,13 @@ def _overrun(row: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _cost(row: Mapping[str, Any]) -> Iterator[Row]:
-    for name, what, goal in (
+    for name, quantity, goal in (
         ("added_milliseconds", "median latency", row["goals"]["median_milliseconds"]),
         ("added_cpu_milliseconds", "processor time", row["goals"]["cpu_milliseconds"]),
     ):
         cost, again = row[name]["gateway"], row[name]["again"]
         text = f"{_interval(cost)} ms; without it, against itself {_interval(again)}"
-        yield f"{what} of a request that it adds, {row['pairs']} pairs", text, f"{goal:g} ms"
+        yield f"{quantity} of a request that it adds, {row['pairs']} pairs", text, f"{goal:g} ms"
 
 
 def _interval(value: Mapping[str, float]) -> str:
@@ -91,6 +94,7 @@ def _interval(value: Mapping[str, float]) -> str:
 
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "kills": _kills,
+    "lost": _silence,
     "rotation": _rotation,
     "guests": _guests,
     "fuzz": _fuzz,
