@@ -25,6 +25,7 @@ from serving.gateway.nodes import QUEUE
 from serving.host import ports, state
 from serving.host.ports import LOOPBACK, Address, Ports
 from serving.host.repetition import repeated
+from serving.host.state import WORKER
 from serving.lifecycle import launch
 
 CLIENT, RATE = "load", 100_000  # requests/s: no limit
@@ -73,7 +74,7 @@ class Fleet:
         assert self.gateway.envoy is not None
         front_ends = [node.process() for path in self.nodes if (node := state.running(path)) is not None]
         running = [process for process in front_ends if process is not None]
-        below = [child for process in running for child in process.children(recursive=True)]
+        below = [child for process in running for child in process.children(recursive=True) if _is_worker(child)]
         return {"nodes": [*running, *below], "gateway": [psutil.Process(self.gateway.envoy.process.pid)]}
 
     def counters(self) -> dict[str, int]:
@@ -87,6 +88,13 @@ class Fleet:
     def load(self, **options: Any) -> dict[str, Any]:
         """Return the arguments of a load of predictions through the gateway."""
         return {"url": self.url, "headers": self.headers, "certificate": self.certificate, **options}
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Return whether it is a worker: once a minute TorchServe runs another process, for its metrics."""
+    with contextlib.suppress(psutil.Error):
+        return any(argument.endswith(WORKER) for argument in process.cmdline())
+    return False
 
 
 @contextlib.contextmanager
