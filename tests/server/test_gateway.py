@@ -6,9 +6,13 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import os
+import re
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +25,7 @@ import pytest
 from benchmarks.gateway import fuzz
 from serving import archive
 from serving.client.deadline import Deadline
+from serving.gateway import __main__ as command_line
 from serving.gateway import certificate, clients
 from serving.gateway import envoy as envoy_module
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
@@ -29,7 +34,7 @@ from serving.gateway.gateway import Gateway
 from serving.host.ports import Address, PortError
 from serving.host.repetition import repeated
 from tests.server import faulty
-from tests.server.conftest import RunningServer, picture
+from tests.server.conftest import ROOT, RunningServer, picture
 from tests.until import until
 
 try:
@@ -326,6 +331,7 @@ def test_mutated_requests_cost_no_process_and_get_no_5xx(
     assert gateway.predict().status_code == 200 and server.pids("shapes") == pids
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_kills_three_at_most(gateway: RunningGateway, server: RunningServer) -> None:
     settings = ["minWorkers=4", "handler.precision=fp32"]
     run, store = server.root / "runs" / "shapes", server.root / "model_store"
@@ -375,6 +381,64 @@ def test_a_port_that_is_taken_and_a_damaged_file_are_named(
     (tmp_path / FILE).write_text("{")
     with pytest.raises(clients.ClientsError, match="add keys anew"):
         Gateway(tmp_path, [server.root], Address("127.0.0.1", free_port()))
+
+
+def test_the_documented_commands_work(server: RunningServer, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "hand.jpg").write_bytes(PHOTO)
+    (block,) = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "gateway.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [
+        line.partition("    #")[0].replace("8443", str(port)).replace("fingers", "shapes")
+        for line in block.splitlines()
+    ]
+    install, add, start, predict, ready, show, revoke = (
+        line.replace(".venv/bin/python", sys.executable) for line in lines
+    )
+    assert "requirements-gateway.txt" in install  # .ci/run has it
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(command: str) -> str:
+        shell = ["bash", "-c", f"set -o pipefail; {command.partition('  #')[0]}"]
+        return subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60).stdout
+
+    environment["ANNS_KEY"] = run(add).split()[-1]
+    command = [*start.partition("  #")[0].split(), "--port", str(port), "--node", str(server.root)]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None and f"https://127.0.0.1:{port}" in process.stdout.readline()
+        assert "triangle" in run(predict) and "ready" in run(ready) and "ann" in run(show)
+        assert "no key any more" in run(revoke)
+        until(lambda: '"code":401' in run(predict), 3)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=45)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--node", "absent"], "absent is no folder"),
+        (["--port", "70000"], "70000 is no port"),
+        (["--host", "::1"], "no IPv4 address"),
+        (["--certificate", "a.crt", "--key", "a.key"], "does not exist"),
+    ],
+)
+def test_wrong_arguments_are_named_in_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert command_line.main(arguments) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 def test_a_second_gateway_in_the_same_folder_leaves_the_first_alone(gateway: RunningGateway, tmp_path: Path) -> None:
