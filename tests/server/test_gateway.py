@@ -244,9 +244,10 @@ def test_a_client_gets_its_rate_and_costs_others_nothing(gateway: RunningGateway
     key = clients.add(gateway.root, "slow", rate=2)
     until(lambda: gateway.predict(auth=("slow", key)).status_code == 200, 2)
     time.sleep(1.1)
-    answers = [gateway.predict(auth=("slow", key)) for _ in range(6)]
+    with ThreadPoolExecutor(12) as pool:  # together, also on a slow machine
+        answers = list(pool.map(lambda _: gateway.predict(auth=("slow", key)), range(12)))
     codes = [answer.status_code for answer in answers]
-    assert codes[:2] == [200, 200] and codes.count(429) >= 2
+    assert codes.count(200) >= 2 and codes.count(429) >= 2 and set(codes) == {200, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["retry-after"] == "1" and refused.json()["code"] == 429
     assert gateway.predict().status_code == 200
