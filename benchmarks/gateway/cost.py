@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.gateway import fleet
 from benchmarks.gateway.fleet import Fleet
 from benchmarks.gateway.kills import CODE
-from benchmarks.harness import console, small_server
+from benchmarks.harness import console
 from benchmarks.result import Origin
 from benchmarks.traffic import closed_loop
 from benchmarks.traffic.closed_loop import LoadError
@@ -60,9 +60,7 @@ def added(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
 def measure(root: Path, pairs: int, seconds: float) -> dict[str, Any]:
     """Return the figures of one run."""
     with fleet.running(root, 1) as running:
-        images = [root / f"{number}.jpg" for number in range(small_server.IMAGES)]
-        for path, image in zip(images, small_server.images(), strict=True):
-            path.write_bytes(image)
+        images = running.image_files()
         for way in WAYS:
             turn(running, way, images, seconds)  # warm-up
         turns: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}

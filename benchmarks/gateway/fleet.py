@@ -49,6 +49,14 @@ class Fleet:
             return client.describe(MODEL).ready
         return False
 
+    def image_files(self) -> list[Path]:
+        """Write the images beside the first node for `wrk`; return their paths."""
+        folder = self.nodes[0].parent
+        paths = [folder / f"{number}.jpg" for number in range(small_server.IMAGES)]
+        for path, image in zip(paths, small_server.images(), strict=True):
+            path.write_bytes(image)
+        return paths
+
     def client(self) -> Client:
         """Return a client of the first node."""
         return Client(root=self.nodes[0])

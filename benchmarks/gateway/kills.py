@@ -39,13 +39,12 @@ CAPACITY_SECONDS, CONNECTIONS, PAUSE = 10, 32, 0.5
 READY_LIMIT = 120.0  # seconds
 
 
-def capacity(running: Fleet, images: Sequence[bytes], folder: Path) -> float:
+def capacity(running: Fleet) -> float:
     """Return the requests/s that the first node answers without the gateway."""
-    paths = [folder / f"{number}.jpg" for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        path.write_bytes(image)
     url, headers = running.direct()
-    load = closed_loop.run(url, paths, connections=CONNECTIONS, seconds=CAPACITY_SECONDS, headers=headers)
+    load = closed_loop.run(
+        url, running.image_files(), connections=CONNECTIONS, seconds=CAPACITY_SECONDS, headers=headers
+    )
     return load.requests_per_second
 
 
@@ -95,7 +94,7 @@ def measure(root: Path, kills: int, progress: Console) -> dict[str, Any]:
         images = small_server.images()
         expected = Expected.of(running.nodes[0], ["1.0"], images)
         until(lambda: all(map(running.is_ready, range(NODES))), READY_LIMIT)
-        rate = capacity(running, images, root)
+        rate = capacity(running)
         before = running.counters()
         ways = (lambda node: kill_worker(running, node), lambda node: kill_node(running, node))
         actions = [ways[number % 2] for number in range(kills)]

@@ -52,12 +52,9 @@ def overrun(root: Path, queue: int, seconds: float, rate: float | None) -> dict[
     with fleet.running(root, 1, queue=queue) as running:
         images = small_server.images()
         expected = Expected.of(running.nodes[0], ["1.0"], images)
-        paths = [root / f"{number}.jpg" for number in range(len(images))]
-        for path, image in zip(paths, images, strict=True):
-            path.write_bytes(image)
         if rate is None:
             load = closed_loop.run(
-                running.url, paths, connections=32, seconds=CAPACITY_SECONDS, headers=running.headers
+                running.url, running.image_files(), connections=32, seconds=CAPACITY_SECONDS, headers=running.headers
             )
             rate = TIMES * load.requests_per_second
         options = running.load(bodies=images, rate=rate, timeout=DEADLINE, connections=CONNECTIONS)
