@@ -52,7 +52,6 @@ class Gateway:
         except Timeout:
             raise GatewayError(f"a gateway runs in {root}: end it first, or start this one in another folder") from None
         self._template = routes.template()
-        self._clients: dict[str, GatewayClient] = {}
         self._lock = threading.Lock()  # nodes write from their threads
         self._files = {
             name: ResourceFile(self.folder / name, kind)
@@ -64,14 +63,14 @@ class Gateway:
         self._certificate_due = self._refused = 0.0
         self._fault = ""
         self._check_certificate()
-        self._clients = GatewayClients.read(root).valid(time.time())
+        self._clients: dict[str, GatewayClient] = GatewayClients.read(root).valid(time.time())
         self._nodes = [Node(server, self._publish) for server in servers]
         self.envoy: Envoy | None = None
 
     def __enter__(self) -> Self:
-        for node in self._nodes:
-            node.start()
         try:
+            for node in self._nodes:
+                node.start()
             self._publish()
             self.envoy = Envoy(self.folder, self._address)
             self.envoy.wait()
@@ -124,7 +123,7 @@ class Gateway:
     def _check_files(self) -> None:
         """Say that Envoy has refused a file; it keeps the one before."""
         assert self.envoy is not None
-        refused = sum(self.envoy.statistics(r"update_rejected$").values())
+        refused = sum(self.envoy.statistics(r"update_(rejected|failure)$").values())
         if refused > self._refused:
             logging.getLogger(__name__).warning("Envoy refuses a file of %s: see %s there", self.folder, LOG)
         self._refused = refused

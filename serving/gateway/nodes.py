@@ -104,7 +104,7 @@ class Node:
 
     def _take_up(self, server: ServerState | None) -> None:
         """Have a client of this server; keep that of one that has ended."""
-        if server is None or (self._server is not None and server.pid == self._server.pid):
+        if server is None or server == self._server:
             return
         self._client, before = Client.of_state(server, deadline=PATIENCE), self._client
         self._server = server

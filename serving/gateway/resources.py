@@ -19,15 +19,14 @@ class ResourceFile:
         self._path, self._kind = path, kind
         self._text = ""
 
-    def write(self, resource: Mapping[str, Any]) -> bool:
-        """Have Envoy take this resource; return whether it has changed."""
+    def write(self, resource: Mapping[str, Any]) -> None:
+        """Have Envoy take this resource, unless it has it already."""
         body = {"@type": f"{TYPE}{self._kind}", **resource}
         version = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
         text = json.dumps({"version_info": version, "resources": [body]}, indent=1)
         if text == self._text:
-            return False
+            return
         with atomic.replacing(self._path) as part:
             part.touch(0o600)
             part.write_text(text)
         self._text = text
-        return True

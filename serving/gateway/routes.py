@@ -12,8 +12,6 @@ from serving.gateway.deployed import FOLDER
 KIND = "config.route.v3.RouteConfiguration"
 BASIC_AUTH, RATE_LIMIT = "envoy.filters.http.basic_auth", "envoy.filters.http.local_ratelimit"
 READY = "ready"
-# A filter without users is refused; this hash is of no key.
-NOBODY = "nobody:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 
 def template() -> dict[str, Any]:
@@ -29,8 +27,9 @@ def resource(
     routes = copy.deepcopy(dict(configured))
     (host,) = routes["virtual_hosts"]
     filters = host["typed_per_filter_config"]
-    users = [f"{name}:{{SHA}}{client.sha1}" for name, client in clients.items()]
-    filters[BASIC_AUTH]["users"]["inline_string"] = "\n".join([NOBODY, *users])
+    users = filters[BASIC_AUTH]["users"]
+    hashes = [f"{name}:{{SHA}}{client.sha1}" for name, client in clients.items()]
+    users["inline_string"] = "\n".join([users["inline_string"], *hashes])
     filters[RATE_LIMIT]["descriptors"] = [_descriptor(name, client.rate) for name, client in clients.items()]
     (place,) = (number for number, route in enumerate(host["routes"]) if route["name"] == READY)
     readiness = host["routes"].pop(place)

@@ -97,12 +97,14 @@ def test_a_node_is_healthy_once_all_its_models_are() -> None:
 
 
 def test_a_resource_is_written_only_if_it_has_changed(tmp_path: Path) -> None:
-    file = ResourceFile(tmp_path / "nodes.json", nodes.KIND)
-    assert file.write({"cluster_name": "a"})
-    assert not file.write({"cluster_name": "a"})
-    first = json.loads((tmp_path / "nodes.json").read_text())
-    assert file.write({"cluster_name": "b"})
-    second = json.loads((tmp_path / "nodes.json").read_text())
+    path = tmp_path / "nodes.json"
+    file = ResourceFile(path, nodes.KIND)
+    file.write({"cluster_name": "a"})
+    first, inode = json.loads(path.read_text()), path.stat().st_ino
+    file.write({"cluster_name": "a"})
+    assert path.stat().st_ino == inode
+    file.write({"cluster_name": "b"})
+    second = json.loads(path.read_text())
     assert first["version_info"] != second["version_info"]
     assert stat.S_IMODE((tmp_path / "nodes.json").stat().st_mode) == 0o600
 
