@@ -306,13 +306,16 @@ def test_the_log_has_client_and_trace_and_no_key(gateway: RunningGateway) -> Non
     trace, mine = "4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6"
     headers = {"x-request-id": mine, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
     answer = gateway.predict("/predictions/shapes?secret=word", headers=headers)
+    gateway.session.get("/ping", headers={"x-request-id": "stranger", "x-sightline-client": "ann"})
     log = gateway.root / "logs/gateway" / ACCESS_LOG
 
-    def lines() -> list[dict[str, Any]]:
-        return [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == mine]
+    def lines(request_id: str) -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == request_id]
 
-    until(lines, 3)  # Envoy writes it every second
-    (line,) = lines()
+    until(lambda: lines(mine) and lines("stranger"), 3)  # Envoy writes it every second
+    (line,) = lines("stranger")
+    assert line["client"] is None
+    (line,) = lines(mine)
     assert line["client"] == "ann" and line["code"] == 200 and line["path"] == "/predictions/shapes"
     assert line["version"] == "1.0" and line["attempts"] == 1 and line["trace_id"] == trace
     text = log.read_text()
