@@ -17,20 +17,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.errors import ServingError
+from serving.gateway.clients import GatewayClients
 from serving.gateway.envoy import GatewayError
 from serving.gateway.gateway import Gateway
 from serving.gateway.nodes import QUEUE
 from serving.host import ports, state
 from serving.host.ports import LOOPBACK, Address
+from serving.host.state import ServerState
+from serving.lifecycle import launch
 
 PORT, LARGEST_QUEUE = 8443, 100_000
 INTERVAL = 1.0  # seconds between two looks at the clients and at Envoy
 
 
-def _node(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise GatewayError(f"{folder} is no folder: name that of a server with --node")
-    return folder.resolve()
+def _nodes(folders: Sequence[Path]) -> list[Path]:
+    nodes = [folder.resolve() for folder in folders]
+    for node in nodes:
+        if ServerState.read(node) is None and not (node / launch.CONFIG).is_file():
+            raise GatewayError(f"no server can run in {node}: name with --node a folder in which make serve starts one")
+        if nodes.count(node) > 1:
+            raise GatewayError(f"--node names {node} twice: name each folder once")
+    return nodes
 
 
 def _address(host: str, port: int) -> Address:
@@ -41,6 +48,16 @@ def _address(host: str, port: int) -> Address:
     if not 0 < port < 65536:
         raise GatewayError(f"{port} is no port: name one of 1 to 65535 with --port")
     return Address(host, port)
+
+
+def _announce(root: Path, nodes: Sequence[Path], address: Address) -> None:
+    host = "localhost" if address.host == LOOPBACK[0] else address.host
+    print(f"The gateway is at https://{host}:{address.port} until Ctrl-C", flush=True)
+    for node in nodes:
+        if state.running(node) is None:
+            print(f"No server runs in {node} yet: start one there with make serve", flush=True)
+    if not GatewayClients.read(root).valid(time.time()):
+        print("No client has a key yet: python -m serving.gateway.clients add <name>", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,15 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         address = _address(options.host, options.port or PORT + ports.offset_of_environment())
         files = (options.certificate, options.key) if options.certificate is not None else None
-        nodes = [_node(folder) for folder in options.node or [root]]
-        with Gateway(root, nodes, address, files, queue=options.queue) as gateway:
-            print(f"The gateway is at https://{address.host}:{address.port} until Ctrl-C", flush=True)
-            for node in nodes:
-                if state.running(node) is None:
-                    print(f"No server runs in {node} yet: start one there with make serve", flush=True)
-            while True:
-                gateway.look()
-                time.sleep(INTERVAL)
+        nodes = _nodes(options.node or [root])
+        while True:
+            with Gateway(root, nodes, address, files, queue=options.queue) as gateway:
+                _announce(root, nodes, address)
+                while gateway.has_folder():
+                    gateway.look()
+                    time.sleep(INTERVAL)
+            print(f"{gateway.folder} was removed: the gateway starts anew with what it can write there", flush=True)
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

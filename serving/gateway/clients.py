@@ -2,6 +2,7 @@
 
     python -m serving.gateway.clients                              who has a key
     python -m serving.gateway.clients add ann --rate 50 --days 90  a new key, shown this once
+    python -m serving.gateway.clients add ann --replace            another key: the first one is not valid any more
     python -m serving.gateway.clients revoke ann
 
 A running gateway reads the file again within a second. A client sends name and key by HTTP's basic authentication:
@@ -106,11 +107,11 @@ class GatewayClients:
         return {name: client for name, client in self.clients.items() if client.is_valid(now)}
 
 
-def add(root: Path, name: str, *, rate: int = DEFAULT_RATE, days: float = DEFAULT_DAYS) -> str:
-    """Give a client a new key, which replaces an older one at once; return the key.
+def add(root: Path, name: str, *, rate: int = DEFAULT_RATE, days: float = DEFAULT_DAYS, replaces: bool = False) -> str:
+    """Give a client a new key, and return it; it is valid at once, and the one that it replaces is not any more.
 
     Raises:
-        ClientsError: the name, the rate or the number of days cannot be, or the file is damaged.
+        ClientsError: a value cannot be, the client has a key and `replaces` is false, or the file is damaged.
     """
     if not NAME.fullmatch(name):
         raise ClientsError(f"{name!r} is no name of a client: use small letters, digits, - and _")
@@ -120,7 +121,13 @@ def add(root: Path, name: str, *, rate: int = DEFAULT_RATE, days: float = DEFAUL
         raise ClientsError(f"a key cannot last {days:g} days: name up to {100 * DEFAULT_DAYS:,}")
     key = secrets.token_urlsafe(KEY_BYTES)
     client = GatewayClient(hash_of(key), rate, round(time.time() + days * DAY))
-    GatewayClients.update(root, lambda clients: clients.update({name: client}))
+
+    def put(clients: dict[str, GatewayClient]) -> None:
+        if name in clients and not replaces:
+            raise ClientsError(f"{name} has a key: give it another with --replace, or choose another name")
+        clients[name] = client
+
+    GatewayClients.update(root, put)
     return key
 
 
@@ -167,12 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adding.add_argument("name")
     adding.add_argument("--rate", type=int, default=DEFAULT_RATE, help=f"requests/s (default {DEFAULT_RATE})")
     adding.add_argument("--days", type=float, default=DEFAULT_DAYS, help=f"until its end (default {DEFAULT_DAYS})")
+    adding.add_argument("--replace", action="store_true", help="take the place of the key that the client has")
     verbs.add_parser("revoke", help="take a client's key away").add_argument("name")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
         if options.verb == "add":
-            key = add(root, options.name, rate=options.rate, days=options.days)
+            key = add(root, options.name, rate=options.rate, days=options.days, replaces=options.replace)
             print(f"The key of {options.name}, shown this once: {key}")
         elif options.verb == "revoke":
             revoke(root, options.name)

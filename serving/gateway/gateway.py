@@ -18,7 +18,8 @@ from serving.gateway.deployed import RUNNING
 from serving.gateway.envoy import LOG, Envoy, GatewayError
 from serving.gateway.nodes import Node
 from serving.gateway.resources import CERTIFICATE, LIMITS, NODES, ROUTES, ResourceFile
-from serving.host.ports import Address
+from serving.host import ports
+from serving.host.ports import Address, PortError
 
 CERTIFICATE_INTERVAL = 3600.0  # seconds
 
@@ -46,11 +47,14 @@ class Gateway:
         self._root, self._address, self._queue = root, address, queue
         self.folder = root / RUNNING
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._owner = FileLock(self.folder / "gateway.lock")
+        self._owner = FileLock(self.folder.with_suffix(".lock"))  # outside: the folder may be removed
         try:
             self._owner.acquire(blocking=False)
         except Timeout:
             raise GatewayError(f"a gateway runs in {root}: end it first, or start this one in another folder") from None
+        if not ports.is_free(address):
+            raise PortError(f"port {address.port} is taken: stop what listens there, or name another with --port")
+        self._inode = self.folder.stat().st_ino
         self._template = routes.template()
         self._lock = threading.Lock()  # nodes write from their threads
         self._files = {
@@ -91,6 +95,13 @@ class Gateway:
         for node in self._nodes:
             node.close()
         self._owner.release()
+
+    def has_folder(self) -> bool:
+        """Return whether its folder is there; once that is removed, Envoy reads no file again."""
+        try:
+            return self.folder.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def look(self) -> None:
         """Look after the clients and Envoy.

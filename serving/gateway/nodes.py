@@ -97,10 +97,14 @@ class Node:
 
     def publish(self) -> None:
         """Take up the present token, and call `changed` if the state differs."""
-        present = self._present()
-        if present != self.state:
-            self.state = present
-            self._changed()
+        present, before = self._present(), self.state
+        if present == before:
+            return
+        self.state = present
+        self._changed()
+        if before is not None and present is not None and present.is_healthy != before.is_healthy:
+            news = "is ready" if present.is_healthy else "is not ready: requests go to it only if no other is"
+            logging.getLogger(__name__).warning("the server of %s %s", self.root, news)
 
     def _take_up(self, server: ServerState | None) -> None:
         """Have a client of this server; keep that of one that has ended."""

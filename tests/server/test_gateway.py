@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -32,7 +33,9 @@ from serving.client.deadline import Deadline
 from serving.gateway import __main__ as command_line
 from serving.gateway import certificate, clients
 from serving.gateway import envoy as envoy_module
+from serving.gateway.certificate import CERTIFICATE
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
+from serving.gateway.deployed import RUNNING
 from serving.gateway.envoy import ACCESS_LOG, Envoy, GatewayError, binary
 from serving.gateway.gateway import Gateway
 from serving.host.ports import Address, PortError
@@ -71,6 +74,10 @@ class RunningGateway:
         options = {"content": PHOTO, "auth": ("ann", self.key), **options}
         return self.session.post(path, **options)
 
+    @property
+    def folder(self) -> Path:
+        return self.root / RUNNING
+
     def reached(self) -> int:
         """Return the number of requests that nodes have got."""
         return self.envoy.statistics(r"cluster\.nodes\.upstream_rq_total")["cluster.nodes.upstream_rq_total"]
@@ -103,16 +110,43 @@ def test_an_answer_is_that_of_the_server_with_its_version(gateway: RunningGatewa
     assert explained.status_code == 200 and "map" in explained.json()
 
 
-def test_what_curl_sends_is_answered_over_http_2(gateway: RunningGateway) -> None:
+def curl(gateway: RunningGateway, key: str, *options: str) -> tuple[str, str]:
+    """Return what curl prints of a prediction, and the status of the answer or, without one, 000."""
+    command = ["curl", "-s", "--user", f"ann:{key}", "--cacert", str(gateway.folder / "tls.crt"), "-w", " %{http_code}"]
+    url = f"https://localhost:{gateway.address.port}/predictions/shapes"
+    done = subprocess.run([*command, *options, url], capture_output=True, text=True, timeout=30)
+    answer, _, code = done.stdout.rpartition(" ")
+    return answer, code
+
+
+def test_what_curl_sends_is_answered(gateway: RunningGateway) -> None:
     photo = gateway.root / "photo.jpg"
     photo.write_bytes(PHOTO)
-    url = f"https://localhost:{gateway.address.port}/predictions/shapes"
-    for sent in (["-T", str(photo)], ["--data-binary", f"@{photo}"], ["-F", f"data=@{photo}"]):
-        command = ["curl", "-s", "--user", f"ann:{gateway.key}", "--cacert", str(gateway.root / "logs/gateway/tls.crt")]
-        done = subprocess.run([*command, "-w", " %{http_code}", *sent, url], capture_output=True, text=True, timeout=30)
-        answer, _, code = done.stdout.rpartition(" ")
-        assert code == "200", (sent, done.stdout)
-        assert "circle" in answer
+    version = ["--http2-prior-knowledge"]
+    for sent in (["-T", str(photo)], ["--data-binary", f"@{photo}"], ["-F", f"data=@{photo}"], [*version, "-T", photo]):
+        answer, code = curl(gateway, gateway.key, *map(str, sent))
+        assert code == "200" and "circle" in answer, (sent, answer, code)
+
+
+def test_curl_shows_why_an_upload_is_refused(gateway: RunningGateway) -> None:
+    body = gateway.root / "body"
+    for size in (3_000, 300_000, 3_000_000, 30_000_000):
+        body.write_bytes(bytes(size))
+        for _ in range(5):
+            answer, code = curl(gateway, "wrong", "-T", str(body))
+            assert code == "401", answer
+    assert curl(gateway, gateway.key, "-T", str(body))[1] == "413"
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["h2"], "h2"), ([], None)])
+def test_http_2_is_for_clients_of_nothing_else(gateway: RunningGateway, offered: list[str], chosen: str | None) -> None:
+    context = ssl.create_default_context(cafile=str(gateway.folder / "tls.crt"))
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection((gateway.address.host, gateway.address.port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as secure,
+    ):
+        assert secure.selected_alpn_protocol() == chosen
 
 
 def test_without_a_valid_key_nothing_reaches_a_node(gateway: RunningGateway) -> None:
@@ -253,6 +287,7 @@ def test_a_client_gets_its_rate_and_costs_others_nothing(gateway: RunningGateway
     refused = [answer for answer in answers if answer.status_code == 429]
     assert len(refused) >= 2 and {answer.status_code for answer in answers} <= {200, 429}
     assert refused[0].headers["retry-after"] == "1" and refused[0].json()["code"] == 429
+    assert "the rate of this client" in refused[0].json()["message"]
     assert gateway.predict().status_code == 200
     until(lambda: gateway.predict(auth=("slow", key)).status_code == 200, 2)
 
@@ -280,16 +315,22 @@ def test_no_client_hides_its_requests_from_the_metrics(gateway: RunningGateway, 
     until(lambda: counted() == before + 1, 2)
 
 
-def test_readiness_is_that_of_the_models(gateway: RunningGateway, server: RunningServer) -> None:
+def test_readiness_is_that_of_the_models(
+    gateway: RunningGateway, server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
     paths = ("/ping", "/v2/models/shapes/ready", "/v2/models/digits/ready")
     assert [gateway.session.get(path).status_code for path in paths] == [200, 200, 200]
-    assert gateway.session.get("/v2/models/absent/ready", auth=("ann", gateway.key)).status_code == 404
+    assert gateway.session.get("/v2/models/absent/ready").status_code == 404  # without a key
     server.client.scale("digits", "2.0", 0)
     try:
         until(lambda: [gateway.session.get(path).status_code for path in paths] == [503, 200, 503], 5)
     finally:
         server.client.scale("digits", "2.0", 1)
     until(lambda: [gateway.session.get(path).status_code for path in paths] == [200, 200, 200], 30)
+    assert [record.getMessage().partition(f"{server.root} ")[2][:12] for record in caplog.records] == [
+        "is not ready",
+        "is ready",
+    ]
 
 
 def test_a_renewed_token_costs_no_request(gateway: RunningGateway, server: RunningServer) -> None:
@@ -307,7 +348,7 @@ def test_the_log_has_client_and_trace_and_no_key(gateway: RunningGateway) -> Non
     headers = {"x-request-id": mine, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
     answer = gateway.predict("/predictions/shapes?secret=word", headers=headers)
     gateway.session.get("/ping", headers={"x-request-id": "stranger", "x-sightline-client": "ann"})
-    log = gateway.root / "logs/gateway" / ACCESS_LOG
+    log = gateway.folder / ACCESS_LOG
 
     def lines(request_id: str) -> list[dict[str, Any]]:
         return [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == request_id]
@@ -378,7 +419,7 @@ def test_an_image_that_kills_its_worker_is_not_sent_again_and_again(
         until(lambda: gateway.predict("/predictions/deadly").status_code == 200, 5)
         options = {"content": PHOTO + faulty.DEADLY, "headers": {"x-request-id": "deadly"}}
         assert gateway.predict("/predictions/deadly", **options).status_code in (503, 504)
-        log = gateway.root / "logs/gateway" / ACCESS_LOG
+        log = gateway.folder / ACCESS_LOG
         until(lambda: '"deadly"' in log.read_text(), 3)
         (line,) = [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == "deadly"]
         assert 1 < line["attempts"] <= 4  # three, and one beside a slow one
@@ -386,7 +427,7 @@ def test_an_image_that_kills_its_worker_is_not_sent_again_and_again(
 
 
 def test_a_large_log_is_put_aside(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = gateway.root / "logs/gateway" / ACCESS_LOG
+    log = gateway.folder / ACCESS_LOG
     gateway.predict()
     until(lambda: log.stat().st_size > 0, 3)
     monkeypatch.setattr(envoy_module, "LARGEST_LOG", 1)
@@ -418,6 +459,7 @@ def test_a_port_that_is_taken_and_a_damaged_file_are_named(
 ) -> None:
     with pytest.raises(PortError, match="--port"), Gateway(tmp_path, [server.root], gateway.address):
         pass
+    assert not list((tmp_path / RUNNING).iterdir())  # they are perhaps those of the gateway that has the port
     (tmp_path / FILE).write_text("{")
     with pytest.raises(clients.ClientsError, match="add keys anew"):
         Gateway(tmp_path, [server.root], Address("127.0.0.1", free_port()))
@@ -431,10 +473,10 @@ def test_the_documented_commands_work(server: RunningServer, tmp_path: Path) -> 
         line.partition("    #")[0].replace("8443", str(port)).replace("fingers", "shapes")
         for line in block.splitlines()
     ]
-    install, add, start, predict, ready, show, revoke = (
+    install, add, start, key, predict, ready, show, revoke = (
         line.replace(".venv/bin/python", sys.executable) for line in lines
     )
-    assert "requirements-gateway.txt" in install  # .ci/run has it
+    assert "requirements-gateway.txt" in install and key.strip() == "ANNS_KEY=key"  # .ci/run has it
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(command: str) -> str:
@@ -445,7 +487,7 @@ def test_the_documented_commands_work(server: RunningServer, tmp_path: Path) -> 
     command = [*start.partition("  #")[0].split(), "--port", str(port), "--node", str(server.root)]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     with process:
-        assert process.stdout is not None and f"https://127.0.0.1:{port}" in process.stdout.readline()
+        assert process.stdout is not None and f"https://localhost:{port}" in process.stdout.readline()
         assert "triangle" in run(predict) and "ready" in run(ready) and "ann" in run(show)
         assert "no key any more" in run(revoke)
         until(lambda: '"code":401' in run(predict), 3)
@@ -454,13 +496,34 @@ def test_the_documented_commands_work(server: RunningServer, tmp_path: Path) -> 
     assert process.returncode == 0
 
 
+def test_a_gateway_whose_folder_was_removed_starts_anew(server: RunningServer, tmp_path: Path) -> None:
+    address = Address("127.0.0.1", free_port())
+    command = [sys.executable, "-m", "serving.gateway", "--port", str(address.port), "--node", str(server.root)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert [process.stdout.readline().split(":")[0] for _ in range(2)][1] == "No client has a key yet"
+        shutil.rmtree(tmp_path / RUNNING)
+        assert "was removed" in process.stdout.readline() and "The gateway is at" in process.stdout.readline()
+        authentication = ("ann", clients.add(tmp_path, "ann"))
+        context = ssl.create_default_context(cafile=str(tmp_path / RUNNING / CERTIFICATE))
+        with httpx.Client(verify=context, trust_env=False) as session:
+            url = f"https://localhost:{address.port}/predictions/shapes"
+            until(lambda: session.post(url, content=PHOTO, auth=authentication).status_code == 200, 3)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=45)
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--node", "absent"], "absent is no folder"),
+        (["--node", "absent"], "name with --node a folder in which make serve starts one"),
+        (["--node", str(ROOT), "--node", f"{ROOT}/tests/.."], "twice"),
         (["--port", "70000"], "70000 is no port"),
         (["--host", "::1"], "no IPv4 address"),
-        (["--certificate", "a.crt", "--key", "a.key"], "does not exist"),
+        (["--node", str(ROOT), "--certificate", "a.crt", "--key", "a.key"], "does not exist"),
     ],
 )
 def test_wrong_arguments_are_named_in_a_line(

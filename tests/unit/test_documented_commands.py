@@ -78,6 +78,7 @@ OTHERS = {
     "curl ": REQUESTS,
     "echo ": REQUESTS,
     "KEY=": REQUESTS,
+    "ANNS_KEY=": "tests/server/test_gateway.py",
     "MANAGEMENT=": REQUESTS,
     ". .venv/bin/activate": "tests/server/test_plain_torchserve.py",
     "torchserve --start": "tests/server/test_plain_torchserve.py",

@@ -26,7 +26,9 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(
     assert clients.main([]) == 0
     table = capsys.readouterr().out
     assert "ann" in table and " 7 " in table and key not in table
-    assert clients.main(["add", "ann"]) == 0  # another key takes the place of the first
+    assert clients.main(["add", "ann"]) == 1 and "--replace" in capsys.readouterr().err
+    assert (tmp_path / FILE).read_text() == text
+    assert clients.main(["add", "ann", "--replace"]) == 0
     assert hash_of(key) not in (tmp_path / FILE).read_text()
     assert clients.main(["revoke", "ann"]) == 0
     assert GatewayClients.read(tmp_path).clients == {}
