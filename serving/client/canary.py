@@ -29,10 +29,10 @@ class Canary:
         """Return the share that is asked for at present."""
         return self.file(model).read()
 
-    def add_failure(self, model: str, error: Exception) -> None:
+    def add_failure(self, model: str, reason: str) -> None:
         """Report a failure to the deployment."""
         with contextlib.suppress(OSError), open(self.failures(model), "a", encoding="utf-8") as file:
-            file.write(f"{' '.join(str(error).split())}\n")
+            file.write(f"{' '.join(reason.split())}\n")
 
     def failures(self, model: str) -> Path:
         """Return the file of failures."""

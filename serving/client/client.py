@@ -182,7 +182,7 @@ class Client:
             return self._predict(image, model, share.version, within.at_most(within.seconds / 2), headers)
         except ClientError as error:
             prediction = self._predict(image, model, None, within, headers)
-            self._canary.add_failure(model, error)
+            self._canary.add_failure(model, str(error))
             return prediction
 
     def _predict(

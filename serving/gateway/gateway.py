@@ -12,7 +12,8 @@ import httpx
 from filelock import FileLock, Timeout
 
 from serving.errors import ServingError
-from serving.gateway import certificate, nodes, routes
+from serving.gateway import canary_log, certificate, nodes, routes
+from serving.gateway.canary_log import CanaryLog
 from serving.gateway.clients import GatewayClient, GatewayClients
 from serving.gateway.deployed import RUNNING
 from serving.gateway.envoy import LOG, Envoy, GatewayError
@@ -64,6 +65,7 @@ class Gateway:
             )
         }  # fmt: skip
         self._own_files = files
+        self._canary_log = CanaryLog(self.folder / canary_log.FILE)
         self._certificate_due = self._refused = 0.0
         self._fault = ""
         self._check_certificate()
@@ -117,6 +119,7 @@ class Gateway:
             self._check_certificate()
             self._publish()  # also what could not be written before
             self._check_files()
+            self._canary_log.report(self._nodes)
             self._fault = ""
         except (ServingError, OSError, httpx.HTTPError) as error:  # such as a full disk: the next look may succeed
             if str(error) != self._fault:

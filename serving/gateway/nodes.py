@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from handlers.sampling import Share
 from serving.client import Client
+from serving.client.canary import Canary
 from serving.client.deadline import Deadline
 from serving.errors import ClientError
-from serving.host import state
+from serving.host import logs, state
 from serving.host.resources import gpus
 from serving.host.state import ServerState
 
@@ -28,12 +30,16 @@ QUEUE = 100  # requests under way at one node: as many as its queue holds
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeState:
-    """A node as Envoy needs it; `ready` has whether each of its models can answer."""
+    """A node as Envoy needs it.
+
+    `ready` has whether each of its models can answer, `canaries` the versions that answer a share of their requests.
+    """
 
     host: str
     port: int
     authorization: str = dataclasses.field(repr=False)
     ready: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    canaries: Mapping[str, Share] = dataclasses.field(default_factory=dict)
 
     @property
     def is_healthy(self) -> bool:
@@ -53,6 +59,8 @@ class Node:
         self._server: ServerState | None = None
         self._client: Client | None = None
         self._ready: Mapping[str, bool] = {}
+        self._canary_files = Canary(root / logs.FOLDER)
+        self._canaries: Mapping[str, Share] = {}
         self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
         self._ending = threading.Event()
         pause = LOOK_WITH_GPUS if gpus() else LOOK
@@ -79,6 +87,15 @@ class Node:
         if self._client is not None:
             self._client.close()
 
+    @property
+    def address(self) -> str | None:
+        """Return its host and port, None until a server has been seen."""
+        return f"{self.state.host}:{self.state.port}" if self.state is not None else None
+
+    def add_failure(self, model: str, reason: str) -> None:
+        """Tell the deployment that its canary has not answered a request."""
+        self._canary_files.add_failure(model, reason)
+
     def _repeat(self, action: Callable[[], None], seconds: float) -> None:
         name = action.__name__
         while not self._ending.wait(seconds):
@@ -94,6 +111,8 @@ class Node:
         """Take up the present server and the readiness of its models."""
         self._take_up(state.running(self.root))
         self._ready = self._readiness()
+        shares = {name: self._canary_files.share(name) for name in self._ready}
+        self._canaries = {name: share for name, share in shares.items() if share is not None}
 
     def publish(self) -> None:
         """Take up the present token, and call `changed` if the state differs."""
@@ -135,7 +154,9 @@ class Node:
         authorization = self.state.authorization if self.state is not None else ""
         with contextlib.suppress(ClientError, OSError):
             authorization = client.tokens.current("inference", Deadline(PATIENCE)).header["Authorization"]
-        return NodeState(address.hostname or "127.0.0.1", address.port or 80, authorization, self._ready)
+        return NodeState(
+            address.hostname or "127.0.0.1", address.port or 80, authorization, self._ready, self._canaries
+        )
 
 
 def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:
@@ -145,10 +166,12 @@ def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:
 
 def _endpoint(node: NodeState) -> dict[str, Any]:
     address = {"socket_address": {"address": node.host, "port_value": node.port}}
+    canaries = [f"{name}/{share.version}/{share.share:f}" for name, share in node.canaries.items()]
+    metadata = {"authorization": node.authorization, "canary": " ".join(["-", *canaries])}
     return {
         "endpoint": {"address": address},
         "health_status": "HEALTHY" if node.is_healthy else "UNHEALTHY",
-        "metadata": {"filter_metadata": {"sightline": {"authorization": node.authorization}}},
+        "metadata": {"filter_metadata": {"sightline": metadata}},
     }
 
 

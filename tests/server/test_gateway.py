@@ -301,6 +301,12 @@ def test_nobody_uses_up_the_rate_of_another(gateway: RunningGateway) -> None:
     assert gateway.predict(auth=("other", key)).status_code == 200
 
 
+def test_no_client_chooses_a_path_by_a_header(gateway: RunningGateway) -> None:
+    headers = {"x-sightline-path": "/models", "x-sightline-canary": "- shapes/9.9/1.0"}
+    answer = gateway.predict(headers=headers)
+    assert answer.status_code == 200 and answer.headers["model-version"] == "1.0"
+
+
 def test_no_client_hides_its_requests_from_the_metrics(gateway: RunningGateway, server: RunningServer) -> None:
     folder = launch.observations(server.state.temporary)
 

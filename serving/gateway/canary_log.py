@@ -1,0 +1,33 @@
+"""Envoy's log of the requests that a canary has not answered, for the deployment that tries it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from serving.gateway.nodes import Node
+
+FILE = "canary.log"
+
+
+class CanaryLog:
+    """The file; what was in it before this gateway belongs to earlier deployments."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = path.stat().st_size if path.is_file() else 0  # bytes
+
+    def report(self, nodes: Sequence[Node]) -> None:
+        """Give each new failure to the node that it is of."""
+        if not self._path.is_file():
+            return
+        with open(self._path, "rb") as file:
+            file.seek(self._place)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return
+        self._place += len(whole) + 1
+        for failure in map(json.loads, whole.splitlines()):
+            model, version = failure["path"].split("/")[2:4]
+            for node in nodes:
+                if node.address == failure["node"]:
+                    node.add_failure(model, f"{version} answered {failure['code']} to {failure['request_id']}")
