@@ -28,6 +28,7 @@ SHADOW ?=
 CANARY ?=
 ROLLBACK ?=
 CLUSTER ?=
+FLEET ?=
 CPU ?=
 DEVICE ?= gpu
 BENCH ?= serving
@@ -57,6 +58,7 @@ export SIGHTLINE_AGREEMENT = $(value AGREEMENT)
 export SIGHTLINE_SHADOW = $(value SHADOW)
 export SIGHTLINE_CANARY = $(value CANARY)
 export SIGHTLINE_CLUSTER = $(value CLUSTER)
+export SIGHTLINE_FLEET = $(value FLEET)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
 unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY CLUSTER
@@ -70,6 +72,7 @@ named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error
 inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
 trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT") \
   $(if $(filter-out 0 no,$(value SHADOW)),--shadow="$$SIGHTLINE_SHADOW") $(if $(filter-out 0 no,$(value CANARY)),--canary="$$SIGHTLINE_CANARY")
+fleet = $(if $(value FLEET),--fleet="$$SIGHTLINE_FLEET")
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
@@ -131,8 +134,8 @@ serve: setup ## start TorchServe with what was live, and the newest version of e
 stop: setup ## stop the server that was started here
 	@$(py) -m serving.server stop
 
-status: setup ## show the server and what it serves
-	@$(py) -m serving.status $(ARGS)
+status: setup ## show the server and what it serves (FLEET=: all nodes that follow this address)
+	@$(py) -m $(if $(value FLEET),serving.fleet.status "$$SIGHTLINE_FLEET",serving.status) $(ARGS)
 
 predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLINE=1: without a server)
 	@$(call need,IMAGE,NAME=<model> IMAGE=<image or folder>)$(named)$(py) -m serving.predict "$$SIGHTLINE_MODEL" "$$SIGHTLINE_IMAGE" $(if $(OFFLINE),--offline) $(ARGS)
@@ -140,14 +143,14 @@ predict: setup ## labels and probabilities: NAME= IMAGE=<image or folder> (OFFLI
 score: setup ## classify any number of images without a server, into a table: NAME= RAW=<folder, list, tar shard or bucket> (VERSION=, CLUSTER=local or <host:port>: on a Ray cluster, ARGS="--out <folder>")
 	@$(call need,RAW,NAME=<model> RAW=<folder of images>)$(named)$(py) -m pipeline.score "$$SIGHTLINE_MODEL" "$$SIGHTLINE_RAW" $(if $(value VERSION),--version "$$SIGHTLINE_VERSION") $(if $(value CLUSTER),--cluster "$$SIGHTLINE_CLUSTER") $(ARGS)
 
-deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1, SHADOW=0.1, CANARY=0.1: only if it passes on logged requests, on copies of live ones, on live ones; AGREEMENT=0.95)
-	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)
+deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1, SHADOW=0.1, CANARY=0.1: only if it passes on logged requests, on copies of live ones, on live ones; AGREEMENT=0.95; FLEET=: on all nodes that follow this address)
+	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(fleet) $(ARGS)
 
-rollback: setup ## back to the version before: NAME=
-	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback
+rollback: setup ## back to the version before: NAME= (FLEET=: on all nodes)
+	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback $(fleet)
 
-watch: setup ## repair what dies or hangs, and say so, until Ctrl-C (ROLLBACK=1: also roll back a new version whose alarm fires)
-	@$(py) -m serving.watch $(if $(filter-out 0 no,$(ROLLBACK)),--rollback) $(ARGS)
+watch: setup ## repair what dies or hangs, and say so, until Ctrl-C (ROLLBACK=1: also roll back a new version whose alarm fires; FLEET=: serve what all nodes should that follow this address)
+	@$(py) -m serving.watch $(if $(filter-out 0 no,$(ROLLBACK)),--rollback) $(fleet) $(ARGS)
 
 monitor: setup ## start Prometheus and Alertmanager for the server that runs here, until Ctrl-C
 	@$(py) -m monitoring.monitor $(ARGS)

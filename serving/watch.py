@@ -2,6 +2,7 @@
 
     python -m serving.watch
     python -m serving.watch --rollback    roll a version back if an alarm fires soon after its deployment
+    python -m serving.watch --fleet gs://bucket/fleet    serve what all nodes of a fleet should serve
 
 A front end that has ended, or does not answer, is restarted with only the versions of model_store/live.json. A model
 whose workers TorchServe has given up gets new ones. Workers with a stalled queue are killed, and TorchServe replaces
@@ -31,6 +32,8 @@ from rich.logging import RichHandler
 from serving import server
 from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
+from serving.fleet import agent
+from serving.fleet.shared_document import AddressError
 from serving.host import lock, logs, processor, state
 from serving.host.state import ServerState
 from serving.lifecycle import exporter
@@ -354,6 +357,8 @@ def main() -> int:
         "--rollback-minutes", type=float, default=guard.MINUTES, metavar="MINUTES",
         help="this long after its deployment (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--fleet", metavar="ADDRESS", help="serve what is desired there, and take part in deployments")
+    parser.add_argument("--node", metavar="NAME", help="its name in the fleet (default: host and folder)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
@@ -362,7 +367,11 @@ def main() -> int:
     running = state.running(root)
     logger.info("watching %s", running.inference if running else "for a server to be started here (make serve)")
     try:
-        with exporter.beside(root), guard.beside(root, arguments.rollback_minutes if arguments.rollback else None):
+        with (
+            exporter.beside(root),
+            guard.beside(root, arguments.rollback_minutes if arguments.rollback else None),
+            agent.beside(root, arguments.fleet, arguments.node),
+        ):
             while True:
                 try:
                     watch.look()
@@ -371,6 +380,9 @@ def main() -> int:
                 time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
+    except AddressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         watch.close()
 

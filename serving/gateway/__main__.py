@@ -2,6 +2,7 @@
 
     python -m serving.gateway                                  at https://localhost:8443
     python -m serving.gateway --node . --node ../other         two servers share the requests
+    python -m serving.gateway --fleet /srv/fleet               the servers of this machine that follow a fleet
     python -m serving.gateway --host 0.0.0.0 --port 443 --certificate host.crt --key host.key
 
 `python -m serving.gateway.clients add <name>` gives a client a key. Its files, and the certificate that it signs itself
@@ -19,6 +20,7 @@ from pathlib import Path
 from serving.errors import ServingError
 from serving.gateway.clients import GatewayClients
 from serving.gateway.envoy import GatewayError
+from serving.gateway.fleet import Fleet
 from serving.gateway.gateway import Gateway
 from serving.gateway.nodes import QUEUE
 from serving.host import ports, state
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default=LOOPBACK[0], help="address to listen at (default: this machine only)")
     parser.add_argument("--port", type=int, help=f"default {PORT}, moved as the server's ports are")
     parser.add_argument("--node", type=Path, action="append", help="directory of a server (default: this one)")
+    parser.add_argument("--fleet", metavar="ADDRESS", help="use those on this machine that follow it")
     parser.add_argument("--certificate", type=Path, help="in PEM, with --key")
     parser.add_argument("--key", type=Path, help="in PEM")
     parser.add_argument("--queue", type=int, default=QUEUE, help=f"requests under way at each node (default {QUEUE})")
@@ -82,9 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         address = _address(options.host, options.port or PORT + ports.offset_of_environment())
         files = (options.certificate, options.key) if options.certificate is not None else None
-        nodes = _nodes(options.node or [root])
+        fleet = Fleet(options.fleet) if options.fleet else None
+        nodes = _nodes(options.node or ([root] if fleet is None else []))
         while True:
-            with Gateway(root, nodes, address, files, queue=options.queue) as gateway:
+            with Gateway(root, nodes, address, files, fleet=fleet, queue=options.queue) as gateway:
                 _announce(root, nodes, address)
                 while gateway.has_folder():
                     gateway.look()

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,12 +18,14 @@ from serving.gateway.canary_log import CanaryLog
 from serving.gateway.clients import GatewayClient, GatewayClients
 from serving.gateway.deployed import RUNNING
 from serving.gateway.envoy import LOG, Envoy, GatewayError
+from serving.gateway.fleet import Fleet
 from serving.gateway.nodes import Node
 from serving.gateway.resources import CERTIFICATE, LIMITS, NODES, ROUTES, ResourceFile
 from serving.host import ports
 from serving.host.ports import Address, PortError
+from serving.host.repetition import repeated
 
-CERTIFICATE_INTERVAL = 3600.0  # seconds
+CERTIFICATE_INTERVAL, FLEET_INTERVAL = 3600.0, 0.5  # seconds
 
 
 class Gateway:
@@ -30,6 +33,7 @@ class Gateway:
 
     Args:
         files: certificate and key in PEM; None: it signs one itself.
+        fleet: adds the servers of this machine that belong to it, and asks none whose versions it does not allow.
         queue: requests under way at each node; further ones are refused.
 
     Raises:
@@ -43,6 +47,7 @@ class Gateway:
         address: Address,
         files: tuple[Path, Path] | None = None,
         *,
+        fleet: Fleet | None = None,
         queue: int = nodes.QUEUE,
     ) -> None:
         self._root, self._address, self._queue = root, address, queue
@@ -67,16 +72,20 @@ class Gateway:
         self._own_files = files
         self._canary_log = CanaryLog(self.folder / canary_log.FILE)
         self._certificate_due = self._refused = 0.0
-        self._fault = ""
+        self._fault = self._fleet_fault = ""
         self._check_certificate()
         self._clients: dict[str, GatewayClient] = GatewayClients.read(root).valid(time.time())
         self._nodes = [Node(server, self._publish) for server in servers]
+        self._fleet, self._running = fleet, ExitStack()
         self.envoy: Envoy | None = None
 
     def __enter__(self) -> Self:
         try:
             for node in self._nodes:
                 node.start()
+            if self._fleet is not None:
+                self._fleet.look()
+                self._running.enter_context(repeated(self._follow_fleet, FLEET_INTERVAL, "fleet"))
             self._publish()
             self.envoy = Envoy(self.folder, self._address)
             self.envoy.wait()
@@ -94,6 +103,7 @@ class Gateway:
         """End Envoy, after the requests under way, and the threads."""
         if self.envoy is not None:
             self.envoy.close()
+        self._running.close()
         for node in self._nodes:
             node.close()
         self._owner.release()
@@ -126,6 +136,24 @@ class Gateway:
                 logging.getLogger(__name__).warning("the gateway goes on as it was: %s", error)
             self._fault = str(error)
 
+    def _follow_fleet(self) -> None:
+        """Take up its new nodes, and what it allows now."""
+        assert self._fleet is not None
+        try:
+            self._fleet.look()
+            self._fleet_fault = ""
+        except Exception as error:  # a thread that ended would leave wrong versions in use
+            if str(error) != self._fleet_fault:
+                logging.getLogger(__name__).warning("the fleet stays as it was: %s", error)
+            self._fleet_fault = str(error)
+        known = {node.root for node in self._nodes}
+        for folder in self._fleet.folders:
+            if folder not in known:
+                node = Node(folder, self._publish)
+                node.start()
+                self._nodes = [*self._nodes, node]
+        self._publish()
+
     def _check_certificate(self) -> None:
         """Name the certificate to Envoy: the operator's, or a self-signed one, which is renewed before it expires."""
         if time.monotonic() < self._certificate_due:
@@ -151,6 +179,8 @@ class Gateway:
         """Write what has changed for Envoy."""
         with self._lock:
             states = [node.state for node in self._nodes if node.state is not None]
+            if self._fleet is not None:
+                states = [state for state in states if self._fleet.allows(state.versions)]
             self._files[NODES].write(nodes.resource(states))
             self._files[LIMITS].write(nodes.limits(sum(node.is_healthy for node in states), self._queue))
             self._files[ROUTES].write(routes.resource(self._template, self._clients, nodes.readiness(states)))

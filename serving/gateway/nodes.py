@@ -32,7 +32,8 @@ QUEUE = 100  # requests under way at one node: as many as its queue holds
 class NodeState:
     """A node as Envoy needs it.
 
-    `ready` has whether each of its models can answer, `canaries` the versions that answer a share of their requests.
+    `ready` has whether each of its models can answer, `canaries` the versions that answer a share of their requests,
+    and `versions` those that answer the others.
     """
 
     host: str
@@ -40,6 +41,7 @@ class NodeState:
     authorization: str = dataclasses.field(repr=False)
     ready: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     canaries: Mapping[str, Share] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_healthy(self) -> bool:
@@ -59,6 +61,7 @@ class Node:
         self._server: ServerState | None = None
         self._client: Client | None = None
         self._ready: Mapping[str, bool] = {}
+        self._versions: Mapping[str, str] = {}
         self._canary_files = Canary(root / logs.FOLDER)
         self._canaries: Mapping[str, Share] = {}
         self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
@@ -144,6 +147,7 @@ class Node:
             states = [client.describe(name, deadline=max(deadline.remaining_seconds, TICK)) for name in names]
         except ClientError:
             return dict.fromkeys(self._ready, False)
+        self._versions = {model.name: model.version for model in states}
         return {model.name: any(worker.status == "READY" for worker in model.workers) for model in states}
 
     def _present(self) -> NodeState | None:
@@ -154,9 +158,8 @@ class Node:
         authorization = self.state.authorization if self.state is not None else ""
         with contextlib.suppress(ClientError, OSError):
             authorization = client.tokens.current("inference", Deadline(PATIENCE)).header["Authorization"]
-        return NodeState(
-            address.hostname or "127.0.0.1", address.port or 80, authorization, self._ready, self._canaries
-        )
+        host, port = address.hostname or "127.0.0.1", address.port or 80
+        return NodeState(host, port, authorization, self._ready, self._canaries, self._versions)
 
 
 def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""A deployment over all nodes of a fleet, as the command sees it that begins it and waits for its end.
+
+The nodes carry it out (`serving.fleet.agent`): it ends also without this command.
+"""
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from serving import verify as verification
+from serving.fleet import agent, archives
+from serving.fleet.desired import Desired, FleetError, Rollout
+from serving.fleet.reports import Reports
+from serving.fleet.shared_document import SharedDocument
+from serving.lifecycle.deployment import DeployLimits
+from serving.store import model_store
+
+LIMITS = DeployLimits()
+LEFT_OUT = "it is left out until it is back"
+LOOK = 0.25  # seconds between two looks at the desired state
+SETTLED = 1.5  # seconds until each gateway has seen the end, and asks no node that was left out
+
+
+class FleetDeployment:
+    """Deploys versions to the nodes that follow `url`; `log` gets each step."""
+
+    def __init__(self, url: str, log: Callable[[str], None] = print) -> None:
+        self._url, self._log = url, log
+        self._shared, self._reports = SharedDocument(f"{url}/{agent.FOLDER}"), Reports(url)
+
+    def desired(self) -> Desired:
+        """Return the state at present."""
+        return Desired.of_document(self._shared.read().document)
+
+    def deploy(
+        self, name: str, version: str | None, root: Path, *, limits: DeployLimits = LIMITS, verify: bool = True
+    ) -> str:
+        """Make a version of the store in `root` (the newest where None) live on every node; return it.
+
+        `limits` are those of each node; `verify=False` skips the first step, for an archive that was just built.
+
+        Raises:
+            FleetError: it is not live on any node, and the message says why.
+            ArchiveError: there is no such archive.
+            AddressError: the fleet's address cannot be used.
+        """
+        archive = model_store.find(name, version, root / model_store.FOLDER)
+        if verify:
+            self._log("verify ...")
+            for check in verification.verify(archive).checks:
+                self._log(f"  {check.name}: {check.result}")
+        archives.push(archive, self._url)
+        self._run(name, archive.version, limits)
+        return archive.version
+
+    def rollback(self, name: str) -> str:
+        """Make the version before live on every node; return it.
+
+        Raises:
+            FleetError: there is none, or it is not live on any node.
+            AddressError: the fleet's address cannot be used.
+        """
+        model = self.desired().models.get(name)
+        if model is None or model.previous is None:
+            raise FleetError(f"the fleet has no version of {name} before this one: deploy one (make deploy FLEET=...)")
+        self._run(name, model.previous, LIMITS)
+        return model.previous
+
+    def _run(self, name: str, version: str, limits: DeployLimits) -> None:
+        self._log("looking for nodes ...")
+        nodes, reports = self._reports.alive(), self._reports.read()
+        for node in sorted(reports.keys() - set(nodes)):
+            self._log(f"  {node} says nothing any more: {LEFT_OUT}")
+        served = {reports[node].serves.get(name) for node in nodes}
+        if name not in self.desired().models and len(served) > 1:
+            raise FleetError(f"the nodes serve different versions of {name}: make one live on each (make deploy there)")
+        default = dataclasses.asdict(LIMITS)
+        changed = {limit: value for limit, value in dataclasses.asdict(limits).items() if value != default[limit]}
+        id_ = secrets.token_hex(8)
+        rollout = Rollout(id_, name, version, next(iter(served), None), nodes, changed)
+        self._update(lambda now: now.begun(rollout))
+        try:
+            self._follow(id_)
+        except KeyboardInterrupt:
+            self._update(lambda now: now.with_failure(id_, "interrupted"))
+            self._log("interrupted: the nodes go back; waiting for them ...")
+            self._follow(id_)
+
+    def _follow(self, id_: str) -> None:
+        """Say what happens until the deployment has ended."""
+        before: Rollout | None = None
+        while True:
+            desired = self.desired()
+            rollout = desired.rollout
+            if rollout is None or rollout.id != id_:
+                break
+            if rollout != before:
+                self._say(before, rollout)
+            before = rollout
+            self._reports.read()
+            for node in self._reports.dead() & set(rollout.nodes):
+                self._update(lambda now, node=node: now.without(id_, node))  # type: ignore[misc]
+            time.sleep(LOOK)
+        ended, failure = desired.ended or ("", None)
+        if ended != id_:
+            raise FleetError("another deployment has begun since this one ended: make status FLEET=... shows it")
+        if failure is not None:
+            raise FleetError(f"not deployed, and undone on every node: {failure}")
+        time.sleep(SETTLED)
+
+    def _say(self, before: Rollout | None, now: Rollout) -> None:
+        for node in sorted(set(before.nodes if before is not None else ()) - set(now.nodes)):
+            self._log(f"  {node} says nothing any more: {LEFT_OUT}")
+        if now.failure is not None:
+            self._log(f"{now.failure}: going back on {len(now.done)} nodes ...")
+        elif now.turn is not None:
+            self._log(f"{now.turn} ({len(now.done) + 1} of {len(now.nodes)}) ...")
+
+    def _update(self, change: Callable[[Desired], Desired]) -> None:
+        self._shared.update(lambda document: change(Desired.of_document(document)).document())

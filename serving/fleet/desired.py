@@ -1,0 +1,155 @@
+"""What the nodes of a fleet should serve, and the deployment that changes it node by node.
+
+Each function that returns a `Desired` is a step that some node or command takes; `SharedDocument` sees to it that each
+step is taken from the newest state.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from serving.errors import ServingError
+from serving.store.live import LiveModel
+
+
+class FleetError(ServingError):
+    """A deployment over a fleet cannot begin, or has failed; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rollout:
+    """A deployment under way: the nodes take their turns in order, or back in the opposite one after a failure.
+
+    `before` is None for a new model; `limits` are the fields of `DeployLimits` that differ from the defaults;
+    `failure` is the reason why it goes back.
+    """
+
+    id: str
+    name: str
+    version: str
+    before: str | None
+    nodes: tuple[str, ...]
+    limits: Mapping[str, float]
+    done: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @property
+    def turn(self) -> str | None:
+        """Return the node whose turn it is, None at the end."""
+        if self.failure is not None:
+            return self.done[-1] if self.done else None
+        return next((node for node in self.nodes if node not in self.done), None)
+
+    def version_of(self, node: str) -> str | None:
+        """Return the version that a node should serve at present: the new one from its turn on, until its turn back."""
+        is_new = node in self.done or self.turn == node
+        if self.failure is not None:
+            is_new = node in self.done and self.turn != node
+        return self.version if is_new else self.before
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Desired:
+    """The versions of all models, the deployment under way, and how the last one ended: its id, and why it failed."""
+
+    models: Mapping[str, LiveModel] = dataclasses.field(default_factory=dict)
+    rollout: Rollout | None = None
+    ended: tuple[str, str | None] | None = None
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Self:
+        """Return the state of a document.
+
+        Raises:
+            FleetError: it is not one of ours.
+        """
+        try:
+            models = {
+                name: LiveModel(entry["version"], entry["before"]) for name, entry in document.get("models", {}).items()
+            }
+            rollout = document.get("rollout")
+            ended = document.get("ended")
+            if rollout is not None:
+                rollout = Rollout(**{**rollout, "nodes": tuple(rollout["nodes"]), "done": tuple(rollout["done"])})
+            return cls(models, rollout, (ended[0], ended[1]) if ended is not None else None)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise FleetError(f"the state of the fleet is damaged ({error!r}): remove its newest file") from error
+
+    def document(self) -> dict[str, Any]:
+        """Return it as a document."""
+        models = {name: {"version": model.version, "before": model.previous} for name, model in self.models.items()}
+        rollout = dataclasses.asdict(self.rollout) if self.rollout is not None else None
+        if rollout is not None:
+            rollout |= {"nodes": list(rollout["nodes"]), "done": list(rollout["done"])}
+        return {"models": models, "rollout": rollout, "ended": list(self.ended) if self.ended is not None else None}
+
+    def versions_of(self, node: str) -> dict[str, str | None]:
+        """Return the version of each model that a node should serve at present, None for one that it should not."""
+        versions: dict[str, str | None] = {name: model.version for name, model in self.models.items()}
+        if self.rollout is not None:
+            versions[self.rollout.name] = self.rollout.version_of(node)
+        return versions
+
+    def allows(self, served: Mapping[str, str]) -> bool:
+        """Return whether a node that serves these versions may answer: during a deployment both versions may."""
+        for name, version in served.items():
+            allowed = {model.version for known, model in self.models.items() if known == name}
+            if self.rollout is not None and self.rollout.name == name:
+                allowed |= {self.rollout.version, version if self.rollout.before is None else self.rollout.before}
+            if allowed and version not in allowed:
+                return False
+        return True
+
+    def begun(self, rollout: Rollout) -> Self:
+        """Return the state in which a deployment begins; its `before` counts only for a model that is new to the fleet.
+
+        Raises:
+            FleetError: another deployment is under way, the version is live, or there is no node.
+        """
+        if self.rollout is not None:
+            raise FleetError(f"{self.rollout.name} {self.rollout.version} is being deployed: wait for its end")
+        live = self.models.get(rollout.name)
+        if live is not None and live.version == rollout.version:
+            raise FleetError(f"{rollout.name} {rollout.version} is live already")
+        if not rollout.nodes:
+            raise FleetError("no node follows this address: run make watch FLEET=<address> in the folder of each")
+        before = live.version if live is not None else rollout.before
+        return dataclasses.replace(self, rollout=dataclasses.replace(rollout, before=before))
+
+    def with_turn_taken(self, id_: str, node: str, *, back: bool) -> Self:
+        """Return the state after a node has taken its turn, forward or back; the last turn ends the deployment."""
+        rollout = self.rollout
+        if rollout is None or rollout.id != id_ or rollout.turn != node or back != (rollout.failure is not None):
+            return self
+        done = rollout.done[:-1] if back else (*rollout.done, node)
+        return self._with(dataclasses.replace(rollout, done=done))
+
+    def with_failure(self, id_: str, reason: str, *, node: str | None = None) -> Self:
+        """Return the state in which the nodes that are done go back.
+
+        `node` has undone its turn itself; without it, that whose turn it is goes back too: it may have the version.
+        """
+        rollout = self.rollout
+        if rollout is None or rollout.id != id_ or rollout.failure is not None:
+            return self
+        begun = () if rollout.turn in (node, None) else (rollout.turn,)
+        return self._with(dataclasses.replace(rollout, failure=reason, done=(*rollout.done, *begun)))
+
+    def without(self, id_: str, node: str) -> Self:
+        """Return the state in which the deployment does not wait for a node that has died."""
+        rollout = self.rollout
+        if rollout is None or rollout.id != id_ or node not in rollout.nodes:
+            return self
+        nodes, done = (tuple(other for other in each if other != node) for each in (rollout.nodes, rollout.done))
+        if not nodes and rollout.failure is None:
+            return self._with(dataclasses.replace(rollout, nodes=(), done=(), failure="no node is left"))
+        return self._with(dataclasses.replace(rollout, nodes=nodes, done=done))
+
+    def _with(self, rollout: Rollout) -> Self:
+        """Return the state with a deployment, or after it if nobody has a turn."""
+        if rollout.turn is not None:
+            return dataclasses.replace(self, rollout=rollout)
+        if rollout.failure is not None:
+            return dataclasses.replace(self, rollout=None, ended=(rollout.id, rollout.failure))
+        models = {**self.models, rollout.name: LiveModel(rollout.version, rollout.before)}
+        return dataclasses.replace(self, models=models, rollout=None, ended=(rollout.id, None))

@@ -1,0 +1,101 @@
+"""What each node of a fleet says of itself, again and again; a node that says nothing new has died."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+
+import fsspec
+
+from serving.errors import ServingError
+from serving.fleet.shared_document import reached
+
+BEAT, DEAD = 2.0, 10.0  # seconds between two reports of a node, and without one until it counts as dead
+FOLDER = "nodes"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One report; `count` is another one each time. `serves` has the versions that answer on the node.
+
+    `says` is why it does not serve what it should, "" if it does.
+    """
+
+    name: str
+    host: str
+    folder: str  # of its server, on that host
+    count: int
+    serves: Mapping[str, str]
+    says: str = ""
+
+
+class Reports:
+    """The reports at the address of a fleet, and when each of them last changed."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._url, self._clock = url, clock
+        with reached(url):
+            self._files, path = fsspec.core.url_to_fs(url)
+        self._path = f"{path}/{FOLDER}"
+        self._changes: dict[str, tuple[int, float]] = {}  # the last count of each, and when it was first seen
+        self._news: set[str] = set()  # those whose count has changed since the first look
+
+    def write(self, report: NodeReport) -> None:
+        """Write a node's report in the place of its last one.
+
+        Raises:
+            AddressError: it cannot be written.
+        """
+        with reached(self._url):
+            self._files.makedirs(self._path, exist_ok=True)
+            self._files.pipe_file(f"{self._path}/{report.name}.json", json.dumps(dataclasses.asdict(report)).encode())
+
+    def read(self) -> dict[str, NodeReport]:
+        """Return the newest report of each node.
+
+        Raises:
+            AddressError: they cannot be read.
+        """
+        reports = {}
+        with reached(self._url):
+            self._files.invalidate_cache(self._path)
+            if not self._files.exists(self._path):
+                return {}
+            for path in sorted(self._files.ls(self._path, detail=False)):
+                try:
+                    report = NodeReport(**json.loads(self._files.cat_file(path)))
+                except (FileNotFoundError, ValueError, TypeError):  # is being written, or is none
+                    continue
+                reports[report.name] = report
+        now = self._clock()
+        for name, report in reports.items():
+            count, _ = self._changes.get(name, (None, 0.0))
+            if report.count != count:
+                self._news |= {name} if count is not None else set()
+                self._changes[name] = report.count, now
+        return reports
+
+    def dead(self) -> set[str]:
+        """Return the nodes that have not said anything new for `DEAD` seconds, as far as they were looked at."""
+        now = self._clock()
+        return {name for name, (_, since) in self._changes.items() if now - since > DEAD}
+
+    def alive(self) -> tuple[str, ...]:
+        """Return the nodes that say something new within the time of two reports, in the order of their names."""
+        deadline, known = self._clock() + 2.5 * BEAT, self.read()
+        while self._clock() < deadline and not self._news.issuperset(known):
+            time.sleep(BEAT / 4)
+            known = self.read()
+        return tuple(sorted(self._news - self.dead()))
+
+    def remove(self, name: str) -> None:
+        """Forget a node.
+
+        Raises:
+            FleetError: there is none of that name.
+        """
+        with reached(self._url):
+            path = f"{self._path}/{name}.json"
+            if not self._files.exists(path):
+                raise ServingError(f"no node has the name {name}: make status FLEET=<address> lists them")
+            self._files.rm_file(path)

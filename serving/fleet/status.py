@@ -1,0 +1,75 @@
+"""Print what a fleet should serve, and what each of its nodes serves.
+
+python -m serving.fleet.status gs://bucket/fleet
+python -m serving.fleet.status gs://bucket/fleet --forget node-3    of a node that does not come back
+"""
+
+import argparse
+import sys
+
+from rich.table import Table
+
+from serving.console import table_console
+from serving.errors import ServingError
+from serving.fleet import agent
+from serving.fleet.desired import Desired
+from serving.fleet.reports import NodeReport, Reports
+from serving.fleet.shared_document import SharedDocument
+
+
+def lines(desired: Desired) -> list[str]:
+    """Return a line for each model, and one for a deployment under way."""
+    said = [
+        f"{name} {model.version}" + (f", before {model.previous}" if model.previous is not None else "")
+        for name, model in desired.models.items()
+    ]
+    if (rollout := desired.rollout) is not None:
+        way = (
+            f"goes back on {rollout.turn} ({rollout.failure})" if rollout.failure else f"is deployed on {rollout.turn}"
+        )
+        said.append(
+            f"{rollout.name} {rollout.version} {way}, {len(rollout.done)} of {len(rollout.nodes)} nodes have it"
+        )
+    return said or ["no version yet: make deploy NAME= VERSION= FLEET="]
+
+
+def row(desired: Desired, report: NodeReport, *, is_alive: bool) -> tuple[str, ...]:
+    """Return the cells of a node's row."""
+    serves = ", ".join(f"{name} {version}" for name, version in report.serves.items()) or "nothing"
+    wanted = {name: version for name, version in desired.versions_of(report.name).items() if version is not None}
+    is_right = all(report.serves.get(name) == version for name, version in wanted.items())
+    state = "says nothing any more" if not is_alive else report.says or ("" if is_right else "is being changed")
+    return report.name, f"{report.host}:{report.folder}", serves, state
+
+
+def main() -> int:
+    """Print the status; return 1 on an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.fleet.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("address")
+    parser.add_argument("--forget", metavar="NODE", help="remove a node from the list")
+    arguments = parser.parse_args()
+    try:
+        reports = Reports(arguments.address)
+        if arguments.forget:
+            reports.remove(arguments.forget)
+        alive, last = reports.alive(), reports.read()
+        desired = Desired.of_document(SharedDocument(f"{arguments.address}/{agent.FOLDER}").read().document)
+    except (ServingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    console = table_console()
+    for line in lines(desired):
+        console.print(line)
+    table = Table()
+    for heading in ("node", "server", "serves", ""):
+        table.add_column(heading)
+    for report in last.values():
+        table.add_row(*row(desired, report, is_alive=report.name in alive))
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The fleet of the gateway's nodes: which servers of this machine belong to it, and which versions may answer."""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.fleet import agent
+from serving.fleet.desired import Desired
+from serving.fleet.reports import Reports
+from serving.fleet.shared_document import SharedDocument
+
+
+class Fleet:
+    """What was last read at the address of a fleet."""
+
+    def __init__(self, url: str) -> None:
+        self._shared, self._reports = SharedDocument(f"{url}/{agent.FOLDER}"), Reports(url)
+        self._desired = Desired()
+        self.folders: list[Path] = []
+
+    def look(self) -> None:
+        """Read it again.
+
+        Raises:
+            ServingError: it cannot be read; what was read before stays.
+        """
+        self._desired = Desired.of_document(self._shared.read().document)
+        reports = self._reports.read().values()
+        self.folders = [Path(report.folder) for report in reports if report.host == socket.gethostname()]
+
+    def allows(self, versions: Mapping[str, str]) -> bool:
+        """Return whether a node with these default versions may answer."""
+        return self._desired.allows(versions)

@@ -1,0 +1,269 @@
+"""Three servers behind a gateway that serve the versions of one fleet, each with its `make watch`."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.harness import small_server
+from serving import archive
+from serving import server as server_module
+from serving.client import Client
+from serving.errors import ServingError
+from serving.fleet.deployment import FleetDeployment
+from serving.fleet.desired import FleetError
+from serving.fleet.reports import Reports
+from serving.gateway import clients
+from serving.gateway.certificate import CERTIFICATE
+from serving.gateway.envoy import GatewayError, binary
+from serving.gateway.fleet import Fleet
+from serving.gateway.gateway import Gateway
+from serving.host.ports import Address
+from serving.host.repetition import repeated
+from serving.lifecycle.deployment import DeployLimits
+from serving.store import provenance
+from serving.store.live import Live
+from tests.server import faulty
+from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli
+from tests.server.test_gateway import free_port
+from tests.until import until
+
+NAME, NODES = "shapes", ("a", "b", "c")
+
+try:
+    binary()
+except GatewayError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunningFleet:
+    """Its address, the folder where archives are built, and the folders and watchers of its nodes."""
+
+    url: str
+    root: Path
+    watchers: dict[str, "subprocess.Popen[bytes]"]
+    gateway: str
+    session: httpx.Client
+
+    def build(self, version: str, fault: str = "") -> None:
+        """Build a version with the weights of the first one."""
+        if (self.root / "model_store" / f"{NAME}-{version}.mar").exists():
+            return
+        built = archive.build(
+            NAME, version, run=self.root / "runs" / NAME, store=self.root / "model_store",
+            overrides=["minWorkers=1", "handler.precision=fp32"], rehearse=False,
+        )  # fmt: skip
+        if fault:
+            faulty.spoil(built, fault)
+            sidecar = json.loads(built.sidecar.read_text())
+            built.sidecar.write_text(json.dumps({**sidecar, "sha256": provenance.sha256(built.path)}))
+
+    def deploy(self, version: str) -> list[str]:
+        """Deploy a version to all nodes; return the log."""
+        said: list[str] = []
+        limits = DeployLimits(watch=0.5)
+        FleetDeployment(self.url, said.append).deploy(NAME, version, self.root, limits=limits, verify=False)
+        return said
+
+    def versions(self) -> list[str | None]:
+        """Return the version that each node records as live."""
+        models = [Live.read(self.root / node).models.get(NAME) for node in NODES]
+        return [model.version if model is not None else None for model in models]
+
+    def answers(self) -> list[str]:
+        """Return the default version of each node, as its server says it."""
+        found = []
+        for node in NODES:
+            with Client(root=self.root / node) as client:
+                found.append(client.describe(NAME).version)
+        return found
+
+    def watch(self, node: str) -> None:
+        """Run `make watch FLEET=` of a node."""
+        command = [sys.executable, "-m", "serving.watch", "--fleet", self.url, "--node", node]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.watchers[node] = subprocess.Popen(
+            command, cwd=self.root / node, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    @contextlib.contextmanager
+    def callers(self) -> Iterator[list[httpx.Response]]:
+        """Have two clients ask the gateway until the block ends; yield the list that their answers are added to."""
+        ending, answers = threading.Event(), list[httpx.Response]()
+
+        def run(first: int) -> None:
+            for seed in itertools.count(first, 2):
+                if ending.wait(1 / 15):
+                    return
+                answers.append(self.session.post(f"{self.gateway}/predictions/{NAME}", content=picture(seed)))
+
+        threads = [threading.Thread(target=run, args=(first,)) for first in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield answers
+        finally:
+            ending.set()
+            for thread in threads:
+                thread.join()
+
+
+def versions_of(answers: list[httpx.Response]) -> Counter[str]:
+    """Return how many answers each version gave; those that are no predictions by their status."""
+    return Counter(answer.headers.get("model-version", str(answer.status_code)) for answer in answers)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
+    """Return a running fleet whose first version is deployed."""
+    root = tmp_path_factory.mktemp("fleet")
+    export(root / "runs" / NAME, CLASSES[NAME])
+    with contextlib.ExitStack() as stack:
+        key, address = clients.add(root, "ann", rate=1000), Address("127.0.0.1", free_port())
+        running = RunningFleet(str(root / "shared"), root, {}, f"https://localhost:{address.port}", httpx.Client())
+        running.build("1.0")
+        for number, node in enumerate(NODES):
+            (root / node / "model_store").mkdir(parents=True)
+            shutil.copy(CONFIG, root / node)
+            for path in (root / "model_store").glob("*1.0*"):
+                shutil.copy(path, root / node / "model_store")
+            stack.callback(server_module.stop, root=root / node)
+            server_module.start(root=root / node, config=CONFIG, offset=free_offset(35_000 + 100 * number))
+            running.watch(node)
+        stack.callback(end, running)
+        until(lambda: len(Reports(running.url).read()) == len(NODES), 30)
+        gateway = stack.enter_context(Gateway(root, [], address, fleet=Fleet(running.url)))
+        stack.enter_context(repeated(gateway.look, 0.2, "gateway"))
+        context = ssl.create_default_context(cafile=str(gateway.folder / CERTIFICATE))
+        session = httpx.Client(verify=context, trust_env=False, timeout=10, auth=("ann", key))
+        yield dataclasses.replace(running, session=stack.enter_context(session))
+
+
+def end(fleet: RunningFleet) -> None:
+    for process in fleet.watchers.values():
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def test_a_version_goes_live_on_one_node_after_the_other_and_back(fleet: RunningFleet) -> None:
+    fleet.deploy("1.0")  # the nodes serve it already
+    fleet.build("1.1")
+    with fleet.callers() as answers:
+        until(lambda: len(answers) > 20, 10)
+        said = fleet.deploy("1.1")
+        end_of_deployment = len(answers)
+        until(lambda: len(answers) > end_of_deployment + 20, 10)
+    assert [line for line in said if line.endswith(" of 3) ...")] == [
+        "a (1 of 3) ...",
+        "b (2 of 3) ...",
+        "c (3 of 3) ...",
+    ]
+    assert set(versions_of(answers)) == {"1.0", "1.1"}
+    assert set(versions_of(answers[end_of_deployment:])) == {"1.1"} and fleet.answers() == ["1.1"] * 3
+    assert FleetDeployment(fleet.url).rollback(NAME) == "1.0"
+    assert fleet.answers() == fleet.versions() == ["1.0"] * 3
+    status = run_cli("serving.fleet.status", fleet.url, root=fleet.root)
+    assert f"{NAME} 1.0, before 1.1" in status.stdout and all(f" {node} " in status.stdout for node in NODES)
+
+
+def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(fleet: RunningFleet) -> None:
+    before = fleet.versions()
+    fleet.build("2.0", faulty.raises_on(fleet.root / "c"))
+    with fleet.callers() as answers, pytest.raises(FleetError, match=r"undone on every node: c: .*not on this machine"):
+        fleet.deploy("2.0")
+    assert fleet.answers() == fleet.versions() == before
+    assert "2.0" in versions_of(answers) and set(versions_of(answers)) == {before[0], "2.0"}
+    for node in NODES:
+        with Client(root=fleet.root / node) as client:
+            assert "2.0" not in [status.version for status in client.versions(NAME)]
+    with fleet.callers() as answers:
+        until(lambda: len(answers) > 20, 10)
+    assert set(versions_of(answers)) == {before[0]}
+
+
+def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path: Path) -> None:
+    live = fleet.versions()[0]
+    for arguments, message in (
+        ([NAME, str(live), "--fleet", fleet.url], "is live already"),
+        ([NAME, "9.9", "--fleet", fleet.url], "no archive of shapes 9.9"),
+        ([NAME, "1.0", "--fleet", str(tmp_path / "nobody")], "no node follows this address"),
+        ([NAME, "1.0", "--fleet", fleet.url, "--shadow", "0.1"], "leave them out with FLEET"),
+        (["absent", "--rollback", "--fleet", fleet.url], "no version of absent before this one"),
+    ):
+        done = run_cli("serving.deploy", *arguments, root=fleet.root)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and line.startswith("error: ") and message in line
+    shutil.copytree(fleet.root / "runs", tmp_path / "runs")
+    store = tmp_path / "model_store"
+    archive.build(NAME, "1.0", run=tmp_path / "runs" / NAME, store=store, overrides=["batchSize=2"], rehearse=False)
+    with pytest.raises(ServingError, match=r"the fleet has another shapes 1\.0"):
+        FleetDeployment(fleet.url).deploy(NAME, "1.0", tmp_path, verify=False)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_in_its_turn_takes_it_again(fleet: RunningFleet) -> None:
+    fleet.build("3.0")
+
+    def kill() -> None:
+        until(lambda: fleet.versions()[0] == "3.0", 60)
+        small_server.kill(fleet.root / "b")
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with fleet.callers() as answers:
+        fleet.deploy("3.0")
+        killer.join()
+        end_of_deployment = len(answers)
+        until(lambda: len(answers) > end_of_deployment + 20, 10)
+    assert fleet.answers() == ["3.0"] * 3
+    assert set(versions_of(answers[end_of_deployment:])) == {"3.0"}
+    assert all(answer.status_code == 200 for answer in answers)
+
+
+@pytest.mark.slow
+def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(fleet: RunningFleet) -> None:
+    fleet.build("4.0")
+    before = fleet.versions()[2]
+    fleet.watchers["c"].kill()  # its server goes on with the version before
+    fleet.watchers["c"].wait()
+    with fleet.callers() as answers:
+        said = fleet.deploy("4.0")
+        end_of_deployment = len(answers)
+        until(lambda: len(answers) > end_of_deployment + 40, 10)
+        assert "  c says nothing any more: it is left out until it is back" in said
+        assert fleet.answers() == ["4.0", "4.0", before]
+        fleet.watch("c")
+        until(lambda: fleet.answers() == ["4.0"] * 3, 60)
+        until(lambda: fleet.versions() == ["4.0"] * 3, 30)
+    assert set(versions_of(answers[end_of_deployment:])) == {"4.0"}
+    assert all(answer.status_code == 200 for answer in answers)
+
+
+@pytest.mark.slow
+def test_an_interrupted_deployment_is_undone_on_all_nodes(fleet: RunningFleet) -> None:
+    fleet.build("5.0")
+    before = fleet.versions()
+    command = [sys.executable, "-m", "serving.deploy", NAME, "5.0", "--fleet", fleet.url]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=fleet.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: fleet.versions()[0] == "5.0", 60)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=120)
+    assert process.returncode == 1 and "undone on every node: interrupted" in error and "waiting for them" in output
+    assert fleet.answers() == fleet.versions() == before
