@@ -4,17 +4,20 @@ import itertools
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from serving.fleet import reports
+from serving.fleet import archives, reports
 from serving.fleet.desired import Desired, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument
+from serving.store import model_store, provenance
 from serving.store.live import LiveModel
+from serving.store.model_store import Archive, ArchiveError
 
 NODES = ("a", "b", "c")
 
@@ -172,3 +175,35 @@ def test_only_nodes_that_say_something_new_are_alive(url: str, monkeypatch: pyte
     counts = itertools.count()
     monkeypatch.setattr(time, "sleep", lambda _: seen.write(report("a", next(counts))))
     assert seen.alive() == ("a",)
+
+
+def store_with(root: Path, version: str, content: bytes) -> Archive:
+    """Return an archive of a model that has one member."""
+    archive = Archive("m", version, model_store.path_of("m", version, root))
+    root.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive.path, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"modelName": "m", "modelVersion": version}}))
+        file.writestr("content", content)
+    archive.sidecar.write_text(json.dumps({"sha256": provenance.sha256(archive.path)}))
+    return archive
+
+
+def test_an_archive_reaches_another_store_whole_or_not_at_all(url: str, tmp_path: Path) -> None:
+    archive, other = store_with(tmp_path / "a", "1.0", b"weights"), tmp_path / "b"
+    with pytest.raises(ArchiveError, match=r"no archive of m 1\.0"):
+        archives.fetch("m", "1.0", url, other)
+    archives.push(archive, url)
+    archives.push(archive, url)  # it is there
+    for _ in range(2):
+        archives.fetch("m", "1.0", url, other)
+        assert (other / archive.path.name).read_bytes() == archive.path.read_bytes()
+        assert (other / archive.sidecar.name).read_text() == archive.sidecar.read_text()
+    with pytest.raises(ArchiveError, match=r"another m 1\.0: give this one another version"):
+        archives.push(store_with(tmp_path / "c", "1.0", b"other weights"), url)
+    with pytest.raises(ArchiveError, match="is not the fleet's"):
+        archives.fetch("m", "1.0", url, tmp_path / "c")
+    files, path = fsspec.core.url_to_fs(url)
+    files.pipe_file(f"{path}/archives/m-1.0.mar", b"half of it")
+    with pytest.raises(ArchiveError, match="is damaged"):
+        archives.fetch("m", "1.0", url, tmp_path / "d")
+    assert not list((tmp_path / "d").glob("*.mar"))
