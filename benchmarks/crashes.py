@@ -88,9 +88,9 @@ def workers(root: Path, count: int, progress: Console) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def watcher(root: Path) -> Iterator[None]:
+def watcher(root: Path, *arguments: str) -> Iterator[None]:
     """Run `make watch` in a directory."""
-    command = [sys.executable, "-m", "serving.watch"]
+    command = [sys.executable, "-m", "serving.watch", *arguments]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, env=_environment())
     try:
         yield

@@ -20,6 +20,7 @@ from serving.client import Client
 from serving.errors import ClientError
 from serving.gateway import clients
 from serving.gateway.certificate import CERTIFICATE
+from serving.gateway.fleet import Fleet as DesiredFleet
 from serving.gateway.gateway import Gateway
 from serving.gateway.nodes import QUEUE
 from serving.host import ports, state
@@ -108,12 +109,13 @@ def _is_worker(process: psutil.Process) -> bool:
 @contextlib.contextmanager
 def running(
     root: Path, count: int, *, versions: Sequence[str] = ("1.0",), settings: Sequence[str] = (), watched: bool = False,
-    change: Callable[[Path], object] = lambda node: None, queue: int = QUEUE,
+    change: Callable[[Path], object] = lambda node: None, queue: int = QUEUE, desired: str | None = None,
 ) -> Iterator[Fleet]:  # fmt: skip
     """Run `count` nodes that serve version 1.0 and their gateway in the emptied folder `root` until the block ends.
 
     `settings` are those of the archive; with `watched`, `make watch` restarts a node that has died. `change` alters the
-    folder of the node from which the others are copied; `queue` is that of the gateway.
+    folder of the node from which the others are copied; `queue` is that of the gateway. With `desired`, an address,
+    all of them follow it.
     """
     shutil.rmtree(root, ignore_errors=True)
     nodes = [root / f"node-{number}" for number in range(count)]
@@ -128,10 +130,12 @@ def running(
             stack.callback(server.stop, root=node)
             server.start([f"{MODEL}=1.0"], root=node, offset=offset)
             if watched:
-                stack.enter_context(watcher(node))
+                options = ["--fleet", desired, "--node", node.name] if desired is not None else []
+                stack.enter_context(watcher(node, *options))
         key = clients.add(root, CLIENT, rate=RATE)
         address = Address(LOOPBACK[0], PORT + offset)
-        gateway = stack.enter_context(Gateway(root, nodes, address, queue=queue))
+        shared = DesiredFleet(desired) if desired is not None else None
+        gateway = stack.enter_context(Gateway(root, nodes, address, fleet=shared, queue=queue))
         stack.enter_context(repeated(gateway.look, LOOK, "gateway"))
         basic = base64.b64encode(f"{CLIENT}:{key}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}", "Content-Type": "image/jpeg"}

@@ -21,6 +21,7 @@ from benchmarks.harness import resnet, servers
 from handlers import golden
 from handlers.classifier import Classifier
 from handlers.network import torchscript
+from handlers.observation.segments import VARIABLE
 from handlers.run_folder import RUNS, RunFolder
 from serving import archive, server
 from serving.host import ports, state
@@ -84,6 +85,19 @@ def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
 def spoil(path: Path, code: str, member: str = package.HANDLER_FILE) -> None:
     """Append code to a module of an archive, by default to its handler, in place."""
     edit(path, lambda members: members.update({member: members[member] + code.encode()}))
+
+
+def raises_on(folder: Path) -> str:
+    """Return code of a handler that cannot load on the server of a folder."""
+    return f"""
+import os
+_initialize = ImageHandler.initialize
+def _elsewhere(self, context):
+    if os.environ[{VARIABLE!r}].startswith({str(folder)!r}):
+        raise RuntimeError("not on this machine")
+    _initialize(self, context)
+ImageHandler.initialize = _elsewhere
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

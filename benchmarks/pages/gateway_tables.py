@@ -92,9 +92,20 @@ def _interval(value: Mapping[str, float]) -> str:
     return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
 
 
+def _rollouts(row: Mapping[str, Any]) -> Iterator[Row]:
+    deployments = row["deployments"]
+    ended = f"{row['live']} live on all nodes, {row['undone']} undone on all"
+    action = f"{len(deployments)} deployments over {row['nodes']} nodes, {row['rate']:g} requests/s"
+    yield f"{action}; a broken version among them, and a node killed in its turn", ended, f"{len(deployments) - 1}, 1"
+    mixed = f"{row['mixed']} answers of another version after an end"
+    yield "", f"{row['failed']} of {row['requests']:,} requests failed; {mixed}", "0; 0"
+    yield "one deployment", f"{row['seconds']['median']:.0f} s (at most {row['seconds']['slowest']:.0f} s)", ""
+
+
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "kills": _kills,
     "lost": _silence,
+    "rollouts": _rollouts,
     "rotation": _rotation,
     "guests": _guests,
     "fuzz": _fuzz,

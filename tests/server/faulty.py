@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from benchmarks.harness import small_server
-from handlers.observation.segments import VARIABLE
 from serving.store.model_store import Archive
 
 RAISES = """
@@ -75,19 +74,6 @@ def _unless(self, context):
         raise RuntimeError("not now")
     _initialize(self, context)
 ImageHandler.initialize = _unless
-"""
-
-
-def raises_on(folder: Path) -> str:
-    """Return code that cannot load on the server of a folder."""
-    return f"""
-import os
-_initialize = ImageHandler.initialize
-def _elsewhere(self, context):
-    if os.environ[{VARIABLE!r}].startswith({str(folder)!r}):
-        raise RuntimeError("not on this machine")
-    _initialize(self, context)
-ImageHandler.initialize = _elsewhere
 """
 
 

@@ -182,7 +182,7 @@ def test_a_version_goes_live_on_one_node_after_the_other_and_back(fleet: Running
 
 def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(fleet: RunningFleet) -> None:
     before = fleet.versions()
-    fleet.build("2.0", faulty.raises_on(fleet.root / "c"))
+    fleet.build("2.0", small_server.raises_on(fleet.root / "c"))
     with fleet.callers() as answers, pytest.raises(FleetError, match=r"undone on every node: c: .*not on this machine"):
         fleet.deploy("2.0")
     assert fleet.answers() == fleet.versions() == before
