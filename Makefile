@@ -72,7 +72,7 @@ named = $(if $(strip $(value NAME))$(filter-out file,$(origin DATASET)),,$(error
 inspected = $(if $(strip $(value RAW)$(value NAME))$(filter-out file,$(origin DATASET)),,$(error error: RAW is missing: make $@ RAW=<folder of class folders> NAME=<name>))
 trials = $(if $(filter-out 0 no,$(value REPLAY)),--replay="$$SIGHTLINE_REPLAY") $(if $(value AGREEMENT),--agreement="$$SIGHTLINE_AGREEMENT") \
   $(if $(filter-out 0 no,$(value SHADOW)),--shadow="$$SIGHTLINE_SHADOW") $(if $(filter-out 0 no,$(value CANARY)),--canary="$$SIGHTLINE_CANARY")
-fleet = $(if $(value FLEET),--fleet="$$SIGHTLINE_FLEET")
+deploy = $(if $(value FLEET),serving.fleet.deploy "$$SIGHTLINE_FLEET",serving.deploy)
 exclude = $(if $(value EXCLUDE),--exclude="$$SIGHTLINE_EXCLUDE")
 py := .venv/bin/python
 
@@ -144,13 +144,13 @@ score: setup ## classify any number of images without a server, into a table: NA
 	@$(call need,RAW,NAME=<model> RAW=<folder of images>)$(named)$(py) -m pipeline.score "$$SIGHTLINE_MODEL" "$$SIGHTLINE_RAW" $(if $(value VERSION),--version "$$SIGHTLINE_VERSION") $(if $(value CLUSTER),--cluster "$$SIGHTLINE_CLUSTER") $(ARGS)
 
 deploy: setup ## swap versions with nothing lost: NAME= VERSION= (empty: the newest; KEEP=0: remove the one before; REPLAY=1, SHADOW=0.1, CANARY=0.1: only if it passes on logged requests, on copies of live ones, on live ones; AGREEMENT=0.95; FLEET=: on all nodes that follow this address)
-	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(fleet) $(ARGS)
+	@$(call need,NAME,NAME=<model> VERSION=<version>)$(py) -m $(deploy) "$$SIGHTLINE_NAME" $(if $(value VERSION),"$$SIGHTLINE_VERSION") $(if $(filter 0 no,$(KEEP)),--no-keep) $(trials) $(ARGS)
 
 rollback: setup ## back to the version before: NAME= (FLEET=: on all nodes)
-	@$(call need,NAME,NAME=<model>)$(py) -m serving.deploy "$$SIGHTLINE_NAME" --rollback $(fleet)
+	@$(call need,NAME,NAME=<model>)$(py) -m $(deploy) "$$SIGHTLINE_NAME" --rollback
 
 watch: setup ## repair what dies or hangs, and say so, until Ctrl-C (ROLLBACK=1: also roll back a new version whose alarm fires; FLEET=: serve what all nodes should that follow this address)
-	@$(py) -m serving.watch $(if $(filter-out 0 no,$(ROLLBACK)),--rollback) $(fleet) $(ARGS)
+	@$(py) -m serving.watch $(if $(filter-out 0 no,$(ROLLBACK)),--rollback) $(if $(value FLEET),--fleet="$$SIGHTLINE_FLEET") $(ARGS)
 
 monitor: setup ## start Prometheus and Alertmanager for the server that runs here, until Ctrl-C
 	@$(py) -m monitoring.monitor $(ARGS)

@@ -6,7 +6,6 @@
     python -m serving.deploy fingers --replay 1      only if it answers the images of the prediction log as logged
     python -m serving.deploy fingers --shadow 0.1    only if it does not answer copies of live requests worse
     python -m serving.deploy fingers --canary 0.1    it answers a tenth of the clients' requests first
-    python -m serving.deploy fingers --fleet gs://b  on every node of a fleet, see `serving.fleet`
 
 verify     the archive is complete and answers its golden images, in a separate process
 changes    the differences from the live version
@@ -146,7 +145,8 @@ def drop(name: str, version: str, *, root: Path, log: Callable[[str], None] = pr
         if version == model.version and model.previous is not None:
             return
         record(root, running, lambda live: live.without([(name, version)]))
-        image = next((each.image for each in model_store.find(name, version, root / model_store.FOLDER).golden()), b"")
+        archive = model_store.find(name, version, root / model_store.FOLDER)
+        image = next((golden.image for golden in archive.golden()), b"")
         with contextlib.suppress(NotFound):
             drain.remove(client, name, version, image)
 
@@ -198,10 +198,6 @@ def _share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
 
 
-def _limits(arguments: argparse.Namespace) -> DeployLimits:
-    return DeployLimits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
-
-
 def _trials(arguments: argparse.Namespace) -> list[Trial]:
     trials: list[Trial] = []
     length = Length(arguments.requests, arguments.minutes, arguments.labels)
@@ -209,26 +205,6 @@ def _trials(arguments: argparse.Namespace) -> list[Trial]:
         trials.append(Replay(arguments.replay, AGREEMENT if arguments.agreement is None else arguments.agreement))
     live: dict[type[LiveTrial], float] = {Shadow: arguments.shadow, Canary: arguments.canary}
     return trials + [kind(share, arguments.agreement, length) for kind, share in live.items() if share]
-
-
-def _deploy_to_fleet(arguments: argparse.Namespace, root: Path, console: Console) -> int:
-    from serving.fleet.deployment import FleetDeployment  # nodes deploy by this module
-
-    if _trials(arguments) or arguments.no_keep:
-        print("error: trials and KEEP=0 are for one server: leave them out with FLEET", file=sys.stderr)
-        return 1
-    try:
-        fleet = FleetDeployment(arguments.fleet, console.print)
-        version = (
-            fleet.rollback(arguments.name)
-            if arguments.rollback
-            else fleet.deploy(arguments.name, arguments.version or None, root, limits=_limits(arguments))
-        )
-    except (ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    console.print(f"{arguments.name} {version} is live on every node.")
-    return 0
 
 
 def main() -> int:
@@ -250,7 +226,6 @@ def main() -> int:
     add("--canary", type=_share, default=0.0, metavar="SHARE", help="share of clients' requests that it answers first")
     add("--requests", type=int, default=LENGTH.requests, metavar="N", help="copies until a decision (%(default)s)")
     add("--minutes", type=float, default=LENGTH.minutes, help="time until a decision at the latest (%(default)s)")
-    add("--fleet", metavar="ADDRESS", help="on all nodes that follow this address, one after the other")
     add("--labels", type=float, default=LENGTH.labels, metavar="SECONDS", help="then wait for labels this long")
     arguments = parser.parse_args()
     for number in INTERRUPTS:
@@ -258,15 +233,14 @@ def main() -> int:
             signal.signal(number, signal.default_int_handler)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     root = Path.cwd()
-    if arguments.fleet:
-        return _deploy_to_fleet(arguments, root, console)
     try:
         if arguments.rollback:
             deployed = rollback(arguments.name, root=root)
         else:
+            limits = DeployLimits(load=arguments.timeout, slower=arguments.slower, watch=arguments.watch)
             deployed = deploy(
-                arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep,
-                limits=_limits(arguments), trials=_trials(arguments), log=console.print,
+                arguments.name, arguments.version or None, root=root, keep=not arguments.no_keep, limits=limits,
+                trials=_trials(arguments), log=console.print,
             )  # fmt: skip
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -94,7 +94,7 @@ def deploy(running: Fleet, url: str, source: Path, version: str, *, kills: bool)
     if killer is not None:
         killer.start()
     try:
-        # An archive that was just built: what it answers is checked on each node.
+        # An archive that was just built: its answers are checked on each node.
         FleetDeployment(url, lambda _: None).deploy(
             MODEL, version, source, limits=DeployLimits(watch=WATCH), verify=False
         )
@@ -108,12 +108,12 @@ def deploy(running: Fleet, url: str, source: Path, version: str, *, kills: bool)
 
 
 def mixed(
-    answers: Sequence[TimedAnswer], expected: Expected, done: Sequence[Deployment], starts: Sequence[float]
+    answers: Sequence[TimedAnswer], expected: Expected, deployments: Sequence[Deployment], starts: Sequence[float]
 ) -> int:
     """Return the requests between two deployments that another version than the live one answered."""
     return sum(
         expected.version_of(answer.number, answer.body) != deployment.live
-        for deployment, next_start in zip(done, starts, strict=True)
+        for deployment, next_start in zip(deployments, starts, strict=True)
         for answer in answers
         if deployment.ended < answer.sent and answer.received < next_start and answer.status == 200
     )
@@ -139,48 +139,51 @@ def measure(root: Path, count: int, progress: Console) -> dict[str, Any]:
             address, running.image_files(), connections=CONNECTIONS, seconds=CAPACITY_SECONDS, headers=headers
         )
         rate = SHARE * load.requests_per_second
-        done, starts = list[Deployment](), list[float]()
+        special = {"broken": broken, "killed": killed}
+        deployments, starts = list[Deployment](), list[float]()
         with background_load.beside(**running.load(bodies=images, rate=rate, timeout=DEADLINE)) as answers:
             with progress.status("") as status:
                 for number, version in enumerate(versions[1:]):
                     status.update(f"{number} of {count} deployments")
                     starts.append(time.perf_counter())
-                    done.append(deploy(running, url, source, version, kills=version == killed))
+                    deployments.append(deploy(running, url, source, version, kills=version == killed))
                     threading.Event().wait(BETWEEN)
             threading.Event().wait(DEADLINE)
-    return figures(answers, expected, done, [*starts[1:], float("inf")], rate, {"broken": broken, "killed": killed})
+    return figures(answers, expected, deployments, [*starts[1:], float("inf")], rate, special)
 
 
 def figures(
-    answers: Sequence[TimedAnswer], expected: Expected, done: Sequence[Deployment], starts: Sequence[float],
+    answers: Sequence[TimedAnswer], expected: Expected, deployments: Sequence[Deployment], starts: Sequence[float],
     rate: float, special: dict[str, str],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the figures; the live version of each deployment must be that of all nodes."""
     right = [answer for answer in answers if answer.status == 200 and expected.version_of(answer.number, answer.body)]
-    before = ["1.0", *(deployment.live for deployment in done)]
+    before = ["1.0", *(deployment.live for deployment in deployments)]
     return {
         "nodes": NODES,
         "rate": round(rate, 1),
         "requests": len(answers),
         "failed": len(answers) - len(right),
         "slowest": round(max(answer.latency for answer in right), 3),
-        "live": sum(each.failure is None and each.live == each.version for each in done),
-        "undone": sum(each.failure is not None and each.live == last for each, last in zip(done, before, strict=False)),
-        "mixed": mixed(answers, expected, done, starts),
+        "live": sum(one.failure is None and one.live == one.version for one in deployments),
+        "undone": sum(
+            one.failure is not None and one.live == last for one, last in zip(deployments, before, strict=False)
+        ),
+        "mixed": mixed(answers, expected, deployments, starts),
         "seconds": {
-            "median": round(statistics.median(each.seconds for each in done), 1),
-            "slowest": round(max(each.seconds for each in done), 1),
+            "median": round(statistics.median(one.seconds for one in deployments), 1),
+            "slowest": round(max(one.seconds for one in deployments), 1),
         },
         "deployments": [
-            {"version": each.version, "live": each.live, "seconds": round(each.seconds, 1), "failure": each.failure}
-            for each in done
+            {"version": one.version, "live": one.live, "seconds": round(one.seconds, 1), "failure": one.failure}
+            for one in deployments
         ],
         **special,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print and write the result; 1 where a request failed, or a version is not what it should be."""
+    """Measure, print and write the result; 1 where a request failed, or another version is live than should be."""
     parser = console.parser("rollouts", __doc__, "benchmarks.gateway")
     parser.add_argument("--deployments", type=int, default=20, help="at least 3")
     parser.add_argument("--output", type=Path, default=RESULT)

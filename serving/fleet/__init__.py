@@ -1,1 +1,1 @@
-"""Several servers that serve the same versions: what they should serve stands at one address."""
+"""Several servers that serve the same versions, which are named at one address."""

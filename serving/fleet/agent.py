@@ -59,7 +59,7 @@ class Agent:
     def _say_faults(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # a thread that ended would leave the node where it is
+        except Exception as error:  # a thread that ended would leave the node as it is
             if str(error) != self._fault:
                 logger.error("the fleet is not followed at present: %s", error)
             self._fault = str(error)
@@ -135,7 +135,7 @@ class Agent:
         )
 
     def _wait(self, rollout: Rollout) -> None:
-        """Have the turn tried again, since the server is in trouble; in the end the fleet goes on without this node."""
+        """Try the turn again later, since the server is in trouble; after `TROUBLE` the fleet leaves this node out."""
         if self._trouble is None or self._trouble[0] != rollout.id:
             self._trouble = rollout.id, self._clock()
         if self._clock() - self._trouble[1] > TROUBLE:

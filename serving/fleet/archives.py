@@ -14,10 +14,10 @@ FOLDER = "archives"
 
 
 def push(archive: Archive, url: str) -> None:
-    """Copy an archive to the fleet, unless it is there.
+    """Copy an archive to the fleet, unless it has it.
 
     Raises:
-        ArchiveError: another archive of that version is there, or this one differs from its sidecar.
+        ArchiveError: the fleet has another archive of that version.
         AddressError: the address cannot be written.
     """
     archive.check()
@@ -25,8 +25,8 @@ def push(archive: Archive, url: str) -> None:
         files, path = fsspec.core.url_to_fs(url)
         stem = f"{path}/{FOLDER}/{archive.path.stem}"
         if files.exists(f"{stem}.json"):
-            there = json.loads(files.cat_file(f"{stem}.json"))
-            if there["sha256"] != json.loads(archive.sidecar.read_text())["sha256"]:
+            present = json.loads(files.cat_file(f"{stem}.json"))
+            if present["sha256"] != json.loads(archive.sidecar.read_text())["sha256"]:
                 raise ArchiveError(
                     f"the fleet has another {archive.name} {archive.version}: give this one another version "
                     f"(make archive NAME={archive.name} VERSION=...)"
@@ -34,11 +34,11 @@ def push(archive: Archive, url: str) -> None:
             return
         files.makedirs(f"{path}/{FOLDER}", exist_ok=True)
         files.put_file(str(archive.path), f"{stem}.mar")
-        files.put_file(str(archive.sidecar), f"{stem}.json")  # last: it says that the archive is there
+        files.put_file(str(archive.sidecar), f"{stem}.json")  # last: with it the archive is complete
 
 
 def fetch(name: str, version: str, url: str, store: Path) -> None:
-    """Copy an archive from the fleet into a store, unless it is there.
+    """Copy an archive from the fleet into a store, unless that has it.
 
     Raises:
         ArchiveError: the fleet has none, it differs from its sidecar, or the store has another one.

@@ -80,7 +80,7 @@ class FleetDeployment:
         changed = {limit: value for limit, value in dataclasses.asdict(limits).items() if value != default[limit]}
         id_ = secrets.token_hex(8)
         rollout = Rollout(id_, name, version, next(iter(served), None), nodes, changed)
-        self._update(lambda now: now.begun(rollout))
+        self._update(lambda now: now.with_rollout(rollout))
         try:
             self._follow(id_)
         except KeyboardInterrupt:
@@ -114,9 +114,9 @@ class FleetDeployment:
         for node in sorted(set(before.nodes if before is not None else ()) - set(now.nodes)):
             self._log(f"  {node} says nothing any more: {LEFT_OUT}")
         if now.failure is not None:
-            self._log(f"{now.failure}: going back on {len(now.done)} nodes ...")
+            self._log(f"{now.failure}: going back on {len(now.complete)} nodes ...")
         elif now.turn is not None:
-            self._log(f"{now.turn} ({len(now.done) + 1} of {len(now.nodes)}) ...")
+            self._log(f"{now.turn} ({len(now.complete) + 1} of {len(now.nodes)}) ...")
 
     def _update(self, change: Callable[[Desired], Desired]) -> None:
         self._shared.update(lambda document: change(Desired.of_document(document)).document())

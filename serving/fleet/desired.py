@@ -1,4 +1,4 @@
-"""What the nodes of a fleet should serve, and the deployment that changes it node by node.
+"""The desired state of a fleet: the versions of its nodes, and the deployment that changes them node by node.
 
 Each function that returns a `Desired` is a step that some node or command takes; `SharedDocument` sees to it that each
 step is taken from the newest state.
@@ -30,21 +30,21 @@ class Rollout:
     before: str | None
     nodes: tuple[str, ...]
     limits: Mapping[str, float]
-    done: tuple[str, ...] = ()
+    complete: tuple[str, ...] = ()
     failure: str | None = None
 
     @property
     def turn(self) -> str | None:
         """Return the node whose turn it is, None at the end."""
         if self.failure is not None:
-            return self.done[-1] if self.done else None
-        return next((node for node in self.nodes if node not in self.done), None)
+            return self.complete[-1] if self.complete else None
+        return next((node for node in self.nodes if node not in self.complete), None)
 
     def version_of(self, node: str) -> str | None:
         """Return the version that a node should serve at present: the new one from its turn on, until its turn back."""
-        is_new = node in self.done or self.turn == node
+        is_new = node in self.complete or self.turn == node
         if self.failure is not None:
-            is_new = node in self.done and self.turn != node
+            is_new = node in self.complete and self.turn != node
         return self.version if is_new else self.before
 
 
@@ -70,7 +70,9 @@ class Desired:
             rollout = document.get("rollout")
             ended = document.get("ended")
             if rollout is not None:
-                rollout = Rollout(**{**rollout, "nodes": tuple(rollout["nodes"]), "done": tuple(rollout["done"])})
+                rollout = Rollout(
+                    **{**rollout, "nodes": tuple(rollout["nodes"]), "complete": tuple(rollout["complete"])}
+                )
             return cls(models, rollout, (ended[0], ended[1]) if ended is not None else None)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise FleetError(f"the state of the fleet is damaged ({error!r}): remove its newest file") from error
@@ -80,7 +82,7 @@ class Desired:
         models = {name: {"version": model.version, "before": model.previous} for name, model in self.models.items()}
         rollout = dataclasses.asdict(self.rollout) if self.rollout is not None else None
         if rollout is not None:
-            rollout |= {"nodes": list(rollout["nodes"]), "done": list(rollout["done"])}
+            rollout |= {"nodes": list(rollout["nodes"]), "complete": list(rollout["complete"])}
         return {"models": models, "rollout": rollout, "ended": list(self.ended) if self.ended is not None else None}
 
     def versions_of(self, node: str) -> dict[str, str | None]:
@@ -93,14 +95,14 @@ class Desired:
     def allows(self, served: Mapping[str, str]) -> bool:
         """Return whether a node that serves these versions may answer: during a deployment both versions may."""
         for name, version in served.items():
-            allowed = {model.version for known, model in self.models.items() if known == name}
+            allowed = {self.models[name].version} if name in self.models else set()
             if self.rollout is not None and self.rollout.name == name:
                 allowed |= {self.rollout.version, version if self.rollout.before is None else self.rollout.before}
             if allowed and version not in allowed:
                 return False
         return True
 
-    def begun(self, rollout: Rollout) -> Self:
+    def with_rollout(self, rollout: Rollout) -> Self:
         """Return the state in which a deployment begins; its `before` counts only for a model that is new to the fleet.
 
         Raises:
@@ -121,29 +123,30 @@ class Desired:
         rollout = self.rollout
         if rollout is None or rollout.id != id_ or rollout.turn != node or back != (rollout.failure is not None):
             return self
-        done = rollout.done[:-1] if back else (*rollout.done, node)
-        return self._with(dataclasses.replace(rollout, done=done))
+        complete = rollout.complete[:-1] if back else (*rollout.complete, node)
+        return self._with(dataclasses.replace(rollout, complete=complete))
 
     def with_failure(self, id_: str, reason: str, *, node: str | None = None) -> Self:
-        """Return the state in which the nodes that are done go back.
+        """Return the state in which the nodes that have the version go back.
 
-        `node` has undone its turn itself; without it, that whose turn it is goes back too: it may have the version.
+        `node` has uncomplete its turn itself; without it, that whose turn it is goes back too: it may have the version.
         """
         rollout = self.rollout
         if rollout is None or rollout.id != id_ or rollout.failure is not None:
             return self
-        begun = () if rollout.turn in (node, None) else (rollout.turn,)
-        return self._with(dataclasses.replace(rollout, failure=reason, done=(*rollout.done, *begun)))
+        doubtful = () if rollout.turn in (node, None) else (rollout.turn,)
+        return self._with(dataclasses.replace(rollout, failure=reason, complete=(*rollout.complete, *doubtful)))
 
     def without(self, id_: str, node: str) -> Self:
         """Return the state in which the deployment does not wait for a node that has died."""
         rollout = self.rollout
         if rollout is None or rollout.id != id_ or node not in rollout.nodes:
             return self
-        nodes, done = (tuple(other for other in each if other != node) for each in (rollout.nodes, rollout.done))
+        nodes = tuple(other for other in rollout.nodes if other != node)
+        complete = tuple(other for other in rollout.complete if other != node)
         if not nodes and rollout.failure is None:
-            return self._with(dataclasses.replace(rollout, nodes=(), done=(), failure="no node is left"))
-        return self._with(dataclasses.replace(rollout, nodes=nodes, done=done))
+            return self._with(dataclasses.replace(rollout, nodes=(), complete=(), failure="no node is left"))
+        return self._with(dataclasses.replace(rollout, nodes=nodes, complete=complete))
 
     def _with(self, rollout: Rollout) -> Self:
         """Return the state with a deployment, or after it if nobody has a turn."""

@@ -1,4 +1,4 @@
-"""What each node of a fleet says of itself, again and again; a node that says nothing new has died."""
+"""The reports of the nodes of a fleet, which each writes again and again; a node that writes no new one has died."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ FOLDER = "nodes"
 class NodeReport:
     """One report; `count` is another one each time. `serves` has the versions that answer on the node.
 
-    `says` is why it does not serve what it should, "" if it does.
+    `says` is why it does not serve the desired versions, "" if it does.
     """
 
     name: str
@@ -82,10 +82,10 @@ class Reports:
 
     def alive(self) -> tuple[str, ...]:
         """Return the nodes that say something new within the time of two reports, in the order of their names."""
-        deadline, known = self._clock() + 2.5 * BEAT, self.read()
-        while self._clock() < deadline and not self._news.issuperset(known):
+        deadline, reports = self._clock() + 2.5 * BEAT, self.read()
+        while self._clock() < deadline and not self._news.issuperset(reports):
             time.sleep(BEAT / 4)
-            known = self.read()
+            reports = self.read()
         return tuple(sorted(self._news - self.dead()))
 
     def remove(self, name: str) -> None:

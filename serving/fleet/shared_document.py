@@ -1,7 +1,7 @@
 """One JSON document at an address that several machines change, each only if nobody else has changed it meanwhile.
 
-Every revision is a file of its own, `<number>.json`, which is created only if there is none of that number: a folder of
-this machine, NFS and the object stores of fsspec (`mode="create"`: GCS, S3, Azure) all do that in one step.
+Every revision is a file `<number>.json`, which is created only if no file has that number. A folder does that in one
+step, as do the object stores of fsspec (`mode="create"`).
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class SharedDocument:
                     return Revision(0, {})
                 try:
                     return Revision(numbers[-1], json.loads(self._files.cat_file(self._name(numbers[-1]))))
-                except FileNotFoundError:  # so many have come meanwhile that it was removed
+                except FileNotFoundError:  # newer ones have replaced it meanwhile
                     continue
 
     def replace(self, before: int, document: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Print what a fleet should serve, and what each of its nodes serves.
+"""Print the desired versions of a fleet, and those that its nodes serve.
 
 python -m serving.fleet.status gs://bucket/fleet
 python -m serving.fleet.status gs://bucket/fleet --forget node-3    of a node that does not come back
@@ -19,7 +19,7 @@ from serving.fleet.shared_document import SharedDocument
 
 def lines(desired: Desired) -> list[str]:
     """Return a line for each model, and one for a deployment under way."""
-    said = [
+    text = [
         f"{name} {model.version}" + (f", before {model.previous}" if model.previous is not None else "")
         for name, model in desired.models.items()
     ]
@@ -27,17 +27,17 @@ def lines(desired: Desired) -> list[str]:
         way = (
             f"goes back on {rollout.turn} ({rollout.failure})" if rollout.failure else f"is deployed on {rollout.turn}"
         )
-        said.append(
-            f"{rollout.name} {rollout.version} {way}, {len(rollout.done)} of {len(rollout.nodes)} nodes have it"
+        text.append(
+            f"{rollout.name} {rollout.version} {way}, {len(rollout.complete)} of {len(rollout.nodes)} nodes have it"
         )
-    return said or ["no version yet: make deploy NAME= VERSION= FLEET="]
+    return text or ["no version yet: make deploy NAME= VERSION= FLEET="]
 
 
 def row(desired: Desired, report: NodeReport, *, is_alive: bool) -> tuple[str, ...]:
     """Return the cells of a node's row."""
     serves = ", ".join(f"{name} {version}" for name, version in report.serves.items()) or "nothing"
-    wanted = {name: version for name, version in desired.versions_of(report.name).items() if version is not None}
-    is_right = all(report.serves.get(name) == version for name, version in wanted.items())
+    versions = desired.versions_of(report.name).items()
+    is_right = all(version is None or report.serves.get(name) == version for name, version in versions)
     state = "says nothing any more" if not is_alive else report.says or ("" if is_right else "is being changed")
     return report.name, f"{report.host}:{report.folder}", serves, state
 

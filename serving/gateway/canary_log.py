@@ -10,7 +10,7 @@ FILE = "canary.log"
 
 
 class CanaryLog:
-    """The file; what was in it before this gateway belongs to earlier deployments."""
+    """The file; older lines belong to earlier deployments."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

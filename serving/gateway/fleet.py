@@ -11,7 +11,7 @@ from serving.fleet.shared_document import SharedDocument
 
 
 class Fleet:
-    """What was last read at the address of a fleet."""
+    """The state at the address of a fleet, as it was last read."""
 
     def __init__(self, url: str) -> None:
         self._shared, self._reports = SharedDocument(f"{url}/{agent.FOLDER}"), Reports(url)
@@ -22,7 +22,7 @@ class Fleet:
         """Read it again.
 
         Raises:
-            ServingError: it cannot be read; what was read before stays.
+            ServingError: it cannot be read; the state that was read before stays.
         """
         self._desired = Desired.of_document(self._shared.read().document)
         reports = self._reports.read().values()

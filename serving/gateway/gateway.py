@@ -109,7 +109,7 @@ class Gateway:
         self._owner.release()
 
     def has_folder(self) -> bool:
-        """Return whether its folder is there; once that is removed, Envoy reads no file again."""
+        """Return whether nobody has removed its folder; after that Envoy reads no file again."""
         try:
             return self.folder.stat().st_ino == self._inode
         except FileNotFoundError:
@@ -137,7 +137,7 @@ class Gateway:
             self._fault = str(error)
 
     def _follow_fleet(self) -> None:
-        """Take up its new nodes, and what it allows now."""
+        """Take up its new nodes, and the versions that it allows now."""
         assert self._fleet is not None
         try:
             self._fleet.look()
@@ -146,9 +146,9 @@ class Gateway:
             if str(error) != self._fleet_fault:
                 logging.getLogger(__name__).warning("the fleet stays as it was: %s", error)
             self._fleet_fault = str(error)
-        known = {node.root for node in self._nodes}
+        roots = {node.root for node in self._nodes}
         for folder in self._fleet.folders:
-            if folder not in known:
+            if folder not in roots:
                 node = Node(folder, self._publish)
                 node.start()
                 self._nodes = [*self._nodes, node]

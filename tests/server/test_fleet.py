@@ -198,13 +198,13 @@ def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(fleet: Runnin
 def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path: Path) -> None:
     live = fleet.versions()[0]
     for arguments, message in (
-        ([NAME, str(live), "--fleet", fleet.url], "is live already"),
-        ([NAME, "9.9", "--fleet", fleet.url], "no archive of shapes 9.9"),
-        ([NAME, "1.0", "--fleet", str(tmp_path / "nobody")], "no node follows this address"),
-        ([NAME, "1.0", "--fleet", fleet.url, "--shadow", "0.1"], "leave them out with FLEET"),
-        (["absent", "--rollback", "--fleet", fleet.url], "no version of absent before this one"),
+        ([fleet.url, NAME, str(live)], "is live already"),
+        ([fleet.url, NAME, "9.9"], "no archive of shapes 9.9"),
+        ([str(tmp_path / "nobody"), NAME, "1.0"], "no node follows this address"),
+        (["nosuch://fleet", NAME, "1.0"], "check the address"),
+        ([fleet.url, "absent", "--rollback"], "no version of absent before this one"),
     ):
-        done = run_cli("serving.deploy", *arguments, root=fleet.root)
+        done = run_cli("serving.fleet.deploy", *arguments, root=fleet.root)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1 and line.startswith("error: ") and message in line
     shutil.copytree(fleet.root / "runs", tmp_path / "runs")
@@ -257,7 +257,7 @@ def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(fleet: 
 def test_an_interrupted_deployment_is_undone_on_all_nodes(fleet: RunningFleet) -> None:
     fleet.build("5.0")
     before = fleet.versions()
-    command = [sys.executable, "-m", "serving.deploy", NAME, "5.0", "--fleet", fleet.url]
+    command = [sys.executable, "-m", "serving.fleet.deploy", fleet.url, NAME, "5.0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=fleet.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

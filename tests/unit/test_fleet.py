@@ -11,6 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from serving.errors import ServingError
 from serving.fleet import archives, reports
 from serving.fleet.desired import Desired, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
@@ -71,7 +72,7 @@ def rollout(version: str = "2.0", nodes: tuple[str, ...] = NODES, before: str | 
 
 
 def begun() -> Desired:
-    return Desired({"m": LiveModel("1.0", "0.9")}).begun(rollout())
+    return Desired({"m": LiveModel("1.0", "0.9")}).with_rollout(rollout())
 
 
 def test_nodes_take_turns_and_the_last_one_makes_it_live() -> None:
@@ -132,19 +133,19 @@ def test_a_dead_node_is_left_out() -> None:
 
 def test_what_cannot_begin_says_why() -> None:
     with pytest.raises(FleetError, match=r"m 2\.0 is being deployed"):
-        begun().begun(rollout("3.0"))
+        begun().with_rollout(rollout("3.0"))
     with pytest.raises(FleetError, match=r"1\.0 is live already"):
-        Desired({"m": LiveModel("1.0")}).begun(rollout("1.0"))
+        Desired({"m": LiveModel("1.0")}).with_rollout(rollout("1.0"))
     with pytest.raises(FleetError, match="make watch FLEET="):
-        Desired().begun(rollout(nodes=()))
+        Desired().with_rollout(rollout(nodes=()))
     with pytest.raises(FleetError, match="damaged"):
         Desired.of_document({"models": {"m": {"version": "1.0"}}})
 
 
 def test_a_model_that_the_fleet_does_not_know_goes_back_to_what_the_nodes_serve() -> None:
-    state = Desired().begun(rollout(before="1.0"))
+    state = Desired().with_rollout(rollout(before="1.0"))
     assert [state.versions_of(node)["m"] for node in NODES] == ["2.0", "1.0", "1.0"]
-    new = Desired().begun(rollout("1.0"))
+    new = Desired().with_rollout(rollout("1.0"))
     assert [new.versions_of(node)["m"] for node in NODES] == ["1.0", None, None] and new.allows({"m": "0.1"})
 
 
@@ -166,6 +167,10 @@ def test_a_node_that_says_nothing_new_is_dead(url: str) -> None:
     seen.write(report("b", 99))
     seen.read()
     assert seen.dead() == set()
+    seen.remove("b")
+    assert set(seen.read()) == {"a"} and seen.dead() == set()
+    with pytest.raises(ServingError, match="no node has the name b"):
+        seen.remove("b")
 
 
 def test_only_nodes_that_say_something_new_are_alive(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
