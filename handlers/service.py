@@ -48,7 +48,7 @@ from handlers.golden import GoldenError
 from handlers.machine import THREADS_VARIABLE, cores
 from handlers.network.aot import is_aot_package
 from handlers.network.precision import candidates
-from handlers.observation.log import PREDICTION_ID_HEADER, request_id_of
+from handlers.observation.log import PREDICTION_ID_HEADER, request_id_of, trace_id_of
 from handlers.observation.observer import Observer, Outcome
 from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.requests import payload
@@ -338,7 +338,8 @@ def _outcome(
         return Outcome(reply.code, [request], [])
     if request.explained is not None:
         answers = [answer for answer in answers if isinstance(answer, RequestError)]
-    return Outcome(reply.code, answers, request.images, reply.request_id, request.top_k)
+    trace_id = trace_id_of(raw) if reply.request_id else ""
+    return Outcome(reply.code, answers, request.images, reply.request_id, request.top_k, trace_id)
 
 
 def _error_of_all(answers: list[Answer]) -> RequestError | None:

@@ -26,7 +26,7 @@ from serving.store import model_store
 TABLE = "predictions"  # in the folder of the model
 ROWS = 10_000  # that are in memory at a time
 COLUMNS = (
-    *("time", "request_id", "image", "model", "version", "label", "confidence", "labels", "familiarity"),
+    *("time", "request_id", "trace_id", "image", "model", "version", "label", "confidence", "labels", "familiarity"),
     *("brightness", "contrast", "sharpness", "pixels", "bytes", "sha256", "embedding"),
 )
 Row = dict[str, Any]
@@ -88,7 +88,7 @@ def _write_parquet(rows: Iterator[Row], path: Path) -> int:
     import pyarrow.parquet
 
     types = {name: pa.float64() for name in COLUMNS} | dict.fromkeys(("image", "pixels", "bytes"), pa.int64())
-    types |= dict.fromkeys(("time", "request_id", "model", "version", "label", "sha256"), pa.string())
+    types |= dict.fromkeys(("time", "request_id", "trace_id", "model", "version", "label", "sha256"), pa.string())
     types |= {"labels": pa.map_(pa.string(), pa.float64()), "embedding": pa.list_(pa.float32())}
     schema, count = pa.schema(types), 0
     times = schema.get_field_index("time")

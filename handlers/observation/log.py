@@ -31,6 +31,8 @@ from handlers.settings import Settings
 
 PREDICTION_ID_HEADER = "x-prediction-id"  # of a response to a request that is logged
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
+TRACE_HEADER = "traceparent"
+TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")  # w3.org/TR/trace-context
 MEGABYTE = 1_000_000
 MOST_WAITING, MOST_BYTES = 1000, 64 * MEGABYTE  # images in the queue
 PERIOD = 0.2  # seconds that the thread waits for further images
@@ -42,6 +44,7 @@ class Entry(NamedTuple):
 
     time: float
     request_id: str
+    trace_id: str
     place: int
     labels: Mapping[str, float]
     answer: Labels
@@ -91,7 +94,9 @@ class Log:
     def _is_copied(self, request_id: str) -> bool:
         return self._copies is not None and self._copies.has(request_id)
 
-    def add(self, request_id: str, answers: Sequence[Any], images: Sequence[Any], top_k: int | None) -> None:
+    def add(
+        self, request_id: str, answers: Sequence[Any], images: Sequence[Any], top_k: int | None, trace_id: str = ""
+    ) -> None:
         """Queue the answered images of a request; `answers` that are errors are passed over."""
         now = time.time()
         for place, (answer, image) in enumerate(zip(answers, images, strict=True)):
@@ -104,7 +109,7 @@ class Log:
             self._bytes_added += len(image)
             labels = dict(islice(answer.items(), top_k))
             # Measured here: the queue holds no decoded images.
-            self._queue.append(Entry(now, request_id, place, labels, answer, answer.measure(), image))
+            self._queue.append(Entry(now, request_id, trace_id, place, labels, answer, answer.measure(), image))
         if self._queue and not self._filled.is_set():
             self._filled.set()
 
@@ -153,6 +158,7 @@ class Log:
         return {
             "time": dt.datetime.fromtimestamp(entry.time, dt.UTC).isoformat(timespec="milliseconds"),
             "request_id": entry.request_id,
+            "trace_id": entry.trace_id or None,
             "image": entry.place,
             **self._about,
             "label": label,
@@ -171,3 +177,9 @@ def request_id_of(raw: RawRequest) -> str:
     """Return the client's own id of a request, else the server's, else a new one."""
     text = raw.headers.get(REQUEST_ID_HEADER, "")
     return text if REQUEST_ID.fullmatch(text) else raw.request_id or uuid.uuid4().hex
+
+
+def trace_id_of(raw: RawRequest) -> str:
+    """Return the id of the trace that a request belongs to, "" if it names none."""
+    trace = TRACE.fullmatch(raw.headers.get(TRACE_HEADER, ""))
+    return trace[1] if trace is not None else ""

@@ -32,7 +32,8 @@ PERIOD = 0.2  # seconds that observations wait for others
 class Outcome(NamedTuple):
     """Status, answers and images of one request; a body without images has its error as answer.
 
-    `request_id` is empty if it is not logged, and `top_k` is the number of labels that it asked for.
+    `request_id` is empty if it is not logged, `trace_id` if it belongs to no trace, and `top_k` is the number of labels
+    that it asked for.
     """
 
     code: int
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     images: Sequence[Image]
     request_id: str = ""
     top_k: int | None = None
+    trace_id: str = ""
 
 
 class Waiting:
@@ -126,7 +128,7 @@ class Observer:
                 self._sampling.add(answer)
             waiting.sizes += [len(image) for image in outcome.images if not isinstance(image, RequestError)]
             if self.log is not None and outcome.request_id:
-                self.log.add(outcome.request_id, outcome.answers, outcome.images, outcome.top_k)
+                self.log.add(outcome.request_id, outcome.answers, outcome.images, outcome.top_k, outcome.trace_id)
         waiting.batches.append((len(outcomes), len(waiting.sizes) - images, seconds))
 
     def flush(self) -> None:

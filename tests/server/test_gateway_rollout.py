@@ -1,6 +1,7 @@
 """Trials of a version with the requests that come through the gateway."""
 
 import itertools
+import json
 import ssl
 import threading
 from collections.abc import Iterator
@@ -11,15 +12,18 @@ from typing import Self
 import httpx
 import pytest
 
+from handlers.observation import segments
 from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client
 from serving.gateway import clients
 from serving.gateway.certificate import CERTIFICATE
-from serving.gateway.envoy import GatewayError, binary
+from serving.gateway.deployed import RUNNING
+from serving.gateway.envoy import ACCESS_LOG, GatewayError, binary
 from serving.gateway.gateway import Gateway
 from serving.host.ports import Address
 from serving.host.repetition import repeated
+from serving.lifecycle import launch
 from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.rollout.canary import Canary
 from serving.rollout.live_trial import Length, Shadow
@@ -79,7 +83,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("rollout")
     (root / "config.properties").write_text(CONFIG.read_text())
     run = export(root / "runs" / NAME, CLASSES[NAME]).parent
-    settings = ["minWorkers=1", "handler.precision=fp32"]
+    settings = ["minWorkers=1", "handler.precision=fp32", "handler.log=1"]
     built = [
         archive.build(NAME, version, run=run, store=root / "model_store", overrides=settings, rehearse=False)
         for version in VERSIONS
@@ -111,6 +115,22 @@ def go(root: Path, version: str, *trials: Trial) -> str:
     limits = DeployLimits(watch=0.3)
     deploy.deploy(NAME, version, root=root, keep=False, limits=limits, verify=False, trials=trials, log=said.append)
     return "\n".join(said)
+
+
+def test_the_worker_s_log_has_the_ids_of_the_gateway_s(root: Path, callers: Callers) -> None:
+    with callers:
+        until(lambda: callers.answers, 10)
+    request_id = callers.answers[0].headers["x-prediction-id"]
+    predictions, log = launch.predictions(root) / NAME, root / RUNNING / ACCESS_LOG
+
+    def is_logged() -> bool:
+        return log.is_file() and request_id in log.read_text()
+
+    until(is_logged, 5)  # Envoy writes it every second
+    until(lambda: any(row["request_id"] == request_id for row, _ in segments.read(predictions)), 5)
+    (row,) = [row for row, _ in segments.read(predictions) if row["request_id"] == request_id]
+    (line,) = [line for line in map(json.loads, log.read_text().splitlines()) if line["request_id"] == request_id]
+    assert row["trace_id"] == line["trace_id"] and len(row["trace_id"]) == 32
 
 
 def test_a_shadow_gets_copies_of_the_requests(root: Path, callers: Callers) -> None:

@@ -54,6 +54,9 @@ class Written:
         return [row for row, _ in segments.read(self.folder)]
 
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Callable[..., Written]]:
     """Return a function that opens a log; its thread ends with the test."""
@@ -272,8 +275,8 @@ def test_a_service_logs_its_answers_under_the_ids_that_it_returns(
 ) -> None:
     service = logged(log=1, log_images=True)
     batch = [
-        request(png(0), png(1), **{"x-request-id": "mine"}),
-        request(png(2)),
+        request(png(0), png(1), **{"x-request-id": "mine", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}),
+        request(png(2), traceparent="00-malformed-00f067aa0ba902b7-01"),
         request(b"no image", **{"x-request-id": "bad"}),
         request(png(3), **{UNCOUNTED_HEADER: "1"}),
         request(png(4), describe="True"),
@@ -291,6 +294,7 @@ def test_a_service_logs_its_answers_under_the_ids_that_it_returns(
         (ids[1], 0),
         (ids[5], 0),
     ]
+    assert [row["trace_id"] for row, _ in rows] == [TRACE, TRACE, None, None]
     assert [row["labels"] for row, _ in rows] == [
         *replies[0].document["predictions"], replies[1].document, replies[5].document
     ]  # fmt: skip
