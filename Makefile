@@ -61,9 +61,9 @@ export SIGHTLINE_CLUSTER = $(value CLUSTER)
 export SIGHTLINE_FLEET = $(value FLEET)
 export SIGHTLINE_PYTHON = $(value PYTHON)
 # make hands variables of its command line to every recipe, and would run a $(shell ...) in one for that.
-unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY CLUSTER
+unexport DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT AUGMENT MINUTES TRIALS STAGES DEVICE BENCH PYTHON REPLAY AGREEMENT SHADOW CANARY CLUSTER FLEET
 # A command would take it for an option: of NAME=--help it would show its help, and succeed.
-$(foreach each,DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY CLUSTER,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
+$(foreach each,DATASET NAME NAMES NETWORKS P99 VERSION RAW IMAGE LABELS PORT EXCLUDE FORMAT REPLAY AGREEMENT SHADOW CANARY CLUSTER FLEET,$(if $(filter -%,$(firstword $(value $(each)))),$(error error: \
   $(each)=$(value $(each)) begins with "-": name something else, or a path as ./$(value $(each)))))
 builds = $(if $(CPU),--builds $(if $(filter 0 no,$(CPU)),full,cpu))
 need = $(if $(strip $(value $(1))),,$(error error: $(1) is missing: make $@ $(2)))

@@ -248,7 +248,8 @@ def serve_and_ask(
     run.console.print(f"{right} of {len(answers)} right; {_worth(files, metrics)}", highlight=False)
     for line in compared.lines(run.root) if compared else ():
         run.console.print(line, highlight=False)
-    run.console.print(f"First answers after {first:.0f} s, all done after {run.elapsed:.0f} s.", highlight=False)
+    end = f", all done after {run.elapsed:.0f} s" if suffix else ""  # fine-tuning follows the first answers
+    run.console.print(f"First answers after {first:.0f} s{end}.", highlight=False)
     return archive.version
 
 

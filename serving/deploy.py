@@ -129,8 +129,8 @@ def rollback(name: str, *, root: Path, live: str | None = None, log: Callable[[s
         return Deployed(name, model.previous, model.version, {"switch": time.perf_counter() - start_time})
 
 
-def drop(name: str, version: str, *, root: Path, log: Callable[[str], None] = print) -> None:
-    """Remove a version that is kept for a rollback, or a model that has no other version; nothing if it is neither.
+def drop(name: str, version: str, *, root: Path, is_last: bool = False, log: Callable[[str], None] = print) -> None:
+    """Remove a version that is kept for a rollback, with `is_last` also the only one of its model; else nothing.
 
     Raises:
         Held: a deployment runs.
@@ -138,12 +138,11 @@ def drop(name: str, version: str, *, root: Path, log: Callable[[str], None] = pr
         ClientError: the server does not answer.
     """
     root = root.resolve()
+    model = Live.read(root).models.get(name)
+    removable = [model.previous, *([model.version] if is_last and model.previous is None else [])] if model else []
+    if version not in removable:
+        return
     with lock.deploying(root), _operated(root, log) as (running, client):
-        model = Live.read(root).models.get(name)
-        if model is None or version not in (model.version, model.previous):
-            return
-        if version == model.version and model.previous is not None:
-            return
         record(root, running, lambda live: live.without([(name, version)]))
         archive = model_store.find(name, version, root / model_store.FOLDER)
         image = next((golden.image for golden in archive.golden()), b"")

@@ -33,6 +33,7 @@ from serving import server
 from serving.client import Client, ClientError, ModelStatus, Unreachable
 from serving.errors import ServingError
 from serving.fleet import agent
+from serving.fleet.desired import FleetError
 from serving.fleet.shared_document import AddressError
 from serving.host import lock, logs, processor, state
 from serving.host.state import ServerState
@@ -360,6 +361,8 @@ def main() -> int:
     parser.add_argument("--fleet", metavar="ADDRESS", help="serve what is desired there, and take part in deployments")
     parser.add_argument("--node", metavar="NAME", help="its name in the fleet (default: host and folder)")
     arguments = parser.parse_args()
+    if arguments.rollback and arguments.fleet:
+        parser.error("a version that is rolled back on one server is not the fleet's: leave ROLLBACK=1 or FLEET= out")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
     _log(root)
@@ -380,7 +383,7 @@ def main() -> int:
                 time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
-    except AddressError as error:
+    except (AddressError, FleetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

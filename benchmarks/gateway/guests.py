@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.gateway import fleet
@@ -32,17 +32,28 @@ from benchmarks.result import Origin
 from benchmarks.traffic import background_load
 
 RESULT, WORK = Path("benchmarks/results/gateway_guests.json"), Path("runs/bench-gateway-guests")
-RATE, SLOW, IDLE, OVERSIZED = 50.0, 500, 200, 100  # requests/s; clients; clients; requests/s
+RATE = 50.0  # good requests/s
 ANNOUNCED, BEGUN = 30_000_000, 100_000  # bytes of an oversized body
 SETTLING = 12.0  # seconds until all guests are there; TLS takes two milliseconds for each
 GOAL = 2.0  # times the p99 without guests
 
 
+class Crowd(NamedTuple):
+    """Slow clients, idle ones, and oversized requests/s."""
+
+    slow: int
+    idle: int
+    oversized: int
+
+
+CROWD = Crowd(500, 200, 100)
+
+
 class Guests:
     """Clients that behave badly; `endings` counts how the gateway ended their requests."""
 
-    def __init__(self, url: str, headers: dict[str, str], certificate: Path) -> None:
-        self._address = urlsplit(url)
+    def __init__(self, url: str, headers: dict[str, str], certificate: Path, crowd: Crowd) -> None:
+        self._address, self._crowd = urlsplit(url), crowd
         self._context = ssl.create_default_context(cafile=certificate)
         lines = [f"POST {self._address.path} HTTP/1.1", "Host: localhost", *(f"{k}: {v}" for k, v in headers.items())]
         self._head = "\r\n".join(lines).encode()
@@ -50,8 +61,9 @@ class Guests:
 
     async def all(self) -> None:
         """Run them until cancelled."""
-        slow = [self._again(self._send_slowly, number / SLOW) for number in range(SLOW)]
-        idle = [self._again(self._be_idle, number / IDLE) for number in range(IDLE)]
+        crowd = self._crowd
+        slow = [self._again(self._send_slowly, number / crowd.slow) for number in range(crowd.slow)]
+        idle = [self._again(self._be_idle, number / crowd.idle) for number in range(crowd.idle)]
         await asyncio.gather(*slow, *idle, self._oversized())
 
     async def _again(self, visit: Any, delay: float) -> None:
@@ -87,7 +99,7 @@ class Guests:
             task = asyncio.ensure_future(self._one_oversized())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            await asyncio.sleep(max(0.0, start + number / OVERSIZED - asyncio.get_running_loop().time()))
+            await asyncio.sleep(max(0.0, start + number / self._crowd.oversized - asyncio.get_running_loop().time()))
 
     async def _one_oversized(self) -> None:
         async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,8 +116,8 @@ class Guests:
         self.endings[f"{kind}: {answer[9:12].decode('latin-1') or 'closed'}"] += 1
 
 
-def _visit(pipe: Connection, url: str, headers: dict[str, str], certificate: Path) -> None:
-    guests = Guests(url, headers, certificate)
+def _visit(pipe: Connection, url: str, headers: dict[str, str], certificate: Path, crowd: Crowd) -> None:
+    guests = Guests(url, headers, certificate, crowd)
 
     async def until_told() -> None:
         task = asyncio.ensure_future(guests.all())
@@ -118,11 +130,11 @@ def _visit(pipe: Connection, url: str, headers: dict[str, str], certificate: Pat
 
 
 @contextlib.contextmanager
-def visiting(running: Fleet, endings: Counter[str]) -> Iterator[None]:
+def visiting(running: Fleet, endings: Counter[str], crowd: Crowd = CROWD) -> Iterator[None]:
     """Have the guests visit from a process of their own while the block runs, and add their `endings`."""
     context = multiprocessing.get_context("spawn")
     pipe, child = context.Pipe()
-    arguments = (child, running.url, running.headers, running.certificate)
+    arguments = (child, running.url, running.headers, running.certificate, crowd)
     process = context.Process(target=_visit, args=arguments, daemon=True)
     process.start()
     threading.Event().wait(SETTLING)
@@ -154,7 +166,7 @@ def measure(root: Path, seconds: float, rounds: int) -> dict[str, Any]:
                 rows["beside guests"].append(load())
     ratios = [guests["p99"] / alone["p99"] for alone, guests in zip(rows["alone"], rows["beside guests"], strict=True)]
     return {
-        "guests": {"slow": SLOW, "idle": IDLE, "oversized_per_second": OVERSIZED},
+        "guests": {"slow": CROWD.slow, "idle": CROWD.idle, "oversized_per_second": CROWD.oversized},
         "rate": RATE,
         "seconds": seconds,
         "rounds": rounds,

@@ -102,10 +102,24 @@ def _rollouts(row: Mapping[str, Any]) -> Iterator[Row]:
     yield "one deployment", f"{row['seconds']['median']:.0f} s (at most {row['seconds']['slowest']:.0f} s)", ""
 
 
+def _soak(row: Mapping[str, Any]) -> Iterator[Row]:
+    events = row["events"]
+    action = (
+        f"{row['minutes']:g} minutes of good, bad, aborted and slow requests; {events['worker']} workers and "
+        f"{events['node']} nodes killed, {events['swap']} swaps"
+    )
+    yield action, f"{row['failed']} of {row['requests']:,} failed; the slowest took {row['slowest']:.1f} s", "0; 5 s"
+    sizes, growth = row["largest"], row["growth"]
+    memory = f"nodes {sizes['nodes_mb']:,.0f} MB, {growth['nodes_mb']:.2f} times the second quarter; "
+    memory += f"gateway {sizes['gateway_mb']:.0f} MB, {growth['gateway_mb']:.2f} times; logs {sizes['logs_mb']:.0f} MB"
+    yield "its memory in the last quarter, and its logs", memory, f"{row['goals']['growth']:g} times"
+
+
 BENCHMARKS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "kills": _kills,
     "lost": _silence,
     "rollouts": _rollouts,
+    "soak": _soak,
     "rotation": _rotation,
     "guests": _guests,
     "fuzz": _fuzz,

@@ -3,8 +3,8 @@
 logs/canary-MODEL.json       the version and its share of the requests, see `handlers.sampling`
 logs/canary-MODEL.failures   a line for each request that it failed to answer, and the live version answered
 
-Whatever sends requests follows this one rule: of a request's id, `is_selected(id, share, CANARY)`. It needs the right
-to read and write these files, and otherwise asks the live version.
+A client follows this rule: of a request's id, `is_selected(id, share, CANARY)`; the gateway chooses by chance. Both
+need the right to read and write these files, and otherwise ask the live version.
 """
 
 import contextlib

@@ -1,123 +1,193 @@
 """What makes the server of one folder serve what its fleet should: beside `make watch`, in two threads."""
 
 import contextlib
+import dataclasses
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from handlers.naming import NAME
 from serving import deploy
 from serving.client import Client, ClientError, NotFound, Unreachable
 from serving.errors import ServingError
 from serving.fleet import archives
-from serving.fleet.desired import Desired, Rollout
+from serving.fleet.desired import Desired, FleetError, Rollout
 from serving.fleet.reports import BEAT, NodeReport, Reports
-from serving.fleet.shared_document import SharedDocument
+from serving.fleet.shared_document import AddressError, SharedDocument, below
 from serving.host import lock, state
 from serving.host.repetition import repeated
 from serving.host.state import ServerState
+from serving.lifecycle.backoff import Backoff
 from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.store import model_store
 from serving.store.live import Live
 
 LOOK = 0.5  # seconds between two looks at the desired state
-PAUSE = 5.0  # seconds until what has failed is tried again
+PATIENCE = 10.0  # seconds for an answer of the server in a turn
+PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds until what has failed is tried again
 TROUBLE = 120.0  # seconds that a deployment waits for a node whose server is in trouble
+MOST_DEATHS = 2  # of the server in one turn; then the version is at fault
 FOLDER = "desired"
 
 logger = logging.getLogger("serving.watch")
 
 
-class Agent:
-    """The node `name` of the fleet at `url`, whose server is in the folder `root`."""
+@dataclasses.dataclass(slots=True)
+class Turn:
+    """The attempts of one turn: of which deployment and direction, since when, and how often the server died in it."""
 
-    def __init__(
-        self, root: Path, url: str, name: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
+    key: tuple[str, bool]
+    start_time: float
+    deaths: int = 0
+
+
+class Agent:
+    """The node `name` of the fleet at `url`, whose server is in the folder `root`.
+
+    Raises:
+        AddressError: the address cannot be used.
+        FleetError: the name cannot be one, or another server has it.
+    """
+
+    def __init__(self, root: Path, url: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._url, self._name, self._clock = root.resolve(), url, name, clock
-        self._shared, self._reports = SharedDocument(f"{url}/{FOLDER}"), Reports(url, clock=clock)
+        self._shared, self._reports = SharedDocument(below(url, FOLDER)), Reports(url, clock=clock)
         self._others = Reports(url, clock=clock)
         self._count = time.time_ns()  # another one after a restart
-        self._says = self._fault = ""
-        self._due = 0.0  # time of the next attempt
-        self._trouble: tuple[str, float] | None = None  # the deployment, and since when the server is in trouble
+        self._says = ""
+        self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
+        self._pauses = Backoff(PAUSE, LONGEST_PAUSE, clock)
+        self._due = 0.0  # time of the next attempt of a turn
+        self._turn: Turn | None = None
+        self._check_name()
+
+    def _check_name(self) -> None:
+        if not NAME.fullmatch(self._name):
+            raise FleetError(f"{self._name!r} cannot be the name of a node: choose one with --node, such as node-1")
+        report = self._reports.read().get(self._name)
+        if report is not None and (report.host, report.folder) != (socket.gethostname(), str(self._root)):
+            raise FleetError(
+                f"{report.host}:{report.folder} is the node {self._name}: choose another name with --node, or forget "
+                f"that one (python -m serving.fleet.status {self._url} --forget {self._name})"
+            )
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Return whether it deploys a version or goes back at present."""
+        return self._turn is not None
 
     def report(self) -> None:
         """Say which versions this node serves; a fleet that cannot be reached is said once."""
-        self._count += 1
-        report = NodeReport(
-            self._name, socket.gethostname(), str(self._root), self._count, served(self._root), self._says
-        )
-        self._say_faults(lambda: self._reports.write(report))
+        self._log_faults("report", self._report)
 
     def look(self) -> None:
         """Take a turn if it is this node's, and correct what differs from the desired state."""
-        self._say_faults(self._look)
+        self._log_faults("look", self._look)
 
-    def _say_faults(self, action: Callable[[], None]) -> None:
+    def _log_faults(self, thread: str, action: Callable[[], None]) -> None:
         try:
             action()
+            self._faults.pop(thread, None)
         except Exception as error:  # a thread that ended would leave the node as it is
-            if str(error) != self._fault:
+            if str(error) != self._faults.get(thread):
                 logger.error("the fleet is not followed at present: %s", error)
-            self._fault = str(error)
-        else:
-            self._fault = ""
+            self._faults[thread] = str(error)
+
+    def _report(self) -> None:
+        self._count += 1
+        versions = served(self._root)
+        self._reports.write(
+            NodeReport(self._name, socket.gethostname(), str(self._root), self._count, versions, self._says)
+        )
 
     def _look(self) -> None:
+        server = ServerState.read(self._root)
+        if server is not None and (server.busy == os.getpid() or server.is_starting_or_stopping):
+            return  # the watcher beside this agent, or another process, is starting it
         desired = Desired.of_document(self._shared.read().document)
         rollout = desired.rollout
         if rollout is not None:
             self._leave_out_the_dead(rollout)
-        if self._clock() < self._due:
-            return
         is_turn = rollout is not None and rollout.turn == self._name
         if rollout is not None and is_turn:
             self._take_turn(rollout)
+        else:
+            self._turn = None
         for name, version in desired.versions_of(self._name).items():
             if version is not None and not (rollout is not None and is_turn and rollout.name == name):
                 self._correct(name, version)
+        for name, version in desired.withdrawn.items():
+            deploy.drop(name, version, root=self._root, is_last=True)
 
     def _take_turn(self, rollout: Rollout) -> None:
         """Make the version live, or the one before again; without a version before, the model goes."""
-        server, version = state.running(self._root), rollout.version_of(self._name)
-        is_back = rollout.failure is not None
-        try:
-            if version is not None:
-                self._serve(rollout.name, version, DeployLimits(**dict[str, Any](rollout.limits)))
-            if is_back:
-                deploy.drop(rollout.name, rollout.version, root=self._root)
-            if version is not None and served(self._root).get(rollout.name) != version:
-                raise Unreachable(f"{rollout.name} {version} does not answer yet")
-        except (ServingError, OSError) as error:
-            self._says, self._due = str(error), self._clock() + PAUSE
-            logger.error("%s", error)
-            if is_back or isinstance(error, ClientError | lock.Held) or not self._is_well(server):
-                self._wait(rollout)
-            else:  # the version is at fault
-                reason = f"{self._name}: {error}"
-                self._update(lambda now: now.with_failure(rollout.id, reason, node=self._name))
+        key = rollout.id, rollout.failure is not None
+        if self._turn is None or self._turn.key != key:
+            self._turn, self._due = Turn(key, self._clock()), 0.0
+        if self._clock() < self._due:
             return
-        self._says = ""
+        server = state.running(self._root)
+        try:
+            self._try_turn(rollout)
+        except Exception as error:  # of any kind: the fleet waits for this node
+            logger.error("%s", error)
+            self._says, self._due = str(error), self._clock() + PAUSE
+            self._turn.deaths += not self._is_same(server)
+            self._end_turn_after(error, rollout, self._turn)
+            return
+        self._says, is_back = "", rollout.failure is not None
         self._update(lambda now: now.with_turn_taken(rollout.id, self._name, back=is_back))
+
+    def _try_turn(self, rollout: Rollout) -> None:
+        version = rollout.version_of(self._name)
+        if version is not None:
+            self._serve(rollout.name, version, DeployLimits(**dict[str, Any](rollout.limits)))
+        if rollout.failure is not None and version != rollout.version:
+            deploy.drop(rollout.name, rollout.version, root=self._root, is_last=version is None)
+        elif version is not None and rollout.failure is None:  # also of a version that it served before
+            archives.fetch(rollout.name, version, self._url, self._root / model_store.FOLDER)
+        answering = served(self._root, PATIENCE).get(rollout.name)
+        if version is not None and answering != version:
+            raise Unreachable(f"{rollout.name} {version} does not answer yet")
+        if version is None and answering == rollout.version:
+            raise DeployError(f"{rollout.name} {version} is still the only version here")
+
+    def _end_turn_after(self, error: Exception, rollout: Rollout, turn: Turn) -> None:
+        """Have the turn tried again if the server or the address is in trouble; else the version is at fault."""
+        is_trouble = not isinstance(error, ServingError) or isinstance(error, ClientError | lock.Held | AddressError)
+        if turn.deaths or not served(self._root, PATIENCE):
+            is_trouble = turn.deaths < MOST_DEATHS
+        if rollout.failure is None and not is_trouble:
+            reason = f"{self._name}: {error}"
+            self._update(lambda now: now.with_failure(rollout.id, reason, node=self._name))
+        elif self._clock() - turn.start_time > TROUBLE:
+            self._update(lambda now: now.without(rollout.id, self._name))
+
+    def _is_same(self, before: ServerState | None) -> bool:
+        """Return whether the same server runs as before, if one ran."""
+        now = state.running(self._root)
+        return before is None or (now is not None and (now.pid, now.created) == (before.pid, before.created))
 
     def _correct(self, name: str, version: str) -> None:
         """Make the fleet's version live where another one is, as after this node has been away."""
+        live = Live.read(self._root).models.get(name)
+        if live is not None and live.version == version:
+            return
+        if not self._pauses.is_due():
+            return
         try:
             self._serve(name, version, DeployLimits())
             self._says = ""
+            self._pauses.reset()
         except (ServingError, OSError) as error:
             if str(error) != self._says:
                 logger.error("the fleet wants %s %s here: %s", name, version, error)
-            self._says, self._due = str(error), self._clock() + PAUSE
-
-    def _is_well(self, before: ServerState | None) -> bool:
-        """Return whether the same server runs as before, and a model of it answers."""
-        now = state.running(self._root)
-        same = before is not None and now is not None and (now.pid, now.created) == (before.pid, before.created)
-        return same and bool(served(self._root))
+            self._says = str(error)
+            self._pauses.fail()
 
     def _serve(self, name: str, version: str, limits: DeployLimits) -> None:
         """Make a version live, in one step if it is kept for a rollback; nothing if it is live."""
@@ -134,13 +204,6 @@ class Agent:
             name, version, root=self._root, limits=limits, verify=False, log=lambda line: logger.info("%s", line)
         )
 
-    def _wait(self, rollout: Rollout) -> None:
-        """Try the turn again later, since the server is in trouble; after `TROUBLE` the fleet leaves this node out."""
-        if self._trouble is None or self._trouble[0] != rollout.id:
-            self._trouble = rollout.id, self._clock()
-        if self._clock() - self._trouble[1] > TROUBLE:
-            self._update(lambda now: now.without(rollout.id, self._name))
-
     def _leave_out_the_dead(self, rollout: Rollout) -> None:
         self._others.read()
         for node in self._others.dead() - {self._name}:
@@ -151,13 +214,13 @@ class Agent:
         self._shared.update(lambda document: change(Desired.of_document(document)).document())
 
 
-def served(root: Path) -> dict[str, str]:
-    """Return the default version of each model that answers on the server of a folder."""
+def served(root: Path, deadline: float = BEAT) -> dict[str, str]:
+    """Return the default version of each model that answers on a folder's server; `deadline` is of each question."""
     server = state.running(root)
     if server is None:
         return {}
     versions = {}
-    with contextlib.suppress(ClientError), Client.of_state(server, deadline=BEAT) as client:
+    with contextlib.suppress(ClientError), Client.of_state(server, deadline=deadline) as client:
         for name in client.models():
             with contextlib.suppress(NotFound):
                 status = client.describe(name)
@@ -168,10 +231,19 @@ def served(root: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def beside(root: Path, url: str | None, name: str | None = None) -> Iterator[None]:
-    """Have the server of a folder follow the fleet at `url`, if there is one, until the block ends."""
+    """Have the server of a folder follow the fleet at `url`, if there is one, until the block ends.
+
+    Raises:
+        AddressError: the address cannot be used.
+        FleetError: the name cannot be one, or another server has it.
+    """
     if url is None:
         yield
         return
     agent = Agent(root, url, name or f"{socket.gethostname()}-{root.resolve().name}")
     with repeated(agent.report, BEAT, "report"), repeated(agent.look, LOOK, "fleet"):
-        yield
+        try:
+            yield
+        finally:
+            if agent.is_in_turn:
+                logger.info("waiting for the end of this node's turn ...")

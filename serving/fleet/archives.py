@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 
 from handlers import atomic
-from serving.fleet.shared_document import reached
+from serving.fleet.shared_document import below, reached
 from serving.store import model_store, provenance
 from serving.store.model_store import Archive, ArchiveError
 
@@ -22,8 +22,8 @@ def push(archive: Archive, url: str) -> None:
     """
     archive.check()
     with reached(url):
-        files, path = fsspec.core.url_to_fs(url)
-        stem = f"{path}/{FOLDER}/{archive.path.stem}"
+        files, path = fsspec.core.url_to_fs(below(url, FOLDER))
+        stem = f"{path}/{archive.path.stem}"
         if files.exists(f"{stem}.json"):
             present = json.loads(files.cat_file(f"{stem}.json"))
             if present["sha256"] != json.loads(archive.sidecar.read_text())["sha256"]:
@@ -32,7 +32,7 @@ def push(archive: Archive, url: str) -> None:
                     f"(make archive NAME={archive.name} VERSION=...)"
                 )
             return
-        files.makedirs(f"{path}/{FOLDER}", exist_ok=True)
+        files.makedirs(path, exist_ok=True)
         files.put_file(str(archive.path), f"{stem}.mar")
         files.put_file(str(archive.sidecar), f"{stem}.json")  # last: with it the archive is complete
 
@@ -46,8 +46,8 @@ def fetch(name: str, version: str, url: str, store: Path) -> None:
     """
     archive = Archive(name, version, model_store.path_of(name, version, store))
     with reached(url):
-        files, path = fsspec.core.url_to_fs(url)
-        stem = f"{path}/{FOLDER}/{archive.path.stem}"
+        files, path = fsspec.core.url_to_fs(below(url, FOLDER))
+        stem = f"{path}/{archive.path.stem}"
         if not files.exists(f"{stem}.json"):
             raise ArchiveError(f"the fleet has no archive of {name} {version}: deploy it again (make deploy FLEET=...)")
         sidecar = files.cat_file(f"{stem}.json")

@@ -21,7 +21,7 @@ from serving.lifecycle.deployment import INTERRUPTS, DeployLimits
 
 
 def main() -> int:
-    """Deploy or roll back; return 0 on success, 1 on an error."""
+    """Deploy or roll back; return 0 on success, 1 on an error, 130 after an interrupt before the first turn."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.fleet.deploy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,12 @@ def main() -> int:
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    console.print(f"{arguments.name} {version} is live on every node.")
+    except KeyboardInterrupt:
+        print("error: interrupted; make status FLEET=... shows whether the nodes are changing", file=sys.stderr)
+        return 130
+    ended = fleet.desired().ended
+    also = f" but {', '.join(ended.left_out)}, which gets it once it is back" if ended and ended.left_out else ""
+    console.print(f"{arguments.name} {version} is live on every node{also}.")
     return 0
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 from serving import verify as verification
 from serving.fleet import agent, archives
-from serving.fleet.desired import Desired, FleetError, Rollout
+from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import Reports
-from serving.fleet.shared_document import SharedDocument
+from serving.fleet.shared_document import AddressError, SharedDocument, below
 from serving.lifecycle.deployment import DeployLimits
 from serving.store import model_store
 
 LIMITS = DeployLimits()
-LEFT_OUT = "it is left out until it is back"
-LOOK = 0.25  # seconds between two looks at the desired state
-SETTLED = 1.5  # seconds until each gateway has seen the end, and asks no node that was left out
+LOOK, PAUSE = 0.25, 2.0  # seconds between two looks at the desired state; after one that failed
+SETTLED = 3.0  # seconds until each gateway has seen the end, and asks no node that was left out
 
 
 class FleetDeployment:
@@ -28,7 +27,7 @@ class FleetDeployment:
 
     def __init__(self, url: str, log: Callable[[str], None] = print) -> None:
         self._url, self._log = url, log
-        self._shared, self._reports = SharedDocument(f"{url}/{agent.FOLDER}"), Reports(url)
+        self._shared, self._reports = SharedDocument(below(url, agent.FOLDER)), Reports(url)
 
     def desired(self) -> Desired:
         """Return the state at present."""
@@ -65,14 +64,14 @@ class FleetDeployment:
         model = self.desired().models.get(name)
         if model is None or model.previous is None:
             raise FleetError(f"the fleet has no version of {name} before this one: deploy one (make deploy FLEET=...)")
-        self._run(name, model.previous, LIMITS)
+        self._run(name, model.previous, LIMITS, live=model.version)
         return model.previous
 
-    def _run(self, name: str, version: str, limits: DeployLimits) -> None:
+    def _run(self, name: str, version: str, limits: DeployLimits, *, live: str | None = None) -> None:
         self._log("looking for nodes ...")
         nodes, reports = self._reports.alive(), self._reports.read()
         for node in sorted(reports.keys() - set(nodes)):
-            self._log(f"  {node} says nothing any more: {LEFT_OUT}")
+            self._log(f"  {node} says nothing any more: it is left out until it is back")
         served = {reports[node].serves.get(name) for node in nodes}
         if name not in self.desired().models and len(served) > 1:
             raise FleetError(f"the nodes serve different versions of {name}: make one live on each (make deploy there)")
@@ -80,8 +79,14 @@ class FleetDeployment:
         changed = {limit: value for limit, value in dataclasses.asdict(limits).items() if value != default[limit]}
         id_ = secrets.token_hex(8)
         rollout = Rollout(id_, name, version, next(iter(served), None), nodes, changed)
-        self._update(lambda now: now.with_rollout(rollout))
+
+        def begin(now: Desired) -> Desired:
+            if live is not None and now.models[name].version != live:
+                raise FleetError(f"{name} {live} is not live any more")
+            return now.with_rollout(rollout)
+
         try:
+            self._update(begin)
             self._follow(id_)
         except KeyboardInterrupt:
             self._update(lambda now: now.with_failure(id_, "interrupted"))
@@ -90,29 +95,42 @@ class FleetDeployment:
 
     def _follow(self, id_: str) -> None:
         """Say what happens until the deployment has ended."""
-        before: Rollout | None = None
+        before, fault = None, ""
         while True:
-            desired = self.desired()
+            try:
+                desired = self.desired()
+                self._leave_out_the_dead(desired.rollout)
+            except AddressError as error:  # the nodes carry it out all the same
+                if str(error) != fault:
+                    self._log(f"  {error}; the deployment goes on, and this command waits")
+                fault = str(error)
+                time.sleep(PAUSE)
+                continue
             rollout = desired.rollout
             if rollout is None or rollout.id != id_:
                 break
             if rollout != before:
                 self._say(before, rollout)
             before = rollout
-            self._reports.read()
-            for node in self._reports.dead() & set(rollout.nodes):
-                self._update(lambda now, node=node: now.without(id_, node))  # type: ignore[misc]
             time.sleep(LOOK)
-        ended, failure = desired.ended or ("", None)
-        if ended != id_:
+        self._end(desired.ended, id_)
+
+    def _end(self, ended: Ended | None, id_: str) -> None:
+        if ended is None or ended.id != id_:
             raise FleetError("another deployment has begun since this one ended: make status FLEET=... shows it")
-        if failure is not None:
-            raise FleetError(f"not deployed, and undone on every node: {failure}")
+        if ended.failure is not None:
+            also = f"; {', '.join(ended.left_out)} will be, once back" if ended.left_out else ""
+            raise FleetError(f"not deployed, and undone on every node{also}: {ended.failure}")
         time.sleep(SETTLED)
 
+    def _leave_out_the_dead(self, rollout: Rollout | None) -> None:
+        self._reports.read()
+        for node in self._reports.dead() & set(rollout.nodes if rollout is not None else ()):
+            self._update(lambda now, node=node: now.without(rollout.id, node))  # type: ignore[misc,union-attr]
+
     def _say(self, before: Rollout | None, now: Rollout) -> None:
-        for node in sorted(set(before.nodes if before is not None else ()) - set(now.nodes)):
-            self._log(f"  {node} says nothing any more: {LEFT_OUT}")
+        for node in now.left_out[len(before.left_out) if before is not None else 0 :]:
+            self._log(f"  {node} is left out, and is made to serve the fleet's version once it is back")
         if now.failure is not None:
             self._log(f"{now.failure}: going back on {len(now.complete)} nodes ...")
         elif now.turn is not None:

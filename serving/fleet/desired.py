@@ -5,6 +5,7 @@ step is taken from the newest state.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ class Rollout:
     limits: Mapping[str, float]
     complete: tuple[str, ...] = ()
     failure: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def turn(self) -> str | None:
@@ -49,12 +51,25 @@ class Rollout:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How a deployment ended: why it failed, None if it did not, and the nodes that it left out."""
+
+    id: str
+    failure: str | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Desired:
-    """The versions of all models, the deployment under way, and how the last one ended: its id, and why it failed."""
+    """The versions of all models, the deployment under way, and the end of the last one.
+
+    `withdrawn` has the version of a model that was new and failed: a node that still serves it must not.
+    """
 
     models: Mapping[str, LiveModel] = dataclasses.field(default_factory=dict)
     rollout: Rollout | None = None
-    ended: tuple[str, str | None] | None = None
+    ended: Ended | None = None
+    withdrawn: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Self:
@@ -67,23 +82,27 @@ class Desired:
             models = {
                 name: LiveModel(entry["version"], entry["before"]) for name, entry in document.get("models", {}).items()
             }
-            rollout = document.get("rollout")
-            ended = document.get("ended")
+            rollout, ended = document.get("rollout"), document.get("ended")
             if rollout is not None:
-                rollout = Rollout(
-                    **{**rollout, "nodes": tuple(rollout["nodes"]), "complete": tuple(rollout["complete"])}
-                )
-            return cls(models, rollout, (ended[0], ended[1]) if ended is not None else None)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+                nodes = {field: tuple(rollout[field]) for field in ("nodes", "complete", "left_out")}
+                rollout = Rollout(**{**rollout, **nodes})
+            if ended is not None:
+                ended = Ended(ended["id"], ended["failure"], tuple(ended["left_out"]))
+            return cls(models, rollout, ended, dict(document.get("withdrawn", {})))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise FleetError(f"the state of the fleet is damaged ({error!r}): remove its newest file") from error
 
     def document(self) -> dict[str, Any]:
         """Return it as a document."""
         models = {name: {"version": model.version, "before": model.previous} for name, model in self.models.items()}
-        rollout = dataclasses.asdict(self.rollout) if self.rollout is not None else None
-        if rollout is not None:
-            rollout |= {"nodes": list(rollout["nodes"]), "complete": list(rollout["complete"])}
-        return {"models": models, "rollout": rollout, "ended": list(self.ended) if self.ended is not None else None}
+        document = {
+            "models": models,
+            "rollout": dataclasses.asdict(self.rollout) if self.rollout is not None else None,
+            "ended": dataclasses.asdict(self.ended) if self.ended is not None else None,
+            "withdrawn": dict(self.withdrawn),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(document))  # lists in place of tuples, as it will be read
+        return plain
 
     def versions_of(self, node: str) -> dict[str, str | None]:
         """Return the version of each model that a node should serve at present, None for one that it should not."""
@@ -93,14 +112,16 @@ class Desired:
         return versions
 
     def allows(self, served: Mapping[str, str]) -> bool:
-        """Return whether a node that serves these versions may answer: during a deployment both versions may."""
-        for name, version in served.items():
-            allowed = {self.models[name].version} if name in self.models else set()
-            if self.rollout is not None and self.rollout.name == name:
-                allowed |= {self.rollout.version, version if self.rollout.before is None else self.rollout.before}
-            if allowed and version not in allowed:
-                return False
-        return True
+        """Return whether a node with these default versions may answer: it has each model, in one of its versions.
+
+        During a deployment both versions may answer. Models that the fleet does not know do not matter.
+        """
+        allowed = {name: {model.version} for name, model in self.models.items()}
+        if self.rollout is not None and self.rollout.name in allowed:
+            allowed[self.rollout.name].add(self.rollout.version)
+        return all(served.get(name) in versions for name, versions in allowed.items()) and not any(
+            served.get(name) == version for name, version in self.withdrawn.items()
+        )
 
     def with_rollout(self, rollout: Rollout) -> Self:
         """Return the state in which a deployment begins; its `before` counts only for a model that is new to the fleet.
@@ -108,6 +129,8 @@ class Desired:
         Raises:
             FleetError: another deployment is under way, the version is live, or there is no node.
         """
+        if self.rollout is not None and self.rollout.id == rollout.id:
+            return self  # it was written, and the answer was lost
         if self.rollout is not None:
             raise FleetError(f"{self.rollout.name} {self.rollout.version} is being deployed: wait for its end")
         live = self.models.get(rollout.name)
@@ -116,7 +139,9 @@ class Desired:
         if not rollout.nodes:
             raise FleetError("no node follows this address: run make watch FLEET=<address> in the folder of each")
         before = live.version if live is not None else rollout.before
-        return dataclasses.replace(self, rollout=dataclasses.replace(rollout, before=before))
+        withdrawn = {name: version for name, version in self.withdrawn.items() if name != rollout.name}
+        rollout = dataclasses.replace(rollout, before=before)
+        return dataclasses.replace(self, rollout=rollout, withdrawn=withdrawn)
 
     def with_turn_taken(self, id_: str, node: str, *, back: bool) -> Self:
         """Return the state after a node has taken its turn, forward or back; the last turn ends the deployment."""
@@ -129,7 +154,7 @@ class Desired:
     def with_failure(self, id_: str, reason: str, *, node: str | None = None) -> Self:
         """Return the state in which the nodes that have the version go back.
 
-        `node` has uncomplete its turn itself; without it, that whose turn it is goes back too: it may have the version.
+        `node` has undone its turn itself; without it, the one whose turn it is goes back too: it may have the version.
         """
         rollout = self.rollout
         if rollout is None or rollout.id != id_ or rollout.failure is not None:
@@ -144,15 +169,23 @@ class Desired:
             return self
         nodes = tuple(other for other in rollout.nodes if other != node)
         complete = tuple(other for other in rollout.complete if other != node)
-        if not nodes and rollout.failure is None:
-            return self._with(dataclasses.replace(rollout, nodes=(), complete=(), failure="no node is left"))
-        return self._with(dataclasses.replace(rollout, nodes=nodes, complete=complete))
+        failure = rollout.failure or (None if nodes else "no node is left")
+        left_out = (*rollout.left_out, node)
+        return self._with(
+            dataclasses.replace(rollout, nodes=nodes, complete=complete, failure=failure, left_out=left_out)
+        )
 
     def _with(self, rollout: Rollout) -> Self:
         """Return the state with a deployment, or after it if nobody has a turn."""
         if rollout.turn is not None:
             return dataclasses.replace(self, rollout=rollout)
-        if rollout.failure is not None:
-            return dataclasses.replace(self, rollout=None, ended=(rollout.id, rollout.failure))
-        models = {**self.models, rollout.name: LiveModel(rollout.version, rollout.before)}
-        return dataclasses.replace(self, models=models, rollout=None, ended=(rollout.id, None))
+        before = rollout.before if rollout.before != rollout.version else None  # the nodes served it already
+        models, withdrawn = dict(self.models), dict(self.withdrawn)
+        if rollout.failure is None:
+            models[rollout.name] = LiveModel(rollout.version, before)
+        elif rollout.before is None:
+            withdrawn[rollout.name] = rollout.version
+        else:  # also of a model that the fleet did not know: a node that was left out goes back later
+            models.setdefault(rollout.name, LiveModel(rollout.before))
+        ended = Ended(rollout.id, rollout.failure, rollout.left_out)
+        return dataclasses.replace(self, models=models, rollout=None, ended=ended, withdrawn=withdrawn)

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
+from handlers import atomic
 from serving.errors import ServingError
-from serving.fleet.shared_document import reached
+from serving.fleet.shared_document import below, reached
 
 BEAT, DEAD = 2.0, 10.0  # seconds between two reports of a node, and without one until it counts as dead
 FOLDER = "nodes"
@@ -35,9 +38,9 @@ class Reports:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._url, self._clock = url, clock
         with reached(url):
-            self._files, path = fsspec.core.url_to_fs(url)
-        self._path = f"{path}/{FOLDER}"
+            self._files, self._path = fsspec.core.url_to_fs(below(url, FOLDER))
         self._changes: dict[str, tuple[int, float]] = {}  # the last count of each, and when it was first seen
+        self._last_read = 0.0
         self._news: set[str] = set()  # those whose count has changed since the first look
 
     def write(self, report: NodeReport) -> None:
@@ -47,8 +50,11 @@ class Reports:
             AddressError: it cannot be written.
         """
         with reached(self._url):
-            self._files.makedirs(self._path, exist_ok=True)
-            self._files.pipe_file(f"{self._path}/{report.name}.json", json.dumps(dataclasses.asdict(report)).encode())
+            path, text = f"{self._path}/{report.name}.json", json.dumps(dataclasses.asdict(report))
+            if isinstance(self._files, LocalFileSystem):  # fsspec would show a file that is half written
+                atomic.write_text(Path(path), text)
+            else:
+                self._files.pipe_file(path, text.encode())
 
     def read(self) -> dict[str, NodeReport]:
         """Return the newest report of each node.
@@ -61,13 +67,16 @@ class Reports:
             self._files.invalidate_cache(self._path)
             if not self._files.exists(self._path):
                 return {}
-            for path in sorted(self._files.ls(self._path, detail=False)):
+            for path in sorted(self._files.glob(f"{self._path}/*.json")):
                 try:
                     report = NodeReport(**json.loads(self._files.cat_file(path)))
                 except (FileNotFoundError, ValueError, TypeError):  # is being written, or is none
                     continue
                 reports[report.name] = report
         now = self._clock()
+        if now - self._last_read > DEAD / 2:  # of the time between, nothing is known
+            self._changes = {name: (count, now) for name, (count, _) in self._changes.items()}
+        self._last_read = now
         for name, report in reports.items():
             count, _ = self._changes.get(name, (None, 0.0))
             if report.count != count:

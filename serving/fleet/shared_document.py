@@ -6,6 +6,7 @@ step, as do the object stores of fsspec (`mode="create"`).
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 from handlers import atomic
 from serving.errors import ServingError
 
+# Those that create a file only if there is none, in one step.
+CLOUDS = {"gs", "s3", "abfs"}
+EXCLUSIVE = {"file", "memory", *CLOUDS}
 DIGITS, KEPT = 12, 20  # of a number in a file name; revisions
 
 
@@ -33,6 +37,11 @@ class Revision(NamedTuple):
 
     number: int
     document: dict[str, Any]
+
+
+def below(url: str, name: str) -> str:
+    """Return the address of a folder below another one."""
+    return f"{url.rstrip('/')}/{name}"
 
 
 @contextlib.contextmanager
@@ -59,6 +68,9 @@ class SharedDocument:
         self._url = url
         with reached(url):
             self._files, self._path = fsspec.core.url_to_fs(url)
+            protocols = {self._files.protocol} if isinstance(self._files.protocol, str) else {*self._files.protocol}
+        if not protocols & EXCLUSIVE:
+            raise AddressError(f"{url} cannot hold a fleet: name a folder, or a bucket of {', '.join(sorted(CLOUDS))}")
 
     def read(self) -> Revision:
         """Return the newest revision.
@@ -89,8 +101,8 @@ class SharedDocument:
                 self._create(self._name(before + 1), data)
             except FileExistsError:
                 raise Changed(f"another program has changed {self._url}") from None
-            for number in self._numbers()[:-KEPT]:
-                with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(Exception):  # the change is written; the next one removes what is old
+                for number in self._numbers()[:-KEPT]:
                     self._files.rm_file(self._name(number))
 
     def update(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -127,5 +139,8 @@ class SharedDocument:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
             part = Path(place) / "document"
-            part.write_bytes(data)
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             atomic.name_once(part, Path(name))

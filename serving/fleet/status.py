@@ -14,7 +14,7 @@ from serving.errors import ServingError
 from serving.fleet import agent
 from serving.fleet.desired import Desired
 from serving.fleet.reports import NodeReport, Reports
-from serving.fleet.shared_document import SharedDocument
+from serving.fleet.shared_document import SharedDocument, below
 
 
 def lines(desired: Desired) -> list[str]:
@@ -55,7 +55,7 @@ def main() -> int:
         if arguments.forget:
             reports.remove(arguments.forget)
         alive, last = reports.alive(), reports.read()
-        desired = Desired.of_document(SharedDocument(f"{arguments.address}/{agent.FOLDER}").read().document)
+        desired = Desired.of_document(SharedDocument(below(arguments.address, agent.FOLDER)).read().document)
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -27,7 +27,7 @@ class CanaryLog:
             return
         self._place += len(whole) + 1
         for failure in map(json.loads, whole.splitlines()):
-            model, version = failure["path"].split("/")[2:4]
+            address, model, version = failure["failed"].split(" ")
             for node in nodes:
-                if node.address == failure["node"]:
-                    node.add_failure(model, f"{version} answered {failure['code']} to {failure['request_id']}")
+                if node.address == address:
+                    node.add_failure(model, f"{version} did not answer {failure['request_id']}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from serving.fleet import agent
 from serving.fleet.desired import Desired
 from serving.fleet.reports import Reports
-from serving.fleet.shared_document import SharedDocument
+from serving.fleet.shared_document import SharedDocument, below
 
 
 class Fleet:
     """The state at the address of a fleet, as it was last read."""
 
     def __init__(self, url: str) -> None:
-        self._shared, self._reports = SharedDocument(f"{url}/{agent.FOLDER}"), Reports(url)
+        self._shared, self._reports = SharedDocument(below(url, agent.FOLDER)), Reports(url)
         self._desired = Desired()
         self.folders: list[Path] = []
 

@@ -19,7 +19,7 @@ from serving.gateway.clients import GatewayClient, GatewayClients
 from serving.gateway.deployed import RUNNING
 from serving.gateway.envoy import LOG, Envoy, GatewayError
 from serving.gateway.fleet import Fleet
-from serving.gateway.nodes import Node
+from serving.gateway.nodes import Node, NodeState
 from serving.gateway.resources import CERTIFICATE, LIMITS, NODES, ROUTES, ResourceFile
 from serving.host import ports
 from serving.host.ports import Address, PortError
@@ -77,6 +77,7 @@ class Gateway:
         self._clients: dict[str, GatewayClient] = GatewayClients.read(root).valid(time.time())
         self._nodes = [Node(server, self._publish) for server in servers]
         self._fleet, self._running = fleet, ExitStack()
+        self._allowed: set[Path] = set()
         self.envoy: Envoy | None = None
 
     def __enter__(self) -> Self:
@@ -141,18 +142,18 @@ class Gateway:
         assert self._fleet is not None
         try:
             self._fleet.look()
+            roots = {node.root for node in self._nodes}
+            for folder in self._fleet.folders:
+                if folder not in roots:
+                    node = Node(folder, self._publish)
+                    node.start()
+                    self._nodes = [*self._nodes, node]
+            self._publish()
             self._fleet_fault = ""
         except Exception as error:  # a thread that ended would leave wrong versions in use
             if str(error) != self._fleet_fault:
                 logging.getLogger(__name__).warning("the fleet stays as it was: %s", error)
             self._fleet_fault = str(error)
-        roots = {node.root for node in self._nodes}
-        for folder in self._fleet.folders:
-            if folder not in roots:
-                node = Node(folder, self._publish)
-                node.start()
-                self._nodes = [*self._nodes, node]
-        self._publish()
 
     def _check_certificate(self) -> None:
         """Name the certificate to Envoy: the operator's, or a self-signed one, which is renewed before it expires."""
@@ -175,12 +176,22 @@ class Gateway:
         self._clients = {name: client for name, client in self._clients.items() if client.is_valid(now)}
         self._clients = GatewayClients.read(self._root).valid(now)  # if it cannot be read, those known keep their keys
 
+    def _states(self) -> list[NodeState]:
+        """Return the states of the nodes that may answer: if the fleet allows none at present, those that could before.
+
+        Nodes and fleet are read at different times: right after a deployment all nodes may look as if they were wrong.
+        """
+        states = {node.root: node.state for node in self._nodes if node.state is not None}
+        if self._fleet is not None:
+            allowed = {root for root, state in states.items() if self._fleet.allows(state.versions)}
+            self._allowed = allowed or self._allowed & states.keys() or set(states)
+            states = {root: state for root, state in states.items() if root in self._allowed}
+        return list(states.values())
+
     def _publish(self) -> None:
         """Write what has changed for Envoy."""
         with self._lock:
-            states = [node.state for node in self._nodes if node.state is not None]
-            if self._fleet is not None:
-                states = [state for state in states if self._fleet.allows(state.versions)]
+            states = self._states()
             self._files[NODES].write(nodes.resource(states))
             self._files[LIMITS].write(nodes.limits(sum(node.is_healthy for node in states), self._queue))
             self._files[ROUTES].write(routes.resource(self._template, self._clients, nodes.readiness(states)))

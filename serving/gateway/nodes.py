@@ -170,7 +170,7 @@ def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:
 def _endpoint(node: NodeState) -> dict[str, Any]:
     address = {"socket_address": {"address": node.host, "port_value": node.port}}
     canaries = [f"{name}/{share.version}/{share.share:f}" for name, share in node.canaries.items()]
-    metadata = {"authorization": node.authorization, "canary": " ".join(["-", *canaries])}
+    metadata = {"authorization": node.authorization, "canary": " ".join([f"{node.host}:{node.port}", *canaries])}
     return {
         "endpoint": {"address": address},
         "health_status": "HEALTHY" if node.is_healthy else "UNHEALTHY",

@@ -302,7 +302,7 @@ def test_nobody_uses_up_the_rate_of_another(gateway: RunningGateway) -> None:
 
 
 def test_no_client_chooses_a_path_by_a_header(gateway: RunningGateway) -> None:
-    headers = {"x-sightline-path": "/models", "x-sightline-canary": "- shapes/9.9/1.0"}
+    headers = {"x-sightline-path": "/models", "x-sightline-canary": "- shapes/9.9/1.0", "x-sightline-tried": "a b c"}
     answer = gateway.predict(headers=headers)
     assert answer.status_code == 200 and answer.headers["model-version"] == "1.0"
 

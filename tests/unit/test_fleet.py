@@ -1,5 +1,6 @@
 """What a fleet should serve: the shared document, the turns of its nodes, and who is alive."""
 
+import dataclasses
 import itertools
 import json
 import threading
@@ -11,11 +12,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from serving.errors import ServingError
-from serving.fleet import archives, reports
-from serving.fleet.desired import Desired, FleetError, Rollout
+from serving.errors import ServingError, Unreachable
+from serving.fleet import agent, archives, reports, shared_document
+from serving.fleet.agent import Agent
+from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
-from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument
+from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument, below
+from serving.lifecycle.deployment import DeployError
 from serving.store import model_store, provenance
 from serving.store.live import LiveModel
 from serving.store.model_store import Archive, ArchiveError
@@ -59,12 +62,22 @@ def test_no_change_of_many_writers_is_lost(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) <= KEPT + len(threads)
 
 
-def test_an_address_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AddressError, match="check the address"):
         SharedDocument(str(tmp_path / "file" / "below")).replace(0, {})
     with pytest.raises(AddressError, match="nosuch"):
         SharedDocument("nosuch://fleet")
+    monkeypatch.setattr(shared_document, "EXCLUSIVE", {"file"})
+    with pytest.raises(AddressError, match="name a folder, or a bucket of"):
+        SharedDocument("memory://fleet")
+
+
+def test_a_slash_at_the_end_changes_nothing(tmp_path: Path) -> None:
+    SharedDocument(below(f"{tmp_path}/", "desired")).replace(0, {"n": 1})
+    assert SharedDocument(below(str(tmp_path), "desired")).read().number == 1
+    Reports(f"{tmp_path}/").write(report("a", 1))
+    assert set(Reports(str(tmp_path)).read()) == {"a"}
 
 
 def rollout(version: str = "2.0", nodes: tuple[str, ...] = NODES, before: str | None = None) -> Rollout:
@@ -86,8 +99,9 @@ def test_nodes_take_turns_and_the_last_one_makes_it_live() -> None:
             assert state.with_turn_taken(id_, other, back=back) == state
         assert Desired.of_document(json.loads(json.dumps(state.document()))) == state
         state = state.with_turn_taken("id", node, back=False)
-    assert state == Desired({"m": LiveModel("2.0", "1.0")}, None, ("id", None))
-    assert state.allows({"m": "2.0", "other": "7"}) and not state.allows({"m": "1.0"})
+    assert state == Desired({"m": LiveModel("2.0", "1.0")}, None, Ended("id", None))
+    assert state.allows({"m": "2.0", "other": "7"})
+    assert not any(state.allows(served) for served in ({"m": "1.0"}, {"other": "7"}, {}))
     assert Desired.of_document(state.document()) == state
 
 
@@ -102,7 +116,7 @@ def test_an_interrupt_takes_back_also_the_node_whose_turn_it_is() -> None:
     state = taken("a").with_failure("id", "interrupted")
     assert state.rollout is not None and state.rollout.turn == "b" and state.versions_of("b") == {"m": "1.0"}
     state = state.with_turn_taken("id", "b", back=True).with_turn_taken("id", "a", back=True)
-    assert state.rollout is None and state.ended == ("id", "interrupted")
+    assert state.rollout is None and state.ended == Ended("id", "interrupted")
 
 
 def test_after_a_failure_the_nodes_go_back_in_the_opposite_order() -> None:
@@ -114,11 +128,11 @@ def test_after_a_failure_the_nodes_go_back_in_the_opposite_order() -> None:
     state = state.with_turn_taken("id", "b", back=True)
     assert state.rollout is not None and state.rollout.turn == "a" and state.versions_of("a") == {"m": "1.0"}
     state = state.with_turn_taken("id", "a", back=True)
-    assert state == Desired({"m": LiveModel("1.0", "0.9")}, None, ("id", "c: it is too slow"))
+    assert state == Desired({"m": LiveModel("1.0", "0.9")}, None, Ended("id", "c: it is too slow"))
 
 
 def test_a_failure_of_the_first_node_ends_it_at_once() -> None:
-    assert begun().with_failure("id", "bad", node="a").ended == ("id", "bad")
+    assert begun().with_failure("id", "bad", node="a").ended == Ended("id", "bad")
 
 
 def test_a_dead_node_is_left_out() -> None:
@@ -128,12 +142,16 @@ def test_a_dead_node_is_left_out() -> None:
     back = state.with_failure("id", "bad", node="c").without("id", "a")
     assert back.rollout is None and back.models["m"].version == "1.0"
     nobody = begun().without("id", "a").without("id", "b").without("id", "c")
-    assert nobody.rollout is None and nobody.ended == ("id", "no node is left") and nobody.models["m"].version == "1.0"
+    assert (
+        nobody.rollout is None
+        and nobody.ended == Ended("id", "no node is left", NODES)
+        and nobody.models["m"].version == "1.0"
+    )
 
 
 def test_what_cannot_begin_says_why() -> None:
     with pytest.raises(FleetError, match=r"m 2\.0 is being deployed"):
-        begun().with_rollout(rollout("3.0"))
+        begun().with_rollout(dataclasses.replace(rollout("3.0"), id="id2"))
     with pytest.raises(FleetError, match=r"1\.0 is live already"):
         Desired({"m": LiveModel("1.0")}).with_rollout(rollout("1.0"))
     with pytest.raises(FleetError, match="make watch FLEET="):
@@ -145,8 +163,31 @@ def test_what_cannot_begin_says_why() -> None:
 def test_a_model_that_the_fleet_does_not_know_goes_back_to_what_the_nodes_serve() -> None:
     state = Desired().with_rollout(rollout(before="1.0"))
     assert [state.versions_of(node)["m"] for node in NODES] == ["2.0", "1.0", "1.0"]
+    state = state.with_failure("id", "bad", node="a")
+    assert state.models == {"m": LiveModel("1.0")} and not state.allows({"m": "2.0"})
+
+
+def test_a_version_that_the_nodes_serve_already_has_none_before_it() -> None:
+    state = Desired().with_rollout(rollout("1.0", before="1.0"))
+    back = state.with_turn_taken("id", "a", back=False).with_failure("id", "interrupted")
+    assert [back.versions_of(node)["m"] for node in NODES] == ["1.0"] * 3
+    for node in NODES:
+        state = state.with_turn_taken("id", node, back=False)
+    assert state.models == {"m": LiveModel("1.0")}
+
+
+def test_a_new_model_that_fails_is_withdrawn_until_it_is_deployed_again() -> None:
     new = Desired().with_rollout(rollout("1.0"))
     assert [new.versions_of(node)["m"] for node in NODES] == ["1.0", None, None] and new.allows({"m": "0.1"})
+    failed = new.with_turn_taken("id", "a", back=False).without("id", "a").with_failure("id", "bad", node="b")
+    assert failed.models == {} and failed.ended == Ended("id", "bad", ("a",))
+    assert not failed.allows({"m": "1.0"}) and failed.allows({"m": "0.1"})
+    assert Desired.of_document(failed.document()) == failed
+    assert failed.with_rollout(rollout("1.0")).allows({"m": "1.0"})
+
+
+def test_a_deployment_that_was_written_unseen_has_begun_once() -> None:
+    assert begun().with_rollout(rollout()) == begun()
 
 
 def report(name: str, count: int) -> NodeReport:
@@ -165,6 +206,9 @@ def test_a_node_that_says_nothing_new_is_dead(url: str) -> None:
         now += 1.0
         assert seen.dead() == (set() if now - 2 <= reports.DEAD else {"b"})
     seen.write(report("b", 99))
+    seen.read()
+    assert seen.dead() == set()
+    now += 100.0  # nobody has looked
     seen.read()
     assert seen.dead() == set()
     seen.remove("b")
@@ -212,3 +256,76 @@ def test_an_archive_reaches_another_store_whole_or_not_at_all(url: str, tmp_path
     with pytest.raises(ArchiveError, match="is damaged"):
         archives.fetch("m", "1.0", url, tmp_path / "d")
     assert not list((tmp_path / "d").glob("*.mar"))
+
+
+class Node:
+    """An agent whose server answers with version 1.0 of the model, and whose deployments end as a test says."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url, self.now, self.error = str(root / "fleet"), 0.0, Exception()
+        monkeypatch.setattr(agent, "served", lambda *_: {"m": "1.0"})
+        monkeypatch.setattr(Agent, "_is_same", lambda *_: True)
+        monkeypatch.setattr(archives, "fetch", self.fail)
+        (root / "node").mkdir()
+        self.agent = Agent(root / "node", self.url, "a", clock=lambda: self.now)
+        self.document = SharedDocument(below(self.url, agent.FOLDER))
+        self.document.replace(0, begun().document())
+
+    def fail(self, *_: object) -> None:
+        raise self.error
+
+    def look(self, error: Exception) -> Desired:
+        """Have the agent look while its deployments end with an error; return the state afterwards."""
+        self.error = error
+        self.agent.look()
+        return Desired.of_document(self.document.read().document)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(tmp_path, monkeypatch)
+
+
+def test_a_version_that_is_at_fault_takes_the_fleet_back(node: Node) -> None:
+    state = node.look(DeployError("it is too slow"))
+    assert state.rollout is None and state.ended == Ended("id", "a: it is too slow")
+
+
+@pytest.mark.parametrize("error", [AddressError("no bucket"), Unreachable("no answer"), OSError("full"), KeyError("x")])
+def test_trouble_is_waited_for_and_in_the_end_the_node_is_left_out(node: Node, error: Exception) -> None:
+    while node.now <= agent.TROUBLE:
+        assert node.look(error) == begun()
+        node.now += agent.PAUSE
+    state = node.look(error)
+    assert state.rollout is not None and state.rollout.turn == "b" and state.rollout.left_out == ("a",)
+
+
+def test_a_server_that_dies_twice_in_a_turn_is_the_version_s_fault(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Agent, "_is_same", lambda *_: False)
+    assert node.look(DeployError("the server has ended")) == begun()
+    node.now += agent.PAUSE
+    assert node.look(DeployError("the server has ended")).ended == Ended("id", "a: the server has ended")
+
+
+def test_trouble_of_a_turn_before_does_not_count(node: Node) -> None:
+    node.look(Unreachable("no answer"))
+    node.now += agent.TROUBLE + 1
+    other = dataclasses.replace(rollout(), id="id2")
+    node.document.update(lambda _: Desired({"m": LiveModel("1.0")}).with_rollout(other).document())
+    assert node.look(Unreachable("no answer")).rollout == dataclasses.replace(other, before="1.0")
+
+
+def test_a_fleet_that_cannot_be_read_is_said_once(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.document.update(lambda _: {"models": {"m": {}}})
+    for _ in range(3):
+        node.agent.look()
+        node.agent.report()
+    assert caplog.text.count("not followed at present") == 1 and "remove its newest file" in caplog.text
+
+
+def test_a_name_is_one_server_s(node: Node, tmp_path: Path) -> None:
+    node.agent.report()
+    Agent(tmp_path / "node", node.url, "a")  # again, after a restart
+    for name, message in (("a", "choose another name with --node"), ("a/b", "cannot be the name of a node")):
+        with pytest.raises(FleetError, match=message):
+            Agent(tmp_path, node.url, name)
