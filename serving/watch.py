@@ -258,7 +258,7 @@ class Watch:
         since = self.without.setdefault(key, self.clock())
         # On a busy machine new workers take longer than that to have a process: replaced again, they would never start.
         replaced = self.replaced.setdefault(key, Backoff(2 * GIVEN_UP, MAX_PAUSE_S, self.clock))
-        if self.clock() - since < GIVEN_UP or not replaced.is_due():
+        if self.clock() - since < GIVEN_UP or not replaced.is_due() or self._is_being_deployed(key):
             return
         if not alive:
             replaced.fail()
@@ -276,6 +276,17 @@ class Watch:
             client.scale(*key, count, max_workers=limit or count)
         except ClientError as error:
             logger.error("%s %s: no new workers: %s", *key, error)
+
+    def _is_being_deployed(self, key: Version) -> bool:
+        """Return whether a deployment starts the workers of a version, slowly perhaps: it looks after them itself."""
+        live = Live.read(self.root).models.get(key[0])
+        if live is not None and key[1] in (live.version, live.previous):
+            return False
+        try:
+            with lock.deploying(self.root):
+                return False
+        except lock.Held:
+            return True
 
     @staticmethod
     def _drop_surplus(client: Client, model: ModelStatus, count: int) -> None:

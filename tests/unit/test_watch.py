@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from serving.host import lock
 from serving.host.state import ServerState, created
 from serving.store.live import Live, LiveModel
 from serving.watch import COUNTED, FIRST_WAIT, GIVEN_UP, NO_ANSWER, NO_MANAGEMENT, STALL_LIMIT, Watch
@@ -179,6 +180,19 @@ def test_a_version_gets_the_workers_that_its_archive_asks_for(
     look_after(0.2)
     queries = [path.partition("?")[2].partition("&synchronous")[0] for path in front.changes]
     assert queries == ["min_worker=3&max_worker=3", "min_worker=2&max_worker=3"]
+
+
+def test_a_version_that_is_being_deployed_is_left_to_its_deployment(
+    watch: Watch, look_after: Callable[[float], None], front: FrontEnd, pids: Sequence[int]
+) -> None:
+    front.min_workers, front.workers = 2, [("READY", pids[1]), ("WORKER_STARTED", -1)]
+    with lock.deploying(watch.root):
+        look_after(0)
+        look_after(2 * GIVEN_UP)
+        assert front.changes == []
+        Live({NAME: LiveModel(VERSION)}).write(watch.root)  # live, another one is being deployed
+        look_after(0.1)
+        assert len(front.changes) == 2
 
 
 def test_a_version_without_a_number_of_workers_gets_that_of_the_server(
