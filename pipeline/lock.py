@@ -12,6 +12,7 @@ requirements-search.txt     what searches for better settings, for who wants tha
 requirements-cluster.txt    what runs on several machines, for who wants that
 requirements-dvc.txt        what runs the pipeline of dvc.yaml, for who wants that
 requirements-gateway.txt    what runs in front of servers, for who wants that
+requirements-signing.txt    what signs archives, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -27,7 +28,16 @@ from rich.console import Console
 
 COMMAND = "make lock"
 EXTRAS = ("--extra", "train", "--extra", "dev")
-OPTIONAL = ("weights", "log", "drift", "search", "cluster", "dvc", "gateway")  # extras, each with a separate lock
+OPTIONAL = (
+    "weights",
+    "log",
+    "drift",
+    "search",
+    "cluster",
+    "dvc",
+    "gateway",
+    "signing",
+)  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
 PEERS_NUMPY = "numpy<2"

@@ -34,7 +34,7 @@ from serving.lifecycle import launch
 from serving.lifecycle.launch import CONFIG, LaunchError
 from serving.lifecycle.plan import Plan
 from serving.lifecycle.readiness import NotReady, Version, wait_ready
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive, ArchiveError
 
@@ -95,6 +95,8 @@ def start(
         # Under the lock of live.json, after that check: a deployment checks under it that the server still runs.
         previous = Live.update(root, lambda live: live)
         plan = Plan.of(previous, selection, root / model_store.FOLDER, restore=restore)
+        for archive in plan.first:
+            signature.check(archive, root)
         config = config or root / CONFIG
         listening = addresses_to_use(config, offset)
         stop(root=root)  # remove the workers and the temporary folder of a killed server
@@ -229,7 +231,9 @@ def add(server: ServerState, root: Path, version: Version, *, ending: Callable[[
 
 def _register(client: Client, root: Path, version: Version) -> None:
     path = model_store.path_of(*version, root / model_store.FOLDER)
-    Archive(*version, path).check()
+    archive = Archive(*version, path)
+    archive.check()
+    signature.check(archive, root)
     client.register(path.name)
 
 

@@ -23,7 +23,7 @@ from serving.lifecycle.golden_check import GoldenCheck
 from serving.lifecycle.launch import CONFIG
 from serving.lifecycle.readiness import NotReady, wait_ready
 from serving.rollout.trial import Candidate, Trial
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.changes import changes
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive, ArchiveError
@@ -105,6 +105,7 @@ class Deployment:
             trial.check(self.root, self.name, self._live())
         with ExitStack() as undo:
             with self._step("verify"):
+                signature.check(self.archive, self.root)
                 if rehearse:
                     self._verify()
                 else:

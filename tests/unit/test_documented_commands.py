@@ -70,6 +70,8 @@ OTHERS = {
     ".venv/bin/uv pip install --require-hashes -r requirements-dvc.txt": "is a command of .ci/run",
     ".venv/bin/uv pip install --require-hashes -r requirements-gateway.txt": "is a command of .ci/run",
     ".venv/bin/python -m serving.gateway": "tests/server/test_gateway.py",
+    ".venv/bin/uv pip install --require-hashes -r requirements-signing.txt": "is a command of .ci/run",
+    ".venv/bin/python -m serving.sign": "tests/server/test_signing.py",
     ".venv/bin/dvc remote add": "needs a bucket; tests/unit/test_pipeline.py pushes to a folder",
     ".venv/bin/dvc ": "tests/unit/test_pipeline.py",
     ".venv/bin/python -m synthetic": "tests/unit/test_pipeline.py",

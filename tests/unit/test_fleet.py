@@ -19,7 +19,7 @@ from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument, below
 from serving.lifecycle.deployment import DeployError
-from serving.store import model_store, provenance
+from serving.store import model_store, provenance, signature
 from serving.store.live import LiveModel
 from serving.store.model_store import Archive, ArchiveError
 
@@ -247,6 +247,10 @@ def test_an_archive_reaches_another_store_whole_or_not_at_all(url: str, tmp_path
         archives.fetch("m", "1.0", url, other)
         assert (other / archive.path.name).read_bytes() == archive.path.read_bytes()
         assert (other / archive.sidecar.name).read_text() == archive.sidecar.read_text()
+    signature.path_of(archive).write_text("signed")  # afterwards
+    archives.push(archive, url)
+    archives.fetch("m", "1.0", url, other)
+    assert (other / "m-1.0.sig").read_text() == "signed"
     with pytest.raises(ArchiveError, match=r"another m 1\.0: give this one another version"):
         archives.push(store_with(tmp_path / "c", "1.0", b"other weights"), url)
     with pytest.raises(ArchiveError, match="is not the fleet's"):
