@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from serving.host import lock
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.live import Live
 from serving.store.model_store import Archive
 
@@ -44,6 +44,7 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
         # In this order: an archive without its sidecar counts as an interrupted build.
         archive.path.unlink(missing_ok=True)
         archive.sidecar.unlink(missing_ok=True)
+        signature.path_of(archive).unlink(missing_ok=True)
     for sidecar in store.glob(f"{name}-*.json"):  # of an interrupted removal
         if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
             sidecar.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
         for version in VERSIONS:
             (store / f"{name}-{version}.mar").touch()
             (store / f"{name}-{version}.json").touch()
+            (store / f"{name}-{version}.sig").touch()
     return tmp_path
 
 
@@ -44,7 +45,9 @@ def test_the_newest_are_kept(root: Path) -> None:
     removed = prune.prune("a", 2, root=root)
     assert [archive.version for archive in removed] == ["1.0", "2.0", "9.0"]
     assert kept(root) == ["10.0", "11.0"]
-    assert {path.name for path in (root / model_store.FOLDER).glob("a-[0-9]*.json")} == {"a-10.0.json", "a-11.0.json"}
+    for suffix in (".json", ".sig"):
+        left = {path.name for path in (root / model_store.FOLDER).glob(f"a-[0-9]*{suffix}")}
+        assert left == {f"a-10.0{suffix}", f"a-11.0{suffix}"}
     assert prune.prune("a", 2, root=root) == [] and kept(root) == ["10.0", "11.0"]
 
 
