@@ -74,6 +74,19 @@ def test_every_place_exists(place: tuple[str, str]) -> None:
     assert set(name.split(".")) <= names(ROOT / path), f"{path} has no {name}"
 
 
+THREATS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "security.md").read_text())
+
+
+def test_every_threat_has_a_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(THREATS) == len(rows) - 1  # the head
+
+
+@pytest.mark.parametrize(("path", "name"), THREATS)
+def test_the_test_of_a_threat_exists(path: str, name: str) -> None:
+    assert name in names(ROOT / path)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_is_named_exists(page: Path) -> None:
     code = r"`((?:handlers|training|serving|pipeline|benchmarks|synthetic|tests)/[\w/.*-]*)`"
