@@ -382,6 +382,7 @@ def main() -> int:
     logger.info("watching %s", running.inference if running else "for a server to be started here (make serve)")
     try:
         with (
+            lock.watching(root),
             exporter.beside(root),
             guard.beside(root, arguments.rollback_minutes if arguments.rollback else None),
             agent.beside(root, arguments.fleet, arguments.node),
@@ -394,7 +395,7 @@ def main() -> int:
                 time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
-    except (AddressError, FleetError) as error:
+    except (AddressError, FleetError, lock.Held) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -5,6 +5,8 @@ import dataclasses
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +60,7 @@ class Agent:
         self._shared, self._reports = SharedDocument(below(url, FOLDER)), Reports(url, clock=clock)
         self._others = Reports(url, clock=clock)
         self._count = time.time_ns()  # another one after a restart
-        self._says = ""
+        self._says: dict[str, str] = {}  # of each model why it is not served as it should be
         self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
         self._pauses = Backoff(PAUSE, LONGEST_PAUSE, clock)
         self._due = 0.0  # time of the next attempt of a turn
@@ -74,6 +76,16 @@ class Agent:
                 f"{report.host}:{report.folder} is the node {self._name}: choose another name with --node, or forget "
                 f"that one (python -m serving.fleet.status {self._url} --forget {self._name})"
             )
+
+    @property
+    def name(self) -> str:
+        """Return its name in the fleet."""
+        return self._name
+
+    @property
+    def says(self) -> str:
+        """Return why this node does not serve the fleet's versions, "" if it does."""
+        return "; ".join(self._says.values())
 
     @property
     def is_in_turn(self) -> bool:
@@ -101,7 +113,7 @@ class Agent:
         self._count += 1
         versions = served(self._root)
         self._reports.write(
-            NodeReport(self._name, socket.gethostname(), str(self._root), self._count, versions, self._says)
+            NodeReport(self._name, socket.gethostname(), str(self._root), self._count, versions, self.says)
         )
 
     def _look(self) -> None:
@@ -135,11 +147,12 @@ class Agent:
             self._try_turn(rollout)
         except Exception as error:  # of any kind: the fleet waits for this node
             logger.error("%s", error)
-            self._says, self._due = str(error), self._clock() + PAUSE
+            self._says[rollout.name], self._due = str(error), self._clock() + PAUSE
             self._turn.deaths += not self._is_same(server)
             self._end_turn_after(error, rollout, self._turn)
             return
-        self._says, is_back = "", rollout.failure is not None
+        is_back = rollout.failure is not None
+        self._says.pop(rollout.name, None)
         self._update(lambda now: now.with_turn_taken(rollout.id, self._name, back=is_back))
 
     def _try_turn(self, rollout: Rollout) -> None:
@@ -164,7 +177,7 @@ class Agent:
         if rollout.failure is None and not is_trouble:
             reason = f"{self._name}: {error}"
             self._update(lambda now: now.with_failure(rollout.id, reason, node=self._name))
-        elif self._clock() - turn.start_time > TROUBLE:
+        elif self._clock() - turn.start_time > TROUBLE or ServerState.is_to_stay_stopped(self._root):
             self._update(lambda now: now.without(rollout.id, self._name))
 
     def _is_same(self, before: ServerState | None) -> bool:
@@ -176,17 +189,16 @@ class Agent:
         """Make the fleet's version live where another one is, as after this node has been away."""
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
+            self._says.pop(name, None)
             return
         if not self._pauses.is_due():
             return
         try:
             self._serve(name, version, DeployLimits())
-            self._says = ""
             self._pauses.reset()
         except (ServingError, OSError) as error:
-            if str(error) != self._says:
-                logger.error("the fleet wants %s %s here: %s", name, version, error)
-            self._says = str(error)
+            logger.error("the fleet wants %s %s here: %s", name, version, error)
+            self._says[name] = str(error)
             self._pauses.fail()
 
     def _serve(self, name: str, version: str, limits: DeployLimits) -> None:
@@ -194,15 +206,37 @@ class Agent:
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
             return
-        logger.warning("the fleet wants %s %s here: deploying it", name, version)
         if live is not None and live.previous == version:
             with contextlib.suppress(DeployError):  # it is not READY: it is loaded again
                 deploy.rollback(name, root=self._root, live=live.version)
+                logger.warning("%s %s is live again, as the fleet wants", name, version)
                 return
         archives.fetch(name, version, self._url, self._root / model_store.FOLDER)
+        self._start_server()
+        live = Live.read(self._root).models.get(name)
+        if live is not None and live.version == version:
+            return
+        logger.warning("the fleet wants %s %s here: deploying it", name, version)
         deploy.deploy(
             name, version, root=self._root, limits=limits, verify=False, log=lambda line: logger.info("%s", line)
         )
+
+    def _start_server(self) -> None:
+        """Start the server of a folder that has none, as `make serve` does; one that was stopped stays so.
+
+        Raises:
+            DeployError: it does not start, or was stopped.
+        """
+        if state.running(self._root) is not None:
+            return
+        if ServerState.is_to_stay_stopped(self._root):
+            raise DeployError("the server here was stopped (make stop): start it again (make serve)")
+        logger.warning("no server runs here: starting one")
+        # In another process: the watcher in this one repairs what its own process does not start.
+        command = [sys.executable, "-m", "serving.server", "start"]
+        ended = subprocess.run(command, cwd=self._root, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            raise DeployError(ended.stderr.strip().removeprefix("error: ") or "the server does not start")
 
     def _leave_out_the_dead(self, rollout: Rollout) -> None:
         self._others.read()
@@ -241,6 +275,7 @@ def beside(root: Path, url: str | None, name: str | None = None) -> Iterator[Non
         yield
         return
     agent = Agent(root, url, name or f"{socket.gethostname()}-{root.resolve().name}")
+    logger.info("following the fleet at %s as its node %s", url, agent.name)
     with repeated(agent.report, BEAT, "report"), repeated(agent.look, LOOK, "fleet"):
         try:
             yield

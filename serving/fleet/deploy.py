@@ -32,7 +32,12 @@ def main() -> int:
     add = parser.add_argument
     add("--watch", type=float, default=LIMITS.watch, metavar="SECONDS", help="watch it this long after each switch")
     add("--slower", type=float, default=LIMITS.slower, metavar="TIMES", help="allowed latency, in times the live one's")
+    for option in ("--replay", "--agreement", "--shadow", "--canary"):
+        add(option, help=argparse.SUPPRESS)
+    add("--no-keep", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.replay or arguments.agreement or arguments.shadow or arguments.canary or arguments.no_keep:
+        parser.error("trials and KEEP=0 are for one server: leave them out with FLEET=")
     for number in INTERRUPTS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a shell that started this with &
             signal.signal(number, signal.default_int_handler)

@@ -6,13 +6,13 @@ The nodes carry it out (`serving.fleet.agent`): it ends also without this comman
 import dataclasses
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serving import verify as verification
 from serving.fleet import agent, archives
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
-from serving.fleet.reports import Reports
+from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import AddressError, SharedDocument, below
 from serving.lifecycle.deployment import DeployLimits
 from serving.store import model_store
@@ -28,6 +28,7 @@ class FleetDeployment:
     def __init__(self, url: str, log: Callable[[str], None] = print) -> None:
         self._url, self._log = url, log
         self._shared, self._reports = SharedDocument(below(url, agent.FOLDER)), Reports(url)
+        self._last: Mapping[str, NodeReport] = {}
 
     def desired(self) -> Desired:
         """Return the state at present."""
@@ -50,8 +51,7 @@ class FleetDeployment:
             self._log("verify ...")
             for check in verification.verify(archive).checks:
                 self._log(f"  {check.name}: {check.result}")
-        archives.push(archive, self._url)
-        self._run(name, archive.version, limits)
+        self._run(name, archive.version, limits, root=root)
         return archive.version
 
     def rollback(self, name: str) -> str:
@@ -63,22 +63,35 @@ class FleetDeployment:
         """
         model = self.desired().models.get(name)
         if model is None or model.previous is None:
-            raise FleetError(f"the fleet has no version of {name} before this one: deploy one (make deploy FLEET=...)")
+            raise FleetError(
+                f"the fleet at {self._url} has no version of {name} before this one: deploy one (make deploy FLEET=...)"
+            )
         self._run(name, model.previous, LIMITS, live=model.version)
         return model.previous
 
-    def _run(self, name: str, version: str, limits: DeployLimits, *, live: str | None = None) -> None:
+    def _run(
+        self, name: str, version: str, limits: DeployLimits, *, root: Path | None = None, live: str | None = None
+    ) -> None:
+        """Deploy a version, whose archive is in the store of `root`, to the nodes that are alive.
+
+        With `live`, only as long as that version is the fleet's.
+        """
         self._log("looking for nodes ...")
         nodes, reports = self._reports.alive(), self._reports.read()
         for node in sorted(reports.keys() - set(nodes)):
             self._log(f"  {node} says nothing any more: it is left out until it is back")
-        served = {reports[node].serves.get(name) for node in nodes}
+        served = sorted({reports[node].serves.get(name, "") for node in nodes} - {""})
         if name not in self.desired().models and len(served) > 1:
-            raise FleetError(f"the nodes serve different versions of {name}: make one live on each (make deploy there)")
+            raise FleetError(
+                f"the nodes serve {' and '.join(served)} of {name}, which the fleet does not know yet: deploy one of "
+                "them on each (make deploy there) before their make watch"
+            )
+        if root is not None and nodes:
+            self._push(name, {version, *served}, root / model_store.FOLDER)
         default = dataclasses.asdict(LIMITS)
         changed = {limit: value for limit, value in dataclasses.asdict(limits).items() if value != default[limit]}
         id_ = secrets.token_hex(8)
-        rollout = Rollout(id_, name, version, next(iter(served), None), nodes, changed)
+        rollout = Rollout(id_, name, version, served[0] if served else None, nodes, changed)
 
         def begin(now: Desired) -> Desired:
             if live is not None and now.models[name].version != live:
@@ -93,9 +106,15 @@ class FleetDeployment:
             self._log("interrupted: the nodes go back; waiting for them ...")
             self._follow(id_)
 
+    def _push(self, name: str, versions: set[str], store: Path) -> None:
+        """Copy those archives that the store has to the fleet: a node without any may need the one before."""
+        for archive in model_store.archives(store):
+            if archive.name == name and archive.version in versions:
+                archives.push(archive, self._url)
+
     def _follow(self, id_: str) -> None:
         """Say what happens until the deployment has ended."""
-        before, fault = None, ""
+        before, fault, trouble = None, "", ""
         while True:
             try:
                 desired = self.desired()
@@ -111,8 +130,10 @@ class FleetDeployment:
                 break
             if rollout != before:
                 self._say(before, rollout)
-            before = rollout
+            before, trouble = rollout, self._say_trouble(rollout, trouble)
             time.sleep(LOOK)
+        if desired.ended is not None:
+            self._say_left_out(before, desired.ended.left_out)
         self._end(desired.ended, id_)
 
     def _end(self, ended: Ended | None, id_: str) -> None:
@@ -124,15 +145,26 @@ class FleetDeployment:
         time.sleep(SETTLED)
 
     def _leave_out_the_dead(self, rollout: Rollout | None) -> None:
-        self._reports.read()
+        self._last = self._reports.read()
         for node in self._reports.dead() & set(rollout.nodes if rollout is not None else ()):
             self._update(lambda now, node=node: now.without(rollout.id, node))  # type: ignore[misc,union-attr]
 
-    def _say(self, before: Rollout | None, now: Rollout) -> None:
-        for node in now.left_out[len(before.left_out) if before is not None else 0 :]:
+    def _say_left_out(self, before: Rollout | None, nodes: Sequence[str]) -> None:
+        for node in nodes[len(before.left_out) if before is not None else 0 :]:
             self._log(f"  {node} is left out, and is made to serve the fleet's version once it is back")
+
+    def _say_trouble(self, rollout: Rollout, before: str) -> str:
+        """Say why the node whose turn it is waits; return it."""
+        report = self._last.get(rollout.turn or "")
+        trouble = report.says if report is not None else ""
+        if trouble and trouble != before:
+            self._log(f"  {rollout.turn}: {trouble}; waiting for it")
+        return trouble
+
+    def _say(self, before: Rollout | None, now: Rollout) -> None:
+        self._say_left_out(before, now.left_out)
         if now.failure is not None:
-            self._log(f"{now.failure}: going back on {len(now.complete)} nodes ...")
+            self._log(f"{now.failure}: going back ({len(now.complete)} of {len(now.nodes)}) ...")
         elif now.turn is not None:
             self._log(f"{now.turn} ({len(now.complete) + 1} of {len(now.nodes)}) ...")
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from serving.console import table_console
 from serving.errors import ServingError
 from serving.fleet import agent
-from serving.fleet.desired import Desired
+from serving.fleet.desired import Desired, FleetError
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import SharedDocument, below
 
@@ -52,10 +52,15 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         reports = Reports(arguments.address)
+        alive = reports.alive()
+        if arguments.forget in alive:
+            raise FleetError(f"{arguments.forget} follows the fleet: end its make watch first")
         if arguments.forget:
             reports.remove(arguments.forget)
-        alive, last = reports.alive(), reports.read()
-        desired = Desired.of_document(SharedDocument(below(arguments.address, agent.FOLDER)).read().document)
+        last, revision = reports.read(), SharedDocument(below(arguments.address, agent.FOLDER)).read()
+        if not last and not revision.number:
+            raise FleetError(f"no fleet is at {arguments.address}: make watch FLEET={arguments.address} begins one")
+        desired = Desired.of_document(revision.document)
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -55,6 +55,10 @@ def _address(host: str, port: int) -> Address:
 def _announce(root: Path, nodes: Sequence[Path], address: Address) -> None:
     host = "localhost" if address.host == LOOPBACK[0] else address.host
     print(f"The gateway is at https://{host}:{address.port} until Ctrl-C", flush=True)
+    if not nodes:
+        print(
+            "No server on this machine follows that fleet yet: make watch FLEET=... in the folder of each", flush=True
+        )
     for node in nodes:
         if state.running(node) is None:
             print(f"No server runs in {node} yet: start one there with make serve", flush=True)
@@ -89,11 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nodes = _nodes(options.node or ([root] if fleet is None else []))
         while True:
             with Gateway(root, nodes, address, files, fleet=fleet, queue=options.queue) as gateway:
-                _announce(root, nodes, address)
+                _announce(root, gateway.nodes, address)
                 while gateway.has_folder():
                     gateway.look()
                     time.sleep(INTERVAL)
-            print(f"{gateway.folder} was removed: the gateway starts anew with what it can write there", flush=True)
+            also = "" if files is not None else ", with another certificate: clients need the new tls.crt"
+            print(f"{gateway.folder} was removed: the gateway starts anew{also}", flush=True)
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +78,7 @@ class Gateway:
         self._nodes = [Node(server, self._publish) for server in servers]
         self._fleet, self._running = fleet, ExitStack()
         self._allowed: set[Path] = set()
+        self._others: dict[Path, dict[str, str]] = {}  # nodes with other versions than the fleet's
         self.envoy: Envoy | None = None
 
     def __enter__(self) -> Self:
@@ -85,7 +86,7 @@ class Gateway:
             for node in self._nodes:
                 node.start()
             if self._fleet is not None:
-                self._fleet.look()
+                self._follow_fleet()
                 self._running.enter_context(repeated(self._follow_fleet, FLEET_INTERVAL, "fleet"))
             self._publish()
             self.envoy = Envoy(self.folder, self._address)
@@ -108,6 +109,11 @@ class Gateway:
         for node in self._nodes:
             node.close()
         self._owner.release()
+
+    @property
+    def nodes(self) -> list[Path]:
+        """Return the directories of its servers."""
+        return [node.root for node in self._nodes]
 
     def has_folder(self) -> bool:
         """Return whether nobody has removed its folder; after that Envoy reads no file again."""
@@ -184,9 +190,18 @@ class Gateway:
         states = {node.root: node.state for node in self._nodes if node.state is not None}
         if self._fleet is not None:
             allowed = {root for root, state in states.items() if self._fleet.allows(state.versions)}
+            self._log_other_versions({root: states[root] for root in states.keys() - allowed})
             self._allowed = allowed or self._allowed & states.keys() or set(states)
             states = {root: state for root, state in states.items() if root in self._allowed}
         return list(states.values())
+
+    def _log_other_versions(self, states: Mapping[Path, NodeState]) -> None:
+        others = {root: dict(state.versions) for root, state in states.items() if state.versions}
+        for root, versions in others.items():
+            if self._others.get(root) != versions:
+                text = ", ".join(f"{name} {version}" for name, version in versions.items())
+                logging.getLogger(__name__).warning("%s serves %s, the fleet other versions: no requests", root, text)
+        self._others = others
 
     def _publish(self) -> None:
         """Write what has changed for Envoy."""

@@ -44,6 +44,15 @@ def recording(root: Path) -> contextlib.AbstractContextManager[None]:
     return _lock(root, "live.lock", reason, RECORDING)
 
 
+def watching(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of the watcher while the block runs, without waiting for it.
+
+    Raises:
+        Held: another watcher has it.
+    """
+    return _lock(root, "watch.lock", "another make watch runs here: end it first")
+
+
 @contextlib.contextmanager
 def training(root: Path, name: str, log: Callable[[str], object]) -> Iterator[None]:
     """Wait for the lock for training, archiving and serving the model `name`, and hold it while the block runs."""

@@ -23,6 +23,7 @@ from serving import archive
 from serving import server as server_module
 from serving.client import Client
 from serving.errors import ServingError
+from serving.fleet.agent import served
 from serving.fleet.deployment import FleetDeployment
 from serving.fleet.desired import FleetError
 from serving.fleet.reports import Reports
@@ -33,6 +34,7 @@ from serving.gateway.fleet import Fleet
 from serving.gateway.gateway import Gateway
 from serving.host.ports import Address
 from serving.host.repetition import repeated
+from serving.host.state import ServerState
 from serving.lifecycle.deployment import DeployLimits
 from serving.store import provenance
 from serving.store.live import Live
@@ -91,10 +93,10 @@ class RunningFleet:
                 found.append(client.describe(NAME).version)
         return found
 
-    def watch(self, node: str) -> None:
-        """Run `make watch FLEET=` of a node."""
+    def watch(self, node: str, offset: int = 0) -> None:
+        """Run `make watch FLEET=` of a node; `offset` is that of a server which it starts."""
         command = [sys.executable, "-m", "serving.watch", "--fleet", self.url, "--node", node]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SIGHTLINE_PORT_OFFSET": str(offset)}
         self.watchers[node] = subprocess.Popen(
             command, cwd=self.root / node, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -159,8 +161,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
         yield dataclasses.replace(running, session=stack.enter_context(session))
 
 
-def end(fleet: RunningFleet) -> None:
-    for process in fleet.watchers.values():
+def end(fleet: RunningFleet, *nodes: str) -> None:
+    """End `make watch` of nodes, by default of all."""
+    for node in nodes or list(fleet.watchers):
+        process = fleet.watchers.pop(node)
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
@@ -203,17 +207,30 @@ def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(fleet: Runnin
 
 def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path: Path) -> None:
     live = fleet.versions()[0]
+    if not FleetDeployment(fleet.url).desired().models:
+        fleet.deploy(str(live))
     for arguments, message in (
         ([fleet.url, NAME, str(live)], "is live already"),
         ([fleet.url, NAME, "9.9"], "no archive of shapes 9.9"),
         ([str(tmp_path / "nobody"), NAME, "1.0"], "no node follows this address"),
         (["nosuch://fleet", NAME, "1.0"], "check the address"),
-        ([fleet.url, "absent", "--rollback"], "no version of absent before this one"),
+        ([fleet.url, "absent", "--rollback"], "has no version of absent before this one"),
     ):
         done = run_cli("serving.fleet.deploy", *arguments, root=fleet.root)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1 and line.startswith("error: ") and message in line
     shutil.copytree(fleet.root / "runs", tmp_path / "runs")
+    assert not (tmp_path / "nobody").exists()
+    for arguments, message in (
+        (["nobody"], "no fleet is at nobody"),
+        ([fleet.url, "--forget", "a"], "a follows the fleet"),
+    ):
+        done = run_cli("serving.fleet.status", *arguments, root=fleet.root)
+        assert done.returncode == 1 and message in done.stderr
+    trial = run_cli("serving.fleet.deploy", fleet.url, NAME, "--shadow", "0.1", root=fleet.root)
+    assert trial.returncode == 2 and "trials and KEEP=0 are for one server" in trial.stderr
+    second = run_cli("serving.watch", "--fleet", fleet.url, "--node", "a", root=fleet.root / "a")
+    assert second.returncode == 1 and "another make watch runs here" in second.stderr
     store = tmp_path / "model_store"
     archive.build(NAME, "1.0", run=tmp_path / "runs" / NAME, store=store, overrides=["batchSize=2"], rehearse=False)
     with pytest.raises(ServingError, match=r"the fleet has another shapes 1\.0"):
@@ -272,6 +289,27 @@ def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(fleet: 
         until(lambda: fleet.versions() == ["4.0"] * 3, 30)
     assert set(versions_of(answers[end_of_deployment:])) == {"4.0"}
     assert all(answer.status_code == 200 for answer in answers)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_added_starts_a_server_with_the_fleet_s_version(fleet: RunningFleet) -> None:
+    node = fleet.root / "d"
+    node.mkdir()
+    shutil.copy(CONFIG, node)
+    fleet.watch("d", free_offset(36_000))
+    try:
+        until(lambda: served(node) == {NAME: fleet.versions()[0]}, 60)
+        until(lambda: NAME in Live.read(node).models, 20)
+        assert (node / "model_store" / f"{NAME}-{fleet.versions()[0]}.mar").is_file()
+        server_module.stop(root=node)
+        ServerState.stay_stopped(node)  # as make stop does
+        fleet.build("6.0")
+        said = fleet.deploy("6.0")
+        assert any(line.startswith("  d is left out, and") for line in said) and fleet.versions() == ["6.0"] * 3
+    finally:
+        end(fleet, "d")
+        server_module.stop(root=node)
+        Reports(fleet.url).remove("d")
 
 
 @pytest.mark.slow

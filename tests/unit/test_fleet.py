@@ -18,6 +18,7 @@ from serving.fleet.agent import Agent
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument, below
+from serving.host.state import ServerState
 from serving.lifecycle.deployment import DeployError
 from serving.store import model_store, provenance, signature
 from serving.store.live import LiveModel
@@ -302,6 +303,22 @@ def test_trouble_is_waited_for_and_in_the_end_the_node_is_left_out(node: Node, e
         node.now += agent.PAUSE
     state = node.look(error)
     assert state.rollout is not None and state.rollout.turn == "b" and state.rollout.left_out == ("a",)
+
+
+def test_a_server_that_was_stopped_is_not_waited_for(node: Node, tmp_path: Path) -> None:
+    ServerState.stay_stopped(tmp_path / "node")
+    state = node.look(Unreachable("no answer"))
+    assert state.rollout is not None and state.rollout.left_out == ("a",)
+
+
+def test_a_node_says_why_it_waits_until_it_does_not(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.look(Unreachable("no answer"))
+    assert node.agent.says == "no answer"
+    monkeypatch.setattr(Agent, "_serve", lambda *_: None)
+    monkeypatch.setattr(agent, "served", lambda *_: {"m": "2.0"})
+    monkeypatch.setattr(archives, "fetch", lambda *_: None)
+    node.now += agent.PAUSE
+    assert node.look(Exception()) == taken("a") and node.agent.says == ""
 
 
 def test_a_server_that_dies_twice_in_a_turn_is_the_version_s_fault(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

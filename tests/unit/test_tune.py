@@ -1,5 +1,6 @@
 """`make tune`: trials of one search, from its first one or from those of a killed process."""
 
+import datetime as dt
 import importlib.util
 import json
 import os
@@ -98,6 +99,16 @@ def test_a_trial_of_another_machine_is_left_to_it_until_none_works_there() -> No
         study.end_trials_of_killed_processes(trials, elsewhere=elsewhere)
         states.append(trials.get_trials(deepcopy=False)[0].state.name)
     assert states == ["RUNNING", "FAIL"]
+
+
+def test_a_trial_that_another_process_has_just_begun_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = study.opened(Path("runs/begun"), {"space": {}, "settings": [], "data set": ""}, 0)
+    trials.ask()
+    study.end_trials_of_killed_processes(trials)
+    assert trials.get_trials(deepcopy=False)[0].state.name == "RUNNING"
+    monkeypatch.setattr(study, "BEGINNING", dt.timedelta(0))  # it was killed before it had written its process
+    study.end_trials_of_killed_processes(trials)
+    assert trials.get_trials(deepcopy=False)[0].state.name == "FAIL"
 
 
 @pytest.mark.slow

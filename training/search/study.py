@@ -4,6 +4,7 @@ runs/NAME/journal.log   every trial; several processes append to it
 runs/NAME/trial-7/      the run of a trial; only the best one stays
 """
 
+import datetime as dt
 import functools
 import os
 import shutil
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 JOURNAL, IDENTITY, PROCESS = "journal.log", "identity", "process"
 FIRST_TRIALS = 5  # of which none is pruned
 FIRST_EPOCHS = 2  # of a trial, before it can be pruned
+BEGINNING = dt.timedelta(minutes=1)  # of a trial, until it has its process
 # Of the identity of a study.
 OTHER = {"space": "another space", "settings": "other settings", "data set": "another data set"}
 Say = Callable[[str], None]
@@ -78,7 +80,10 @@ def end_trials_of_killed_processes(study: "optuna.Study", *, elsewhere: bool = F
     """
     from optuna.trial import TrialState
 
+    now = dt.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if PROCESS not in trial.user_attrs and trial.datetime_start and abs(now - trial.datetime_start) < BEGINNING:
+            continue  # it is written next
         pid, started, *host = trial.user_attrs.get(PROCESS, (0, 0))
         is_here = host in ([], [socket.gethostname()])
         if not process.runs(pid, started) if is_here else elsewhere:
