@@ -96,8 +96,11 @@ def picture(seed: int = 0, size: tuple[int, int] = (48, 40), image_format: str =
 
 
 def free_offset(start: int) -> int:
-    """Return an offset for which all five ports are free, from `start` upwards."""
-    return ports.free_offset(Ports.of_config(CONFIG.read_text()), start)
+    """Return an offset for which all five ports are free, another one for another `start`.
+
+    The ports are below 32,768: those above may become any client's between this look and the server's start.
+    """
+    return ports.free_offset(Ports.of_config(CONFIG.read_text()), 1_000 + start % 19_000)
 
 
 def run_cli(module: str, *arguments: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
