@@ -34,9 +34,7 @@ from serving.errors import ServingError
 from serving.fleet.deployment import FleetDeployment
 from serving.fleet.reports import Reports
 from serving.lifecycle.deployment import DeployLimits
-from serving.store import provenance
 from serving.store.live import Live
-from serving.store.model_store import Archive
 
 RESULT, WORK = Path("benchmarks/results/gateway_rollouts.json"), Path("runs/bench-gateway-rollouts")
 CODE = ("serving", "deploy/gateway", "handlers")
@@ -61,14 +59,6 @@ def aside(node: Path, source: Path) -> None:
         if path.stem != f"{MODEL}-1.0":
             shutil.move(path, source / "model_store")
     shutil.copytree(node / "model_store", source / "model_store", dirs_exist_ok=True)
-
-
-def breaks_on(node: Path, archive: Path) -> None:
-    """Have an archive that loads on every node but one, with the sidecar that it would have."""
-    small_server.spoil(archive, small_server.raises_on(node))
-    sidecar = Archive(MODEL, "", archive).sidecar
-    document = provenance.read_json(sidecar) or {}
-    sidecar.write_text(provenance.text({**document, "sha256": provenance.sha256(archive)}))
 
 
 def live(running: Fleet) -> set[str]:
@@ -127,7 +117,8 @@ def measure(root: Path, count: int, progress: Console) -> dict[str, Any]:
 
     def prepare(node: Path) -> None:
         aside(node, source)
-        breaks_on(root / f"node-{NODES - 1}", source / "model_store" / f"{MODEL}-{broken}.mar")
+        code = small_server.raises_on(root / f"node-{NODES - 1}")
+        small_server.rebuild(source / "model_store" / f"{MODEL}-{broken}.mar", code)
 
     with fleet.running(root, NODES, versions=versions, watched=True, change=prepare, desired=url) as running:
         images = small_server.images()

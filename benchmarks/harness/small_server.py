@@ -27,7 +27,7 @@ from serving import archive, server
 from serving.host import ports, state
 from serving.host.state import ServerState
 from serving.lifecycle import launch
-from serving.store import package
+from serving.store import package, provenance
 from synthetic import places365
 from training.networks import Network, build
 
@@ -85,6 +85,14 @@ def edit(path: Path, change: Callable[[dict[str, bytes]], object]) -> None:
 def spoil(path: Path, code: str, member: str = package.HANDLER_FILE) -> None:
     """Append code to a module of an archive, by default to its handler, in place."""
     edit(path, lambda members: members.update({member: members[member] + code.encode()}))
+
+
+def rebuild(path: Path, code: str) -> None:
+    """Append code to the handler of an archive, in place, and have its sidecar describe it as it is then."""
+    spoil(path, code)
+    sidecar = path.with_suffix(".json")
+    document = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**document, "sha256": provenance.sha256(path)}))
 
 
 def raises_on(folder: Path) -> str:

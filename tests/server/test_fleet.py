@@ -2,20 +2,15 @@
 
 import contextlib
 import dataclasses
-import itertools
-import json
 import os
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from benchmarks.harness import small_server
@@ -27,40 +22,25 @@ from serving.fleet.agent import served
 from serving.fleet.deployment import FleetDeployment
 from serving.fleet.desired import FleetError
 from serving.fleet.reports import Reports
-from serving.gateway import clients
-from serving.gateway.certificate import CERTIFICATE
-from serving.gateway.envoy import GatewayError, binary
-from serving.gateway.fleet import Fleet
-from serving.gateway.gateway import Gateway
-from serving.host.ports import Address
-from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import DeployLimits
-from serving.store import provenance
 from serving.store.live import Live
-from serving.store.model_store import Archive
-from tests.server import faulty
-from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, picture, run_cli
-from tests.server.test_gateway import free_port
+from tests.server import gateways
+from tests.server.conftest import CLASSES, CONFIG, ROOT, export, free_offset, run_cli
+from tests.server.gateways import MODEL as NAME
+from tests.server.gateways import RunningGateway, versions
 from tests.until import until
 
-NAME, NODES = "shapes", ("a", "b", "c")
-
-try:
-    binary()
-except GatewayError as error:
-    pytest.skip(str(error), allow_module_level=True)
+NODES, CALL_RATE = ("a", "b", "c"), 30.0  # requests/s
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunningFleet:
-    """Its address, the folder where archives are built, and the folders and watchers of its nodes."""
+    """Its address, the folder where archives are built, and the watchers of its nodes."""
 
     url: str
     root: Path
     watchers: dict[str, "subprocess.Popen[bytes]"]
-    gateway: str
-    session: httpx.Client
 
     def build(self, version: str, fault: str = "") -> None:
         """Build a version with the weights of the first one."""
@@ -71,7 +51,7 @@ class RunningFleet:
             overrides=["minWorkers=1", "handler.precision=fp32"], rehearse=False,
         )  # fmt: skip
         if fault:
-            spoil(built, fault)
+            small_server.rebuild(built.path, fault)
 
     def deploy(self, version: str) -> list[str]:
         """Deploy a version to all nodes; return the log."""
@@ -101,39 +81,6 @@ class RunningFleet:
             command, cwd=self.root / node, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    @contextlib.contextmanager
-    def callers(self) -> Iterator[list[httpx.Response]]:
-        """Have two clients ask the gateway until the block ends; yield the list that their answers are added to."""
-        ending, answers = threading.Event(), list[httpx.Response]()
-
-        def run(first: int) -> None:
-            for seed in itertools.count(first, 2):
-                if ending.wait(1 / 15):
-                    return
-                answers.append(self.session.post(f"{self.gateway}/predictions/{NAME}", content=picture(seed)))
-
-        threads = [threading.Thread(target=run, args=(first,)) for first in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield answers
-        finally:
-            ending.set()
-            for thread in threads:
-                thread.join()
-
-
-def spoil(built: Archive, fault: str) -> None:
-    """Append code to an archive's handler, as if it had been built like that."""
-    faulty.spoil(built, fault)
-    sidecar = json.loads(built.sidecar.read_text())
-    built.sidecar.write_text(json.dumps({**sidecar, "sha256": provenance.sha256(built.path)}))
-
-
-def versions_of(answers: list[httpx.Response]) -> Counter[str]:
-    """Return how many answers each version gave; those that are no predictions by their status."""
-    return Counter(answer.headers.get("model-version", str(answer.status_code)) for answer in answers)
-
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
@@ -141,8 +88,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
     root = tmp_path_factory.mktemp("fleet")
     export(root / "runs" / NAME, CLASSES[NAME])
     with contextlib.ExitStack() as stack:
-        key, address = clients.add(root, "ann", rate=1000), Address("127.0.0.1", free_port())
-        running = RunningFleet(str(root / "shared"), root, {}, f"https://localhost:{address.port}", httpx.Client())
+        running = RunningFleet(str(root / "shared"), root, {})
         running.build("1.0")
         for number, node in enumerate(NODES):
             (root / node / "model_store").mkdir(parents=True)
@@ -154,11 +100,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
             running.watch(node)
         stack.callback(end, running)
         until(lambda: len(Reports(running.url).read()) == len(NODES), 30)
-        gateway = stack.enter_context(Gateway(root, [], address, fleet=Fleet(running.url)))
-        stack.enter_context(repeated(gateway.look, 0.2, "gateway"))
-        context = ssl.create_default_context(cafile=str(gateway.folder / CERTIFICATE))
-        session = httpx.Client(verify=context, trust_env=False, timeout=10, auth=("ann", key))
-        yield dataclasses.replace(running, session=stack.enter_context(session))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(fleet: RunningFleet) -> Iterator[RunningGateway]:
+    """Return a gateway that follows the fleet."""
+    with gateways.running(fleet.root, [], fleet=fleet.url) as running:
+        yield running
 
 
 def end(fleet: RunningFleet, *nodes: str) -> None:
@@ -169,10 +118,10 @@ def end(fleet: RunningFleet, *nodes: str) -> None:
         process.wait(60)
 
 
-def test_a_version_goes_live_on_one_node_after_the_other_and_back(fleet: RunningFleet) -> None:
+def test_a_version_goes_live_on_one_node_after_the_other_and_back(fleet: RunningFleet, gateway: RunningGateway) -> None:
     fleet.deploy("1.0")  # the nodes serve it already
     fleet.build("1.1")
-    with fleet.callers() as answers:
+    with gateway.callers(CALL_RATE) as answers:
         until(lambda: len(answers) > 20, 10)
         said = fleet.deploy("1.1")
         end_of_deployment = len(answers)
@@ -182,27 +131,32 @@ def test_a_version_goes_live_on_one_node_after_the_other_and_back(fleet: Running
         "b (2 of 3) ...",
         "c (3 of 3) ...",
     ]
-    assert set(versions_of(answers)) == {"1.0", "1.1"}
-    assert set(versions_of(answers[end_of_deployment:])) == {"1.1"} and fleet.answers() == ["1.1"] * 3
+    assert set(versions(answers)) == {"1.0", "1.1"}
+    assert set(versions(answers[end_of_deployment:])) == {"1.1"} and fleet.answers() == ["1.1"] * 3
     assert FleetDeployment(fleet.url).rollback(NAME) == "1.0"
     assert fleet.answers() == fleet.versions() == ["1.0"] * 3
     status = run_cli("serving.fleet.status", fleet.url, root=fleet.root)
     assert f"{NAME} 1.0, before 1.1" in status.stdout and all(f" {node} " in status.stdout for node in NODES)
 
 
-def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(fleet: RunningFleet) -> None:
+def test_a_version_that_the_last_node_cannot_load_is_undone_on_all(
+    fleet: RunningFleet, gateway: RunningGateway
+) -> None:
     before = fleet.versions()
     fleet.build("2.0", small_server.raises_on(fleet.root / "c"))
-    with fleet.callers() as answers, pytest.raises(FleetError, match=r"undone on every node: c: .*not on this machine"):
+    with (
+        gateway.callers(CALL_RATE) as answers,
+        pytest.raises(FleetError, match=r"undone on every node: c: .*not on this machine"),
+    ):
         fleet.deploy("2.0")
     assert fleet.answers() == fleet.versions() == before
-    assert "2.0" in versions_of(answers) and set(versions_of(answers)) == {before[0], "2.0"}
+    assert "2.0" in versions(answers) and set(versions(answers)) == {before[0], "2.0"}
     for node in NODES:
         with Client(root=fleet.root / node) as client:
             assert "2.0" not in [status.version for status in client.versions(NAME)]
-    with fleet.callers() as answers:
+    with gateway.callers(CALL_RATE) as answers:
         until(lambda: len(answers) > 20, 10)
-    assert set(versions_of(answers)) == {before[0]}
+    assert set(versions(answers)) == {before[0]}
 
 
 def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path: Path) -> None:
@@ -242,7 +196,7 @@ def test_a_new_model_that_one_node_cannot_load_goes_everywhere(fleet: RunningFle
     before = fleet.versions()
     store, run = fleet.root / "model_store", fleet.root / "runs" / NAME
     built = archive.build("other", "1.0", run=run, store=store, overrides=["minWorkers=1"], rehearse=False)
-    spoil(built, small_server.raises_on(fleet.root / "b"))
+    small_server.rebuild(built.path, small_server.raises_on(fleet.root / "b"))
     with pytest.raises(FleetError, match=r"undone on every node: b: .*not on this machine"):
         FleetDeployment(fleet.url).deploy("other", "1.0", fleet.root, verify=False)
     for node in NODES:
@@ -253,7 +207,7 @@ def test_a_new_model_that_one_node_cannot_load_goes_everywhere(fleet: RunningFle
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_in_its_turn_takes_it_again(fleet: RunningFleet) -> None:
+def test_a_node_that_is_killed_in_its_turn_takes_it_again(fleet: RunningFleet, gateway: RunningGateway) -> None:
     fleet.build("3.0")
 
     def kill() -> None:
@@ -262,23 +216,25 @@ def test_a_node_that_is_killed_in_its_turn_takes_it_again(fleet: RunningFleet) -
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with fleet.callers() as answers:
+    with gateway.callers(CALL_RATE) as answers:
         fleet.deploy("3.0")
         killer.join()
         end_of_deployment = len(answers)
         until(lambda: len(answers) > end_of_deployment + 20, 10)
     assert fleet.answers() == ["3.0"] * 3
-    assert set(versions_of(answers[end_of_deployment:])) == {"3.0"}
+    assert set(versions(answers[end_of_deployment:])) == {"3.0"}
     assert all(answer.status_code == 200 for answer in answers)
 
 
 @pytest.mark.slow
-def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(fleet: RunningFleet) -> None:
+def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(
+    fleet: RunningFleet, gateway: RunningGateway
+) -> None:
     fleet.build("4.0")
     before = fleet.versions()[2]
     fleet.watchers["c"].kill()  # its server goes on with the version before
     fleet.watchers["c"].wait()
-    with fleet.callers() as answers:
+    with gateway.callers(CALL_RATE) as answers:
         said = fleet.deploy("4.0")
         end_of_deployment = len(answers)
         until(lambda: len(answers) > end_of_deployment + 40, 10)
@@ -287,7 +243,7 @@ def test_a_node_that_has_died_serves_the_fleet_s_version_once_it_is_back(fleet: 
         fleet.watch("c")
         until(lambda: fleet.answers() == ["4.0"] * 3, 60)
         until(lambda: fleet.versions() == ["4.0"] * 3, 30)
-    assert set(versions_of(answers[end_of_deployment:])) == {"4.0"}
+    assert set(versions(answers[end_of_deployment:])) == {"4.0"}
     assert all(answer.status_code == 200 for answer in answers)
 
 

@@ -1,80 +1,32 @@
 """Trials of a version with the requests that come through the gateway."""
 
-import itertools
 import json
-import ssl
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
-import httpx
 import pytest
 
 from handlers.observation import segments
 from serving import archive, deploy
 from serving import server as server_module
 from serving.client import Client
-from serving.gateway import clients
-from serving.gateway.certificate import CERTIFICATE
 from serving.gateway.deployed import RUNNING
-from serving.gateway.envoy import ACCESS_LOG, GatewayError, binary
-from serving.gateway.gateway import Gateway
-from serving.host.ports import Address
-from serving.host.repetition import repeated
+from serving.gateway.envoy import ACCESS_LOG
 from serving.lifecycle import launch
 from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.rollout.canary import Canary
 from serving.rollout.live_trial import Length, Shadow
 from serving.rollout.trial import Trial
 from serving.store.live import Live
-from tests.server import faulty
-from tests.server.conftest import CLASSES, CONFIG, export, free_offset, picture
-from tests.server.test_gateway import free_port
+from tests.server import faulty, gateways
+from tests.server.conftest import CLASSES, CONFIG, export, free_offset
+from tests.server.gateways import MODEL as NAME
+from tests.server.gateways import RunningGateway, versions
 from tests.until import until
 
-NAME, VERSIONS = "shapes", ("1.0", "1.1", "3.0")  # of the same weights; the last one fails when it is told to
-LENGTH = Length(requests=100, minutes=2.0)
-
-try:
-    binary()
-except GatewayError as error:
-    pytest.skip(str(error), allow_module_level=True)
-
-
-class Callers:
-    """Clients of a gateway, which send another image each time."""
-
-    def __init__(self, address: Address, certificate: Path, key: str) -> None:
-        self._address, self._key, self._ending = address, key, threading.Event()
-        self._context = ssl.create_default_context(cafile=str(certificate))
-        self.answers: list[httpx.Response] = []
-
-    def _run(self, first: int) -> None:
-        with httpx.Client(verify=self._context, trust_env=False, timeout=10, auth=("ann", self._key)) as session:
-            for seed in itertools.count(first, 2):
-                if self._ending.wait(1 / 30):
-                    return
-                url = f"https://localhost:{self._address.port}/predictions/{NAME}?image={seed}"
-                self.answers.append(session.post(url, content=picture(seed)))
-
-    def __enter__(self) -> Self:
-        self._ending.clear()
-        self.answers.clear()
-        self._threads = [threading.Thread(target=self._run, args=(first,)) for first in range(2)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join()
-
-    def versions(self) -> list[str]:
-        """Return the version of each answer, or the status of one that is no prediction."""
-        return [answer.headers.get("model-version", str(answer.status_code)) for answer in self.answers]
+VERSIONS = ("1.0", "1.1", "3.0")  # of the same weights; the last one fails when it is told to
+LENGTH, CALL_RATE = Length(requests=100, minutes=2.0), 60.0  # requests/s
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def callers(root: Path) -> Iterator[Callers]:
-    """Return clients of a gateway in front of the server."""
-    key, address = clients.add(root, "ann", rate=1000), Address("127.0.0.1", free_port())
-    with Gateway(root, [root], address) as gateway, repeated(gateway.look, 0.2, "gateway"):
-        yield Callers(address, gateway.folder / CERTIFICATE, key)
+def gateway(root: Path) -> Iterator[RunningGateway]:
+    with gateways.running(root, [root]) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -117,10 +67,10 @@ def go(root: Path, version: str, *trials: Trial) -> str:
     return "\n".join(said)
 
 
-def test_the_worker_s_log_has_the_ids_of_the_gateway_s(root: Path, callers: Callers) -> None:
-    with callers:
-        until(lambda: callers.answers, 10)
-    request_id = callers.answers[0].headers["x-prediction-id"]
+def test_the_worker_s_log_has_the_ids_of_the_gateway_s(root: Path, gateway: RunningGateway) -> None:
+    with gateway.callers(CALL_RATE) as answers:
+        until(lambda: answers, 10)
+    request_id = answers[0].headers["x-prediction-id"]
     predictions, log = launch.predictions(root) / NAME, root / RUNNING / ACCESS_LOG
 
     def is_logged() -> bool:
@@ -133,34 +83,34 @@ def test_the_worker_s_log_has_the_ids_of_the_gateway_s(root: Path, callers: Call
     assert row["trace_id"] == line["trace_id"] and len(row["trace_id"]) == 32
 
 
-def test_a_shadow_gets_copies_of_the_requests(root: Path, callers: Callers) -> None:
-    with callers:
+def test_a_shadow_gets_copies_of_the_requests(root: Path, gateway: RunningGateway) -> None:
+    with gateway.callers(CALL_RATE) as answers:
         said = go(root, "1.1", Shadow(1.0, length=LENGTH))
     assert "  100 images: agreement 100.0% " in said
-    versions = callers.versions()
-    assert versions[: versions.index("1.1")] == ["1.0"] * versions.index("1.1") and versions.index("1.1") >= 100
-    assert set(versions) == {"1.0", "1.1"}
+    seen = versions(answers)
+    switch = seen.index("1.1")
+    assert seen[:switch] == ["1.0"] * switch and switch >= 100 and set(seen) == {"1.0", "1.1"}
 
 
-def test_a_canary_answers_its_share_and_then_all(root: Path, callers: Callers) -> None:
-    with callers:
+def test_a_canary_answers_its_share_and_then_all(root: Path, gateway: RunningGateway) -> None:
+    with gateway.callers(CALL_RATE) as answers:
         said = go(root, "1.1", Canary(0.5, length=LENGTH))
-        until(lambda: callers.versions()[-5:] == ["1.1"] * 5, 10)
+        until(lambda: versions(answers)[-5:] == ["1.1"] * 5, 10)
     assert "  100 images: agreement 100.0% " in said and "not answered: 0 of 100" in said
-    versions = callers.versions()
-    start = versions.index("1.1")
-    assert 0.3 < versions[start : start + 200].count("1.1") / 200 < 0.7 and set(versions) == {"1.0", "1.1"}
+    seen = versions(answers)
+    start = seen.index("1.1")
+    assert 0.3 < seen[start : start + 200].count("1.1") / 200 < 0.7 and set(seen) == {"1.0", "1.1"}
 
 
-def test_what_a_canary_does_not_answer_the_live_version_does(root: Path, callers: Callers) -> None:
-    with callers, ThreadPoolExecutor(1) as pool:
+def test_what_a_canary_does_not_answer_the_live_version_does(root: Path, gateway: RunningGateway) -> None:
+    with gateway.callers(CALL_RATE) as answers, ThreadPoolExecutor(1) as pool:
         trial = pool.submit(go, root, "3.0", Canary(0.5, length=Length(minutes=2.0)))
-        until(lambda: "3.0" in callers.versions(), 60)
+        until(lambda: "3.0" in versions(answers), 60)
         (root / "fail").touch()
         with pytest.raises(DeployError, match=r"canary failed: it is worse than 1\.0 \(not answered: "):
             trial.result()
-        end = len(callers.answers)
-        until(lambda: len(callers.answers) > end + 20, 10)
-    assert set(callers.versions()) == {"1.0", "3.0"} and set(callers.versions()[end:]) == {"1.0"}
+        end = len(answers)
+        until(lambda: len(answers) > end + 20, 10)
+    assert set(versions(answers)) == {"1.0", "3.0"} and set(versions(answers)[end:]) == {"1.0"}
     with Client(root=root) as client:
         assert [status.version for status in client.versions(NAME)] == ["1.0"]
