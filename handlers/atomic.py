@@ -51,6 +51,13 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read, and create its folder if necessary."""
+    with replacing(path) as part:
+        part.touch(0o600)
+        part.write_bytes(data)
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document for people and programs; ValueError where a number is not finite."""
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")

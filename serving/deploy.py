@@ -48,6 +48,7 @@ from serving.rollout.replay import AGREEMENT, Replay
 from serving.rollout.trial import Trial
 from serving.store import model_store
 from serving.store.live import Live, LiveModel
+from serving.store.model_store import Archive
 
 LIMITS, LENGTH = DeployLimits(), Length()
 STARTING = 1800.0  # seconds to wait for another start or stop of the server: some models load for minutes
@@ -144,10 +145,9 @@ def drop(name: str, version: str, *, root: Path, is_last: bool = False, log: Cal
         return
     with lock.deploying(root), _operated(root, log) as (running, client):
         record(root, running, lambda live: live.without([(name, version)]))
-        archive = model_store.find(name, version, root / model_store.FOLDER)
-        image = next((golden.image for golden in archive.golden()), b"")
-        with contextlib.suppress(NotFound):
-            drain.remove(client, name, version, image)
+        drain.remove_archive(
+            client, Archive(name, version, model_store.path_of(name, version, root / model_store.FOLDER))
+        )
 
 
 @contextlib.contextmanager

@@ -95,8 +95,6 @@ def start(
         # Under the lock of live.json, after that check: a deployment checks under it that the server still runs.
         previous = Live.update(root, lambda live: live)
         plan = Plan.of(previous, selection, root / model_store.FOLDER, restore=restore)
-        for archive in plan.first:
-            signature.check(archive, root)
         config = config or root / CONFIG
         listening = addresses_to_use(config, offset)
         stop(root=root)  # remove the workers and the temporary folder of a killed server

@@ -30,7 +30,7 @@ def main() -> int:
     try:
         if arguments.new_key is not None:
             signature.create_key(arguments.new_key, root)
-            print(f"{arguments.new_key} signs, and {signature.PUBLIC_KEY} has this directory's server ask for it")
+            print(f"Wrote {arguments.new_key} (private) and {signature.PUBLIC_KEY} (servers started here ask for it)")
         else:
             archive = model_store.find(arguments.name, arguments.version, root / model_store.FOLDER)
             print(signature.sign(archive, arguments.key).relative_to(root))

@@ -374,6 +374,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rollback and arguments.fleet:
         parser.error("a version that is rolled back on one server is not the fleet's: leave ROLLBACK=1 or FLEET= out")
+    if arguments.node and not arguments.fleet:
+        parser.error("--node is a name in a fleet: name that with FLEET=")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path.cwd()
     _log(root)

@@ -23,7 +23,7 @@ from rich.console import Console
 from benchmarks.crashes import until
 from benchmarks.gateway import fleet
 from benchmarks.gateway.fleet import Fleet
-from benchmarks.gateway.kills import CAPACITY_SECONDS, CONNECTIONS, DEADLINE, READY_LIMIT, SHARE
+from benchmarks.gateway.kills import DEADLINE, READY_LIMIT, SHARE, capacity
 from benchmarks.harness import console, small_server
 from benchmarks.harness.small_server import MODEL, Expected
 from benchmarks.result import Origin
@@ -125,11 +125,7 @@ def measure(root: Path, count: int, progress: Console) -> dict[str, Any]:
         expected = Expected.of(running.nodes[0], versions, images)
         until(lambda: len(Reports(url).read()) == NODES, READY_LIMIT)
         FleetDeployment(url, lambda _: None).deploy(MODEL, "1.0", source, verify=False)  # which they serve already
-        address, headers = running.direct()
-        load = closed_loop.run(
-            address, running.image_files(), connections=CONNECTIONS, seconds=CAPACITY_SECONDS, headers=headers
-        )
-        rate = SHARE * load.requests_per_second
+        rate = SHARE * capacity(running)
         special = {"broken": broken, "killed": killed}
         deployments, starts = list[Deployment](), list[float]()
         with background_load.beside(**running.load(bodies=images, rate=rate, timeout=DEADLINE)) as answers:

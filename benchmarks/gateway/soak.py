@@ -5,8 +5,9 @@
 
 Two nodes of a fleet, watched by `make watch`, get 20 % of the rate that one of them answered before. A worker is killed
 every 5 minutes, another version deployed to both every 10, and a node killed every 20; each waits until all nodes are
-READY. A good request fails without the answer of one of the versions within 5 seconds. Memory and logs are sampled
-every 10 seconds: in the last quarter they may be a tenth above the second one. The last line is one JSON document.
+READY. A good request fails without the answer of one of the versions within 5 seconds. Memory and the size of the logs
+are sampled every 10 seconds; memory may be a tenth larger in the last quarter than in the second. The last line is one
+JSON document.
 """
 
 import asyncio
@@ -136,7 +137,7 @@ class Events:
         self.counts = Counter[str]()
 
     def run_due(self, seconds: float) -> None:
-        """Carry out one event that is due after so many seconds, and wait until all nodes are READY."""
+        """Carry out an event whose time has come, if there is one, and wait until all nodes are READY."""
         kind = next((kind for kind, due in self._due.items() if seconds >= due), None)
         if kind is None:
             return

@@ -1,4 +1,4 @@
-"""What makes the server of one folder serve what its fleet should: beside `make watch`, in two threads."""
+"""The agent of a node, in two threads beside `make watch`: it has the node's server serve the fleet's versions."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,12 @@ from serving import deploy
 from serving.client import Client, ClientError, NotFound, Unreachable
 from serving.errors import ServingError
 from serving.fleet import archives
-from serving.fleet.desired import Desired, FleetError, Rollout
-from serving.fleet.reports import BEAT, NodeReport, Reports
-from serving.fleet.shared_document import AddressError, SharedDocument, below
+from serving.fleet.desired import FleetError, Rollout
+from serving.fleet.reports import REPORT_INTERVAL, NodeReport, Reports
+from serving.fleet.shared_document import AddressError
+from serving.fleet.state import FleetState
 from serving.host import lock, state
+from serving.host.faults import Faults, reason_of
 from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
@@ -31,9 +33,8 @@ from serving.store.live import Live
 LOOK = 0.5  # seconds between two looks at the desired state
 PATIENCE = 10.0  # seconds for an answer of the server in a turn
 PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds until what has failed is tried again
-TROUBLE = 120.0  # seconds that a deployment waits for a node whose server is in trouble
+TROUBLE_LIMIT = 120.0  # seconds that a deployment waits for a node whose server is in trouble
 MOST_DEATHS = 2  # of the server in one turn; then the version is at fault
-FOLDER = "desired"
 
 logger = logging.getLogger("serving.watch")
 
@@ -57,12 +58,13 @@ class Agent:
 
     def __init__(self, root: Path, url: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._url, self._name, self._clock = root.resolve(), url, name, clock
-        self._shared, self._reports = SharedDocument(below(url, FOLDER)), Reports(url, clock=clock)
-        self._others = Reports(url, clock=clock)
+        self._state, self._reports = FleetState(url), Reports(url, clock=clock)
         self._count = time.time_ns()  # another one after a restart
-        self._says: dict[str, str] = {}  # of each model why it is not served as it should be
-        self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
-        self._pauses = Backoff(PAUSE, LONGEST_PAUSE, clock)
+        self._reasons: dict[str, str] = {}  # of each model why it is not served as it should be
+        self._pauses: dict[str, Backoff] = {}  # of each model
+        self._report_faults, self._look_faults = (
+            Faults(logger, "the fleet is not followed at present: %s") for _ in range(2)
+        )
         self._due = 0.0  # time of the next attempt of a turn
         self._turn: Turn | None = None
         self._check_name()
@@ -83,9 +85,9 @@ class Agent:
         return self._name
 
     @property
-    def says(self) -> str:
+    def reason(self) -> str:
         """Return why this node does not serve the fleet's versions, "" if it does."""
-        return "; ".join(self._says.values())
+        return "; ".join(self._reasons.values())
 
     @property
     def is_in_turn(self) -> bool:
@@ -93,43 +95,34 @@ class Agent:
         return self._turn is not None
 
     def report(self) -> None:
-        """Say which versions this node serves; a fleet that cannot be reached is said once."""
-        self._log_faults("report", self._report)
+        """Write the versions that this node serves; a fault is logged once."""
+        with self._report_faults.logged():
+            self._count += 1
+            place = socket.gethostname(), str(self._root)
+            self._reports.write(NodeReport(self._name, *place, self._count, served(self._root), self.reason))
 
     def look(self) -> None:
-        """Take a turn if it is this node's, and correct what differs from the desired state."""
-        self._log_faults("look", self._look)
-
-    def _log_faults(self, thread: str, action: Callable[[], None]) -> None:
-        try:
-            action()
-            self._faults.pop(thread, None)
-        except Exception as error:  # a thread that ended would leave the node as it is
-            if str(error) != self._faults.get(thread):
-                logger.error("the fleet is not followed at present: %s", error)
-            self._faults[thread] = str(error)
-
-    def _report(self) -> None:
-        self._count += 1
-        versions = served(self._root)
-        self._reports.write(
-            NodeReport(self._name, socket.gethostname(), str(self._root), self._count, versions, self.says)
-        )
+        """Take a turn if it is this node's, and correct what differs from the desired state; a fault is logged once."""
+        with self._look_faults.logged():
+            self._look()
 
     def _look(self) -> None:
         server = ServerState.read(self._root)
         if server is not None and (server.busy == os.getpid() or server.is_starting_or_stopping):
             return  # the watcher beside this agent, or another process, is starting it
-        desired = Desired.of_document(self._shared.read().document)
+        desired = self._state.read()
         rollout = desired.rollout
         if rollout is not None:
-            self._leave_out_the_dead(rollout)
+            self._reports.read()
+            self._state.leave_out(self._reports.dead() - {self._name})
         is_turn = rollout is not None and rollout.turn == self._name
         if rollout is not None and is_turn:
             self._take_turn(rollout)
         else:
             self._turn = None
-        for name, version in desired.versions_of(self._name).items():
+        versions = desired.versions_of(self._name)
+        self._reasons = {name: reason for name, reason in self._reasons.items() if name in versions}
+        for name, version in versions.items():
             if version is not None and not (rollout is not None and is_turn and rollout.name == name):
                 self._correct(name, version)
         for name, version in desired.withdrawn.items():
@@ -146,14 +139,15 @@ class Agent:
         try:
             self._try_turn(rollout)
         except Exception as error:  # of any kind: the fleet waits for this node
-            logger.error("%s", error)
-            self._says[rollout.name], self._due = str(error), self._clock() + PAUSE
-            self._turn.deaths += not self._is_same(server)
-            self._end_turn_after(error, rollout, self._turn)
+            logger.error("%s", reason_of(error))
+            self._reasons[rollout.name], self._due = reason_of(error), self._clock() + PAUSE
+            died = not self._is_same(server)
+            self._turn.deaths += died
+            self._end_turn_after(error, rollout, self._turn, died=died)
             return
         is_back = rollout.failure is not None
-        self._says.pop(rollout.name, None)
-        self._update(lambda now: now.with_turn_taken(rollout.id, self._name, back=is_back))
+        self._reasons.pop(rollout.name, None)
+        self._state.update(lambda now: now.with_turn_taken(rollout.id, self._name, back=is_back))
 
     def _try_turn(self, rollout: Rollout) -> None:
         version = rollout.version_of(self._name)
@@ -161,24 +155,22 @@ class Agent:
             self._serve(rollout.name, version, DeployLimits(**dict[str, Any](rollout.limits)))
         if rollout.failure is not None and version != rollout.version:
             deploy.drop(rollout.name, rollout.version, root=self._root, is_last=version is None)
-        elif version is not None and rollout.failure is None:  # also of a version that it served before
-            archives.fetch(rollout.name, version, self._url, self._root / model_store.FOLDER)
         answering = served(self._root, PATIENCE).get(rollout.name)
         if version is not None and answering != version:
             raise Unreachable(f"{rollout.name} {version} does not answer yet")
         if version is None and answering == rollout.version:
-            raise DeployError(f"{rollout.name} {version} is still the only version here")
+            raise DeployError(f"{rollout.name} {rollout.version} is still the only version here")
 
-    def _end_turn_after(self, error: Exception, rollout: Rollout, turn: Turn) -> None:
+    def _end_turn_after(self, error: Exception, rollout: Rollout, turn: Turn, *, died: bool) -> None:
         """Have the turn tried again if the server or the address is in trouble; else the version is at fault."""
         is_trouble = not isinstance(error, ServingError) or isinstance(error, ClientError | lock.Held | AddressError)
-        if turn.deaths or not served(self._root, PATIENCE):
+        if died or not served(self._root, PATIENCE):
             is_trouble = turn.deaths < MOST_DEATHS
         if rollout.failure is None and not is_trouble:
             reason = f"{self._name}: {error}"
-            self._update(lambda now: now.with_failure(rollout.id, reason, node=self._name))
-        elif self._clock() - turn.start_time > TROUBLE or ServerState.is_to_stay_stopped(self._root):
-            self._update(lambda now: now.without(rollout.id, self._name))
+            self._state.update(lambda now: now.with_failure(rollout.id, reason, node=self._name))
+        elif self._clock() - turn.start_time > TROUBLE_LIMIT or ServerState.is_to_stay_stopped(self._root):
+            self._state.leave_out({self._name})
 
     def _is_same(self, before: ServerState | None) -> bool:
         """Return whether the same server runs as before, if one ran."""
@@ -189,20 +181,22 @@ class Agent:
         """Make the fleet's version live where another one is, as after this node has been away."""
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
-            self._says.pop(name, None)
+            self._reasons.pop(name, None)
             return
-        if not self._pauses.is_due():
+        pauses = self._pauses.setdefault(name, Backoff(PAUSE, LONGEST_PAUSE, self._clock))
+        if not pauses.is_due():
             return
         try:
             self._serve(name, version, DeployLimits())
-            self._pauses.reset()
+            pauses.reset()
         except (ServingError, OSError) as error:
-            logger.error("the fleet wants %s %s here: %s", name, version, error)
-            self._says[name] = str(error)
-            self._pauses.fail()
+            logger.error("the fleet wants %s %s here: %s", name, version, reason_of(error))
+            self._reasons[name] = reason_of(error)
+            pauses.fail()
 
     def _serve(self, name: str, version: str, limits: DeployLimits) -> None:
-        """Make a version live, in one step if it is kept for a rollback; nothing if it is live."""
+        """Make a version live, in one step if it is kept for a rollback; if it is live, see that it is the fleet's."""
+        archives.fetch(name, version, self._url, self._root / model_store.FOLDER)
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
             return
@@ -211,7 +205,6 @@ class Agent:
                 deploy.rollback(name, root=self._root, live=live.version)
                 logger.warning("%s %s is live again, as the fleet wants", name, version)
                 return
-        archives.fetch(name, version, self._url, self._root / model_store.FOLDER)
         self._start_server()
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
@@ -238,17 +231,8 @@ class Agent:
         if ended.returncode != 0:
             raise DeployError(ended.stderr.strip().removeprefix("error: ") or "the server does not start")
 
-    def _leave_out_the_dead(self, rollout: Rollout) -> None:
-        self._others.read()
-        for node in self._others.dead() - {self._name}:
-            if node in rollout.nodes:
-                self._update(lambda now, node=node: now.without(rollout.id, node))  # type: ignore[misc]
 
-    def _update(self, change: Callable[[Desired], Desired]) -> None:
-        self._shared.update(lambda document: change(Desired.of_document(document)).document())
-
-
-def served(root: Path, deadline: float = BEAT) -> dict[str, str]:
+def served(root: Path, deadline: float = REPORT_INTERVAL) -> dict[str, str]:
     """Return the default version of each model that answers on a folder's server; `deadline` is of each question."""
     server = state.running(root)
     if server is None:
@@ -276,7 +260,7 @@ def beside(root: Path, url: str | None, name: str | None = None) -> Iterator[Non
         return
     agent = Agent(root, url, name or f"{socket.gethostname()}-{root.resolve().name}")
     logger.info("following the fleet at %s as its node %s", url, agent.name)
-    with repeated(agent.report, BEAT, "report"), repeated(agent.look, LOOK, "fleet"):
+    with repeated(agent.report, REPORT_INTERVAL, "report"), repeated(agent.look, LOOK, "fleet"):
         try:
             yield
         finally:

@@ -51,6 +51,8 @@ def fetch(name: str, version: str, url: str, store: Path) -> None:
         files, path = fsspec.core.url_to_fs(below(url, FOLDER))
         stem = f"{path}/{archive.path.stem}"
         if not files.exists(f"{stem}.json"):
+            if archive.path.is_file():  # the node had it before the fleet
+                return
             raise ArchiveError(f"the fleet has no archive of {name} {version}: deploy it again (make deploy FLEET=...)")
         sidecar = files.cat_file(f"{stem}.json")
         if not archive.path.is_file():

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from serving import verify as verification
-from serving.fleet import agent, archives
+from serving.fleet import archives
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
-from serving.fleet.shared_document import AddressError, SharedDocument, below
+from serving.fleet.shared_document import AddressError
+from serving.fleet.state import FleetState
 from serving.lifecycle.deployment import DeployLimits
-from serving.store import model_store
+from serving.store import model_store, signature
 
 LIMITS = DeployLimits()
 LOOK, PAUSE = 0.25, 2.0  # seconds between two looks at the desired state; after one that failed
@@ -27,12 +28,12 @@ class FleetDeployment:
 
     def __init__(self, url: str, log: Callable[[str], None] = print) -> None:
         self._url, self._log = url, log
-        self._shared, self._reports = SharedDocument(below(url, agent.FOLDER)), Reports(url)
+        self._state, self._reports = FleetState(url), Reports(url)
         self._last: Mapping[str, NodeReport] = {}
 
     def desired(self) -> Desired:
-        """Return the state at present."""
-        return Desired.of_document(self._shared.read().document)
+        """Return the desired state at present."""
+        return self._state.read()
 
     def deploy(
         self, name: str, version: str | None, root: Path, *, limits: DeployLimits = LIMITS, verify: bool = True
@@ -47,6 +48,7 @@ class FleetDeployment:
             AddressError: the fleet's address cannot be used.
         """
         archive = model_store.find(name, version, root / model_store.FOLDER)
+        signature.check(archive, root)  # before its code runs
         if verify:
             self._log("verify ...")
             for check in verification.verify(archive).checks:
@@ -99,10 +101,10 @@ class FleetDeployment:
             return now.with_rollout(rollout)
 
         try:
-            self._update(begin)
+            self._state.update(begin)
             self._follow(id_)
         except KeyboardInterrupt:
-            self._update(lambda now: now.with_failure(id_, "interrupted"))
+            self._state.update(lambda now: now.with_failure(id_, "interrupted"))
             self._log("interrupted: the nodes go back; waiting for them ...")
             self._follow(id_)
 
@@ -117,8 +119,8 @@ class FleetDeployment:
         before, fault, trouble = None, "", ""
         while True:
             try:
-                desired = self.desired()
-                self._leave_out_the_dead(desired.rollout)
+                desired, self._last = self._state.read(), self._reports.read()
+                self._state.leave_out(self._reports.dead())
             except AddressError as error:  # the nodes carry it out all the same
                 if str(error) != fault:
                     self._log(f"  {error}; the deployment goes on, and this command waits")
@@ -144,11 +146,6 @@ class FleetDeployment:
             raise FleetError(f"not deployed, and undone on every node{also}: {ended.failure}")
         time.sleep(SETTLED)
 
-    def _leave_out_the_dead(self, rollout: Rollout | None) -> None:
-        self._last = self._reports.read()
-        for node in self._reports.dead() & set(rollout.nodes if rollout is not None else ()):
-            self._update(lambda now, node=node: now.without(rollout.id, node))  # type: ignore[misc,union-attr]
-
     def _say_left_out(self, before: Rollout | None, nodes: Sequence[str]) -> None:
         for node in nodes[len(before.left_out) if before is not None else 0 :]:
             self._log(f"  {node} is left out, and is made to serve the fleet's version once it is back")
@@ -156,7 +153,7 @@ class FleetDeployment:
     def _say_trouble(self, rollout: Rollout, before: str) -> str:
         """Say why the node whose turn it is waits; return it."""
         report = self._last.get(rollout.turn or "")
-        trouble = report.says if report is not None else ""
+        trouble = report.reason if report is not None else ""
         if trouble and trouble != before:
             self._log(f"  {rollout.turn}: {trouble}; waiting for it")
         return trouble
@@ -167,6 +164,3 @@ class FleetDeployment:
             self._log(f"{now.failure}: going back ({len(now.complete)} of {len(now.nodes)}) ...")
         elif now.turn is not None:
             self._log(f"{now.turn} ({len(now.complete) + 1} of {len(now.nodes)}) ...")
-
-    def _update(self, change: Callable[[Desired], Desired]) -> None:
-        self._shared.update(lambda document: change(Desired.of_document(document)).document())

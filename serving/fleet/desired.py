@@ -19,7 +19,7 @@ class FleetError(ServingError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rollout:
-    """A deployment under way: the nodes take their turns in order, or back in the opposite one after a failure.
+    """A deployment under way: the nodes take their turns in order, after a failure back in reverse order.
 
     `before` is None for a new model; `limits` are the fields of `DeployLimits` that differ from the defaults;
     `failure` is the reason why it goes back.
@@ -90,7 +90,7 @@ class Desired:
                 ended = Ended(ended["id"], ended["failure"], tuple(ended["left_out"]))
             return cls(models, rollout, ended, dict(document.get("withdrawn", {})))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise FleetError(f"the state of the fleet is damaged ({error!r}): remove its newest file") from error
+            raise FleetError(f"the newest file of desired/ is damaged ({error!r}): remove it") from error
 
     def document(self) -> dict[str, Any]:
         """Return it as a document."""

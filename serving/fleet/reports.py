@@ -13,15 +13,18 @@ from handlers import atomic
 from serving.errors import ServingError
 from serving.fleet.shared_document import below, reached
 
-BEAT, DEAD = 2.0, 10.0  # seconds between two reports of a node, and without one until it counts as dead
+REPORT_INTERVAL, DEAD_AFTER = (
+    2.0,
+    10.0,
+)  # seconds between two reports of a node, and without one until it counts as dead
 FOLDER = "nodes"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One report; `count` is another one each time. `serves` has the versions that answer on the node.
+    """One report; `count` differs in each report. `serves` has the versions that answer on the node.
 
-    `says` is why it does not serve the desired versions, "" if it does.
+    `reason` is why it does not serve the desired versions, "" if it does.
     """
 
     name: str
@@ -29,7 +32,7 @@ class NodeReport:
     folder: str  # of its server, on that host
     count: int
     serves: Mapping[str, str]
-    says: str = ""
+    reason: str = ""
 
 
 class Reports:
@@ -41,7 +44,7 @@ class Reports:
             self._files, self._path = fsspec.core.url_to_fs(below(url, FOLDER))
         self._changes: dict[str, tuple[int, float]] = {}  # the last count of each, and when it was first seen
         self._last_read = 0.0
-        self._news: set[str] = set()  # those whose count has changed since the first look
+        self._reporting: set[str] = set()  # those whose count has changed since the first look
 
     def write(self, report: NodeReport) -> None:
         """Write a node's report in the place of its last one.
@@ -74,34 +77,34 @@ class Reports:
                     continue
                 reports[report.name] = report
         now = self._clock()
-        if now - self._last_read > DEAD / 2:  # of the time between, nothing is known
+        if now - self._last_read > DEAD_AFTER / 2:  # nobody read for a while: count from now
             self._changes = {name: (count, now) for name, (count, _) in self._changes.items()}
         self._last_read = now
         for name, report in reports.items():
             count, _ = self._changes.get(name, (None, 0.0))
             if report.count != count:
-                self._news |= {name} if count is not None else set()
+                self._reporting |= {name} if count is not None else set()
                 self._changes[name] = report.count, now
         return reports
 
     def dead(self) -> set[str]:
-        """Return the nodes that have not said anything new for `DEAD` seconds, as far as they were looked at."""
+        """Return the nodes that have not said anything new for `DEAD_AFTER` seconds, as far as they were looked at."""
         now = self._clock()
-        return {name for name, (_, since) in self._changes.items() if now - since > DEAD}
+        return {name for name, (_, since) in self._changes.items() if now - since > DEAD_AFTER}
 
     def alive(self) -> tuple[str, ...]:
         """Return the nodes that say something new within the time of two reports, in the order of their names."""
-        deadline, reports = self._clock() + 2.5 * BEAT, self.read()
-        while self._clock() < deadline and not self._news.issuperset(reports):
-            time.sleep(BEAT / 4)
+        deadline, reports = self._clock() + 2.5 * REPORT_INTERVAL, self.read()
+        while self._clock() < deadline and not self._reporting.issuperset(reports):
+            time.sleep(REPORT_INTERVAL / 4)
             reports = self.read()
-        return tuple(sorted(self._news - self.dead()))
+        return tuple(sorted(self._reporting - self.dead()))
 
     def remove(self, name: str) -> None:
         """Forget a node.
 
         Raises:
-            FleetError: there is none of that name.
+            ServingError: there is none of that name.
         """
         with reached(self._url):
             path = f"{self._path}/{name}.json"

@@ -101,7 +101,10 @@ class SharedDocument:
                 self._create(self._name(before + 1), data)
             except FileExistsError:
                 raise Changed(f"another program has changed {self._url}") from None
-            with contextlib.suppress(Exception):  # the change is written; the next one removes what is old
+            if self._numbers()[-1] - (before + 1) >= KEPT:  # others had removed that number, which was old
+                self._files.rm_file(self._name(before + 1))
+                raise Changed(f"another program has changed {self._url}")
+            with contextlib.suppress(Exception):  # the change is written; the next writer removes old ones
                 for number in self._numbers()[:-KEPT]:
                     self._files.rm_file(self._name(number))
 

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from serving.console import table_console
 from serving.errors import ServingError
-from serving.fleet import agent
 from serving.fleet.desired import Desired, FleetError
-from serving.fleet.reports import NodeReport, Reports
-from serving.fleet.shared_document import SharedDocument, below
+from serving.fleet.reports import DEAD_AFTER, NodeReport, Reports
+from serving.fleet.state import FleetState
 
 
 def lines(desired: Desired) -> list[str]:
@@ -38,7 +37,11 @@ def row(desired: Desired, report: NodeReport, *, is_alive: bool) -> tuple[str, .
     serves = ", ".join(f"{name} {version}" for name, version in report.serves.items()) or "nothing"
     versions = desired.versions_of(report.name).items()
     is_right = all(version is None or report.serves.get(name) == version for name, version in versions)
-    state = "says nothing any more" if not is_alive else report.says or ("" if is_right else "is being changed")
+    state = (
+        f"no report for {DEAD_AFTER:.0f} s"
+        if not is_alive
+        else report.reason or ("" if is_right else "is being changed")
+    )
     return report.name, f"{report.host}:{report.folder}", serves, state
 
 
@@ -57,10 +60,10 @@ def main() -> int:
             raise FleetError(f"{arguments.forget} follows the fleet: end its make watch first")
         if arguments.forget:
             reports.remove(arguments.forget)
-        last, revision = reports.read(), SharedDocument(below(arguments.address, agent.FOLDER)).read()
-        if not last and not revision.number:
+        last, state = reports.read(), FleetState(arguments.address)
+        if not last and not state.exists():
             raise FleetError(f"no fleet is at {arguments.address}: make watch FLEET={arguments.address} begins one")
-        desired = Desired.of_document(revision.document)
+        desired = state.read()
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -71,9 +71,7 @@ def own(folder: Path) -> tuple[Path, Path]:
     )
     pem = serialization.Encoding.PEM
     secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with atomic.replacing(key) as part:
-        part.touch(0o600)
-        part.write_bytes(secret)
+    atomic.write_private(key, secret)
     with atomic.replacing(certificate) as part:
         part.write_bytes(signed.public_bytes(pem))
     return certificate, key

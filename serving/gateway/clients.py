@@ -98,9 +98,7 @@ class GatewayClients:
             clients = dict(cls.read(root).clients)
             change(clients)
             document = {name: dataclasses.asdict(client) for name, client in sorted(clients.items())}
-            with atomic.replacing(path) as part:
-                part.touch(0o600)
-                part.write_text(json.dumps(document, indent=2) + "\n")
+            atomic.write_private(path, (json.dumps(document, indent=2) + "\n").encode())
 
     def valid(self, now: float) -> dict[str, GatewayClient]:
         """Return those whose keys have not expired."""

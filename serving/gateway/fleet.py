@@ -4,17 +4,16 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.fleet import agent
 from serving.fleet.desired import Desired
 from serving.fleet.reports import Reports
-from serving.fleet.shared_document import SharedDocument, below
+from serving.fleet.state import FleetState
 
 
 class Fleet:
     """The state at the address of a fleet, as it was last read."""
 
     def __init__(self, url: str) -> None:
-        self._shared, self._reports = SharedDocument(below(url, agent.FOLDER)), Reports(url)
+        self._state, self._reports = FleetState(url), Reports(url)
         self._desired = Desired()
         self.folders: list[Path] = []
 
@@ -24,7 +23,7 @@ class Fleet:
         Raises:
             ServingError: it cannot be read; the state that was read before stays.
         """
-        self._desired = Desired.of_document(self._shared.read().document)
+        self._desired = self._state.read()
         reports = self._reports.read().values()
         self.folders = [Path(report.folder) for report in reports if report.host == socket.gethostname()]
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
 from filelock import FileLock, Timeout
 
-from serving.errors import ServingError
 from serving.gateway import canary_log, certificate, nodes, routes
 from serving.gateway.canary_log import CanaryLog
 from serving.gateway.clients import GatewayClient, GatewayClients
@@ -22,6 +20,7 @@ from serving.gateway.fleet import Fleet
 from serving.gateway.nodes import Node, NodeState
 from serving.gateway.resources import CERTIFICATE, LIMITS, NODES, ROUTES, ResourceFile
 from serving.host import ports
+from serving.host.faults import Faults
 from serving.host.ports import Address, PortError
 from serving.host.repetition import repeated
 
@@ -72,7 +71,9 @@ class Gateway:
         self._own_files = files
         self._canary_log = CanaryLog(self.folder / canary_log.FILE)
         self._certificate_due = self._refused = 0.0
-        self._fault = self._fleet_fault = ""
+        logger = logging.getLogger(__name__)
+        self._faults = Faults(logger, "the gateway goes on as it was: %s")
+        self._fleet_faults = Faults(logger, "the fleet stays as it was: %s")
         self._check_certificate()
         self._clients: dict[str, GatewayClient] = GatewayClients.read(root).valid(time.time())
         self._nodes = [Node(server, self._publish) for server in servers]
@@ -130,23 +131,18 @@ class Gateway:
         """
         assert self.envoy is not None
         self.envoy.check()
-        try:
+        with self._faults.logged():  # such as a full disk: the next look may succeed
             self.envoy.rotate_log()
             self._read_clients()
             self._check_certificate()
             self._publish()  # also what could not be written before
             self._check_files()
             self._canary_log.report(self._nodes)
-            self._fault = ""
-        except (ServingError, OSError, httpx.HTTPError) as error:  # such as a full disk: the next look may succeed
-            if str(error) != self._fault:
-                logging.getLogger(__name__).warning("the gateway goes on as it was: %s", error)
-            self._fault = str(error)
 
     def _follow_fleet(self) -> None:
         """Take up its new nodes, and the versions that it allows now."""
         assert self._fleet is not None
-        try:
+        with self._fleet_faults.logged():
             self._fleet.look()
             roots = {node.root for node in self._nodes}
             for folder in self._fleet.folders:
@@ -155,11 +151,6 @@ class Gateway:
                     node.start()
                     self._nodes = [*self._nodes, node]
             self._publish()
-            self._fleet_fault = ""
-        except Exception as error:  # a thread that ended would leave wrong versions in use
-            if str(error) != self._fleet_fault:
-                logging.getLogger(__name__).warning("the fleet stays as it was: %s", error)
-            self._fleet_fault = str(error)
 
     def _check_certificate(self) -> None:
         """Name the certificate to Envoy: the operator's, or a self-signed one, which is renewed before it expires."""

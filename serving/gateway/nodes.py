@@ -15,6 +15,7 @@ from serving.client.canary import Canary
 from serving.client.deadline import Deadline
 from serving.errors import ClientError
 from serving.host import logs, state
+from serving.host.faults import Faults
 from serving.host.resources import gpus
 from serving.host.state import ServerState
 
@@ -64,7 +65,6 @@ class Node:
         self._versions: Mapping[str, str] = {}
         self._canary_files = Canary(root / logs.FOLDER)
         self._canaries: Mapping[str, Share] = {}
-        self._faults: dict[str, str] = {}  # the last one of each thread, which is logged once
         self._ending = threading.Event()
         pause = LOOK_WITH_GPUS if gpus() else LOOK
         self._threads = [
@@ -100,15 +100,10 @@ class Node:
         self._canary_files.add_failure(model, reason)
 
     def _repeat(self, action: Callable[[], None], seconds: float) -> None:
-        name = action.__name__
+        faults = Faults(logging.getLogger(__name__), f"{self.root} is not followed at present: %s")
         while not self._ending.wait(seconds):
-            try:
+            with faults.logged():
                 action()
-                self._faults.pop(name, None)
-            except Exception as error:  # a thread that ended would leave Envoy with an old token
-                if repr(error) != self._faults.get(name):
-                    logging.getLogger(__name__).warning("%s is not followed at present: %r", self.root, error)
-                self._faults[name] = repr(error)
 
     def look(self) -> None:
         """Take up the present server and the readiness of its models."""

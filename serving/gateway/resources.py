@@ -26,7 +26,5 @@ class ResourceFile:
         text = json.dumps({"version_info": version, "resources": [body]}, indent=1)
         if text == self._text:
             return
-        with atomic.replacing(self._path) as part:
-            part.touch(0o600)
-            part.write_text(text)
+        atomic.write_private(self._path, text.encode())
         self._text = text

@@ -18,7 +18,7 @@ from serving.host import affinity, logs, properties, state
 from serving.host.resources import WORKERS, Resources
 from serving.host.state import ServerState
 from serving.lifecycle import golden_check
-from serving.lifecycle.drain import remove
+from serving.lifecycle.drain import remove_archive
 from serving.lifecycle.golden_check import GoldenCheck
 from serving.lifecycle.launch import CONFIG
 from serving.lifecycle.readiness import NotReady, wait_ready
@@ -117,6 +117,7 @@ class Deployment:
                     with self._step("register"):
                         # Before the call: an interrupted call may have registered it.
                         undo.callback(self._undo, f"{self.version} is removed", self._remove, self.version)
+                        signature.check(self.archive, self.root)  # again: the rehearsal took a while
                         # One worker for the check: the answering workers keep the other cores.
                         self.client.register(self.archive.path.name, workers=1)
                 with self._step("load"):
@@ -373,10 +374,4 @@ class Deployment:
                 self.log(f"  {version} is not removed ({error}): the next deployment tries again")
 
     def _remove(self, version: str) -> None:
-        archive = self._archive_of(version)
-        try:
-            image = next((image.image for image in archive.golden()), b"")
-        except ArchiveError:  # it may be why this version goes
-            image = b""
-        with contextlib.suppress(NotFound):
-            remove(self.client, self.name, version, image)
+        remove_archive(self.client, self._archive_of(version))

@@ -5,10 +5,12 @@ number of waiting requests; the time of a batch, from an image sent to that vers
 workers' processes compute.
 """
 
+import contextlib
 import time
 
 from serving.client import Client, ClientError, ModelStatus, NotFound
 from serving.host import processor
+from serving.store.model_store import Archive, ArchiveError
 
 DELIVERY = 0.5  # seconds for an answer to reach its client
 QUEUE_LIMIT = 30.0  # seconds until a stalled version is given up
@@ -34,6 +36,20 @@ def remove(client: Client, name: str, version: str, image: bytes) -> None:
     if _answers(status):
         _wait_still(status, max(DELIVERY, 2 * slowest) + status.batch_delay, deadline)
     client.unregister(name, version)
+
+
+def remove_archive(client: Client, archive: Archive) -> None:
+    """Drain and unregister the version of an archive with one of its golden images; nothing if it is not registered.
+
+    Raises:
+        ClientError: the server does not answer.
+    """
+    try:
+        image = next((golden.image for golden in archive.golden()), b"")
+    except ArchiveError:  # it may be why this version goes
+        image = b""
+    with contextlib.suppress(NotFound):
+        remove(client, archive.name, archive.version, image)
 
 
 def _slowest_answer(client: Client, status: ModelStatus, image: bytes, deadline: float) -> float:

@@ -7,7 +7,7 @@ from typing import Self
 
 from serving.client.model_status import ModelStatus
 from serving.lifecycle.readiness import Version
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive, ArchiveError
 
@@ -40,6 +40,7 @@ class Plan:
         live, first = previous.select(selection, store)
         for archive in first:
             archive.check()
+            signature.check(archive, store.parent)
         return cls(previous, live, first, live.rollback_versions(), strict=True)
 
     @classmethod
@@ -59,6 +60,7 @@ class Plan:
         for archive in first:
             if archive.name in named:
                 archive.check()
+                signature.check(archive, store.parent)
         new = _new_versions(previous, store) if new_models else []
         return cls(previous, live, first, [*live.rollback_versions(), *new], strict=False, damaged=damaged, named=named)
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from handlers import atomic
 from serving.host import lock
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.model_store import Archive, ArchiveError
 
 FILE = "live.json"
@@ -112,7 +112,7 @@ class Live:
         )
 
     def without_damaged(self, store: Path) -> tuple[Self, dict[tuple[str, str], str]]:
-        """Return a copy without the versions whose archives are missing or damaged, and the reason for each.
+        """Return a copy without the versions whose archives are missing, damaged or unsigned, and the reason for each.
 
         The version kept for a rollback replaces a damaged live one.
         """
@@ -120,7 +120,9 @@ class Live:
         for name, model in self.models.items():
             for version in filter(None, (model.version, model.previous)):
                 try:
-                    model_store.find(name, version, store).check()
+                    archive = model_store.find(name, version, store)
+                    archive.check()
+                    signature.check(archive, store.parent)
                 except ArchiveError as error:
                     damaged[name, version] = str(error)
                 else:

@@ -4,6 +4,7 @@ signing.pub                         in a server's directory: from then on it loa
 model_store/<name>-<version>.sig    beside each archive
 """
 
+import os
 from pathlib import Path
 
 from handlers import atomic
@@ -35,14 +36,12 @@ def create_key(private_key: Path, root: Path) -> None:
         raise SignatureError(INSTALL) from None
     for path in (private_key, root / PUBLIC_KEY):
         if path.exists():
-            raise SignatureError(f"{path} exists: what was signed with another key would no longer be served")
+            raise SignatureError(f"{path} exists: remove it first, and sign again what it has signed")
     key = ec.generate_private_key(ec.SECP256R1())
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    with atomic.replacing(private_key) as part:
-        part.touch(0o600)
-        part.write_bytes(secret)
+    atomic.write_private(private_key, secret)
     atomic.write_text(root / PUBLIC_KEY, public.decode())
 
 
@@ -75,7 +74,7 @@ def check(archive: Archive, root: Path) -> None:
         SignatureError: it is not signed, or with another key, or has changed since; or the package is missing.
     """
     key = root / PUBLIC_KEY
-    if not key.exists():
+    if not os.path.lexists(key):
         return
     try:
         from model_signing import verifying
@@ -83,10 +82,14 @@ def check(archive: Archive, root: Path) -> None:
         raise SignatureError(INSTALL) from None
     again = f"python -m serving.sign {archive.name} {archive.version} --key <private key>"
     if not path_of(archive).is_file():
-        raise SignatureError(f"{archive.path.name} is not signed: whoever has the key signs it ({again})")
+        raise SignatureError(f"{archive.path.name} is not signed: sign it ({again})")
     try:
-        verifying.Config().use_elliptic_key_verifier(public_key=key).verify(archive.path, path_of(archive))
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    except (ValueError, OSError) as error:
+        raise SignatureError(f"{key} cannot be read ({error}): copy it here again") from error
+    try:
+        verifier.verify(archive.path, path_of(archive))
+    except Exception as error:  # the package has no class of its errors
         is_changed = "Hash mismatch" in str(error)
         reason = "has changed since it was signed" if is_changed else f"is not signed with {key.name}"
         raise SignatureError(f"{archive.path.name} {reason}: if it is yours, sign it again ({again})") from error

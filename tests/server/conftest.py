@@ -96,9 +96,9 @@ def picture(seed: int = 0, size: tuple[int, int] = (48, 40), image_format: str =
 
 
 def free_offset(start: int) -> int:
-    """Return an offset for which all five ports are free, another one for another `start`.
+    """Return an offset for which all five ports are free; `start` spreads the tests over the ports.
 
-    The ports are below 32,768: those above may become any client's between this look and the server's start.
+    They are below 32,768: those above may become any client's between this look and the server's start.
     """
     return ports.free_offset(Ports.of_config(CONFIG.read_text()), 1_000 + start % 19_000)
 

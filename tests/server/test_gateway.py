@@ -23,7 +23,7 @@ from handlers.observation.counters import SUFFIX, Snapshot
 from handlers.observation.slot import UNCOUNTED_HEADER
 from serving import archive
 from serving.client.deadline import Deadline
-from serving.gateway import clients
+from serving.gateway import canary_log, clients
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
 from serving.gateway.envoy import ACCESS_LOG
 from serving.gateway.gateway import Gateway
@@ -243,9 +243,12 @@ def test_nobody_uses_up_the_rate_of_another(gateway: RunningGateway) -> None:
 
 
 def test_no_client_chooses_a_path_by_a_header(gateway: RunningGateway) -> None:
-    headers = {"x-sightline-path": "/models", "x-sightline-canary": "- shapes/9.9/1.0", "x-sightline-tried": "a b c"}
+    headers = {"x-sightline-path": "/models", "x-sightline-failed": f"127.0.0.1:{gateway.address.port} shapes 1.0"}
     answer = gateway.predict(headers=headers)
     assert answer.status_code == 200 and answer.headers["model-version"] == "1.0"
+    log = gateway.folder / ACCESS_LOG
+    until(lambda: answer.headers["x-request-id"] in log.read_text(), 3)  # Envoy writes it every second
+    assert (gateway.folder / canary_log.FILE).read_text() == ""
 
 
 def test_no_client_hides_its_requests_from_the_metrics(gateway: RunningGateway, server: RunningServer) -> None:

@@ -18,6 +18,7 @@ from serving.fleet.agent import Agent
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument, below
+from serving.fleet.state import FOLDER
 from serving.host.state import ServerState
 from serving.lifecycle.deployment import DeployError
 from serving.store import model_store, provenance, signature
@@ -46,6 +47,15 @@ def test_a_document_is_changed_only_by_who_has_seen_the_last_change(url: str) ->
     assert SharedDocument(url).read() == Revision(1, {"n": 1})
     assert document.update(lambda now: {"n": now["n"] + 1}) == {"n": 2}
     assert document.update(lambda now: now) == {"n": 2} and document.read().number == 2
+
+
+def test_a_change_that_comes_very_late_is_refused(url: str) -> None:
+    document = SharedDocument(url)
+    for number in range(KEPT + 10):
+        document.replace(number, {"n": number})
+    with pytest.raises(Changed):
+        document.replace(2, {"n": "late"})
+    assert document.read() == Revision(KEPT + 10, {"n": KEPT + 9})
 
 
 def test_no_change_of_many_writers_is_lost(tmp_path: Path) -> None:
@@ -205,7 +215,7 @@ def test_a_node_that_says_nothing_new_is_dead(url: str) -> None:
             seen.write(report("b", count))
         assert set(seen.read()) == {"a", "b"}
         now += 1.0
-        assert seen.dead() == (set() if now - 2 <= reports.DEAD else {"b"})
+        assert seen.dead() == (set() if now - 2 <= reports.DEAD_AFTER else {"b"})
     seen.write(report("b", 99))
     seen.read()
     assert seen.dead() == set()
@@ -219,7 +229,7 @@ def test_a_node_that_says_nothing_new_is_dead(url: str) -> None:
 
 
 def test_only_nodes_that_say_something_new_are_alive(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "BEAT", 0.05)
+    monkeypatch.setattr(reports, "REPORT_INTERVAL", 0.05)
     seen = Reports(url)
     seen.write(report("old", 1))
     counts = itertools.count()
@@ -236,6 +246,12 @@ def store_with(root: Path, version: str, content: bytes) -> Archive:
         file.writestr("content", content)
     archive.sidecar.write_text(json.dumps({"sha256": provenance.sha256(archive.path)}))
     return archive
+
+
+def test_a_node_keeps_an_archive_that_the_fleet_does_not_have(url: str, tmp_path: Path) -> None:
+    archive = store_with(tmp_path / "a", "1.0", b"weights")
+    archives.fetch("m", "1.0", url, tmp_path / "a")
+    assert archive.path.is_file()
 
 
 def test_an_archive_reaches_another_store_whole_or_not_at_all(url: str, tmp_path: Path) -> None:
@@ -273,7 +289,7 @@ class Node:
         monkeypatch.setattr(archives, "fetch", self.fail)
         (root / "node").mkdir()
         self.agent = Agent(root / "node", self.url, "a", clock=lambda: self.now)
-        self.document = SharedDocument(below(self.url, agent.FOLDER))
+        self.document = SharedDocument(below(self.url, FOLDER))
         self.document.replace(0, begun().document())
 
     def fail(self, *_: object) -> None:
@@ -298,7 +314,7 @@ def test_a_version_that_is_at_fault_takes_the_fleet_back(node: Node) -> None:
 
 @pytest.mark.parametrize("error", [AddressError("no bucket"), Unreachable("no answer"), OSError("full"), KeyError("x")])
 def test_trouble_is_waited_for_and_in_the_end_the_node_is_left_out(node: Node, error: Exception) -> None:
-    while node.now <= agent.TROUBLE:
+    while node.now <= agent.TROUBLE_LIMIT:
         assert node.look(error) == begun()
         node.now += agent.PAUSE
     state = node.look(error)
@@ -313,12 +329,12 @@ def test_a_server_that_was_stopped_is_not_waited_for(node: Node, tmp_path: Path)
 
 def test_a_node_says_why_it_waits_until_it_does_not(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.look(Unreachable("no answer"))
-    assert node.agent.says == "no answer"
+    assert node.agent.reason == "no answer"
     monkeypatch.setattr(Agent, "_serve", lambda *_: None)
     monkeypatch.setattr(agent, "served", lambda *_: {"m": "2.0"})
     monkeypatch.setattr(archives, "fetch", lambda *_: None)
     node.now += agent.PAUSE
-    assert node.look(Exception()) == taken("a") and node.agent.says == ""
+    assert node.look(Exception()) == taken("a") and node.agent.reason == ""
 
 
 def test_a_server_that_dies_twice_in_a_turn_is_the_version_s_fault(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +344,37 @@ def test_a_server_that_dies_twice_in_a_turn_is_the_version_s_fault(node: Node, m
     assert node.look(DeployError("the server has ended")).ended == Ended("id", "a: the server has ended")
 
 
+def test_a_fault_after_a_death_is_the_version_s_fault(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Agent, "_is_same", lambda *_: False)
+        assert node.look(DeployError("the server has ended")) == begun()
+    node.now += agent.PAUSE
+    assert node.look(DeployError("it is too slow")).ended == Ended("id", "a: it is too slow")
+
+
+def test_a_model_that_fails_leaves_the_others_their_attempts(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("bad", "good")
+    node.document.update(lambda _: Desired({name: LiveModel("1.0") for name in names}).document())
+    tried: list[str] = []
+
+    def serve(_: Agent, name: str, *__: object) -> None:
+        tried.append(name)
+        raise DeployError(f"{name} does not load")
+
+    monkeypatch.setattr(Agent, "_serve", serve)
+    for _ in range(100):
+        node.agent.look()
+        node.now += 1.0
+    assert tried.count("good") == tried.count("bad") and 4 <= tried.count("bad") <= 6  # after 5, 10, 20, 40 seconds
+    assert node.agent.reason == "bad does not load; good does not load"
+    node.document.update(lambda _: Desired().document())
+    node.agent.look()
+    assert node.agent.reason == ""
+
+
 def test_trouble_of_a_turn_before_does_not_count(node: Node) -> None:
     node.look(Unreachable("no answer"))
-    node.now += agent.TROUBLE + 1
+    node.now += agent.TROUBLE_LIMIT + 1
     other = dataclasses.replace(rollout(), id="id2")
     node.document.update(lambda _: Desired({"m": LiveModel("1.0")}).with_rollout(other).document())
     assert node.look(Unreachable("no answer")).rollout == dataclasses.replace(other, before="1.0")
@@ -341,7 +385,7 @@ def test_a_fleet_that_cannot_be_read_is_said_once(node: Node, caplog: pytest.Log
     for _ in range(3):
         node.agent.look()
         node.agent.report()
-    assert caplog.text.count("not followed at present") == 1 and "remove its newest file" in caplog.text
+    assert caplog.text.count("not followed at present") == 1 and "the newest file of desired/ is damaged" in caplog.text
 
 
 def test_a_name_is_one_server_s(node: Node, tmp_path: Path) -> None:

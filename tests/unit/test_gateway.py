@@ -3,12 +3,13 @@
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
 from serving.gateway import clients, deployed, nodes, resources, routes
+from serving.gateway.canary_log import CanaryLog
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
 from serving.gateway.nodes import NodeState
 from serving.gateway.resources import ResourceFile
@@ -121,3 +122,30 @@ def test_the_limits_of_the_configuration_are_those_of_the_server() -> None:
     assert all(f"path: ./{name}" in text for name in named)
     (thresholds,) = document["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"]
     assert thresholds["max_requests"] == thresholds["max_retries"] == nodes.QUEUE
+
+
+def test_failures_of_a_canary_are_read_once_whatever_else_the_log_has(tmp_path: Path) -> None:
+    class Node:
+        address = "127.0.0.1:1"
+
+        def __init__(self) -> None:
+            self.failures: list[tuple[str, str]] = []
+
+        def add_failure(self, model: str, reason: str) -> None:
+            self.failures.append((model, reason))
+
+    node, path = Node(), tmp_path / "canary.log"
+    line = json.dumps({"failed": "127.0.0.1:1 m 2.0", "request_id": "r"}) + "\n"
+    path.write_text(line)  # of an earlier deployment
+    log = CanaryLog(path)
+
+    def seen() -> int:
+        log.report([cast(nodes.Node, node)])
+        return len(node.failures)
+
+    assert seen() == 0
+    with open(path, "a") as file:
+        file.write(line + '{"failed": "a b", "request_id": "r"}\n{"failed": null}\n{"half\n' + line + line[:10])
+    assert seen() == seen() == 2 and node.failures[0] == ("m", "2.0 did not answer r")
+    path.write_text(line)  # emptied, as of a full disk
+    assert seen() == 3

@@ -1,9 +1,11 @@
 """Signed archives: what is signed is served, and nothing else once a server has a public key."""
 
+import base64
 import json
 import stat
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def test_without_a_public_key_nothing_is_asked_for(tmp_path: Path) -> None:
 
 def test_what_is_signed_passes_and_what_has_changed_does_not(tmp_path: Path, key: Path) -> None:
     archive = archive_in(tmp_path)
-    with pytest.raises(SignatureError, match=r"m-1\.0\.mar is not signed: whoever has the key signs it"):
+    with pytest.raises(SignatureError, match=r"m-1\.0\.mar is not signed: sign it"):
         signature.check(archive, tmp_path)
     assert signature.sign(archive, key) == tmp_path / "model_store" / "m-1.0.sig"
     signature.check(archive, tmp_path)
@@ -60,15 +62,43 @@ def test_what_somebody_else_signed_is_refused(tmp_path: Path, key: Path) -> None
     signature.path_of(archive).write_text("{}")
     with pytest.raises(SignatureError, match=r"is not signed with signing\.pub"):
         signature.check(archive, tmp_path)
+    for forged in forgeries(archive, key):
+        signature.path_of(archive).write_text(forged)
+        with pytest.raises(SignatureError, match=r"is not signed with signing\.pub"):
+            signature.check(archive, tmp_path)
     signature.sign(archive_in(tmp_path, "2.0"), key)
     signature.path_of(archive_in(tmp_path, "2.0")).replace(signature.path_of(archive))  # that of another version
     with pytest.raises(SignatureError, match="has changed since it was signed"):
         signature.check(archive, tmp_path)
 
 
+def forgeries(archive: Archive, key: Path) -> Iterator[str]:
+    """Yield signatures that name the right key, with another content and without a signature."""
+    bundle = json.loads(signature.sign(archive, key).read_text())
+    envelope = bundle["dsseEnvelope"]
+    payload = base64.b64encode(base64.b64decode(envelope["payload"]).replace(b"sha256", b"sha512")).decode()
+    yield json.dumps({**bundle, "dsseEnvelope": {**envelope, "payload": payload}})
+    yield json.dumps({**bundle, "dsseEnvelope": {**envelope, "signatures": []}})
+
+
+def test_a_key_that_cannot_be_read_is_named(tmp_path: Path, key: Path) -> None:
+    archive = archive_in(tmp_path)
+    signature.sign(archive, key)
+    (tmp_path / PUBLIC_KEY).write_text("no key")
+    with pytest.raises(SignatureError, match=r"signing\.pub cannot be read .*copy it here again"):
+        signature.check(archive, tmp_path)
+    (tmp_path / PUBLIC_KEY).unlink()
+    (tmp_path / PUBLIC_KEY).symlink_to("gone")
+    with pytest.raises(SignatureError, match=r"signing\.pub cannot be read"):
+        signature.check(archive, tmp_path)
+
+
 def test_a_key_is_its_owner_s_and_is_made_once(tmp_path: Path, key: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    for path, message in ((key, "signing.key exists"), (tmp_path / "another.key", "signing.pub exists")):
+    for path, message in (
+        (key, "signing.key exists: remove"),
+        (tmp_path / "another.key", "signing.pub exists"),
+    ):
         with pytest.raises(SignatureError, match=message):
             signature.create_key(path, tmp_path)
     assert not (tmp_path / "another.key").exists()

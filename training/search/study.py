@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JOURNAL, IDENTITY, PROCESS = "journal.log", "identity", "process"
 FIRST_TRIALS = 5  # of which none is pruned
 FIRST_EPOCHS = 2  # of a trial, before it can be pruned
-BEGINNING = dt.timedelta(minutes=1)  # of a trial, until it has its process
+BEGINNING = dt.timedelta(seconds=10)  # of a trial, until it has its process
 # Of the identity of a study.
 OTHER = {"space": "another space", "settings": "other settings", "data set": "another data set"}
 Say = Callable[[str], None]
@@ -120,11 +120,11 @@ def search(study: "optuna.Study", folder: Path, space: Space, base: Sequence[str
 
 def _carry_out(trial: "optuna.Trial", folder: Path, space: Space, base: Sequence[str]) -> float:
     """Train with the settings of a trial; return the log-loss of its answers to the validation images."""
+    trial.set_user_attr(PROCESS, [os.getpid(), process.created(os.getpid()), socket.gethostname()])
     import optuna
 
     from training.train import train
 
-    trial.set_user_attr(PROCESS, [os.getpid(), process.created(os.getpid()), socket.gethostname()])
     name = f"{folder.name}/trial-{trial.number}"
     config = compose([*base, *space.suggest(trial), f"name={name}"])
 
