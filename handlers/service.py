@@ -17,9 +17,10 @@ An entry of predictions is {"label": probability, ...}, or {"error": {"code", "t
 cannot be read. If none of a request's images can be read, the request itself fails: status and body are those of
 its first image. A failing request costs the others of its batch nothing. While others wait, one that takes long may get
 503 with the header `retry-after` (see `handlers.budget`). Every answer is JSON, with the model's version in the header
-`model-version`; the header `x-image-familiarity` says of each image how familiar it is (see
-`handlers.network.familiarity`), if the archive has a bank of training images. The header `x-prediction-id` is that of a
-request in the prediction log: the client's own `x-request-id`, else the server's.
+`model-version`, and the commit that its archive was built from in `model-commit` (see `handlers.origin`); the header
+`x-image-familiarity` says of each image how familiar it is (see `handlers.network.familiarity`), if the archive has a
+bank of training images. The header `x-prediction-id` is that of a request in the prediction log: the client's own
+`x-request-id`, else the server's.
 
 An explanation (see `handlers.explanation.explainer`) is {"label", "probability", "method", "size", "map"}, several are
 {"explanations": [...]}; a client that accepts image/png first gets a picture. The header or text field `label` asks
@@ -51,6 +52,7 @@ from handlers.network.precision import candidates
 from handlers.observation.log import PREDICTION_ID_HEADER, request_id_of, trace_id_of
 from handlers.observation.observer import Observer, Outcome
 from handlers.observation.slot import UNCOUNTED_HEADER
+from handlers.origin import commit_of
 from handlers.requests import payload
 from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.requests.payload import Explained, ImageRequest
@@ -58,7 +60,7 @@ from handlers.requests.request import RawRequest, read
 from handlers.settings import Settings
 
 CONTENT_TYPE, PNG_TYPE = "application/json", "image/png"
-VERSION_HEADER = "model-version"
+VERSION_HEADER, COMMIT_HEADER = "model-version", "model-commit"
 RETRY_HEADER = "retry-after"  # seconds
 FAMILIARITY_HEADER = "x-image-familiarity"
 
@@ -102,7 +104,7 @@ class Service:
     """One artifact with the settings of its archive, warmed up and checked against its golden images.
 
     Args:
-        weights: the artifact; golden images lie beside it.
+        weights: the artifact; golden images and provenance lie beside it.
         config: its model-config.yaml, with TorchServe's names: `handler`, `minWorkers`, `batchSize`.
         version: of the model.
         name: of the model, for its metrics.
@@ -120,6 +122,8 @@ class Service:
     ) -> None:
         self.settings = Settings.read(config.get("handler"))
         self.headers = {"content-type": CONTENT_TYPE, VERSION_HEADER: version}
+        if commit := commit_of(weights):
+            self.headers[COMMIT_HEADER] = commit
         # All workers of a version have the same artifact.
         self.budget = Budget(self.settings.request_pixels, self.settings.batch_seconds, lock=weights)
         largest = int(config.get("batchSize", 1)) * self.settings.max_images

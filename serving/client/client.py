@@ -37,7 +37,8 @@ from serving.host import state
 from serving.host.ports import Address, PortError, Ports, offset_of_environment, other_offset
 from serving.host.state import ServerState
 
-VERSION_HEADER, FAMILIARITY_HEADER, ID_HEADER = "model-version", "x-image-familiarity", "x-prediction-id"
+VERSION_HEADER, COMMIT_HEADER = "model-version", "model-commit"
+FAMILIARITY_HEADER, ID_HEADER = "x-image-familiarity", "x-prediction-id"
 DEADLINE = 60.0  # seconds
 
 
@@ -47,13 +48,15 @@ class Prediction:
 
     `familiarity` is the share of validation images that are at least as far from the training images; below 0.05 the
     image is unlike those. None from a model without a bank of training images. `prediction_id` names the answer in
-    labels for `make feedback`; None if it is not logged.
+    labels for `make feedback`; None if it is not logged. `commit` is that of the code which built the model's archive;
+    None if it is unknown.
     """
 
     probabilities: dict[str, float]
     version: str | None
     familiarity: float | None = None
     prediction_id: str | None = None
+    commit: str | None = None
 
     @property
     def label(self) -> str:
@@ -193,7 +196,8 @@ class Client:
         answer = self._infer(path, deadline, content=image, headers=headers)
         text = answer.headers.get(FAMILIARITY_HEADER)
         familiarity = None if text is None else float(text.partition(";")[0])
-        return Prediction(answer.json(), answer.headers.get(VERSION_HEADER), familiarity, answer.headers.get(ID_HEADER))
+        version, id_, commit = map(answer.headers.get, (VERSION_HEADER, ID_HEADER, COMMIT_HEADER))
+        return Prediction(answer.json(), version, familiarity, id_, commit)
 
     def explain(
         self,

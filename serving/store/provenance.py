@@ -24,10 +24,11 @@ from typing import Any
 
 import yaml
 
+from handlers import origin
 from handlers.run_folder import RunFolder
 from serving.store.model_store import ArchiveError
 
-FILE = "provenance.json"
+FILE = origin.FILE
 PACKAGES = ("torch", "kornia", "numpy", "pillow", "simplejpeg", "torchserve", "torch-model-archiver")
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"  # seconds since 1970: reproducible-builds.org
 OLDEST = dt.datetime(1980, 1, 1, tzinfo=dt.UTC)  # oldest date in a zip

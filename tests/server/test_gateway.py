@@ -28,6 +28,7 @@ from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
 from serving.gateway.envoy import ACCESS_LOG
 from serving.gateway.gateway import Gateway
 from serving.lifecycle import launch
+from serving.store import model_store
 from tests.server import faulty, gateways
 from tests.server.conftest import RunningServer
 from tests.server.gateways import PHOTO, RATE, RunningGateway, free_address
@@ -42,10 +43,12 @@ def gateway(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_an_answer_is_that_of_the_server_with_its_version(gateway: RunningGateway, server: RunningServer) -> None:
     direct = server.client.predict(PHOTO, "shapes")
+    assert direct.commit == model_store.find("shapes", "1.0", server.root / "model_store").provenance()["commit"]
     for path in ("/predictions/shapes", "/predictions/shapes/1.0"):
         answer = gateway.predict(path)
         assert answer.status_code == 200 and answer.json() == direct.probabilities
         assert answer.headers["model-version"] == "1.0" and answer.headers["server"] == "sightline"
+        assert answer.headers.get("model-commit") == direct.commit
     assert gateway.session.put("/predictions/shapes", content=PHOTO, auth=("ann", gateway.key)).status_code == 200
     explained = gateway.predict("/explanations/shapes", headers={"accept": "application/json"})
     assert explained.status_code == 200 and "map" in explained.json()

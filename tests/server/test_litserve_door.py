@@ -24,6 +24,7 @@ import pytest
 from handlers import golden
 from handlers.classifier import Classifier
 from serving import archive
+from serving.store import provenance
 from tests.server.bombs import webp_of_one_colour
 from tests.server.conftest import CLASSES, MAX_BYTES, ROOT, export, picture, run_cli
 from tests.until import until
@@ -163,6 +164,7 @@ def test_an_image_is_answered_whatever_its_type(door: Running, expected: Any) ->
         response = door.send(content=picture(1), headers={"Content-Type": kind})
         assert (response.status_code, response.json()) == (200, expected(picture(1))), kind
         assert response.headers["content-type"] == "application/json" and response.headers["model-version"] == "1.0"
+        assert response.headers.get("model-commit") == provenance.commit()
         assert list(response.json().values()) == sorted(response.json().values(), reverse=True)
 
 

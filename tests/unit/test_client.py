@@ -32,10 +32,10 @@ def test_each_api_gets_its_own_token_and_a_renewed_one_is_seen(
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append((request.url.path, request.headers["Authorization"]))
         document: object = {"models": []} if request.url.path == "/models" else {"a": 0.75, "b": 0.25}
-        return httpx.Response(200, json=document, headers={"model-version": "3.1"})
+        return httpx.Response(200, json=document, headers={"model-version": "3.1", "model-commit": "0a1b2c3"})
 
     with ask(answer) as client:
-        assert client.predict(b"x", "m") == Prediction({"a": 0.75, "b": 0.25}, "3.1")
+        assert client.predict(b"x", "m") == Prediction({"a": 0.75, "b": 0.25}, "3.1", commit="0a1b2c3")
         assert client.models() == []
         (tmp_path / "key_file.json").write_text(json.dumps({"inference": {"key": "renewed1"}}))
         assert client.predict(b"x", "m", "2.0").label == "a"

@@ -168,6 +168,17 @@ def test_a_raw_image_is_answered_whatever_its_content_type(
     assert reply.headers == {"content-type": JSON_TYPE, "model-version": "1.2"}
 
 
+@pytest.mark.parametrize("commit", ["0a1b2c3" + "d" * 33 + "+", "0a1b2c3\r\nx: y", None])
+def test_the_commit_of_the_archive_is_in_a_header_if_it_can_be_one(tmp_path: Path, commit: str | None) -> None:
+    save_small(tmp_path / "model.pt")
+    (tmp_path / "provenance.json").write_text(json.dumps({"commit": commit}))
+    threads = torch.get_num_threads()
+    good, bad = Worker(tmp_path).send(raw(png(0)), raw(b"no image"))
+    torch.set_num_threads(threads)
+    expected = commit if commit and commit.endswith("+") else None
+    assert (good.headers.get("model-commit"), bad.headers.get("model-commit")) == (expected, expected)
+
+
 def test_an_image_that_is_valid_text_survives_text_plain(worker: Worker, expected: Expected) -> None:
     pgm = b"P2 2 2 9\n0 3\n6 9\n"
     (reply,) = worker.send(raw(pgm, "text/plain"))
