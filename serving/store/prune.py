@@ -45,6 +45,7 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
         archive.path.unlink(missing_ok=True)
         archive.sidecar.unlink(missing_ok=True)
         signature.path_of(archive).unlink(missing_ok=True)
+        archive.bill_of_materials.unlink(missing_ok=True)
     for sidecar in store.glob(f"{name}-*.json"):  # of an interrupted removal
         if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
             sidecar.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ SIGHTLINE_CERTIFICATES names, or those of pip (PIP_CERT).
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import httpx
 import pytest
 import torch
 
-from pipeline import image
+from pipeline import image, lock
 from tests.server.conftest import CLASSES, ROOT, free_offset, picture
 
 TAG = "localhost/sightline-test"
@@ -86,6 +87,27 @@ def test_the_image_serves_a_prediction_as_nobody_special(container: str) -> None
             os.kill(json.loads((mounted / "logs" / "server.json").read_text())["pid"], signal.SIGTERM)
             process.wait(timeout=60)
     buildah("umount", container)
+
+
+@pytest.mark.slow
+def test_the_image_lists_its_packages_and_has_no_compiler(container: str) -> None:
+    mounted = Path(buildah("mount", container))
+    bill = json.loads((mounted / "opt/sightline/sbom.cdx.json").read_text())
+    pins = lock.versions(ROOT / "requirements-serve.txt")
+    listed = {component["name"].lower().replace("_", "-"): component["version"] for component in bill["components"]}
+    assert {"torch", "torchserve", "kornia"} <= set(listed)
+    assert {name: version for name, version in listed.items() if pins.get(name) != version} == {}
+    programs = {
+        path.name
+        for folder in ("usr/bin", "usr/local/bin", "opt/sightline/bin")
+        for path in (mounted / folder).iterdir()
+    }
+    assert not programs & {"cc", "gcc", "g++", "clang", "ld", "make", "pip", "uv"}
+    buildah("umount", container)
+
+
+def test_the_base_image_is_named_by_its_digest() -> None:
+    assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
 def test_a_machine_without_a_tool_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
