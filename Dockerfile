@@ -5,11 +5,13 @@
 #
 # DEVICE=gpu: the registry's build of torch with CUDA's libraries; it runs on a CPU too.
 # DEVICE=cpu: the small build without them, which uv fetches from a registry of its own.
+# EXTRAS: further locks, by name: "gcp" reads archives from a bucket, "signing" checks signatures with signing.pub.
 # BASE: any image with Python 3.11 or 3.12 as python3, its venv module, and CA certificates. The digest names its exact
 # content; .github/dependabot.yml proposes newer ones.
 ARG BASE=docker.io/library/python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM ${BASE}
 ARG DEVICE=gpu
+ARG EXTRAS=
 ARG PIP_INDEX_URL
 ARG UV_DEFAULT_INDEX
 
@@ -32,6 +34,7 @@ RUN --mount=type=bind,target=/build,source=. \
              $install --require-hashes --no-deps -r /build/requirements-serve-cpu.txt ;; \
         *) echo "error: DEVICE is '$DEVICE': use cpu or gpu" >&2; exit 1 ;; \
     esac; \
+    for extra in $EXTRAS; do $install --require-hashes --no-deps -r "/build/requirements-$extra.txt"; done; \
     /opt/builder/bin/uv pip install --no-progress --no-cache --python /opt/builder/bin/python --require-hashes \
         -r /build/requirements-audit.txt; \
     /opt/builder/bin/cyclonedx-py environment /opt/sightline/bin/python --output-reproducible \

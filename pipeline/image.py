@@ -1,6 +1,7 @@
 """Build the server's container image: `make image DEVICE=gpu|cpu`.
 
-python -m pipeline.image [--device gpu|cpu] [--base IMAGE | --debian] [--certificates FILE] [--tag sightline]
+python -m pipeline.image [--device gpu|cpu] [--base IMAGE | --debian] [--extras "gcp signing"] [--certificates FILE]
+                         [--tag sightline]
 
 Uses docker, podman or buildah, whichever works here. `--debian` makes the base image itself with mmdebstrap (Debian 12,
 Python 3.11), for machines that reach Debian's archive but no image registry. buildah runs in a chroot with the host's
@@ -72,17 +73,36 @@ def make_debian(tool: str, tag: str = DEBIAN) -> str:
 
 
 def build(
-    root: Path, tool: str, *, device: str, tag: str = TAG, base: str | None = None, certificates: Path | None = None
+    root: Path,
+    tool: str,
+    *,
+    device: str,
+    tag: str = TAG,
+    base: str | None = None,
+    extras: str = "",
+    certificates: Path | None = None,
 ) -> None:
     """Build the image from the Dockerfile of `root`.
 
     Raises:
-        ImageError: too little disk, or the tool fails.
+        ImageError: too little disk, no such lock, or the tool fails.
     """
+    for extra in extras.split():
+        if not (root / f"requirements-{extra}.txt").is_file():
+            raise ImageError(f"there is no requirements-{extra}.txt: --extras takes gcp and signing")
     free = shutil.disk_usage(root).free
     if free < SPACE[device]:
         raise ImageError(f"{free / GIGABYTE:.0f} GB are free, {SPACE[device] / GIGABYTE:.0f} GB are needed: free some")
-    command: list[str | Path] = [tool, "build", "--tag", tag, "--build-arg", f"DEVICE={device}"]
+    command: list[str | Path] = [
+        tool,
+        "build",
+        "--tag",
+        tag,
+        "--build-arg",
+        f"DEVICE={device}",
+        "--build-arg",
+        f"EXTRAS={extras}",
+    ]
     command += ["--network", "host"]
     if tool == "buildah":
         command += ["--layers=false", "--format", "docker"]  # OCI's format has no health check
@@ -101,6 +121,7 @@ def main() -> int:
     parser.add_argument("--device", choices=sorted(SPACE), default="gpu", help="which build of torch")
     parser.add_argument("--base", help="base image with Python 3.11 or 3.12")
     parser.add_argument("--debian", action="store_true", help="make the base image with mmdebstrap")
+    parser.add_argument("--extras", default="", help="further locks, such as gcp: archives in a bucket of Google Cloud")
     parser.add_argument("--certificates", type=Path, help="bundle of CA certificates to fetch packages with")
     parser.add_argument("--tag", default=TAG)
     arguments = parser.parse_args()
@@ -111,6 +132,7 @@ def main() -> int:
             "device": arguments.device,
             "tag": arguments.tag,
             "base": base,
+            "extras": arguments.extras,
             "certificates": arguments.certificates,
         }
         build(Path(__file__).resolve().parent.parent, tool, **options)

@@ -14,6 +14,8 @@ requirements-dvc.txt        what runs the pipeline of dvc.yaml, for who wants th
 requirements-gateway.txt    what runs in front of servers, for who wants that
 requirements-signing.txt    what signs archives, for who wants that
 requirements-audit.txt      what looks for known vulnerabilities and writes bills of materials, for who wants that
+requirements-gcp.txt        what reads and writes buckets of Google Cloud, for who wants that
+requirements-schemas.txt    Google's schemas, which check its files of deploy/, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -39,6 +41,8 @@ OPTIONAL = (
     "gateway",
     "signing",
     "audit",
+    "gcp",
+    "schemas",
 )  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.

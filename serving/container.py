@@ -7,23 +7,35 @@ python -m serving.container --healthy        whether every worker answers: the i
 Inside a container the inference address is open to the container's network, behind the same token as everywhere; the
 management and metrics addresses stay on the loopback, and so does that of the exporter (`monitoring.exporter`). The
 token is in key_file.json of the working directory.
+
+On a platform that checks who asks (Vertex AI, Cloud Run: `serving.cloud.platform`) the inference address stays on the
+loopback too, and `serving.cloud.front` listens in front of it. There only the temporary folder must be writable.
 """
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 
 from serving import server, status
+from serving.cloud.front import Front
+from serving.cloud.platform import Platform
 from serving.errors import ServingError
-from serving.host import logs, ports, reaper
+from serving.fleet import archives
+from serving.host import logs, ports, properties, reaper
 from serving.host.ports import Ports
+from serving.host.state import ServerState
 from serving.lifecycle import exporter
 from serving.lifecycle.launch import CONFIG
+from serving.store import model_store, signature
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+LASTING = "token_expiration_min=525600\n"  # a year: clients outside reach no address that renews a token
 
 
 def healthy(root: Path) -> bool:
@@ -41,8 +53,7 @@ def config_of(root: Path) -> Path:
     path = root / logs.FOLDER / "container.properties"
     path.parent.mkdir(exist_ok=True)
     opened = f"inference_address=http://0.0.0.0:{Ports.of_config(text).inference.port}"
-    # Clients outside reach no address that renews a token, so it lasts for a year.
-    path.write_text(f"{text}\n{opened}\ntoken_expiration_min=525600\n")
+    path.write_text(f"{text}\n{opened}\n{LASTING}")
     return path
 
 
@@ -57,18 +68,70 @@ def serve(selection: Sequence[str], root: Path) -> int:
     for stop in STOPS:
         signal.signal(stop, end)
     reaper.adopt_orphans()
+    platform = Platform.of_environment(os.environ)
+    if platform is None:
+        return _stay(selection, root, config_of(root), ports.offset_of_environment(), lambda state: nullcontext())
+    return _serve_on(platform, selection, root)
+
+
+def _serve_on(platform: Platform, selection: Sequence[str], root: Path) -> int:
+    """Serve behind the front of a platform, from a temporary folder."""
+    text = (root / CONFIG).read_text()
+    max_bytes = int(properties.read(text)["max_request_size"])
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        home = Path(folder)
+        with Front(platform, lambda: healthy(home), max_bytes=max_bytes) as front:
+            print(f"{platform.name}: listening at port {platform.port}, health at {platform.health}", flush=True)
+            models = furnish(home, root, selection, platform.storage)
+            platform.check(models)
+            # The front has the platform's port, which may be TorchServe's own.
+            offset = ports.offset_of_environment() or ports.free_offset(Ports.of_config(text), 1_000)
+            return _stay(selection, home, home / CONFIG, offset, lambda state: front.opened(state, models))
+
+
+def furnish(home: Path, root: Path, selection: Sequence[str], storage: str | None) -> list[str]:
+    """Fill the folder `home` of a server: settings, key and archives; return the names of the models.
+
+    The archives are those at the address `storage`, else those of `root`.
+
+    Raises:
+        ArchiveError: an archive is missing or damaged.
+        AddressError: the address cannot be read.
+    """
+    text = (root / CONFIG).read_text()
+    (home / CONFIG).write_text(f"{text}\n{LASTING}")
+    if os.path.lexists(root / signature.PUBLIC_KEY):
+        (home / signature.PUBLIC_KEY).symlink_to(root / signature.PUBLIC_KEY)
+    store = home / model_store.FOLDER
+    if storage is None:
+        store.symlink_to(root / model_store.FOLDER)
+    else:
+        store.mkdir()
+        archives.fetch_newest(storage, store)
+    return [archive.name for archive in model_store.select(selection, store)]
+
+
+def _stay(
+    selection: Sequence[str],
+    root: Path,
+    config: Path,
+    offset: int,
+    reached: Callable[[ServerState], AbstractContextManager[None]],
+) -> int:
+    """Serve from `root`, `reached` by others while it is ready, until it ends (1) or this process is to stop."""
     # If another server runs here, this raises and leaves that server running.
-    started = server.start(selection, root=root, config=config_of(root), offset=ports.offset_of_environment())
+    started = server.start(selection, root=root, config=config, offset=offset)
     try:
-        models = ", ".join(f"{model.name} {model.version}" for model in started.models)
-        print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
-        for warning in started.left_out:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
         # TorchServe writes its warnings to files; `docker logs` shows them too.
         log = [str(root / logs.FOLDER / name) for name in ("ts_log.log", "console.log")]
         with exporter.beside(root), subprocess.Popen(["tail", "--quiet", "-n", "0", "-F", *log]) as tail:
             try:
-                code = reaper.wait(started.state.pid)
+                with reached(started.state):
+                    models = ", ".join(f"{model.name} {model.version}" for model in started.models)
+                    print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
+                    for warning in started.left_out:
+                        print(f"warning: {warning}", file=sys.stderr, flush=True)
+                    code = reaper.wait(started.state.pid)
             finally:
                 tail.terminate()
         ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -1,7 +1,8 @@
-"""Archives at the address of a fleet, from which nodes take them."""
+"""Archives at an address: of a fleet, from which nodes take them, or of a container's platform."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -49,22 +50,55 @@ def fetch(name: str, version: str, url: str, store: Path) -> None:
     archive = Archive(name, version, model_store.path_of(name, version, store))
     with reached(url):
         files, path = fsspec.core.url_to_fs(below(url, FOLDER))
-        stem = f"{path}/{archive.path.stem}"
-        if not files.exists(f"{stem}.json"):
-            if archive.path.is_file():  # the node had it before the fleet
-                return
+        if files.exists(f"{path}/{archive.sidecar.name}"):
+            _copy(archive, files, path, url)
+        elif not archive.path.is_file():  # the node may have had it before the fleet
             raise ArchiveError(f"the fleet has no archive of {name} {version}: deploy it again (make deploy FLEET=...)")
-        sidecar = files.cat_file(f"{stem}.json")
-        if not archive.path.is_file():
-            with atomic.replacing(archive.path) as part:
-                files.get_file(f"{stem}.mar", str(part))
-                if provenance.sha256(part) != _sha256(sidecar):
-                    raise ArchiveError(f"{name} {version} at {url} is damaged: remove it there, and deploy it again")
-                atomic.write_text(archive.sidecar, sidecar.decode())
-        elif provenance.sha256(archive.path) != _sha256(sidecar):
-            raise ArchiveError(f"{archive.path} is not the fleet's: remove it here, or deploy another version")
-        if files.exists(f"{stem}.sig"):
-            atomic.write_text(signature.path_of(archive), files.cat_file(f"{stem}.sig").decode())
+
+
+def fetch_newest(url: str, store: Path) -> list[Archive]:
+    """Copy the newest archive of each name from the folder `url`, with its signature, into a store; return them.
+
+    Raises:
+        ArchiveError: there is none, or one differs from its sidecar or has none.
+        AddressError: the address cannot be read.
+    """
+    with reached(url):
+        files, path = fsspec.core.url_to_fs(url)
+        files.invalidate_cache(path)
+        names = {Path(name).name for name in files.ls(path, detail=False)}
+        newest = model_store.newest_of(store / name for name in names if name.endswith(".mar"))
+        if not newest:
+            raise ArchiveError(
+                f"no archive in {url}: copy one there, with the .json beside it (make archive builds both)"
+            )
+        for archive in newest:
+            if archive.sidecar.name not in names:
+                raise ArchiveError(f"{url} has no {archive.sidecar.name}: copy it there, its hash is checked")
+            _copy(archive, files, path, url)
+    return newest
+
+
+def _copy(archive: Archive, files: Any, path: str, url: str) -> None:
+    """Copy an archive from the folder `path` of a file system into its store, which may have it already.
+
+    Raises:
+        ArchiveError: it differs from its sidecar, or the store has another one.
+    """
+    stem = f"{path}/{archive.path.stem}"
+    sidecar = files.cat_file(f"{stem}.json")
+    if not archive.path.is_file():
+        with atomic.replacing(archive.path) as part:
+            files.get_file(f"{stem}.mar", str(part))
+            if provenance.sha256(part) != _sha256(sidecar):
+                raise ArchiveError(
+                    f"{archive.name} {archive.version} at {url} is damaged: remove it there, and deploy it again"
+                )
+            atomic.write_text(archive.sidecar, sidecar.decode())
+    elif provenance.sha256(archive.path) != _sha256(sidecar):
+        raise ArchiveError(f"{archive.path} is not the fleet's: remove it here, or deploy another version")
+    if files.exists(f"{stem}.sig"):
+        atomic.write_text(signature.path_of(archive), files.cat_file(f"{stem}.sig").decode())
 
 
 def _sha256(sidecar: bytes) -> str:

@@ -14,6 +14,7 @@ from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
 
+CODE = Path(__file__).resolve().parents[2]
 MODULE, LOG = "monitoring.exporter", "exporter.log"
 LARGEST = 1_000_000  # bytes of the log
 INTERVAL = 1.0  # seconds between two looks
@@ -62,7 +63,7 @@ class Exporter:
                 self._process = subprocess.Popen(
                     command,
                     cwd=self._root,
-                    env={**os.environ, **ONE_THREAD},
+                    env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(CODE)},  # the server's folder may be elsewhere
                     stdin=subprocess.PIPE,
                     stdout=file,
                     stderr=file,

@@ -200,8 +200,12 @@ def order(version: str) -> list[tuple[int, int, str]]:
 
 def archives(store: Path = FOLDER) -> list[Archive]:
     """Return all archives of the store, by name and then from the oldest version to the newest."""
+    return _archives_of(store.glob("*.mar"))
+
+
+def _archives_of(paths: Iterable[Path]) -> list[Archive]:
     matches = []
-    for path in store.glob("*.mar"):
+    for path in paths:
         name, _, version = path.stem.rpartition("-")
         if NAME.fullmatch(name) and VERSION.fullmatch(version):
             matches.append(Archive(name, version, path))
@@ -236,7 +240,12 @@ def _remedy_of_name(path: Path) -> str:
 
 def newest(store: Path = FOLDER) -> list[Archive]:
     """Return the newest archive of every name."""
-    return list({archive.name: archive for archive in archives(store)}.values())
+    return newest_of(store.glob("*.mar"))
+
+
+def newest_of(paths: Iterable[Path]) -> list[Archive]:
+    """Return the newest archive of every name among the paths of archives, which need not exist."""
+    return list({archive.name: archive for archive in _archives_of(paths)}.values())
 
 
 def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive:

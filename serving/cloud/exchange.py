@@ -1,0 +1,204 @@
+"""One connection of the platform: each of its requests is read whole, and answered here or by TorchServe.
+
+A connection to TorchServe belongs to one of the platform, so that answers cannot be mixed up.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+import h11
+
+PIECE = 65_536  # bytes read at once
+HEAD_LIMIT = 65_536  # bytes of a request's line and headers
+IDLE_S = 620.0  # Google's front ends keep an idle connection for 600 s: they must be the first to close it
+BODY_S = 30.0  # for the body of a request
+ANSWER_S = 60.0  # responseTimeout's default: afterwards TorchServe replaces the worker
+# Headers of one connection, and the client's authorization, which the platform has checked.
+OF_THE_CONNECTION = {
+    *(b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer"),
+    *(b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect", b"authorization"),
+}
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Closed(Exception):
+    """The other side has closed the connection, or sends no HTTP."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """A whole request."""
+
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    code: int
+    headers: Headers
+    body: bytes
+
+    @classmethod
+    def of(cls, code: int, document: dict[str, Any], *headers: tuple[bytes, bytes]) -> "Answer":
+        """Return an answer with a JSON document."""
+        return cls(code, [(b"content-type", b"application/json"), *headers], json.dumps(document).encode())
+
+    @classmethod
+    def refusal(cls, code: int, kind: str, message: str, *headers: tuple[bytes, bytes]) -> "Answer":
+        """Return an error in the form of TorchServe's own."""
+        return cls.of(code, {"code": code, "type": kind, "message": message}, *headers)
+
+
+class Refused(Exception):
+    """A request is answered before it is read to its end; the connection cannot be used again."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.code)
+        self.answer = answer
+
+
+class Incoming:
+    """The server's side of a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_bytes: int) -> None:
+        self._reader, self._writer, self._max_bytes = reader, writer, max_bytes
+        self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+
+    async def head(self) -> h11.Request:
+        """Return the head of the next request.
+
+        Raises:
+            Closed: there is none.
+        """
+        async with asyncio.timeout(IDLE_S):
+            event = await self._event()
+        if not isinstance(event, h11.Request):
+            raise Closed
+        return event
+
+    async def request(self, head: h11.Request) -> Request:
+        """Return the request that begins with `head`.
+
+        Raises:
+            Refused: it is too large.
+            Closed: it does not end.
+        """
+        lengths = [int(value) for name, value in head.headers if name == b"content-length"]
+        body = bytearray()
+        async with asyncio.timeout(BODY_S):
+            if lengths and lengths[0] > self._max_bytes:
+                raise Refused(self._too_large())
+            while isinstance(event := await self._event(), h11.Data):
+                body += event.data
+                if len(body) > self._max_bytes:
+                    raise Refused(self._too_large())
+        if not isinstance(event, h11.EndOfMessage):
+            raise Closed
+        path, _, query = head.target.decode("latin-1").partition("?")
+        return Request(head.method.decode(), path, query, list(head.headers), bytes(body))
+
+    def _too_large(self) -> Answer:
+        return Answer.refusal(
+            413, "RequestTooLarge", f"a request has at most {self._max_bytes} bytes: send less at once"
+        )
+
+    async def answer(self, answer: Answer, *, close: bool) -> bool:
+        """Send an answer; return whether another request may follow on this connection."""
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        headers += [(b"connection", b"close")] if close else []
+        events = [h11.Response(status_code=answer.code, headers=headers), h11.Data(answer.body), h11.EndOfMessage()]
+        self._writer.write(b"".join(filter(None, map(self._protocol.send, events))))
+        await self._writer.drain()
+        if close or self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
+            return False
+        self._protocol.start_next_cycle()
+        return True
+
+    async def _event(self) -> object:
+        while (event := self._protocol.next_event()) is h11.NEED_DATA:
+            if self._protocol.they_are_waiting_for_100_continue:
+                self._writer.write(self._protocol.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            self._protocol.receive_data(await self._reader.read(PIECE))
+        return event
+
+
+class Upstream:
+    """A connection to TorchServe, made when it is first used."""
+
+    def __init__(self, host: str, port: int, token: str) -> None:
+        self._place, self._token = (host, port), token
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._protocol = h11.Connection(h11.CLIENT)
+
+    async def ask(self, request: Request, target: str) -> Answer:
+        """Return TorchServe's answer to a request at the path `target`; a closed connection is made again once.
+
+        Raises:
+            OSError, Closed, h11.ProtocolError: it gives none.
+            TimeoutError: not within `ANSWER_S`.
+        """
+        is_used = self._streams is not None
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                try:
+                    return await self._ask(request, target)
+                except (OSError, Closed):
+                    self.close()
+                    if not is_used:
+                        raise
+                    return await self._ask(request, target)
+        except BaseException:  # a later answer must not be taken for that of the next request
+            self.close()
+            raise
+
+    async def _ask(self, request: Request, target: str) -> Answer:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(*self._place, limit=PIECE)
+            self._protocol = h11.Connection(h11.CLIENT)
+        reader, writer = self._streams
+        headers = [(name, value) for name, value in request.headers if name.lower() not in OF_THE_CONNECTION]
+        headers += [(b"host", b"localhost"), (b"authorization", f"Bearer {self._token}".encode())]
+        headers += [(b"content-length", b"%d" % len(request.body))]
+        head = h11.Request(method=request.method, target=f"{target}?{request.query}".rstrip("?"), headers=headers)
+        writer.write(
+            b"".join(filter(None, map(self._protocol.send, (head, h11.Data(request.body), h11.EndOfMessage()))))
+        )
+        await writer.drain()
+        response, body = None, bytearray()
+        while not isinstance(event := await self._event(reader), h11.EndOfMessage):
+            if isinstance(event, h11.Response):
+                response = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif not isinstance(event, h11.InformationalResponse):
+                raise Closed
+        if response is None:
+            raise Closed
+        if self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE:
+            self._protocol.start_next_cycle()
+        else:
+            self.close()
+        headers = [(name, value) for name, value in response.headers if name.lower() not in OF_THE_CONNECTION]
+        return Answer(response.status_code, headers, bytes(body))
+
+    async def _event(self, reader: asyncio.StreamReader) -> object:
+        while (event := self._protocol.next_event()) is h11.NEED_DATA:
+            self._protocol.receive_data(await reader.read(PIECE))
+        return event
+
+    def close(self) -> None:
+        """Close the connection; the next request makes another one."""
+        if self._streams is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                self._streams[1].close()
+            self._streams = None
