@@ -53,19 +53,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.exporter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--host", default=LOOPBACK[0], help="address to listen at (default: this machine only)")
     parser.add_argument("--port", type=int, help="default: the port behind that of TorchServe's metrics")
     parser.add_argument("--until-closed", action="store_true", help="end when standard input is closed")
     arguments = parser.parse_args()
     root = Path.cwd()
     try:
         port = arguments.port or port_of(root)
-        if not ports.is_free(Address(LOOPBACK[0], port)):
+        if not ports.is_free(Address(arguments.host, port)):
             raise PortError(f"port {port} is taken: make watch runs an exporter already, or choose another --port")
-        start_http_server(port, LOOPBACK[0], registry(root))
+        start_http_server(port, arguments.host, registry(root))
     except (ServingError, OSError) as error:
         print(f"error: no metrics are served: {error}", file=sys.stderr)
         return 1
-    print(f"Metrics at http://{LOOPBACK[0]}:{port}/metrics", flush=True)
+    print(f"Metrics at {Address(arguments.host, port).url}/metrics", flush=True)
     try:
         if arguments.until_closed:
             sys.stdin.buffer.read()

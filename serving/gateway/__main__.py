@@ -4,6 +4,7 @@
     python -m serving.gateway --node . --node ../other         two servers share the requests
     python -m serving.gateway --fleet /srv/fleet               the servers of this machine that follow a fleet
     python -m serving.gateway --host 0.0.0.0 --port 443 --certificate host.crt --key host.key
+    python -m serving.gateway --host 0.0.0.0 --plain           behind another gateway, which ends TLS
 
 `python -m serving.gateway.clients add <name>` gives a client a key. Its files, and the certificate that it signs itself
 without one, are in logs/gateway/.
@@ -18,10 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serving.errors import ServingError
-from serving.gateway.clients import GatewayClients
 from serving.gateway.envoy import GatewayError
 from serving.gateway.fleet import Fleet
-from serving.gateway.gateway import Gateway
+from serving.gateway.gateway import Access, Gateway
 from serving.gateway.nodes import QUEUE
 from serving.host import ports, state
 from serving.host.ports import LOOPBACK, Address
@@ -52,9 +52,10 @@ def _address(host: str, port: int) -> Address:
     return Address(host, port)
 
 
-def _announce(root: Path, nodes: Sequence[Path], address: Address) -> None:
+def _announce(access: Access, nodes: Sequence[Path], address: Address) -> None:
     host = "localhost" if address.host == LOOPBACK[0] else address.host
-    print(f"The gateway is at https://{host}:{address.port} until Ctrl-C", flush=True)
+    scheme = "https" if access.tls else "http"
+    print(f"The gateway is at {scheme}://{host}:{address.port} until Ctrl-C", flush=True)
     if not nodes:
         print(
             "No server on this machine follows that fleet yet: make watch FLEET=... in the folder of each", flush=True
@@ -62,7 +63,7 @@ def _announce(root: Path, nodes: Sequence[Path], address: Address) -> None:
     for node in nodes:
         if state.running(node) is None:
             print(f"No server runs in {node} yet: start one there with make serve", flush=True)
-    if not GatewayClients.read(root).valid(time.time()):
+    if access.clients() == {}:
         print("No client has a key yet: python -m serving.gateway.clients add <name>", flush=True)
 
 
@@ -77,12 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fleet", metavar="ADDRESS", help="use those on this machine that follow it")
     parser.add_argument("--certificate", type=Path, help="in PEM, with --key")
     parser.add_argument("--key", type=Path, help="in PEM")
+    parser.add_argument("--plain", action="store_true", help="HTTP without TLS")
+    parser.add_argument("--clients", type=Path, metavar="FOLDER", help="with the file of keys (default: this one)")
+    parser.add_argument("--no-keys", action="store_true", help="answer everybody, such as a mesh that checks clients")
     parser.add_argument("--queue", type=int, default=QUEUE, help=f"requests under way at each node (default {QUEUE})")
     options = parser.parse_args(arguments)
     if not 1 <= options.queue <= LARGEST_QUEUE:
         parser.error(f"--queue {options.queue} is impossible: name 1 to {LARGEST_QUEUE:,}")
     if (options.certificate is None) != (options.key is None):
         parser.error("name --certificate and --key together")
+    if options.plain and options.certificate is not None:
+        parser.error("--plain has no certificate: name the one or the other")
+    if options.no_keys and options.clients is not None:
+        parser.error("--no-keys has no clients: name the one or the other")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     root = Path.cwd()
@@ -91,9 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = (options.certificate, options.key) if options.certificate is not None else None
         fleet = Fleet(options.fleet) if options.fleet else None
         nodes = _nodes(options.node or ([root] if fleet is None else []))
+        access = Access(None if options.no_keys else options.clients or root, tls=not options.plain)
         while True:
-            with Gateway(root, nodes, address, files, fleet=fleet, queue=options.queue) as gateway:
-                _announce(root, gateway.nodes, address)
+            with Gateway(root, nodes, address, files, access=access, fleet=fleet, queue=options.queue) as gateway:
+                _announce(access, gateway.nodes, address)
                 while gateway.has_folder():
                     gateway.look()
                     time.sleep(INTERVAL)

@@ -45,11 +45,14 @@ def binary() -> str:
     return path
 
 
-def configure(folder: Path, address: Address) -> None:
+def configure(folder: Path, address: Address, *, tls: bool = True) -> None:
     """Write the configuration for an address into the folder of a running gateway."""
     document: dict[str, Any] = yaml.safe_load((FOLDER / CONFIG).read_text())
-    socket = document["static_resources"]["listeners"][0]["address"]["socket_address"]
-    socket |= {"address": address.host, "port_value": address.port}
+    (listener,) = document["static_resources"]["listeners"]
+    listener["address"]["socket_address"] |= {"address": address.host, "port_value": address.port}
+    if not tls:
+        (chain,) = listener["filter_chains"]
+        del chain["transport_socket"], chain["transport_socket_connect_timeout"]
     (folder / CONFIG).write_text(yaml.safe_dump(document, sort_keys=False, width=1000))
 
 
@@ -60,9 +63,9 @@ class Envoy:
         GatewayError: there is no Envoy.
     """
 
-    def __init__(self, folder: Path, address: Address) -> None:
+    def __init__(self, folder: Path, address: Address, *, tls: bool = True) -> None:
         self.folder, self.address = folder, address
-        configure(folder, address)
+        configure(folder, address, tls=tls)
         (folder / ADMIN).unlink(missing_ok=True)
         command = [binary(), "-c", CONFIG, "--concurrency", str(cores()), "--log-level", "warning"]
         # Without a collector of traces each export fails.

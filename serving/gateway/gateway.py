@@ -1,5 +1,6 @@
 """The running gateway: Envoy, and the files from which it knows nodes, tokens, clients and readiness."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -27,11 +28,24 @@ from serving.host.repetition import repeated
 CERTIFICATE_INTERVAL, FLEET_INTERVAL = 3600.0, 0.5  # seconds
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask a gateway: clients whose keys are in a folder (None: everybody), and whether in TLS."""
+
+    keys: Path | None
+    tls: bool = True
+
+    def clients(self) -> dict[str, GatewayClient] | None:
+        """Return those whose keys are valid at present, None if nobody needs a key."""
+        return None if self.keys is None else GatewayClients.read(self.keys).valid(time.time())
+
+
 class Gateway:
     """The gateway of a directory, in front of the servers of `servers`; it runs while a `with` block does.
 
     Args:
         files: certificate and key in PEM; None: it signs one itself.
+        access: who may ask it, and whether in TLS.
         fleet: adds the servers of this machine that belong to it, and asks none whose versions it does not allow.
         queue: requests under way at each node; further ones are refused.
 
@@ -46,10 +60,12 @@ class Gateway:
         address: Address,
         files: tuple[Path, Path] | None = None,
         *,
+        access: Access | None = None,
         fleet: Fleet | None = None,
         queue: int = nodes.QUEUE,
     ) -> None:
-        self._root, self._address, self._queue = root, address, queue
+        self._address, self._queue = address, queue
+        self._access = access or Access(root)
         self.folder = root / RUNNING
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._owner = FileLock(self.folder.with_suffix(".lock"))  # outside: the folder may be removed
@@ -75,7 +91,7 @@ class Gateway:
         self._faults = Faults(logger, "the gateway goes on as it was: %s")
         self._fleet_faults = Faults(logger, "the fleet stays as it was: %s")
         self._check_certificate()
-        self._clients: dict[str, GatewayClient] = GatewayClients.read(root).valid(time.time())
+        self._clients = self._access.clients()
         self._nodes = [Node(server, self._publish) for server in servers]
         self._fleet, self._running = fleet, ExitStack()
         self._allowed: set[Path] = set()
@@ -90,7 +106,7 @@ class Gateway:
                 self._follow_fleet()
                 self._running.enter_context(repeated(self._follow_fleet, FLEET_INTERVAL, "fleet"))
             self._publish()
-            self.envoy = Envoy(self.folder, self._address)
+            self.envoy = Envoy(self.folder, self._address, tls=self._access.tls)
             self.envoy.wait()
         except BaseException:
             self.close()
@@ -154,7 +170,7 @@ class Gateway:
 
     def _check_certificate(self) -> None:
         """Name the certificate to Envoy: the operator's, or a self-signed one, which is renewed before it expires."""
-        if time.monotonic() < self._certificate_due:
+        if not self._access.tls or time.monotonic() < self._certificate_due:
             return
         own = certificate.own(self.folder) if self._own_files is None else self._own_files
         self._files[CERTIFICATE].write(certificate.resource(*(path.absolute() for path in own)))
@@ -169,9 +185,9 @@ class Gateway:
         self._refused = refused
 
     def _read_clients(self) -> None:
-        now = time.time()
-        self._clients = {name: client for name, client in self._clients.items() if client.is_valid(now)}
-        self._clients = GatewayClients.read(self._root).valid(now)  # if it cannot be read, those known keep their keys
+        if self._clients is not None:  # if they cannot be read, those known keep their keys
+            self._clients = {name: client for name, client in self._clients.items() if client.is_valid(time.time())}
+        self._clients = self._access.clients()
 
     def _states(self) -> list[NodeState]:
         """Return the states of the nodes that may answer: if the fleet allows none at present, those that could before.

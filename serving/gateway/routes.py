@@ -21,17 +21,20 @@ def template() -> dict[str, Any]:
 
 
 def resource(
-    configured: Mapping[str, Any], clients: Mapping[str, GatewayClient], ready: Mapping[str, bool]
+    configured: Mapping[str, Any], clients: Mapping[str, GatewayClient] | None, ready: Mapping[str, bool]
 ) -> dict[str, Any]:
-    """Return the routes for these clients, and for models that are ready or not."""
+    """Return the routes for these clients (None: everybody, without a key), and for models that are ready or not."""
     routes = copy.deepcopy(dict(configured))
     (host,) = routes["virtual_hosts"]
     filters = host["typed_per_filter_config"]
-    users = filters[BASIC_AUTH]["users"]
-    hashes = [f"{name}:{{SHA}}{client.sha1}" for name, client in clients.items()]
-    users["inline_string"] = "\n".join([users["inline_string"], *hashes])
-    filters[RATE_LIMIT]["descriptors"] = [_descriptor(name, client.rate) for name, client in clients.items()]
     (place,) = (number for number, route in enumerate(host["routes"]) if route["name"] == READY)
+    if clients is None:
+        filters |= host["routes"][place]["typed_per_filter_config"]  # as for readiness: neither key nor rate
+    else:
+        users = filters[BASIC_AUTH]["users"]
+        hashes = [f"{name}:{{SHA}}{client.sha1}" for name, client in clients.items()]
+        users["inline_string"] = "\n".join([users["inline_string"], *hashes])
+        filters[RATE_LIMIT]["descriptors"] = [_descriptor(name, client.rate) for name, client in clients.items()]
     readiness = host["routes"].pop(place)
     answers = {readiness["match"]["path"]: bool(ready) and all(ready.values())}
     answers |= {f"/v2/models/{name}/ready": is_ready for name, is_ready in ready.items()}

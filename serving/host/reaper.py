@@ -17,13 +17,13 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "this process cannot adopt orphans (prctl PR_SET_CHILD_SUBREAPER)")
 
 
-def wait(pid: int) -> int:
-    """Reap every child that ends until `pid` does; return its exit status, below 0 for a signal.
+def wait(*pids: int) -> tuple[int, int]:
+    """Reap every child that ends until one of `pids` does; return it and its exit status, below 0 for a signal.
 
     Raises:
         ChildProcessError: there is no child left to wait for.
     """
     while True:
         ended, status = os.wait()
-        if ended == pid:
-            return os.waitstatus_to_exitcode(status)
+        if ended in pids:
+            return ended, os.waitstatus_to_exitcode(status)

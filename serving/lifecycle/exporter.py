@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from serving.host import logs, ports
+from serving.host.ports import LOOPBACK
 from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 class Exporter:
     """The process; it ends with this one, whatever ends this one."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._root, self._clock = root, clock
+    def __init__(self, root: Path, host: str = LOOPBACK[0], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._host, self._clock = root, host, clock
         self._starts = Backoff(FIRST_PAUSE, LONGEST_PAUSE, clock)
         self._process: subprocess.Popen[bytes] | None = None
         self._port, self._start_time = 0, 0.0
@@ -54,7 +55,7 @@ class Exporter:
 
     def _start(self, port: int) -> None:
         log = self._root / logs.FOLDER / LOG
-        command = [sys.executable, "-m", MODULE, "--port", str(port), "--until-closed"]
+        command = [sys.executable, "-m", MODULE, "--host", self._host, "--port", str(port), "--until-closed"]
         try:
             # The reason why the last one ended stays.
             is_large = log.is_file() and log.stat().st_size > LARGEST
@@ -90,9 +91,9 @@ class Exporter:
 
 
 @contextlib.contextmanager
-def beside(root: Path) -> Iterator[None]:
-    """Have an exporter run beside the server of a directory until the block ends."""
-    exporter = Exporter(root)
+def beside(root: Path, host: str = LOOPBACK[0]) -> Iterator[None]:
+    """Have an exporter run beside the server of a directory, at that address, until the block ends."""
+    exporter = Exporter(root, host)
     try:
         with repeated(exporter.look, INTERVAL, "exporter"):
             yield
