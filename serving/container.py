@@ -155,12 +155,12 @@ def _stay(
         host = os.environ.get(METRICS_HOST, LOOPBACK[0])
         with exporter.beside(root, host), subprocess.Popen(["tail", "--quiet", "-n", "0", "-F", *log]) as tail:
             try:
-                with reached(started.state) as others:
+                with reached(started.state) as processes:
                     models = ", ".join(f"{model.name} {model.version}" for model in started.models)
                     print(f"Ready after {started.seconds:.1f} s: {models}", flush=True)
                     for warning in started.left_out:
                         print(f"warning: {warning}", file=sys.stderr, flush=True)
-                    ended, code = reaper.wait(started.state.pid, *(others or ()))
+                    ended, code = reaper.wait(started.state.pid, *(processes or ()))
             finally:
                 tail.terminate()
         ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
