@@ -5,6 +5,7 @@ python -m serving.archive fingers 1.1 batchSize=16 handler.top_k=3   override de
 python -m serving.archive fingers 1.2 --format pt2                with model.pt2, compiled for this machine's processor
 python -m serving.archive fingers 1.3 --prune 3                   then keep only the newest three and the live ones
 python -m serving.archive moths 1.4 --run runs/moths              the linear head of `make up` after its fine-tuning
+python -m serving.archive fingers 2.0 --unlike 1.3                nothing, if it would have the same content as that
 
 Needs runs/<name>/model.pt, or model.pt2; runs/<name>/tuned/ is packed once `make up` deployed its network. An
 existing version is never overwritten, and an archive that a worker cannot serve is never written.
@@ -31,6 +32,10 @@ from serving.store import fine_tuning, model_config, model_store, package, prove
 from serving.store.model_store import Archive, ArchiveError
 
 
+class SameContent(ArchiveError):
+    """An archive would have the same content as the one that it shall differ from."""
+
+
 def build(
     name: str,
     version: str,
@@ -41,15 +46,17 @@ def build(
     overrides: Sequence[str] = (),
     kind: str = "torchscript",
     rehearse: bool = True,
+    unlike: str | None = None,
 ) -> Archive:
     """Build `<store>/<name>-<version>.mar` and its sidecar from `run`.
 
     By default that is `<runs>/<name>/`, or `<runs>/<name>/tuned/` once `make up` deployed the network in it.
     The archive appears in one step: a server that lists the store never sees half of one. Before that it is rehearsed
     (`serving.store.rehearsal`), unless `rehearse` is off. `overrides` are those of `model_config.configure`, `kind` is
-    one of `ARTIFACTS`.
+    one of `ARTIFACTS`, `unlike` is a version of the store.
 
     Raises:
+        SameContent: the version `unlike` has the same network, code and settings; nothing is written.
         ArchiveError: the name, version or a setting is invalid, the run has no such artifact, the version exists, or a
             worker could not serve it.
     """
@@ -74,6 +81,9 @@ def build(
         with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
             staged = package.stage(Path(scratch), name, version, weights, settings, date)
             document = provenance.document(run, spec, settings, overrides, date, staged)
+            other = model_store.find(name, unlike, store).provenance() if unlike is not None else {}
+            if package.contents(document) == package.contents(other):
+                raise SameContent(f"{name} {unlike} has the same content: nothing is built")
             (staged / provenance.FILE).write_text(provenance.text(document))
             package.write(staged, file)
         if rehearse:
@@ -167,19 +177,26 @@ def main() -> int:
     parser.add_argument("--prune", type=_at_least_one, metavar="N", help="keep only the newest N and the live ones")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of model-config.yaml")
     parser.add_argument("--run", type=Path, help="another folder of a run, such as runs/<name> after its fine-tuning")
+    parser.add_argument(
+        "--root", type=Path, default=Path(), help="the folder of runs/ and model_store/ (default: this)"
+    )
+    parser.add_argument("--unlike", metavar="VERSION", help="build nothing if that version has the same content")
     arguments = parser.parse_intermixed_args()
     try:
         model_store.check_name(arguments.name)
-        run = arguments.run or fine_tuning.deployed(*fine_tuning.runs(arguments.name)).path
-        options = {"run": run, "overrides": arguments.settings, "kind": arguments.format}
+        root = arguments.root
+        run = arguments.run or fine_tuning.deployed(*fine_tuning.runs(arguments.name, root / RUNS)).path
+        options = {"run": run, "overrides": arguments.settings, "kind": arguments.format, "unlike": arguments.unlike}
         with Console(stderr=True, markup=False, emoji=False).status(
             "Packing the archive and rehearsing it in a worker ..."
         ):
-            archive = build(arguments.name, arguments.version, **options)
+            archive = build(arguments.name, arguments.version, store=root / model_store.FOLDER, **options)
         print(f"{archive.path} ({archive.path.stat().st_size / 1e6:.1f} MB) from {run}")
         if arguments.prune:
-            for old in prune.prune(arguments.name, arguments.prune, root=Path.cwd(), also=archive.version):
+            for old in prune.prune(arguments.name, arguments.prune, root=root.resolve(), also=archive.version):
                 print(f"removed {old.path.name}")
+    except SameContent as error:
+        print(error)
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -47,6 +47,11 @@ def sources(weights: Path) -> dict[str, Path]:
     return files
 
 
+def contents(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of an archive's files, from its provenance; without the manifest, which has its version."""
+    return {name: digest for name, digest in document.get("members", {}).items() if name != MANIFEST}
+
+
 def stage(folder: Path, name: str, version: str, weights: Path, settings: Mapping[str, Any], date: dt.datetime) -> Path:
     """Lay out, inside an empty `folder`, the files of an archive; return their folder.
 

@@ -41,15 +41,20 @@ def remove(name: str, keep: int, *, store: Path, protected: Collection[str]) -> 
     matches = _of(name, store)
     old = [archive for archive in matches[:-keep] if archive.version not in protected]
     for archive in old:
-        # In this order: an archive without its sidecar counts as an interrupted build.
-        archive.path.unlink(missing_ok=True)
-        archive.sidecar.unlink(missing_ok=True)
-        signature.path_of(archive).unlink(missing_ok=True)
-        archive.bill_of_materials.unlink(missing_ok=True)
+        delete(archive)
     for sidecar in store.glob(f"{name}-*.json"):  # of an interrupted removal
         if sidecar.stem.rpartition("-")[0] == name and not sidecar.with_suffix(".mar").exists():
             sidecar.unlink(missing_ok=True)
     return old
+
+
+def delete(archive: Archive) -> None:
+    """Delete the files of an archive."""
+    # In this order: an archive without its sidecar counts as an interrupted build.
+    archive.path.unlink(missing_ok=True)
+    archive.sidecar.unlink(missing_ok=True)
+    signature.path_of(archive).unlink(missing_ok=True)
+    archive.bill_of_materials.unlink(missing_ok=True)
 
 
 def remove_unfinished(store: Path) -> None:

@@ -100,6 +100,15 @@ def test_a_version_is_never_overwritten(runs: Path, tmp_path: Path) -> None:
     assert (built.path.read_bytes(), built.sidecar.read_bytes()) == before
 
 
+def test_nothing_is_built_that_another_version_has(runs: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    build("fingers", "1.0", runs=runs, store=store, overrides=["batchSize=3"])
+    with pytest.raises(archive.SameContent, match=r"fingers 1\.0 has the same content: nothing is built"):
+        build("fingers", "2.0", runs=runs, store=store, overrides=["batchSize=3"], unlike="1.0")
+    assert sorted(path.name for path in store.iterdir()) == ["fingers-1.0.json", "fingers-1.0.mar"]
+    build("fingers", "2.0", runs=runs, store=store, overrides=["batchSize=4"], unlike="1.0")
+
+
 def test_a_build_that_was_cut_short_says_so(runs: Path, tmp_path: Path) -> None:
     build("fingers", "1.0", runs=runs, store=tmp_path).sidecar.unlink()
     with pytest.raises(ArchiveError, match=r"fingers-1.0.mar has no sidecar: .* Remove it and build it again"):
