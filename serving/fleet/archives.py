@@ -21,11 +21,21 @@ def push(archive: Archive, url: str) -> None:
         ArchiveError: this archive has no sidecar, or the fleet has another one of that version.
         AddressError: the address cannot be written.
     """
+    place(archive, below(url, FOLDER))
+
+
+def place(archive: Archive, url: str) -> None:
+    """Copy an archive and its signature into the folder `url`, unless it has them.
+
+    Raises:
+        ArchiveError: this archive has no sidecar, or the folder has another one of that version.
+        AddressError: the address cannot be written.
+    """
     archive.check()
     if not archive.sidecar.is_file():
         raise ArchiveError(f"{archive.path} has no sidecar: its build was interrupted. Remove it and build it again")
     with reached(url):
-        files, path = fsspec.core.url_to_fs(below(url, FOLDER))
+        files, path = fsspec.core.url_to_fs(url)
         stem = f"{path}/{archive.path.stem}"
         files.makedirs(path, exist_ok=True)
         if not files.exists(f"{stem}.json"):
@@ -33,11 +43,22 @@ def push(archive: Archive, url: str) -> None:
             files.put_file(str(archive.sidecar), f"{stem}.json")  # last: with it the archive is complete
         elif _sha256(files.cat_file(f"{stem}.json")) != _sha256(archive.sidecar.read_bytes()):
             raise ArchiveError(
-                f"the fleet has another {archive.name} {archive.version}: give this one another version "
+                f"{url} has another {archive.name} {archive.version}: give this one another version "
                 f"(make archive NAME={archive.name} VERSION=...)"
             )
         if signature.path_of(archive).is_file():
             files.put_file(str(signature.path_of(archive)), f"{stem}.sig")
+
+
+def is_complete(stem: str, url: str) -> bool:
+    """Return whether the folder `url` has the archive `<stem>.mar`, to its end.
+
+    Raises:
+        AddressError: the address cannot be read.
+    """
+    with reached(url):
+        files, path = fsspec.core.url_to_fs(url)
+        return bool(files.exists(f"{path}/{stem}.json"))
 
 
 def fetch(name: str, version: str, url: str, store: Path) -> None:

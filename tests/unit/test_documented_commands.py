@@ -95,6 +95,7 @@ OTHERS = {
     ". .venv/bin/activate": "tests/server/test_plain_torchserve.py",
     "torchserve --start": "tests/server/test_plain_torchserve.py",
     "torchserve --stop": "would stop the server of another test: it knows one for each user",
+    "docker build -f deploy/gcp/training.Dockerfile": "takes 25 GB; tests/unit/test_gcp.py checks what it names",
     "docker push": "needs a registry",
     "gcloud ": "needs a project of Google Cloud; tests/unit/test_gcp.py checks what it names",
     'curl -H "Authorization: Bearer $(gcloud': "needs a service of Cloud Run; tests/server/test_cloud.py asks one",

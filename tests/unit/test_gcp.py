@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.cloud_training import Job
 from serving.cloud.front import DRAIN_S, QUIET_S
 from serving.cloud.platform import PING, Platform
 from serving.store.model_config import DEFAULTS
 from tests.unit import discovery
+from training.configuration import compose
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "gcp"
 PAGE = (ROOT / "docs" / "gcp.md").read_text()
-KINDS = {"cloudrun.yaml": ("run.v1", "Service")}
+KINDS = {
+    "cloudrun.yaml": ("run.v1", "Service"),
+    "training.yaml": ("aiplatform.v1", "GoogleCloudAiplatformV1CustomJobSpec"),
+}
 
 
 def document(name: str) -> dict[str, Any]:
@@ -43,6 +48,10 @@ def test_every_file_has_a_schema_that_allows_it() -> None:
         ("cloudrun.yaml", "spec.template.spec.containers.0.startupProbe.httpGet.path", 7, "7 is not of type string"),
         ("cloudrun.yaml", "spec.template.spec.containers.0.env.0", "A=1", "env[0]: 'A=1' is not of type object"),
         ("cloudrun.yaml", "spec.template.metadata.annotations.minScale", True, "True is not of type string"),
+        ("training.yaml", "workerPoolSpecs.0.machineSpec.acceleratorType", "L4", "TPU_V5_LITEPOD"),
+        ("training.yaml", "workerPoolSpecs.0.replicaCount", 1.5, "1.5 is not of type string"),
+        ("training.yaml", "workerPoolSpecs.0.containerSpec.image", "x", "image: there is no such field"),
+        ("training.yaml", "scheduling.timeout", "a day", "'a day' is no duration, such as 60s"),
     ],
 )
 def test_a_broken_file_is_refused(name: str, path: str, value: Any, fault: str) -> None:
@@ -72,8 +81,38 @@ def test_cloud_run_sends_no_more_than_the_workers_take() -> None:
     assert DRAIN_S + QUIET_S < 10, "Cloud Run kills it then"
 
 
+def test_the_job_ends_with_the_archive_that_cloud_run_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = document("training.yaml")
+    base = job["baseOutputDirectory"]["outputUriPrefix"]
+    variables = {"AIP_MODEL_DIR": f"{base}/model/", "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/"}
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # it looks for no credentials then
+    pytest.importorskip("gcsfs", reason="install requirements-gcp.txt")
+    (pool,) = job["workerPoolSpecs"]
+    dataset, name, raw, version, *settings = pool["containerSpec"]["args"]
+    planned = Job(dataset, name, raw, version, variables)
+    compose([f"dataset={dataset}", f"name={name}", f"raw={raw}", *settings])
+    (container,) = document("cloudrun.yaml")["spec"]["template"]["spec"]["containers"]
+    assert {each["name"]: each["value"] for each in container["env"]} == {"AIP_STORAGE_URI": planned.models}
+    assert int(pool["replicaCount"]) == 1, "several machines are refused"
+
+
+def test_the_training_image_gets_what_its_steps_copy() -> None:
+    text = (FOLDER / "training.Dockerfile").read_text()
+    allowed = {
+        line[1:] for line in (FOLDER / "training.Dockerfile.dockerignore").read_text().splitlines() if "!" in line
+    }
+    copied = re.findall(r"^COPY --chown=10001 (\S+) \1$", text, re.MULTILINE)
+    assert copied == ["training", "pipeline"] and all((ROOT / name).is_dir() for name in copied)
+    locks = re.findall(r"requirements[\w-]*\.txt", text)
+    assert len(locks) >= 4 and all((ROOT / name).is_file() for name in locks)
+    assert allowed == {*copied, "requirements*.txt"}
+    module = re.search(r'ENTRYPOINT \["python", "-m", "([\w.]+)"\]', text)
+    assert module is not None and (ROOT / module[1].replace(".", "/")).with_suffix(".py").is_file()
+
+
 def test_the_page_names_paths_images_and_variables_that_exist() -> None:
-    for path in re.findall(r"(?:deploy|tests|serving|pipeline|model_store)/[\w./-]+\.(?:py|yaml)", PAGE):
+    for path in re.findall(r"(?:deploy|tests|serving|pipeline|model_store)/[\w./-]+\.(?:py|yaml|Dockerfile)", PAGE):
         assert (ROOT / path).is_file(), path
     images = set(re.findall(r"REGION-docker\.pkg\.dev/PROJECT/sightline/\w+:[\w.]+", PAGE))
     used = {image for path in FOLDER.iterdir() for image in re.findall(r"REGION-docker\S+", path.read_text())}
