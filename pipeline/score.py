@@ -40,7 +40,7 @@ from serving.errors import ServingError
 from serving.store import local_model
 from serving.store.local_model import LocalModel
 from training.cluster import ClusterError, ClusterPool, check
-from training.console import INTERRUPTED
+from training.console import INTERRUPTED, message_of
 from training.data.decoders import Pool, PoolBroken
 from training.data.progress import plain_console, progress
 
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cluster=options.cluster or None,
         )
     except (ServingError, ArtifactError, GoldenError, ClusterError, PoolBroken, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

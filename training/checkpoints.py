@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.optim.lr_scheduler import LRScheduler
 
 from handlers.atomic import replacing, write_text
 from handlers.run_folder import RunFolder
+from training.saving import save
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
@@ -116,8 +116,7 @@ class Checkpoints(Checkpoint):
         self.files.checkpoints.mkdir(parents=True, exist_ok=True)
         # Without validation images the trainer has not seen the module, and could not save it.
         for path in (self.files.first_checkpoint, self.files.best_checkpoint) if writes else ():
-            with replacing(path) as part:
-                torch.save({"state_dict": module.state_dict()}, part)
+            save({"state_dict": module.state_dict()}, path)
 
     def _is_best(self, row: dict[str, float]) -> bool:
         if self.best is None:

@@ -18,6 +18,7 @@ from typing import Any
 from handlers.atomic import write_text
 from training.cluster import RETRIES, ClusterError, check, check_nodes, connected
 from training.configuration import ConfigurationError, TrainingError, compose, run_folder, store_folder
+from training.console import message_of
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.ranks import BACKENDS, PATIENCE
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         train(overrides, address, lambda line: print(line, flush=True))
     except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     return 0
 

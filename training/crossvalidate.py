@@ -30,7 +30,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration, evaluate
 from training.configuration import TrainingError
-from training.console import INTERRUPTED, table_console
+from training.console import INTERRUPTED, message_of, table_console
 from training.data.progress import plain_console
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         document = run(folds(sys.argv[1:] if arguments is None else arguments))
     except (configuration.ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

@@ -44,7 +44,7 @@ from handlers.atomic import write_json
 from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training import configuration
-from training.console import table_console
+from training.console import message_of, table_console
 from training.data.progress import plain_console
 from training.data.records import DatasetError, Record
 from training.data.splits import SplitSpec
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise configuration.ConfigurationError(f"report={options['report']}: write report=short or report=full")
         metrics = run(RUNS / options["name"], batch=options["batch"], full=options["report"] == "full")
     except (configuration.ConfigurationError, DatasetError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted. Give the same command again: finished parts are kept", file=sys.stderr)

@@ -29,6 +29,7 @@ from handlers.run_folder import RunFolder
 from handlers.spec import ARTIFACTS, PreprocessSpec, Spec
 from training import scores
 from training.configuration import ConfigurationError, TrainingError, compose, load, plain, run_folder, store_folder
+from training.console import message_of
 from training.data import splits
 from training.data.loaders import calibration_batches, calibration_rows, validation_batches
 from training.data.records import DatasetError
@@ -299,7 +300,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"exporting {target}{long}", flush=True)
         document = export(network, settings, data, split, preprocess, run, kind)
     except (ConfigurationError, DatasetError, TrainingError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     print(f"{target}: largest difference {document['largest_difference']:.1e} on {document['images']} images")
     print(document["temperature"]["says"])

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from handlers.atomic import replacing
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.checkpoints import Checkpoints
@@ -28,6 +27,7 @@ from training.external_processes import ExternalProcesses
 from training.interrupts import Interrupts
 from training.module import Classification
 from training.precision import choose_bf16, choose_device, use_all_cores
+from training.saving import save
 from training.temperature import LEAST_IMAGES
 from training.transfer import weight_average
 from training.transfer.head import Head, balanced_weights
@@ -188,9 +188,8 @@ def _average(
     average = weight_average.choose(module.best_network, states.pop("first"), states, answers, labels)
     say(average.says)
     record = dataclasses.asdict(average)
-    with replacing(files.best_checkpoint) as part:
-        document = {"state_dict": module.cpu().state_dict(), "weight_average": record, "averaged_after": epochs}
-        torch.save(document, part)
+    document = {"state_dict": module.cpu().state_dict(), "weight_average": record, "averaged_after": epochs}
+    save(document, files.best_checkpoint)
     return record
 
 

@@ -23,6 +23,7 @@ from handlers.atomic import write_json
 from handlers.machine import share_cores
 from handlers.run_folder import RUNS, RunFolder
 from training.configuration import ConfigurationError, TrainingError, compose, plain, store_folder
+from training.console import message_of
 from training.data.records import DatasetError
 from training.data.splits import SplitSpec
 from training.data.store import PreparedDataset
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say=lambda line: print(line, flush=True),
         )
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     print(f"{written}: tables and pictures; the traces beside it open in chrome://tracing")
     return 0

@@ -24,7 +24,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from training import configuration
 from training.configuration import ConfigurationError, TrainingError, near, plain, store_folder
-from training.console import INTERRUPTED
+from training.console import INTERRUPTED, message_of
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.finished_run import FinishedRun, check_data
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prune(options.run, target, options.channels, options.settings, lambda line: print(line, flush=True))
     except (ConfigurationError, DatasetError, TrainingError, OmegaConfBaseException, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

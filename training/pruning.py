@@ -10,7 +10,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from handlers.atomic import replacing
+from training import saving
 from training.configuration import ConfigurationError
 from training.narrowing import Shapes, shapes_of
 from training.networks import Network
@@ -64,5 +64,4 @@ def _check(network: Network, rebuilt: Network, example: torch.Tensor) -> None:
 
 def save(network: Network, path: Path) -> None:
     """Write the weights that fine-tuning starts from."""
-    with replacing(path) as part:
-        torch.save({"state_dict": network.state_dict()}, part)
+    saving.save({"state_dict": network.state_dict()}, path)

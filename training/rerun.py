@@ -23,7 +23,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from training import configuration, evaluate
 from training.configuration import ConfigurationError, TrainingError, plain, store_folder
-from training.console import INTERRUPTED
+from training.console import INTERRUPTED, message_of
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.finished_run import FinishedRun, check_data
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         differences = rerun(options.run, target, lambda line: print(line, flush=True))
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

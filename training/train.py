@@ -28,7 +28,7 @@ from handlers.machine import share_cores
 from handlers.run_folder import RunFolder
 from handlers.spec import PreprocessSpec
 from training.configuration import ConfigurationError, TrainingError, compose, plain, run_folder, store_folder
-from training.console import INTERRUPTED
+from training.console import INTERRUPTED, message_of
 from training.data import class_counts
 from training.data.records import DatasetError
 from training.data.splits import Split, SplitSpec
@@ -248,7 +248,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigurationError("cluster= is a setting of training.data.prepare: make train CLUSTER= trains there")
         train(config, lambda line: print(line, flush=True))
     except (ConfigurationError, DatasetError, TrainingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

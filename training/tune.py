@@ -27,7 +27,7 @@ from handlers.machine import cores, share_cores
 from handlers.run_folder import RUNS
 from training.cluster import ClusterError, ClusterPool
 from training.configuration import ConfigurationError, TrainingError, compose, store_folder
-from training.console import INTERRUPTED
+from training.console import INTERRUPTED, message_of
 from training.data.records import DatasetError
 from training.data.store import PreparedDataset
 from training.search.space import Space, overrides
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _on_nodes(options.cluster, options.settings, functools.partial(_of_node, search))
         best = search(worker=options.worker, is_last=bool(options.cluster))
     except (ConfigurationError, DatasetError, TrainingError, ClusterError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

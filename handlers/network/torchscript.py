@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import io
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,8 +94,10 @@ def save_quantized(network: nn.Module, spec: Spec, path: str | Path) -> None:
 
 
 def _write(traced: nn.Module, spec: Spec, path: Path, beside: Mapping[str, bytes] | None = None) -> None:
+    content = io.BytesIO()  # on a full disk torch would end the process
+    torch.jit.save(traced, content, _extra_files={SPEC_FILE: spec.to_json().encode(), **(beside or {})})
     with atomic.replacing(path) as part:
-        torch.jit.save(traced, str(part), _extra_files={SPEC_FILE: spec.to_json().encode(), **(beside or {})})
+        part.write_bytes(content.getbuffer())
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Artifact:

@@ -10,7 +10,6 @@ resumes; a data set that is up to date is not changed. `augment=n` adds n transf
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
@@ -30,6 +29,7 @@ from rich.console import Console
 from handlers.atomic import replace_folder
 from handlers.machine import cores
 from training.cluster import ClusterPool
+from training.console import message_of
 from training.data import class_counts, exclusion, store
 from training.data.arrays import RowFile
 from training.data.decoders import Job, Pool, PoolBroken, chunk_of_node, require_space, run_chunk, write_rows
@@ -368,8 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _fail("interrupted. Give the same command again to go on where it stopped")
         return 130
     except (OSError, sqlite3.OperationalError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
-        return _fail(f"the disk is full ({error}). Make room and give the same command again" if full else str(error))
+        return _fail(message_of(error))
     return 0
 
 

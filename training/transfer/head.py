@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from handlers.atomic import replacing
+from training.saving import save
 from training.temperature import scaled_log_loss
 
 # Of the squared weights, in the mean loss of an image, for features of unit variance; from strong to weak, so that each
@@ -65,8 +65,7 @@ def fit_once(
         with contextlib.suppress(RuntimeError, EOFError, TypeError, pickle.UnpicklingError):  # damaged: fit it again
             return Head(**torch.load(path, weights_only=True))
     fitted = fit(features, labels, classes, validation, balanced=balanced, say=say)
-    with replacing(path) as part:
-        torch.save(dataclasses.asdict(fitted), part)
+    save(dataclasses.asdict(fitted), path)
     return fitted
 
 
