@@ -15,7 +15,11 @@ PIECE = 65_536  # bytes read at once
 HEAD_LIMIT = 65_536  # bytes of a request's line and headers
 IDLE_S = 620.0  # Google's front ends keep an idle connection for 600 s: they must be the first to close it
 BODY_S = 30.0  # for the body of a request
-ANSWER_S = 60.0  # responseTimeout's default: afterwards TorchServe replaces the worker
+# Seconds for each attempt at an answer. A worker that dies takes requests with it, and an image that kills its worker
+# must not kill all of them: so a few attempts, and in all the minute after which TorchServe replaces a worker.
+ATTEMPTS_S = (15.0, 15.0, 30.0)
+PAUSE_S = 0.1  # between two of them
+LOST = {500, 507}  # the statuses of a batch whose worker died
 # Headers of one connection, and the client's authorization, which the platform has checked.
 OF_THE_CONNECTION = {
     *(b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer"),
@@ -141,25 +145,27 @@ class Upstream:
         self._protocol = h11.Connection(h11.CLIENT)
 
     async def ask(self, request: Request, target: str) -> Answer:
-        """Return TorchServe's answer to a request at the path `target`; a closed connection is made again once.
+        """Return TorchServe's answer to a request at the path `target`, which is sent again if its worker died.
 
         Raises:
-            OSError, Closed, h11.ProtocolError: it gives none.
-            TimeoutError: not within `ANSWER_S`.
+            OSError, Closed, h11.ProtocolError: the last attempt got none; TimeoutError: not in time.
         """
-        is_used = self._streams is not None
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                try:
-                    return await self._ask(request, target)
-                except (OSError, Closed):
-                    self.close()
-                    if not is_used:
-                        raise
-                    return await self._ask(request, target)
-        except BaseException:  # a later answer must not be taken for that of the next request
-            self.close()
-            raise
+        for number, seconds in enumerate(ATTEMPTS_S, start=1):
+            is_last = number == len(ATTEMPTS_S)
+            try:
+                async with asyncio.timeout(seconds):
+                    answer = await self._ask(request, target)
+                if answer.code not in LOST or is_last:
+                    return answer
+            except (OSError, Closed, h11.ProtocolError):
+                self.close()
+                if is_last:
+                    raise
+            except BaseException:  # a later answer must not be taken for that of the next request
+                self.close()
+                raise
+            await asyncio.sleep(PAUSE_S)
+        raise AssertionError
 
     async def _ask(self, request: Request, target: str) -> Answer:
         if self._streams is None:

@@ -37,7 +37,7 @@ class Running:
     """A container that a platform has started, reached only by its port."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int, health: str) -> None:
-        self.process, self.health_route = process, health
+        self.process, self.port, self.health_route = process, port, health
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
 
     def health(self) -> int:
@@ -80,7 +80,7 @@ class Callers:
             thread.start()
 
     def _send(self) -> None:
-        with httpx.Client(trust_env=False, timeout=20) as client:
+        with httpx.Client(trust_env=False, timeout=60) as client:
             while not self._ending.is_set():
                 try:
                     self.statuses.append(client.post(self._url, content=self._body).status_code)
@@ -184,9 +184,13 @@ def see_closed_paths(running: Running) -> None:
 def see_health_follow_the_workers(running: Running) -> None:
     tree = psutil.Process(running.process.pid).children(recursive=True)
     (worker,) = (each for each in tree if any(word.endswith("model_service_worker.py") for word in each.cmdline()))
+    callers = Callers(running.port, "/predictions/shapes")
+    until(lambda: len(callers.statuses) > 20, 20)
     worker.kill()
     until(lambda: running.health() == 503, 5)
     until(lambda: running.health() == 200, 20)
+    callers.end()
+    assert set(callers.statuses) == {200}, "those of the dead worker were sent again"
 
 
 def read_only(folder: Path) -> list[str]:

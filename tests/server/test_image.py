@@ -110,6 +110,11 @@ def test_the_base_image_is_named_by_its_digest() -> None:
     assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
+def test_an_unknown_lock_is_named(tmp_path: Path) -> None:
+    with pytest.raises(image.ImageError, match=r"no requirements-nosuch\.txt: --extras takes gcp and signing"):
+        image.build(tmp_path, "docker", device="cpu", extras="nosuch")
+
+
 def test_a_machine_without_a_tool_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(image.ImageError, match="apt-get install buildah"):

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from serving import container
+from serving.cloud import exchange
 from serving.cloud import front as front_module
 from serving.cloud.front import Front
 from serving.cloud.platform import Platform, PlatformError
@@ -126,6 +127,7 @@ def test_a_bucket_without_archives_is_named(image: Path, tmp_path: Path) -> None
 @pytest.fixture(autouse=True)
 def _short_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_module, "QUIET_S", 0.05)
+    monkeypatch.setattr(exchange, "PAUSE_S", 0.01)
 
 
 @contextlib.contextmanager
@@ -158,10 +160,21 @@ def test_a_front_passes_on_whole_bodies_of_known_and_unknown_length(tmp_path: Pa
 
 def test_a_server_that_fails_is_an_answer(tmp_path: Path) -> None:
     with answering(lambda number: 507) as answers, before(answers, tmp_path) as (_, client):
-        assert client.post("/predictions/m", content=b"x").status_code == 507
+        assert client.post("/predictions/m", content=b"x").status_code == 507 and len(answers.bodies) == 3
+    with answering(lambda number: 507 if number < 2 else 200) as answers, before(answers, tmp_path) as (_, client):
+        assert client.post("/predictions/m", content=b"x").status_code == 200
     with before(answers, tmp_path) as (_, client):  # nothing listens there any more
         refused = client.post("/predictions/m", content=b"x")
         assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+
+
+def test_an_answer_that_never_comes_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "ATTEMPTS_S", (0.2, 0.2, 5.0))
+    with answering(stall=lambda number: 10.0 * (number < 1)) as answers, before(answers, tmp_path) as (_, client):
+        assert client.post("/predictions/m", content=b"x").status_code == 200 and len(answers.bodies) == 2
+    monkeypatch.setattr(exchange, "ATTEMPTS_S", (0.1, 0.1, 0.1))
+    with answering(stall=lambda number: 10.0) as answers, before(answers, tmp_path) as (_, client):
+        assert client.post("/predictions/m", content=b"x").status_code == 504
 
 
 def test_a_taken_port_is_named() -> None:
