@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.gpu import page
 from benchmarks.pages import (
     cluster_tables,
+    commit_tables,
     gateway_tables,
     monitoring_tables,
     network_tables,
@@ -48,6 +49,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "shadow": trial_tables.shadow,
     "cluster": cluster_tables.cluster,
     "gateway": gateway_tables.gateway,
+    "push": commit_tables.push,
     "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.harness.pushed_clone import CHANNELS, SWAPPED, Clone
 from pipeline.receiving import push
 from pipeline.receiving.progress import Progress
 from pipeline.receiving.push import Push
@@ -13,11 +14,8 @@ from serving.client import NotFound
 from serving.lifecycle.deployment import DeployError
 from serving.store.live import Live
 from tests.server.conftest import RunningServer, export, picture
-from tests.server.pushes import Clone
 
 NAME, CLASSES = "pushed", ("circle", "square", "triangle")
-CHANNELS = "for image, row in zip(images, rows, strict=True):"
-SWAPPED = "for image, row in zip([image.flip(0) for image in images], rows, strict=True):"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def clone(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> It
     export(server.root / "runs" / NAME, CLASSES, 5)
     clone = Clone.of(tmp_path_factory.mktemp("push"), server.root)
     clone.change("deploy/models.yaml", f"{NAME}: [minWorkers=1, handler.precision=fp32]\n")
-    commit, lines = clone.push()
+    commit, lines = clone.commit(), clone.push()
     assert lines[-1].startswith(f"{commit[:12]} is live: {NAME} 1.0 ("), lines
     yield clone
     target = ServerTarget(server.root, print)
@@ -43,7 +41,7 @@ def test_a_push_makes_only_the_changed_model_live_and_its_answers_name_the_commi
 ) -> None:
     assert live(server) == {"digits": "2.0", "shapes": "1.0", NAME: "1.0"}
     answer = server.client.predict(picture(1), NAME)
-    assert (answer.version, answer.commit) == ("1.0", clone.git("rev-parse", "HEAD").stdout.strip())
+    assert (answer.version, answer.commit) == ("1.0", clone.git("rev-parse", "HEAD"))
 
 
 @pytest.mark.slow
@@ -58,7 +56,7 @@ def test_a_commit_that_breaks_the_answers_never_goes_live(clone: Clone, server: 
     caller.start()
     try:
         clone.change("handlers/preprocessing.py", CHANNELS, SWAPPED)
-        commit, lines = clone.push()
+        commit, lines = clone.commit(), clone.push()
     finally:
         ended.set()
         caller.join()
@@ -85,7 +83,8 @@ def test_models_before_one_that_fails_go_back_on_the_server(
     clone.repository.git("config", "sightline.branch", "tried")  # whose pushes the test does itself
     clone.change("deploy/models.yaml", "shapes: [minWorkers=1]\n")
     clone.change("deploy/models.yaml", f"{NAME}: [minWorkers=1,", f"{NAME}: [batchSize=2, minWorkers=1,")
-    commit, _ = clone.push()
+    commit = clone.commit()
+    clone.push()
     clone.repository.git("branch", "--force", "tried", commit)
     monkeypatch.setattr(push, "ServerTarget", Failing)
     with Progress(clone.repository.folder / "logs", commit) as progress:
