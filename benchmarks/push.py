@@ -81,7 +81,7 @@ def push(clone: Clone, root: Path) -> dict[str, Any]:
     live = [answer.time for answer in answers if answer.commit == commit]
     tested = times.get(TESTED)
     return {
-        "last_line": lines[-1].replace(str(root.parent), "."),
+        "last_line": lines[-1].replace(sys.executable, "python").replace(str(root.parent), "."),
         "seconds_to_live": round(live[0] - tested, 1) if live and tested is not None else None,
         "answers": len(answers),
         "failed": sum(answer.is_right is None for answer in answers),
