@@ -15,7 +15,7 @@ requirements-gateway.txt    what runs in front of servers, for who wants that
 requirements-signing.txt    what signs archives, for who wants that
 requirements-audit.txt      what looks for known vulnerabilities and writes bills of materials, for who wants that
 requirements-gcp.txt        what reads and writes buckets of Google Cloud, for who wants that
-requirements-schemas.txt    Google's schemas, which check its files of deploy/, for who wants that
+requirements-schemas.txt    schemas that check files of deploy/ and .github, for who wants that
 requirements-kubernetes.txt what builds and checks deploy/kubernetes, for who wants that
 requirements-uv.txt         uv itself
 requirements-peers.txt      the packages of a server, at the same versions, and the servers that it is compared with
