@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import small_server
+from pipeline.receiving.targets import FleetTarget, protected
 from serving import archive
 from serving import server as server_module
 from serving.client import Client
@@ -189,6 +190,26 @@ def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path
     archive.build(NAME, "1.0", run=tmp_path / "runs" / NAME, store=store, overrides=["batchSize=2"], rehearse=False)
     with pytest.raises(ServingError, match=r"the fleet has another shapes 1\.0"):
         FleetDeployment(fleet.url).deploy(NAME, "1.0", tmp_path, verify=False)
+
+
+@pytest.mark.slow
+def test_a_push_deploys_to_all_nodes_and_its_undo_takes_them_back(fleet: RunningFleet) -> None:
+    if not FleetDeployment(fleet.url).desired().models:
+        fleet.deploy(str(fleet.versions()[0]))
+    before = str(fleet.versions()[0])
+    fleet.build("8.0")
+    target = FleetTarget(fleet.url, fleet.root, print)
+    target.deploy(NAME, "8.0")
+    assert fleet.versions() == ["8.0"] * 3 and protected(target, NAME) == {"8.0", before}
+    target.undo(NAME, "8.0")
+    assert fleet.answers() == fleet.versions() == [before] * 3
+    target.undo(NAME, "8.0")
+    assert fleet.versions() == [before] * 3
+    path = fleet.root / "model_store" / f"{NAME}-{before}.mar"
+    path.unlink()
+    target.fetch(NAME, before)
+    target.prune(NAME, 1)
+    assert path.is_file()
 
 
 @pytest.mark.slow
