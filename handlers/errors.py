@@ -27,6 +27,7 @@ class RequestError(Exception):
 
     code: int = 400
     phrase: str = "Bad Request"
+    has_tensors = False  # its request is in the Open Inference Protocol, where errors have another field
 
     @property
     def kind(self) -> str:
@@ -34,7 +35,8 @@ class RequestError(Exception):
 
     def body(self) -> dict[str, object]:
         """Return the JSON document of this error for the client."""
-        return {"code": self.code, "type": self.kind, "message": str(self)}
+        document: dict[str, object] = {"code": self.code, "type": self.kind, "message": str(self)}
+        return {**document, "error": str(self)} if self.has_tensors else document
 
 
 class BadRequest(RequestError):

@@ -6,6 +6,7 @@ A client sends, and gets:
     a form with one file                               the same
     a form with several files                          {"predictions": [...]}, in the order sent
     {"instances": [{"b64": "..."}, ...]}               {"predictions": [...]}, in the order sent
+    {"inputs": [...]}                                  tensors: `handlers.requests.tensors`
     one of these, to explain                           where the model sees the first label: a heat map, JSON or PNG
     the header `describe: True`                        the model's classes, sizes, version and precision
 
@@ -53,7 +54,7 @@ from handlers.observation.log import PREDICTION_ID_HEADER, request_id_of, trace_
 from handlers.observation.observer import Observer, Outcome
 from handlers.observation.slot import UNCOUNTED_HEADER
 from handlers.origin import commit_of
-from handlers.requests import payload
+from handlers.requests import payload, tensors
 from handlers.requests.labels import Labels, familiarity_header, shown
 from handlers.requests.payload import Explained, ImageRequest
 from handlers.requests.request import RawRequest, read
@@ -135,8 +136,8 @@ class Service:
         self.explainer = Explainer(self.classifier, weights)
         classes, reference = self.classifier.spec.classes, self.classifier.reference
         width = len(reference.scale) if reference else 0
-        named = name or weights.parent.name
-        self.observer = Observer.of_environment(named, version, classes, width, settings=self.settings)
+        self.name = name or weights.parent.name
+        self.observer = Observer.of_environment(self.name, version, classes, width, settings=self.settings)
         self.classifier.observes = self.observer is not None
 
     def answer(self, batch: Sequence[RawRequest]) -> list[Reply]:
@@ -195,7 +196,7 @@ class Service:
     def _reply(self, request: ImageRequest | RequestError | None, answers: list[Answer], request_id: str = "") -> Reply:
         if request is None:
             return Reply(self._description())
-        error = request if isinstance(request, RequestError) else _error_of_all(answers)
+        error = request if isinstance(request, RequestError) else _error_of(request, answers)
         if error is not None:
             return Reply(error.body(), error)
         assert isinstance(request, ImageRequest)
@@ -206,6 +207,11 @@ class Service:
             reply = self._explained(request, request.explained, answers)
             self.classifier.stages.end("explain")
             return dataclasses.replace(reply, familiarity=() if reply.error else familiarity)
+        if request.tensors is not None:
+            labels = [answer for answer in answers if isinstance(answer, Labels)]
+            version = self.headers[VERSION_HEADER]
+            document = tensors.response(request, labels, model=self.name, version=version)
+            return Reply(document, familiarity=familiarity, request_id=request_id)
         entries = [_entry(answer, request) for answer in answers]
         document = {"predictions": entries} if request.listed else entries[0]
         return Reply(document, familiarity=familiarity, request_id=request_id)
@@ -346,9 +352,12 @@ def _outcome(
     return Outcome(reply.code, answers, request.images, reply.request_id, request.top_k, trace_id)
 
 
-def _error_of_all(answers: list[Answer]) -> RequestError | None:
-    """Return the first error if all answers are errors."""
+def _error_of(request: ImageRequest, answers: list[Answer]) -> RequestError | None:
+    """Return the first error if all answers are errors; of a request with tensors, if any is."""
     errors = [answer for answer in answers if isinstance(answer, RequestError)]
+    if errors and request.tensors is not None and request.explained is None:
+        errors[0].has_tensors = True
+        return errors[0]
     return errors[0] if len(errors) == len(answers) else None
 
 

@@ -37,12 +37,20 @@ class Explained:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Tensors:
+    """The answer is tensors (see `handlers.requests.tensors`): the client's id, and the names of those it asks for."""
+
+    id: str | None
+    outputs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageRequest:
     """The encoded images of one request; an image that cannot be read is its error.
 
     `listed`: the answer is a list of predictions, else that of the one image; `top_k` is the number of
     labels that the client asks for, None for the model's own; `familiarity`: it asks for that in each entry;
-    `explained`: it asks for explanations in place of predictions.
+    `explained`: it asks for explanations in place of predictions; `tensors`: it came in the Open Inference Protocol.
     """
 
     images: list[Image]
@@ -50,6 +58,7 @@ class ImageRequest:
     top_k: int | None = None
     familiarity: bool = False
     explained: Explained | None = None
+    tensors: Tensors | None = None
 
 
 def is_json(body: bytes | bytearray) -> bool:
@@ -83,20 +92,20 @@ def request(document: Any, *, max_images: int, max_bytes: int, urlencoded: bool 
         TooLarge: it holds more than `max_images`.
     """
     if isinstance(document, str):
-        image = _image(document, max_bytes, urlencoded)
+        image = image_of(document, max_bytes, urlencoded)
         if isinstance(image, BadRequest):
             raise BadImage("the body is a JSON string that is not the base64 of an image")
         return ImageRequest([image], listed=False)
     instances = document.get("instances") if isinstance(document, dict) else None
     if instances is None and _text(document) is not None:
-        return ImageRequest([_image(document, max_bytes, urlencoded)], listed=False)
+        return ImageRequest([image_of(document, max_bytes, urlencoded)], listed=False)
     if not isinstance(instances, list):
         raise BadRequest(f"the JSON body must be {EXAMPLE_BODY}")
     if not instances:
         raise BadRequest("instances is empty; send at least one image")
     if len(instances) > max_images:
         raise TooLarge(f"the request has {len(instances)} images, more than the limit of {max_images}")
-    return ImageRequest([_image(instance, max_bytes, urlencoded) for instance in instances], listed=True)
+    return ImageRequest([image_of(instance, max_bytes, urlencoded) for instance in instances], listed=True)
 
 
 def _text(instance: Any) -> str | None:
@@ -114,7 +123,8 @@ def _text(instance: Any) -> str | None:
     return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else None
 
 
-def _image(instance: Any, max_bytes: int, urlencoded: bool) -> Image:
+def image_of(instance: Any, max_bytes: int, urlencoded: bool = False) -> Image:
+    """Return the encoded image of an instance, or its error; `urlencoded` as for `request`."""
     text = _text(instance)
     if text is None:
         return BadRequest(NOT_AN_INSTANCE)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handlers.errors import BadRequest, TooLarge, UnsupportedFormat
-from handlers.requests import content_encoding, payload
+from handlers.requests import content_encoding, payload, tensors
 from handlers.requests.payload import Explained, ImageRequest
 from handlers.settings import Settings
 
@@ -79,7 +79,8 @@ def read(raw: RawRequest, settings: Settings) -> ImageRequest:
     elif kind == URLENCODED:
         request = _urlencoded(fields, settings)
     else:
-        request = _body(_only(fields), settings, coding=coding)
+        length = headers.get(tensors.LENGTH_HEADER, "")
+        request = _body(_only(fields), settings, coding=coding, json_length=length)
     if explained is not None and explained.png and request.listed:
         raise BadRequest(ONE_PICTURE)
     return dataclasses.replace(request, top_k=top_k, familiarity=familiarity, explained=explained)
@@ -130,13 +131,18 @@ def _only(fields: Sequence[Field]) -> Any:
     return fields[0].value if fields else None
 
 
-def _body(body: Any, settings: Settings, *, coding: str = "", urlencoded: bool = False) -> ImageRequest:
+def _body(
+    body: Any, settings: Settings, *, coding: str = "", urlencoded: bool = False, json_length: str = ""
+) -> ImageRequest:
     # Text that the server decoded was valid UTF-8: encoding it again gives back the very bytes.
     content = body.encode() if isinstance(body, str) else body
     if isinstance(content, bytes | bytearray):
         content = content_encoding.unpack(content, coding, settings)
     if content is None or content == b"":
         raise BadRequest(f"the request has no body; {HOW}")
+    binary = b""
+    if json_length and isinstance(content, bytes | bytearray):
+        content, binary = tensors.split(content, json_length)
     if isinstance(content, bytes | bytearray):
         if BODY_OF_A_FORM.match(content):
             raise BadRequest(NO_BOUNDARY)
@@ -144,6 +150,8 @@ def _body(body: Any, settings: Settings, *, coding: str = "", urlencoded: bool =
             return ImageRequest([content], listed=False)
         content = payload.parse(content)
     limits = {"max_images": settings.max_images, "max_bytes": settings.max_bytes}
+    if isinstance(content, dict) and "inputs" in content and "instances" not in content:
+        return tensors.request(content, binary, **limits)
     return payload.request(content, **limits, urlencoded=urlencoded)
 
 

@@ -216,4 +216,6 @@ class Gateway:
             states = self._states()
             self._files[NODES].write(nodes.resource(states))
             self._files[LIMITS].write(nodes.limits(sum(node.is_healthy for node in states), self._queue))
-            self._files[ROUTES].write(routes.resource(self._template, self._clients, nodes.readiness(states)))
+            self._files[ROUTES].write(
+                routes.resource(self._template, self._clients, nodes.readiness(states), nodes.versions(states))
+            )

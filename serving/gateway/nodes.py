@@ -183,3 +183,9 @@ def readiness(nodes: Sequence[NodeState]) -> dict[str, bool]:
     """Return whether each model is ready on a node."""
     names = sorted({name for node in nodes for name in node.ready})
     return {name: any(node.ready.get(name, False) for node in nodes) for name in names}
+
+
+def versions(nodes: Sequence[NodeState]) -> dict[str, list[str]]:
+    """Return the versions of each model that answer on a node."""
+    pairs = {(name, version) for node in nodes for name, version in node.versions.items()}
+    return {name: sorted(version for other, version in pairs if other == name) for name in sorted(dict(pairs))}

@@ -1,11 +1,13 @@
 """The gateway's routes: deploy/gateway/routes.yaml with the clients' keys and rates, and the models' readiness."""
 
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from handlers.requests.tensors import OUTPUTS
 from serving.gateway.clients import GatewayClient
 from serving.gateway.deployed import FOLDER
 
@@ -21,9 +23,15 @@ def template() -> dict[str, Any]:
 
 
 def resource(
-    configured: Mapping[str, Any], clients: Mapping[str, GatewayClient] | None, ready: Mapping[str, bool]
+    configured: Mapping[str, Any],
+    clients: Mapping[str, GatewayClient] | None,
+    ready: Mapping[str, bool],
+    versions: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """Return the routes for these clients (None: everybody, without a key), and for models that are ready or not."""
+    """Return the routes for these clients (None: everybody, without a key), and for models that are ready or not.
+
+    `versions` are those of each model that answer requests without a version.
+    """
     routes = copy.deepcopy(dict(configured))
     (host,) = routes["virtual_hosts"]
     filters = host["typed_per_filter_config"]
@@ -36,9 +44,14 @@ def resource(
         users["inline_string"] = "\n".join([users["inline_string"], *hashes])
         filters[RATE_LIMIT]["descriptors"] = [_descriptor(name, client.rate) for name, client in clients.items()]
     readiness = host["routes"].pop(place)
-    answers = {readiness["match"]["path"]: bool(ready) and all(ready.values())}
-    answers |= {f"/v2/models/{name}/ready": is_ready for name, is_ready in ready.items()}
-    host["routes"][place:place] = [_readiness(readiness, path, is_ready) for path, is_ready in answers.items()]
+    all_ready = bool(ready) and all(ready.values())
+    answers = {readiness["match"]["path"]: all_ready, "/v2/health/ready": all_ready}
+    for name, is_ready in ready.items():
+        answers |= {f"/v2/models/{name}/ready": is_ready, f"/v1/models/{name}": is_ready}
+    host["routes"][place:place] = [
+        *(_readiness(readiness, path, is_ready) for path, is_ready in answers.items()),
+        *(_metadata(name, numbers) for name, numbers in versions.items()),
+    ]
     return routes
 
 
@@ -50,4 +63,20 @@ def _descriptor(name: str, rate: int) -> dict[str, Any]:
 def _readiness(route: dict[str, Any], path: str, is_ready: bool) -> dict[str, Any]:
     if not is_ready:
         return {**route, "match": {"path": path}}
-    return {**route, "match": {"path": path}, "direct_response": {"status": 200, "body": {"inline_string": "ready"}}}
+    name = path.removeprefix("/v1/models/").removeprefix("/v2/models/").removesuffix("/ready")
+    document = {"ready": True} if name.startswith("/") else {"name": name, "ready": True}
+    return {**route, "match": {"path": path}, "direct_response": _answer(document)}
+
+
+def _answer(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": 200, "body": {"inline_string": json.dumps(document)}}
+
+
+def _metadata(name: str, versions: Sequence[str]) -> dict[str, Any]:
+    """Return the route that describes a model in the Open Inference Protocol; it needs a key."""
+    image = {"name": "image", "datatype": "BYTES", "shape": [-1]}
+    shapes = {"label": [-1, -1], "probability": [-1, -1], "familiarity": [-1]}
+    outputs = [{"name": output, "datatype": OUTPUTS[output], "shape": shape} for output, shape in shapes.items()]
+    document = {"name": name, "versions": list(versions), "platform": "pytorch_torchserve"}
+    answer = _answer({**document, "inputs": [image], "outputs": outputs})
+    return {"name": "metadata", "match": {"path": f"/v2/models/{name}"}, "direct_response": answer}

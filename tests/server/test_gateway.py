@@ -128,7 +128,7 @@ def test_without_a_valid_key_nothing_reaches_a_node(gateway: RunningGateway) -> 
         "/models?url=x.mar",
         "/metrics",
         "/token?type=management",
-        "/v1/models/shapes",
+        "/v1/models/shapes/versions",
         "/predictions",
         "/predictions/",
         "/predictions/shapes/1.0/more",

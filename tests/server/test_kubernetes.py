@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from kserve import InferenceRESTClient, RESTConfig
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 from serving.bucket import BUCKET, MODELS, put
 from serving.gateway import clients
@@ -83,25 +84,32 @@ def probe(configured: Mapping[str, Any], url: str) -> bool:
 
 
 @pytest.fixture
-def bucket(root: Path, tmp_path: Path) -> str:
+def folder() -> Iterator[Path]:
+    """Return a folder whose path is short: that of the socket in it may have about 100 characters."""
+    with tempfile.TemporaryDirectory(prefix="pod-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def bucket(root: Path, folder: Path) -> str:
     """Return the address of a bucket with the archive of `shapes`."""
-    put(f"file://{tmp_path}/bucket", [("shapes", "1.0")], root)
-    return f"file://{tmp_path}/bucket"
+    put(f"file://{folder}/bucket", [("shapes", "1.0")], root)
+    return f"file://{folder}/bucket"
 
 
-def test_the_pods_of_a_deployment(bucket: str, tmp_path: Path) -> None:
+def test_the_pods_of_a_deployment(bucket: str, folder: Path) -> None:
     pod = manifests.one("Deployment", "overlays/bucket")["spec"]["template"]["spec"]
     (first,), (server,) = pod["initContainers"], pod["containers"]
     variables = {BUCKET: bucket, MODELS: "shapes=1.0"}
-    with in_container(tmp_path, first, first["command"][1:], **variables) as process:
+    with in_container(folder, first, first["command"][1:], **variables) as process:
         assert process.wait(timeout=30) == 0, process.communicate()
-    (tmp_path / "clients").mkdir()
-    key = clients.add(tmp_path / "clients", "ann")
-    with served(tmp_path, server, **variables) as (url, process):
+    (folder / "clients").mkdir()
+    key = clients.add(folder / "clients", "ann")
+    with served(folder, server, **variables) as (url, process):
         path = f"{url}/predictions/shapes"
         assert httpx.post(path, content=picture()).status_code == 401
         assert set(httpx.post(path, content=picture(), auth=("ann", key)).json()) == set(CLASSES["shapes"])
-        see_only_two_ports_open(process, tmp_path / "work", url)
+        see_only_two_ports_open(process, folder / "work", url)
         see_the_probes_follow_the_worker(process, server, url)
         process.terminate()
         assert process.wait(timeout=60) == 0
@@ -130,15 +138,19 @@ def see_the_probes_follow_the_worker(process: "subprocess.Popen[str]", server: M
     until(lambda: probe(ready, url), 30)
 
 
-def test_the_runtime_of_kserve_answers_its_client(root: Path, tmp_path: Path) -> None:
+def test_the_runtime_of_kserve_answers_its_client(root: Path, folder: Path) -> None:
     (container,) = manifests.one("ServingRuntime", "kserve/runtime")["spec"]["containers"]
     image = picture(1)
     document = {"instances": [{"b64": base64.b64encode(image).decode()}]}
 
-    async def ask(url: str) -> Any:
-        async with InferenceRESTClient(RESTConfig(protocol="v1")) as client:
-            return await client.infer(url, document, model_name="shapes")
+    tensor = InferInput("image", [1], "BYTES", [document["instances"][0]["b64"]])
 
-    with served(tmp_path, container, SIGHTLINE_STORE=str(root / "model_store")) as (url, _):
-        (prediction,) = asyncio.run(ask(url))["predictions"]
+    async def ask(url: str, protocol: str, sent: Any) -> Any:
+        async with InferenceRESTClient(RESTConfig(protocol=protocol)) as client:
+            return await client.infer(url, sent, model_name="shapes")
+
+    with served(folder, container, SIGHTLINE_STORE=str(root / "model_store")) as (url, _):
+        (prediction,) = asyncio.run(ask(url, "v1", document))["predictions"]
+        label, probability = asyncio.run(ask(url, "v2", InferRequest("shapes", [tensor]))).outputs
     assert set(prediction) == set(CLASSES["shapes"])
+    assert dict(zip(label.data, probability.data, strict=True)) == prediction

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+from serving.gateway import __main__ as gateway_command
 from serving.gateway import clients, deployed, nodes, resources, routes
 from serving.gateway.canary_log import CanaryLog
 from serving.gateway.clients import FILE, GatewayClient, GatewayClients, hash_of
@@ -66,7 +67,7 @@ def test_an_expired_key_is_not_valid() -> None:
 
 
 def host_of(ready: dict[str, bool], known: dict[str, GatewayClient]) -> dict[str, Any]:
-    (host,) = routes.resource(routes.template(), known, ready)["virtual_hosts"]
+    (host,) = routes.resource(routes.template(), known, ready, {name: ["1.0"] for name in ready})["virtual_hosts"]
     assert isinstance(host, dict)
     return host
 
@@ -84,9 +85,30 @@ def test_routes_have_keys_rates_and_readiness() -> None:
         for route in host["routes"]
         if "path" in route["match"]
     }
-    assert answers == {"/ping": 503, "/v2/models/cats/ready": 200, "/v2/models/dogs/ready": 503}
+    ready = {path: status for path, status in answers.items() if path.endswith(("ready", "ping")) or "/v1/" in path}
+    assert ready == {
+        "/ping": 503,
+        "/v2/health/ready": 503,
+        "/v2/models/cats/ready": 200,
+        "/v2/models/dogs/ready": 503,
+        "/v1/models/cats": 200,
+        "/v1/models/dogs": 503,
+    }
     assert host_of({}, {})["routes"][0]["direct_response"]["status"] == 503  # nothing is known yet
     assert routes.template() == routes.template()
+
+
+def test_without_keys_nobody_needs_one() -> None:
+    (host,) = routes.resource(routes.template(), None, {}, {})["virtual_hosts"]
+    disabled = {name: entry.get("disabled") for name, entry in host["typed_per_filter_config"].items()}
+    assert disabled == {routes.BASIC_AUTH: True, routes.RATE_LIMIT: True}
+
+
+@pytest.mark.parametrize("words", ["--plain --certificate a --key b", "--no-keys --clients folder"])
+def test_options_that_exclude_one_another_are_named(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gateway_command.main(words.split())
+    assert "name the one or the other" in capsys.readouterr().err
 
 
 def test_a_node_is_healthy_once_all_its_models_are() -> None:
