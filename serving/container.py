@@ -89,7 +89,7 @@ def serve(selection: Sequence[str], root: Path, gateway: Sequence[str] | None = 
     for stop in STOPS:
         signal.signal(stop, end)
     reaper.adopt_orphans()
-    platform = Platform.of_environment(os.environ)
+    platform = Platform.of_environment(os.environ) if gateway is None else None
     if platform is None:
         if store := os.environ.get(STORE):
             link_store(Path(store), root)

@@ -6,9 +6,9 @@ Vertex AI ("Custom container requirements for prediction" in its documentation)
     AIP_PREDICT_ROUTE    the path of its predictions: POST {"instances": [...], "parameters": ...}
     AIP_STORAGE_URI      the folder in a bucket with the archives; empty if they are in the image
 Cloud Run ("Container runtime contract" in its documentation)
-    K_SERVICE            the name of the service; this variable says that it is Cloud Run
+    SIGHTLINE_PLATFORM   cloud-run, as the service's own description says: Knative elsewhere sets the same variables
     PORT                 the port that it sends requests to
-    AIP_STORAGE_URI      as above; the service's own description sets it
+    AIP_STORAGE_URI      as above, from the service's own description
 
 Both check who asks before a request reaches the container, and send no token of ours.
 """
@@ -20,6 +20,7 @@ from typing import Self
 
 from serving.errors import ServingError
 
+VARIABLE, CLOUD_RUN = "SIGHTLINE_PLATFORM", "cloud-run"
 PING = "/ping"
 ROUTE = re.compile(r"/[A-Za-z0-9_.:/-]*")
 # Paths of TorchServe that clients may use: predictions and explanations, as `deploy/gateway/routes.yaml` has them.
@@ -51,6 +52,8 @@ class Platform:
             PlatformError: a variable is not what its contract says.
         """
         storage = environment.get("AIP_STORAGE_URI") or None
+        if (name := environment.get(VARIABLE, CLOUD_RUN)) != CLOUD_RUN:
+            raise PlatformError(f"{VARIABLE} is {name!r}: set {CLOUD_RUN}, or unset it")
         if "AIP_HTTP_PORT" in environment:
             health = _route(environment, "AIP_HEALTH_ROUTE", PING)
             predict = _route(environment, "AIP_PREDICT_ROUTE", None)
@@ -59,7 +62,7 @@ class Platform:
                     f"AIP_HEALTH_ROUTE is {health}, a path of predictions: upload the model with {PING}"
                 )
             return cls("Vertex AI", _port(environment, "AIP_HTTP_PORT"), health or PING, predict, storage)
-        if "K_SERVICE" in environment:
+        if VARIABLE in environment:
             return cls("Cloud Run", _port(environment, "PORT"), storage=storage)
         return None
 

@@ -48,5 +48,5 @@ def put(files: Any, folder: Path, below: str) -> str:
 
 def without_cloud() -> dict[str, str]:
     """Return this environment without the variables of a platform, and without the path of this checkout."""
-    names = ("AIP_", "K_", "PORT", "PYTHONPATH", "SIGHTLINE_PORT_OFFSET")
+    names = ("AIP_", "K_", "PORT", "PYTHONPATH", "SIGHTLINE_P")
     return {name: value for name, value in os.environ.items() if not name.startswith(names)}

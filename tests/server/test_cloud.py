@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from serving.store import signature
 from tests.server import buckets
 from tests.server.conftest import CLASSES, CONFIG, ROOT, free_offset, picture
 from tests.until import until
@@ -193,6 +194,19 @@ def see_health_follow_the_workers(running: Running) -> None:
     assert set(callers.statuses) == {200}, "those of the dead worker were sent again"
 
 
+def test_an_unsigned_archive_of_the_bucket_is_refused(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="install requirements-signing.txt")
+    folder = image_folder(tmp_path / "image")
+    signature.create_key(tmp_path / "private.pem", folder)
+    place = f"file://{root / 'model_store'}"
+    variables = {"AIP_HTTP_PORT": str(8080 + free_offset(16000)), "AIP_STORAGE_URI": place}
+    command = [sys.executable, "-m", "serving.container", "shapes"]
+    environment = {**buckets.without_cloud(), **variables}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("error: shapes-1.0.mar is not signed: sign it")
+
+
 def read_only(folder: Path) -> list[str]:
     """Return the words that start a command where a folder cannot be written."""
     script = f'mount --bind "{folder}" "{folder}" && mount -o remount,bind,ro "{folder}" && cd "{folder}" && exec "$@"'
@@ -204,7 +218,7 @@ def test_cloud_run_starts_and_ends_a_container_with_a_read_only_file_system(root
     for path in (root / "model_store").glob("shapes-1.0.*"):
         (folder / "model_store" / path.name).write_bytes(path.read_bytes())
     port = 8080 + free_offset(15000)
-    variables = {"PORT": str(port), "K_SERVICE": "birds", "K_REVISION": "birds.1", "K_CONFIGURATION": "birds"}
+    variables = {"PORT": str(port), "K_SERVICE": "birds", "K_REVISION": "birds.1", "SIGHTLINE_PLATFORM": "cloud-run"}
     with container(folder, port, "/ping", variables, *read_only(folder)) as running:
         until(lambda: running.health() == 200, 60)
         assert set(running.client.post("/predictions/shapes", content=picture()).json()) == set(CLASSES["shapes"])

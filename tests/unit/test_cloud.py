@@ -27,18 +27,23 @@ VERTEX = {"AIP_HTTP_PORT": "8080", "AIP_HEALTH_ROUTE": "/ping", "AIP_PREDICT_ROU
 
 
 def test_variables_say_where_the_container_is() -> None:
-    assert Platform.of_environment({"PORT": "80", "AIP_STORAGE_URI": "gs://b"}) is None, "an open port needs a platform"
+    knative = {"PORT": "80", "K_SERVICE": "birds", "AIP_STORAGE_URI": "gs://b"}
+    assert Platform.of_environment(knative) is None, "a cluster of somebody else asks nobody who they are"
     assert Platform.of_environment({**VERTEX, "AIP_STORAGE_URI": ""}) == Platform(
         "Vertex AI", 8080, "/ping", "/predictions/birds", None
     )
-    assert Platform.of_environment({"K_SERVICE": "birds", "PORT": "9000", "AIP_STORAGE_URI": "gs://b"}) == Platform(
-        "Cloud Run", 9000, storage="gs://b"
-    )
+    assert Platform.of_environment(
+        {"SIGHTLINE_PLATFORM": "cloud-run", "PORT": "9000", "AIP_STORAGE_URI": "gs://b"}
+    ) == Platform("Cloud Run", 9000, storage="gs://b")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"AIP_HTTP_PORT": "8080", "SIGHTLINE_PLATFORM": "aws"},
+            "SIGHTLINE_PLATFORM is 'aws': set cloud-run, or unset it",
+        ),
         ({"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT is 'http': set a port"),
         ({"AIP_HTTP_PORT": "70000"}, "from 1 to 65535"),
         ({"AIP_HEALTH_ROUTE": "ping"}, "AIP_HEALTH_ROUTE is 'ping': upload the model with a path, such as /ping"),

@@ -73,7 +73,7 @@ def test_cloud_run_sends_no_more_than_the_workers_take() -> None:
     assert revision["timeoutSeconds"] == DEFAULTS["responseTimeout"]
     port = container["ports"][0]["containerPort"]
     variables = {each["name"]: each["value"] for each in container["env"]}
-    platform = Platform.of_environment({"K_SERVICE": "birds", "PORT": str(port), **variables})
+    platform = Platform.of_environment({"PORT": str(port), **variables})
     assert platform is not None and platform.storage == "gs://BUCKET/birds/model"
     for name in ("startupProbe", "livenessProbe"):
         assert container[name]["httpGet"] == {"path": PING, "port": port}
@@ -93,7 +93,7 @@ def test_the_job_ends_with_the_archive_that_cloud_run_serves(monkeypatch: pytest
     planned = Job(dataset, name, raw, version, variables)
     compose([f"dataset={dataset}", f"name={name}", f"raw={raw}", *settings])
     (container,) = document("cloudrun.yaml")["spec"]["template"]["spec"]["containers"]
-    assert {each["name"]: each["value"] for each in container["env"]} == {"AIP_STORAGE_URI": planned.models}
+    assert {"name": "AIP_STORAGE_URI", "value": planned.models} in container["env"]
     assert int(pool["replicaCount"]) == 1, "several machines are refused"
 
 
@@ -120,7 +120,7 @@ def test_the_page_names_paths_images_and_variables_that_exist() -> None:
     source = "".join(
         path.read_text() for folder in ("serving/cloud", "pipeline") for path in (ROOT / folder).glob("*.py")
     )
-    for variable in set(re.findall(r"\b(?:AIP_[A-Z_]+|K_SERVICE)\b", PAGE)):
+    for variable in set(re.findall(r"\b(?:(?:AIP|SIGHTLINE)_[A-Z_]+)\b", PAGE)):
         assert variable in source, variable
     for route in re.findall(r"--container-(?:health|predict)-route=(\S+)", PAGE):
         assert route in (PING, "/predictions/birds")
