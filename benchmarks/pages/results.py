@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.gpu import page
 from benchmarks.pages import (
+    capacity_tables,
     cluster_tables,
     commit_tables,
     gateway_tables,
@@ -50,6 +51,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "cluster": cluster_tables.cluster,
     "gateway": gateway_tables.gateway,
     "push": commit_tables.push,
+    "capacity": capacity_tables.capacity,
     "explanations": serving_tables.explanations,
     "gpu": page.gpu,
 }
