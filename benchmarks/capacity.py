@@ -12,7 +12,7 @@ import dataclasses
 import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Run:
         for _ in range(machine.workers):
             self._clock.process(self._work())
 
-    def _work(self) -> Iterator[Any]:
+    def _work(self) -> Generator[Any, Any, None]:
         while True:
             batch = [(yield self._queue.get())]
             while self._queue.items and len(batch) < self._machine.batch:
@@ -66,13 +66,13 @@ class Run:
                     self.latencies.append(self._clock.now - start)
                 answered.succeed()
 
-    def _caller(self) -> Iterator[Any]:
+    def _caller(self) -> Generator[Any, Any, None]:
         while True:
             answered = self._clock.event()
             yield self._queue.put((self._clock.now, answered))
             yield answered
 
-    def _arrivals(self, rate: float) -> Iterator[Any]:
+    def _arrivals(self, rate: float) -> Generator[Any, Any, None]:
         while True:
             yield self._clock.timeout(self._random.expovariate(rate))
             yield self._queue.put((self._clock.now, self._clock.event()))

@@ -15,13 +15,13 @@ def capacity(results: Path) -> str:
     rows = []
     for figures in document["rows"]:
         measured, simulated, ratios = figures["open"], figures["simulated_open"], figures["ratios"]
+        factors = f"{ratios['p50']:.2f} and {ratios['p99']:.2f}"
         costs = [f"{price['dollars'][figures['model']]:.3f}" for price in document["prices"]]
         rows.append(
             (
                 NAMES[figures["model"]],
                 f"{measured['rate']:.0f}/s: {measured['p50']:.0f} and {measured['p99']:.0f} ms",
-                f"{simulated['p50']:.0f} and {simulated['p99']:.0f} ms: "
-                f"{ratios['p50']:.2f} and {ratios['p99']:.2f} times",
+                f"{simulated['p50']:.0f} and {simulated['p99']:.0f} ms ({factors} times)",
                 f"{figures['usable']:.0f}/s",
                 str(figures["machines"]),
                 *costs,
