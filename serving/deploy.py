@@ -250,6 +250,8 @@ def main() -> int:
     source = f" from {deployed.before}" if deployed.before else ""
     milliseconds = deployed.steps["switch"] * 1e3
     console.print(f"{deployed.name} {deployed.version} is live; the switch{source} took {milliseconds:.0f} ms.")
+    if arguments.rollback:
+        console.print(f"{deployed.before} stays READY: make rollback again returns to it.")
     return 0
 
 

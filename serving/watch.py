@@ -45,6 +45,7 @@ from serving.lifecycle.repairs import Repairs
 from serving.lifecycle.stall import Stall
 from serving.rollout import guard
 from serving.store.live import FILE, Live
+from serving.store.signature import SignatureError
 
 LOG, LARGEST = "watch.log", 10_000_000  # bytes
 INTERVAL = 0.5  # seconds between two checks
@@ -350,12 +351,13 @@ def _runs(pid: int) -> bool:
 def _log(root: Path) -> None:
     (root / logs.FOLDER).mkdir(exist_ok=True)
     file = logging.handlers.RotatingFileHandler(root / logs.FOLDER / LOG, maxBytes=LARGEST, backupCount=1)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(markup=False, emoji=False), show_path=False), file],
-    )
+    whole = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    file.setFormatter(whole)
+    console: logging.Handler = RichHandler(console=Console(markup=False, emoji=False), show_path=False)
+    if not sys.stdout.isatty():  # a file needs the time in each line, and whole lines
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(whole)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[console, file])
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
@@ -397,7 +399,7 @@ def main() -> int:
                 time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0
-    except (AddressError, FleetError, lock.Held) as error:
+    except (AddressError, FleetError, SignatureError, lock.Held) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -20,14 +20,14 @@ from serving.fleet import archives
 from serving.fleet.desired import FleetError, Rollout
 from serving.fleet.reports import REPORT_INTERVAL, NodeReport, Reports
 from serving.fleet.shared_document import AddressError
-from serving.fleet.state import FleetState
+from serving.fleet.state import FleetState, exists
 from serving.host import lock, state
 from serving.host.faults import Faults, reason_of
 from serving.host.repetition import repeated
 from serving.host.state import ServerState
 from serving.lifecycle.backoff import Backoff
 from serving.lifecycle.deployment import DeployError, DeployLimits
-from serving.store import model_store
+from serving.store import model_store, signature
 from serving.store.live import Live
 
 LOOK = 0.5  # seconds between two looks at the desired state
@@ -61,6 +61,7 @@ class Agent:
         self._state, self._reports = FleetState(url), Reports(url, clock=clock)
         self._count = time.time_ns()  # another one after a restart
         self._reasons: dict[str, str] = {}  # of each model why it is not served as it should be
+        self._step = ""  # of a deployment here
         self._pauses: dict[str, Backoff] = {}  # of each model
         self._report_faults, self._look_faults = (
             Faults(logger, "the fleet is not followed at present: %s") for _ in range(2)
@@ -99,7 +100,16 @@ class Agent:
         with self._report_faults.logged():
             self._count += 1
             place = socket.gethostname(), str(self._root)
-            self._reports.write(NodeReport(self._name, *place, self._count, served(self._root), self.reason))
+            reason = self._server_reason() or self.reason
+            self._reports.write(NodeReport(self._name, *place, self._count, served(self._root), reason, self._step))
+
+    def _server_reason(self) -> str:
+        """Return why no server runs here, "" if one does."""
+        if state.running(self._root) is not None:
+            return ""
+        if ServerState.is_to_stay_stopped(self._root):
+            return "its server was stopped: make serve there starts it"
+        return "its server is being started"
 
     def look(self) -> None:
         """Take a turn if it is this node's, and correct what differs from the desired state; a fault is logged once."""
@@ -152,7 +162,8 @@ class Agent:
     def _try_turn(self, rollout: Rollout) -> None:
         version = rollout.version_of(self._name)
         if version is not None:
-            self._serve(rollout.name, version, DeployLimits(**dict[str, Any](rollout.limits)))
+            limits = DeployLimits(**dict[str, Any](rollout.limits))
+            self._serve(rollout.name, version, limits, is_back=rollout.failure is not None)
         if rollout.failure is not None and version != rollout.version:
             deploy.drop(rollout.name, rollout.version, root=self._root, is_last=version is None)
         answering = served(self._root, PATIENCE).get(rollout.name)
@@ -194,13 +205,18 @@ class Agent:
             self._reasons[name] = reason_of(error)
             pauses.fail()
 
-    def _serve(self, name: str, version: str, limits: DeployLimits) -> None:
-        """Make a version live, in one step if it is kept for a rollback; if it is live, see that it is the fleet's."""
+    def _serve(self, name: str, version: str, limits: DeployLimits, *, is_back: bool = False) -> None:
+        """Make a version live, in one step if it is kept for a rollback; if it is live, see that it is the fleet's.
+
+        On the way back no signature is asked for: the version was live before.
+        """
         archives.fetch(name, version, self._url, self._root / model_store.FOLDER)
         live = Live.read(self._root).models.get(name)
         if live is not None and live.version == version:
             return
         if live is not None and live.previous == version:
+            if not is_back:  # it may be older than the key
+                signature.check(model_store.find(name, version, self._root / model_store.FOLDER), self._root)
             with contextlib.suppress(DeployError):  # it is not READY: it is loaded again
                 deploy.rollback(name, root=self._root, live=live.version)
                 logger.warning("%s %s is live again, as the fleet wants", name, version)
@@ -210,9 +226,15 @@ class Agent:
         if live is not None and live.version == version:
             return
         logger.warning("the fleet wants %s %s here: deploying it", name, version)
-        deploy.deploy(
-            name, version, root=self._root, limits=limits, verify=False, log=lambda line: logger.info("%s", line)
-        )
+        try:
+            deploy.deploy(name, version, root=self._root, limits=limits, verify=False, log=self._log_step)
+        finally:
+            self._step = ""
+
+    def _log_step(self, line: str) -> None:
+        logger.info("%s", line)
+        if not line.startswith(" "):
+            self._step = line
 
     def _start_server(self) -> None:
         """Start the server of a folder that has none, as `make serve` does; one that was stopped stays so.
@@ -254,12 +276,17 @@ def beside(root: Path, url: str | None, name: str | None = None) -> Iterator[Non
     Raises:
         AddressError: the address cannot be used.
         FleetError: the name cannot be one, or another server has it.
+        SignatureError: signatures are asked for, and cannot be checked.
     """
     if url is None:
         yield
         return
+    signature.check_package(root)
+    is_new = not exists(url)
     agent = Agent(root, url, name or f"{socket.gethostname()}-{root.resolve().name}")
     logger.info("following the fleet at %s as its node %s", url, agent.name)
+    if is_new:
+        logger.info("no server followed that address before: a new fleet begins")
     with repeated(agent.report, REPORT_INTERVAL, "report"), repeated(agent.look, LOOK, "fleet"):
         try:
             yield

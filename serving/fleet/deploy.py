@@ -58,6 +58,8 @@ def main() -> int:
     ended = fleet.desired().ended
     also = f" but {', '.join(ended.left_out)}, which gets it once it is back" if ended and ended.left_out else ""
     console.print(f"{arguments.name} {version} is live on every node{also}.")
+    if arguments.rollback:
+        console.print(f"make rollback again returns to {fleet.desired().models[arguments.name].previous}.")
     return 0
 
 

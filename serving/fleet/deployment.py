@@ -14,7 +14,7 @@ from serving.fleet import archives
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import AddressError
-from serving.fleet.state import FleetState
+from serving.fleet.state import FleetState, check_exists
 from serving.lifecycle.deployment import DeployLimits
 from serving.store import model_store, signature
 
@@ -47,6 +47,7 @@ class FleetDeployment:
             ArchiveError: there is no such archive.
             AddressError: the fleet's address cannot be used.
         """
+        check_exists(self._url)
         archive = model_store.find(name, version, root / model_store.FOLDER)
         signature.check(archive, root)  # before its code runs
         if verify:
@@ -63,6 +64,7 @@ class FleetDeployment:
             FleetError: there is none, or it is not live on any node.
             AddressError: the fleet's address cannot be used.
         """
+        check_exists(self._url)
         model = self.desired().models.get(name)
         if model is None or model.previous is None:
             raise FleetError(
@@ -151,12 +153,14 @@ class FleetDeployment:
             self._log(f"  {node} is left out, and is made to serve the fleet's version once it is back")
 
     def _say_trouble(self, rollout: Rollout, before: str) -> str:
-        """Say why the node whose turn it is waits; return it."""
+        """Say the step of the node whose turn it is, or why it waits; return that."""
         report = self._last.get(rollout.turn or "")
-        trouble = report.reason if report is not None else ""
-        if trouble and trouble != before:
-            self._log(f"  {rollout.turn}: {trouble}; waiting for it")
-        return trouble
+        if report is None:
+            return ""
+        news = f"{report.reason}; waiting for it" if report.reason else report.step
+        if news and news != before:
+            self._log(f"  {rollout.turn}: {news}")
+        return news
 
     def _say(self, before: Rollout | None, now: Rollout) -> None:
         self._say_left_out(before, now.left_out)

@@ -137,7 +137,9 @@ class Desired:
         if live is not None and live.version == rollout.version:
             raise FleetError(f"{rollout.name} {rollout.version} is live already")
         if not rollout.nodes:
-            raise FleetError("no node follows this address: run make watch FLEET=<address> in the folder of each")
+            raise FleetError(
+                "no node of this fleet reports at present: make watch FLEET=<address> in the folder of each"
+            )
         before = live.version if live is not None else rollout.before
         withdrawn = {name: version for name, version in self.withdrawn.items() if name != rollout.name}
         rollout = dataclasses.replace(rollout, before=before)

@@ -24,7 +24,7 @@ FOLDER = "nodes"
 class NodeReport:
     """One report; `count` differs in each report. `serves` has the versions that answer on the node.
 
-    `reason` is why it does not serve the desired versions, "" if it does.
+    `reason` is why it does not serve the desired versions, "" if it does; `step` is that of a deployment under way.
     """
 
     name: str
@@ -33,6 +33,7 @@ class NodeReport:
     count: int
     serves: Mapping[str, str]
     reason: str = ""
+    step: str = ""
 
 
 class Reports:

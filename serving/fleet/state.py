@@ -3,10 +3,31 @@
 import functools
 from collections.abc import Callable, Collection
 
-from serving.fleet.desired import Desired
+from serving.fleet.desired import Desired, FleetError
+from serving.fleet.reports import Reports
 from serving.fleet.shared_document import SharedDocument, below
 
 FOLDER = "desired"
+
+
+def exists(url: str) -> bool:
+    """Return whether a server has followed this address, or a version was deployed to it.
+
+    Raises:
+        AddressError: the address cannot be used.
+    """
+    return FleetState(url).exists() or bool(Reports(url).read())
+
+
+def check_exists(url: str) -> None:
+    """Refuse an address without a fleet.
+
+    Raises:
+        FleetError: there is none.
+        AddressError: the address cannot be used.
+    """
+    if not exists(url):
+        raise FleetError(f"no fleet is at {url}: make watch FLEET={url} begins one")
 
 
 class FleetState:

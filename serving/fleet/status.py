@@ -13,7 +13,7 @@ from serving.console import table_console
 from serving.errors import ServingError
 from serving.fleet.desired import Desired, FleetError
 from serving.fleet.reports import DEAD_AFTER, NodeReport, Reports
-from serving.fleet.state import FleetState
+from serving.fleet.state import FleetState, check_exists
 
 
 def lines(desired: Desired) -> list[str]:
@@ -40,7 +40,7 @@ def row(desired: Desired, report: NodeReport, *, is_alive: bool) -> tuple[str, .
     state = (
         f"no report for {DEAD_AFTER:.0f} s"
         if not is_alive
-        else report.reason or ("" if is_right else "is being changed")
+        else report.step or report.reason or ("" if is_right else "is being changed")
     )
     return report.name, f"{report.host}:{report.folder}", serves, state
 
@@ -60,10 +60,8 @@ def main() -> int:
             raise FleetError(f"{arguments.forget} follows the fleet: end its make watch first")
         if arguments.forget:
             reports.remove(arguments.forget)
-        last, state = reports.read(), FleetState(arguments.address)
-        if not last and not state.exists():
-            raise FleetError(f"no fleet is at {arguments.address}: make watch FLEET={arguments.address} begins one")
-        desired = state.read()
+        check_exists(arguments.address)
+        last, desired = reports.read(), FleetState(arguments.address).read()
     except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -71,7 +69,7 @@ def main() -> int:
     for line in lines(desired):
         console.print(line)
     table = Table()
-    for heading in ("node", "server", "serves", ""):
+    for heading in ("node", "server", "serves", "state"):
         table.add_column(heading)
     for report in last.values():
         table.add_row(*row(desired, report, is_alive=report.name in alive))

@@ -52,13 +52,14 @@ def _address(host: str, port: int) -> Address:
     return Address(host, port)
 
 
-def _announce(access: Access, nodes: Sequence[Path], address: Address) -> None:
+def _announce(access: Access, nodes: Sequence[Path], fleet: str | None, address: Address) -> None:
     host = "localhost" if address.host == LOOPBACK[0] else address.host
     scheme = "https" if access.tls else "http"
     print(f"The gateway is at {scheme}://{host}:{address.port} until Ctrl-C", flush=True)
     if not nodes:
         print(
-            "No server on this machine follows that fleet yet: make watch FLEET=... in the folder of each", flush=True
+            f"No server on this machine follows {fleet} yet: make watch FLEET={fleet} in the folder of each",
+            flush=True,
         )
     for node in nodes:
         if state.running(node) is None:
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         access = Access(None if options.no_keys else options.clients or root, tls=not options.plain)
         while True:
             with Gateway(root, nodes, address, files, access=access, fleet=fleet, queue=options.queue) as gateway:
-                _announce(access, gateway.nodes, address)
+                _announce(access, gateway.nodes, options.fleet, address)
                 while gateway.has_folder():
                     gateway.look()
                     time.sleep(INTERVAL)

@@ -33,8 +33,8 @@ QUEUE = 100  # requests under way at one node: as many as its queue holds
 class NodeState:
     """A node as Envoy needs it.
 
-    `ready` has whether each of its models can answer, `canaries` the versions that answer a share of their requests,
-    and `versions` those that answer the others.
+    `ready` has whether each of its models can answer, `loading` those that never could on this server, `canaries` the
+    versions that answer a share of their requests, and `versions` those that answer the others.
     """
 
     host: str
@@ -43,11 +43,13 @@ class NodeState:
     ready: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     canaries: Mapping[str, Share] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    loading: frozenset[str] = frozenset()
 
     @property
     def is_healthy(self) -> bool:
-        """Return whether it has models, and all of them can answer."""
-        return bool(self.ready) and all(self.ready.values())
+        """Return whether all of its models can answer, but those that are loaded for the first time."""
+        models = self.ready.keys() - self.loading
+        return bool(models) and all(self.ready[name] for name in models)
 
 
 class Node:
@@ -62,6 +64,7 @@ class Node:
         self._server: ServerState | None = None
         self._client: Client | None = None
         self._ready: Mapping[str, bool] = {}
+        self._answered: set[str] = set()  # models that were ready on this server
         self._versions: Mapping[str, str] = {}
         self._canary_files = Canary(root / logs.FOLDER)
         self._canaries: Mapping[str, Share] = {}
@@ -109,6 +112,7 @@ class Node:
         """Take up the present server and the readiness of its models."""
         self._take_up(state.running(self.root))
         self._ready = self._readiness()
+        self._answered = {name for name, ready in self._ready.items() if ready or name in self._answered}
         shares = {name: self._canary_files.share(name) for name in self._ready}
         self._canaries = {name: share for name, share in shares.items() if share is not None}
 
@@ -128,6 +132,7 @@ class Node:
         if server is None or server == self._server:
             return
         self._client, before = Client.of_state(server, deadline=PATIENCE), self._client
+        self._answered = set()
         self._server = server
         if before is not None:
             before.close()
@@ -154,7 +159,8 @@ class Node:
         with contextlib.suppress(ClientError, OSError):
             authorization = client.tokens.current("inference", Deadline(PATIENCE)).header["Authorization"]
         host, port = address.hostname or "127.0.0.1", address.port or 80
-        return NodeState(host, port, authorization, self._ready, self._canaries, self._versions)
+        loading = frozenset(self._ready.keys() - self._answered)
+        return NodeState(host, port, authorization, self._ready, self._canaries, self._versions, loading)
 
 
 def resource(nodes: Sequence[NodeState]) -> dict[str, Any]:

@@ -257,12 +257,13 @@ def find(name: str, version: str | None = None, store: Path = FOLDER) -> Archive
     check_name(name)
     matches = [archive for archive in archives(store) if archive.name == name]
     if version is not None:
+        check_version(version)
         matches = [archive for archive in matches if archive.version == version]
     if not matches:
         archive_name = name if version is None else f"{name} {version}"
         raise ArchiveError(
-            f"no archive of {archive_name} in {store}/{_available(archives(store))}: "
-            f"make archive NAME={name} VERSION={version or '1.0'}"
+            f"no archive of {archive_name} in {store}/{_available(archives(store))}: correct the name, or build it "
+            f"(make archive NAME={name} VERSION={version or '1.0'})"
         )
     return matches[-1]
 

@@ -4,6 +4,7 @@ signing.pub                         in a server's directory: from then on it loa
 model_store/<name>-<version>.sig    beside each archive
 """
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def sign(archive: Archive, private_key: Path) -> Path:
         except (ValueError, TypeError) as error:
             raise SignatureError(f"{private_key} cannot sign ({error}): name a private key in PEM") from error
     return path_of(archive)
+
+
+def check_package(root: Path) -> None:
+    """Check that signatures can be checked, if the server of `root` has a public key.
+
+    Raises:
+        SignatureError: the package is missing.
+    """
+    if os.path.lexists(root / PUBLIC_KEY) and importlib.util.find_spec("model_signing") is None:
+        raise SignatureError(f"{root / PUBLIC_KEY} asks for signatures, and {INSTALL}")
 
 
 def check(archive: Archive, root: Path) -> None:

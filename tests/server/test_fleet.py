@@ -167,7 +167,7 @@ def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path
     for arguments, message in (
         ([fleet.url, NAME, str(live)], "is live already"),
         ([fleet.url, NAME, "9.9"], "no archive of shapes 9.9"),
-        ([str(tmp_path / "nobody"), NAME, "1.0"], "no node follows this address"),
+        ([str(tmp_path / "nobody"), NAME, "1.0"], "no fleet is at"),
         (["nosuch://fleet", NAME, "1.0"], "check the address"),
         ([fleet.url, "absent", "--rollback"], "has no version of absent before this one"),
     ):
@@ -188,7 +188,7 @@ def test_what_cannot_be_deployed_is_said_in_a_line(fleet: RunningFleet, tmp_path
     assert second.returncode == 1 and "another make watch runs here" in second.stderr
     store = tmp_path / "model_store"
     archive.build(NAME, "1.0", run=tmp_path / "runs" / NAME, store=store, overrides=["batchSize=2"], rehearse=False)
-    with pytest.raises(ServingError, match=r"the fleet has another shapes 1\.0"):
+    with pytest.raises(ServingError, match=r"has another shapes 1\.0"):
         FleetDeployment(fleet.url).deploy(NAME, "1.0", tmp_path, verify=False)
 
 

@@ -12,18 +12,20 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from serving import deploy
 from serving.errors import ServingError, Unreachable
 from serving.fleet import agent, archives, reports, shared_document
 from serving.fleet.agent import Agent
 from serving.fleet.desired import Desired, Ended, FleetError, Rollout
 from serving.fleet.reports import NodeReport, Reports
 from serving.fleet.shared_document import KEPT, AddressError, Changed, Revision, SharedDocument, below
-from serving.fleet.state import FOLDER
+from serving.fleet.state import FOLDER, check_exists
 from serving.host.state import ServerState
-from serving.lifecycle.deployment import DeployError
+from serving.lifecycle.deployment import DeployError, DeployLimits
 from serving.store import model_store, provenance, signature
-from serving.store.live import LiveModel
+from serving.store.live import Live, LiveModel
 from serving.store.model_store import Archive, ArchiveError
+from serving.store.signature import SignatureError
 
 NODES = ("a", "b", "c")
 
@@ -330,7 +332,7 @@ def test_a_server_that_was_stopped_is_not_waited_for(node: Node, tmp_path: Path)
 def test_a_node_says_why_it_waits_until_it_does_not(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.look(Unreachable("no answer"))
     assert node.agent.reason == "no answer"
-    monkeypatch.setattr(Agent, "_serve", lambda *_: None)
+    monkeypatch.setattr(Agent, "_serve", lambda *_, **__: None)
     monkeypatch.setattr(agent, "served", lambda *_: {"m": "2.0"})
     monkeypatch.setattr(archives, "fetch", lambda *_: None)
     node.now += agent.PAUSE
@@ -394,3 +396,35 @@ def test_a_name_is_one_server_s(node: Node, tmp_path: Path) -> None:
     for name, message in (("a", "choose another name with --node"), ("a/b", "cannot be the name of a node")):
         with pytest.raises(FleetError, match=message):
             Agent(tmp_path, node.url, name)
+
+
+def test_a_report_says_why_no_server_runs(node: Node, tmp_path: Path) -> None:
+    node.agent.report()
+    assert Reports(node.url).read()["a"].reason == "its server is being started"
+    ServerState.stay_stopped(tmp_path / "node")
+    node.agent.report()
+    assert "make serve there starts it" in Reports(node.url).read()["a"].reason
+
+
+def test_a_kept_version_needs_its_signature_too_but_not_on_the_way_back(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "node"
+    store_with(root / "model_store", "1.0", b"weights")
+    (root / signature.PUBLIC_KEY).write_text("a key")
+    Live({"m": LiveModel("2.0", "1.0")}).write(root)
+    rolled_back: list[str] = []
+    monkeypatch.setattr(archives, "fetch", lambda *_: None)
+    monkeypatch.setattr(deploy, "rollback", lambda name, **_: rolled_back.append(name))
+    with pytest.raises(SignatureError):
+        node.agent._serve("m", "1.0", DeployLimits())
+    assert rolled_back == []
+    node.agent._serve("m", "1.0", DeployLimits(), is_back=True)
+    assert rolled_back == ["m"]
+
+
+def test_an_address_without_a_fleet_is_refused(url: str) -> None:
+    with pytest.raises(FleetError, match="no fleet is at"):
+        check_exists(url)
+    Reports(url).write(report("a", 1))
+    check_exists(url)

@@ -121,6 +121,27 @@ def test_a_node_is_healthy_once_all_its_models_are() -> None:
     assert "b" not in repr(states[1])  # its token is not shown
 
 
+def test_a_node_that_loads_a_new_model_stays_healthy_for_the_others() -> None:
+    def of(ready: dict[str, bool], loading: set[str]) -> NodeState:
+        return NodeState("127.0.0.1", 1, "a", ready, loading=frozenset(loading))
+
+    assert of({"m": True, "n": False}, {"n"}).is_healthy
+    assert not of({"m": False, "n": False}, {"n"}).is_healthy  # m could answer before
+    assert not of({"m": False, "n": False}, {"m", "n"}).is_healthy  # a server that starts
+
+
+def test_a_model_counts_as_new_until_it_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = nodes.Node(tmp_path, lambda: None)
+    for ready, answered in (
+        ({"m": True, "n": False}, {"m"}),
+        ({"m": False, "n": True}, {"m", "n"}),
+        ({"n": True}, {"n"}),
+    ):
+        monkeypatch.setattr(node, "_readiness", lambda ready=ready: ready)
+        node.look()
+        assert node._answered == answered
+
+
 def test_a_resource_is_written_only_if_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "nodes.json"
     file = ResourceFile(path, nodes.KIND)
