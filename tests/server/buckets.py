@@ -1,6 +1,7 @@
 """A bucket of Cloud Storage on this machine, by an emulator, and the variables that lead gcsfs to it."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from serving.host.ports import Address, is_free
 from tests.until import until
 
 NAME = "bucket"
+CONNECTIONS = 4  # further ones wait for seconds: the emulator answers one after the other, and has a queue of five
 
 
 @contextlib.contextmanager
@@ -25,8 +27,12 @@ def emulated(port: int) -> Iterator[dict[str, str]]:
     with subprocess.Popen([*command, "--in-memory", "--default-bucket", NAME], **output) as process:  # type: ignore[call-overload]
         try:
             until(lambda: not is_free(Address("127.0.0.1", port)), 20)
-            # Without credentials gcsfs cannot ask for the kind of a bucket, and warns each time.
-            yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+            yield {
+                "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+                # Without credentials gcsfs cannot ask for the kind of a bucket, and warns each time.
+                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+                "FSSPEC_GS": json.dumps({"batch_size": CONNECTIONS}),
+            }
         finally:
             process.terminate()
 
@@ -36,7 +42,7 @@ def reach(variables: dict[str, str], patch: pytest.MonkeyPatch) -> Any:
     for name, value in variables.items():
         patch.setenv(name, value)
     fsspec.get_filesystem_class("gs").clear_instance_cache()
-    return fsspec.filesystem("gs")
+    return fsspec.filesystem("gs", batch_size=CONNECTIONS)
 
 
 def put(files: Any, folder: Path, below: str) -> str:
