@@ -66,9 +66,11 @@ def settings_of(checkout: Path) -> dict[str, tuple[str, ...]]:
 
 
 def candidates(
-    checkout: Path, root: Path, live: Mapping[str, LiveModel], log: Callable[[str], None]
+    checkout: Path, root: Path, live: Mapping[str, LiveModel], used: Mapping[str, str], log: Callable[[str], None]
 ) -> Iterator[Candidate]:
     """Yield the models that are live or that the commit names, in the order of their names.
+
+    `used` has the newest version of each model that a push has built: its archive may be gone, and answers be named so.
 
     Raises:
         ModelsError: the commit names a model without a run.
@@ -91,6 +93,11 @@ def candidates(
             continue
         settings = named.get(name, tuple(provenance.get("overrides", ())))
         version_to_compare = version if before is not None and before.path.is_file() else None
-        archive_version = next_version(name, store)
+        archive_version = _next_version(name, store, used.get(name))
         archive = Archive(name, archive_version, model_store.path_of(name, archive_version, store))
         yield Candidate(archive, version_to_compare, run, kind, settings)
+
+
+def _next_version(name: str, store: Path, used: str | None) -> str:
+    version = next_version(name, store)
+    return version if used is None else max(version, f"{int(used.partition('.')[0]) + 1}.0", key=model_store.order)

@@ -24,7 +24,7 @@ from serving.lifecycle.deployment import INTERRUPTS
 from serving.store import model_store, prune, signature
 from serving.store.model_store import Archive
 
-LOCK, STATE = "lock", "push.json"
+LOCK, STATE, VERSIONS = "lock", "push.json", "versions.json"
 SHORT = 12  # characters of a commit
 TESTED = "tests passed"
 FAILURES = (CommandError, RepositoryError, ModelsError, ServingError, OSError)
@@ -99,7 +99,8 @@ class Push:
         live, changes, checkout = self.target.live(), list[Archive](), self.repository.checkout
         for name, model in live.items():
             self.target.fetch(name, model.version)
-        for candidate in commit_models.candidates(checkout, self.root, live, self.say):
+        used = self._read(VERSIONS)
+        for candidate in commit_models.candidates(checkout, self.root, live, used, self.say):
             archive = candidate.archive
             self._state["archives"].append((archive.name, archive.version))
             self.say(f"building {archive.name} {archive.version} ...")
@@ -107,6 +108,8 @@ class Push:
             self._execute(words, f"no archive of {archive.name} can be built")
             if archive.path.is_file():
                 changes.append(archive)
+                used[archive.name] = archive.version
+                atomic.write_json(self.repository.folder / VERSIONS, used)
                 if self.settings.key:
                     signature.sign(archive, Path(self.settings.key))
         return changes
@@ -185,13 +188,16 @@ class Push:
 
     def _clear(self) -> None:
         """End the processes and remove the archives that a killed push has left."""
-        try:
-            document = json.loads((self.repository.folder / STATE).read_text())
-        except (OSError, ValueError):
-            return
-        if document["process"] and process.runs(*document["process"]):
+        document = self._read(STATE)
+        if document.get("process") and process.runs(*document["process"]):
             command.end(document["process"][0])
-        self._remove(document["archives"])
+        self._remove(document.get("archives", []))
+
+    def _read(self, file: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.repository.folder / file).read_text()))
+        except (OSError, ValueError):
+            return {}
 
     def _remove(self, versions: Sequence[Sequence[str]]) -> None:
         """Remove those archives that are neither live nor the version before a live one."""

@@ -228,6 +228,9 @@ def test_a_deployment_that_fails_undoes_those_before_it(project: Project) -> Non
     assert project.servers.calls == ["deploy birds 2.0", "deploy moths 2.0", "undo birds 2.0"]
     assert stored(project) == ["birds-1.0", "moths-1.0"]
     assert not (project.repository.folder / STATE).exists()
+    project.servers.failing = []
+    _, lines = project.push()
+    assert "is live: birds 3.0, moths 3.0" in lines[-1], "answers of birds 2.0 may be in a log"
 
 
 def test_the_archives_are_of_the_commit_without_the_changes_of_its_tests(project: Project) -> None:
