@@ -43,6 +43,7 @@ from serving.lifecycle.launch import CONFIG
 from serving.store import model_store, signature
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
+IMAGE = Path(__file__).parents[1]
 GATEWAY = "--gateway"
 STORE, METRICS_HOST = "SIGHTLINE_STORE", "SIGHTLINE_METRICS_HOST"
 LASTING = "token_expiration_min=525600\n"  # a year: clients outside reach no address that renews a token
@@ -59,7 +60,7 @@ def healthy(root: Path) -> bool:
 
 def config_of(root: Path, *, gateway: bool) -> Path:
     """Write the config.properties of `root`, or else the image's, with the inference address opened; return where."""
-    file = root / CONFIG if (root / CONFIG).is_file() else Path(__file__).parents[1] / CONFIG
+    file = root / CONFIG if (root / CONFIG).is_file() else IMAGE / CONFIG
     text = file.read_text()
     path = root / logs.FOLDER / "container.properties"
     path.parent.mkdir(exist_ok=True)
@@ -67,6 +68,12 @@ def config_of(root: Path, *, gateway: bool) -> Path:
     opened = f"inference_address=http://{host}:{Ports.of_config(text).inference.port}"
     path.write_text(f"{text}\n{opened}\n{LASTING}")
     return path
+
+
+def link_key(root: Path, image: Path = IMAGE) -> None:
+    """Have a server in another working directory than the image's check signatures with the image's key."""
+    if os.path.lexists(image / signature.PUBLIC_KEY) and not os.path.lexists(root / signature.PUBLIC_KEY):
+        (root / signature.PUBLIC_KEY).symlink_to(image / signature.PUBLIC_KEY)
 
 
 def link_store(store: Path, root: Path) -> None:
@@ -91,6 +98,7 @@ def serve(selection: Sequence[str], root: Path, gateway: Sequence[str] | None = 
     reaper.adopt_orphans()
     platform = Platform.of_environment(os.environ) if gateway is None else None
     if platform is None:
+        link_key(root)
         if store := os.environ.get(STORE):
             link_store(Path(store), root)
         config, offset = config_of(root, gateway=gateway is not None), ports.offset_of_environment()

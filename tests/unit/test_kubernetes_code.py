@@ -154,6 +154,8 @@ def test_variables_and_files_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("folder", [*OVERLAYS, "kserve/runtime"])
 def test_containers_have_no_more_rights_than_they_need(folder: str) -> None:
     shared = pod(folder) if folder in OVERLAYS else runtime()
+    if folder in OVERLAYS:
+        assert shared["automountServiceAccountToken"] is False
     user = re.search(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert user is not None
     for item in (*shared.get("initContainers", []), *shared["containers"]):
@@ -196,3 +198,13 @@ def test_ray_is_that_of_the_lock() -> None:
     _, option, module, address, *_ = job["entrypoint"].split()
     assert option == "-m" and (ROOT / f"{module.replace('.', '/')}.py").is_file()
     assert address == "localhost:6379", "Ray's own port, in its head pod"
+
+
+def test_who_needs_no_key_is_behind_a_policy() -> None:
+    for folder in OVERLAYS:
+        assert "--no-keys" not in server(folder)["args"]
+    assert "--no-keys" in server("kserve/runtime")["args"]
+    policy = manifests.one("NetworkPolicy", "kserve/runtime")["spec"]
+    (selected,) = policy["podSelector"]["matchExpressions"]
+    assert selected == {"key": "serving.kserve.io/inferenceservice", "operator": "Exists"}, "all pods of KServe"
+    assert policy["policyTypes"] == ["Ingress"] and all(rule["from"] for rule in policy["ingress"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import sign
+from serving import container, sign
 from serving.store import model_store, signature
 from serving.store.model_store import Archive
 from serving.store.signature import PUBLIC_KEY, SignatureError
@@ -140,3 +140,18 @@ def test_the_command_makes_a_key_and_signs_the_newest(
         assert sign.main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "model_store/m-2.0.sig"
     signature.check(archives[1], tmp_path)
+
+
+def test_the_key_of_an_image_holds_in_another_working_directory(tmp_path: Path, key: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    archive = archive_in(work)
+    container.link_key(work, image=tmp_path)
+    container.link_key(work, image=tmp_path)  # again, as after a restart
+    with pytest.raises(SignatureError):
+        signature.check(archive, work)
+    signature.sign(archive, key)
+    signature.check(archive, work)
+    (tmp_path / "other").mkdir()
+    container.link_key(tmp_path / "other", image=work / "none")
+    assert not (tmp_path / "other" / PUBLIC_KEY).exists()
