@@ -25,6 +25,7 @@ CURL = [
     if "curl " in block
     and "torchserve --start" not in block  # test_plain_torchserve has those
     and page.name != "gateway.md"  # test_gateway has those
+    and "gcloud " not in block  # asks a cloud; test_cloud sends the same requests
 ]
 PYTHON = [(page.name, block) for page in PAGES for block in blocks(page, "python")]
 
