@@ -158,7 +158,7 @@ def main() -> int:
     pins = pinned(sorted(ROOT.glob("requirements*.txt")))
     try:
         acceptances = read_acceptances(ACCEPTED)
-        with Console(stderr=True).status(f"Asking about {len(pins)} packages ..."):
+        with Console(stderr=True, markup=False, emoji=False).status(f"Asking about {len(pins)} packages ..."):
             findings = look_up(pins, options)
     except AuditError as error:
         print(f"error: {error}", file=sys.stderr)

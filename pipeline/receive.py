@@ -13,6 +13,7 @@ not stop it.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def receive(repository: Repository, commit: str) -> bool:
 def received(repository: Repository, updates: str) -> bool:
     """Do what `git push` asks for; `updates` are git's lines of old commit, new commit and reference."""
     branch, success = repository.settings().branch, True
-    for line in updates.splitlines():
+    for line in updates.rstrip("\n").split("\n"):
         _, commit, reference = line.split(" ", 2)
         if reference != f"refs/heads/{branch}":
             print(f"{reference} is not {branch}: nothing is deployed", flush=True)
@@ -79,6 +80,15 @@ def main() -> int:
     add("--again", action="store_true", help="test and deploy its branch once more")
     add("--hook", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.archives < 1:
+        parser.error(f"--archives {arguments.archives} would keep none: name 1 or more")
+    for text in arguments.test or ():
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            parser.error(f"--test {text!r} is no command ({error})")
+        if not words:
+            parser.error("--test is empty: name a command")
     repository = Repository(arguments.repository.resolve())
     try:
         if arguments.hook or arguments.again:

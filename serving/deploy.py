@@ -153,12 +153,12 @@ def drop(name: str, version: str, *, root: Path, is_last: bool = False, log: Cal
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Delay interrupts until the block ends, and drop them: the rollback is finished by then."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
     finally:
         with contextlib.suppress(KeyboardInterrupt):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,13 @@ def run(
         raise CommandError(f"{command[0]} cannot be run: {error.strerror}") from error
     last = [""]
     reader = threading.Thread(target=_read, args=(child, output, last), daemon=True)
-    timer = threading.Timer(LIMIT, end, (child.pid,))
+    is_late = threading.Event()
+
+    def stop() -> None:
+        is_late.set()
+        end(child.pid)
+
+    timer = threading.Timer(LIMIT, stop)
     timer.daemon = True
     reader.start()
     timer.start()
@@ -51,6 +57,9 @@ def run(
         raise
     finally:
         timer.cancel()
+        end(child.pid)  # the rest of its group
+    if is_late.is_set():
+        raise CommandError(f"it takes longer than {LIMIT:,.0f} s")
     if status:
         raise CommandError(last[0] or f"exit status {status}")
 

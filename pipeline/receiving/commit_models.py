@@ -6,6 +6,7 @@ network, the golden images and the settings, it is no new version.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from serving.store.live import LiveModel
 from serving.store.model_store import Archive
 
 FILE = Path("deploy/models.yaml")
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")  # anything else would be an option of serving.archive
 
 
 class ModelsError(Exception):
@@ -56,7 +58,9 @@ def settings_of(checkout: Path) -> dict[str, tuple[str, ...]]:
         raise ModelsError(f"{FILE} cannot be read: {' '.join(str(error).split())}") from error
     models = {} if document is None else document
     if not isinstance(models, dict) or not all(
-        isinstance(name, str) and isinstance(settings, list) and all(isinstance(text, str) for text in settings)
+        isinstance(name, str)
+        and isinstance(settings, list)
+        and all(isinstance(text, str) and SETTING.match(text) for text in settings)
         for name, settings in models.items()
     ):
         raise ModelsError(f"{FILE} is no list of models: write a line such as birds: [batchSize=16] for each")

@@ -5,7 +5,7 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,6 +45,7 @@ class Push:
         self.target: Target = FleetTarget(fleet, self.root, self.say) if fleet else ServerTarget(self.root, self.say)
         self._state: dict[str, Any] = {"commit": commit, "archives": [], "process": None}
         self._is_interrupted = self._is_starting = False
+        self._not_undone: list[tuple[str, str]] = []
 
     def run(self) -> bool:
         """Do it, one push at a time; return whether the commit is live, or changes no model.
@@ -76,15 +77,26 @@ class Push:
             changes = self._build()
             self._deploy(changes)
         except BaseException:
-            self._remove(self._state["archives"])
+            self._remove(self._state)
             raise
         finally:
-            (self.repository.folder / STATE).unlink(missing_ok=True)
+            self._end()
         for change in changes:
-            self.target.prune(change.name, self.settings.archives)
+            try:
+                self.target.prune(change.name, self.settings.archives)
+            except FAILURES as error:
+                self.say(f"warning: old archives of {change.name} stay ({error})")
         if not changes:
             return "changes no model: nothing is deployed"
         return f"is live: {', '.join(f'{change.name} {change.version}' for change in changes)}"
+
+    def _end(self) -> None:
+        """Leave nothing to the next push but what could not be undone."""
+        file = self.repository.folder / STATE
+        if self._not_undone:
+            atomic.write_json(file, {**self._state, "process": None, "undo": self._not_undone})
+        else:
+            file.unlink(missing_ok=True)
 
     def _test(self) -> None:
         self.repository.check_out(self.commit)
@@ -107,6 +119,8 @@ class Push:
             words = candidate.command(checkout / self.settings.python, self.root)
             self._execute(words, f"no archive of {archive.name} can be built")
             if archive.path.is_file():
+                if not self._is_of(archive, self.commit):
+                    raise ModelsError(f"somebody else has built {archive.name} {archive.version}: push again (--again)")
                 changes.append(archive)
                 used[archive.name] = archive.version
                 atomic.write_json(self.repository.folder / VERSIONS, used)
@@ -119,21 +133,22 @@ class Push:
         with contextlib.ExitStack() as undo:
             for change in changes:
                 self.say(f"deploying {change.name} {change.version} ...")
+                undo.callback(self._undo, change.name, change.version)  # an interrupt may come after the switch
                 self.target.deploy(change.name, change.version)
-                undo.callback(self._undo, change)
                 if self._is_interrupted:  # after the switch a deployment does not stop
                     raise KeyboardInterrupt
             undo.pop_all()
 
-    def _undo(self, change: Archive) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # a second interrupt waits until this is done
+    def _undo(self, name: str, version: str) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # a second interrupt waits until this is done
         try:
-            self.target.undo(change.name, change.version)
-            self.say(f"undone: {change.name} {change.version}")
+            if self.target.undo(name, version):
+                self.say(f"undone: {name} {version}")
         except (ServingError, OSError) as error:
-            self.say(f"not undone: {change.name} {change.version} ({error})")
+            self._not_undone.append((name, version))
+            self.say(f"not undone: {name} {version} ({error}); the next push tries it again")
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -187,11 +202,13 @@ class Push:
             self._is_starting = False
 
     def _clear(self) -> None:
-        """End the processes and remove the archives that a killed push has left."""
+        """End the processes and remove the archives of a killed push; undo versions that are still to be undone."""
         document = self._read(STATE)
         if document.get("process") and process.runs(*document["process"]):
             command.end(document["process"][0])
-        self._remove(document.get("archives", []))
+        for name, version in document.get("undo", []):
+            self._undo(name, version)
+        self._remove(document)
 
     def _read(self, file: str) -> dict[str, Any]:
         try:
@@ -199,9 +216,16 @@ class Push:
         except (OSError, ValueError):
             return {}
 
-    def _remove(self, versions: Sequence[Sequence[str]]) -> None:
-        """Remove those archives that are neither live nor the version before a live one."""
-        for name, version in versions:
+    def _remove(self, state: Mapping[str, Any]) -> None:
+        """Remove the archives of a push that are neither live nor the version before a live one."""
+        for name, version in state.get("archives", []):
             archive = Archive(name, version, model_store.path_of(name, version, self.root / model_store.FOLDER))
-            if archive.path.exists() and version not in protected(self.target, name):
-                prune.delete(archive)
+            try:
+                if self._is_of(archive, state["commit"]) and version not in protected(self.target, name):
+                    prune.delete(archive)
+            except FAILURES as error:
+                self.say(f"warning: {archive.path.name} stays ({error})")
+
+    def _is_of(self, archive: Archive, commit: str) -> bool:
+        """Return whether an archive exists, and that commit has built it."""
+        return archive.path.is_file() and str(archive.provenance().get("commit")).rstrip("+") == commit

@@ -31,8 +31,8 @@ class Target(Protocol):
     def deploy(self, name: str, version: str) -> None:
         """Make a version live, or change nothing and raise a ServingError."""
 
-    def undo(self, name: str, version: str) -> None:
-        """Make the version before live again, or remove a model that is new; nothing if `version` is not live."""
+    def undo(self, name: str, version: str) -> bool:
+        """Make the version before live again, or remove a model that is new; False if `version` is not live."""
 
     def prune(self, name: str, keep: int) -> None:
         """Remove old archives of a model, but neither the live one nor the one before it."""
@@ -53,13 +53,17 @@ class ServerTarget:
     def deploy(self, name: str, version: str) -> None:
         self._when_free(lambda: deploy.deploy(name, version, root=self._root, log=self._log))
 
-    def undo(self, name: str, version: str) -> None:
+    def undo(self, name: str, version: str) -> bool:
         model = self.live().get(name)
         if model is None or model.version != version:  # `make watch ROLLBACK=1` was faster
-            return
-        if model.previous is not None:
-            self._when_free(lambda: deploy.rollback(name, root=self._root, live=version, log=self._log))
+            return False
+        if (previous := model.previous) is not None:
+            try:
+                self._when_free(lambda: deploy.rollback(name, root=self._root, live=version, log=self._log))
+            except DeployError:  # it is not READY any more: the server has been started again
+                self._when_free(lambda: deploy.deploy(name, previous, root=self._root, verify=False, log=self._log))
         self._when_free(lambda: deploy.drop(name, version, root=self._root, is_last=True, log=self._log))
+        return True
 
     def prune(self, name: str, keep: int) -> None:
         with contextlib.suppress(lock.Held):  # the next push removes them
@@ -95,18 +99,24 @@ class FleetTarget:
         archives.fetch(name, version, self._url, self._root / model_store.FOLDER)
 
     def deploy(self, name: str, version: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while self._fleet.desired().rollout is not None and time.monotonic() < deadline:  # that of a killed push, too
-            time.sleep(INTERVAL)
+        self._wait()
         self._fleet.deploy(name, version, self._root)
 
-    def undo(self, name: str, version: str) -> None:
+    def undo(self, name: str, version: str) -> bool:
+        self._wait()
         model = self.live().get(name)
         if model is None or model.version != version:
-            return
+            return False
         if model.previous is None:
             raise DeployError(f"a fleet removes no model, so {name} {version}, which is new, stays")
         self._fleet.rollback(name)
+        return True
+
+    def _wait(self) -> None:
+        """Wait for the end of another deployment, such as that of a killed push."""
+        deadline = time.monotonic() + PATIENCE
+        while self._fleet.desired().rollout is not None and time.monotonic() < deadline:
+            time.sleep(INTERVAL)
 
     def prune(self, name: str, keep: int) -> None:
         prune.remove(name, keep, store=self._root / model_store.FOLDER, protected=protected(self, name))

@@ -194,14 +194,14 @@ class Deployment:
 
     def _undo(self, says: str, work: Callable[..., object], *arguments: Any) -> None:
         # A second interrupt waits until this is done: half undone, neither version would be live.
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
             work(*arguments)
             self.log(f"undone: {says}")
         except (ServingError, OSError) as error:  # the server has ended, and restarts as live.json says
             self.log(f"not undone ({error}): {says} after the next start")
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _recover(self) -> None:
         """Clean up after a killed deployment: restore the recorded default, remove all other versions."""

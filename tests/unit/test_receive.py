@@ -13,9 +13,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import filelock
 import pytest
@@ -31,7 +32,7 @@ from serving.store.live import LiveModel
 from tests.until import until
 
 BUILDER = """
-import argparse, json, pathlib
+import argparse, json, pathlib, subprocess
 parser = argparse.ArgumentParser()
 for name in ("name", "version", "--root", "--run", "--format", "--unlike"):
     parser.add_argument(name)
@@ -41,10 +42,13 @@ store = pathlib.Path(options.root, "model_store")
 document = {"text": pathlib.Path("handlers.txt").read_text(), "overrides": options.settings}
 if "broken" in document["text"] and options.name == "moths":
     raise SystemExit("error: its golden answers differ")
-if options.unlike and json.loads((store / f"{options.name}-{options.unlike}.json").read_text()) == document:
-    raise SystemExit(0)
+if options.unlike:
+    live = json.loads((store / f"{options.name}-{options.unlike}.json").read_text())
+    if {name: live[name] for name in document} == document:
+        raise SystemExit(0)
+commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 (store / f"{options.name}-{options.version}.mar").write_text("")
-(store / f"{options.name}-{options.version}.json").write_text(json.dumps(document))
+(store / f"{options.name}-{options.version}.json").write_text(json.dumps({**document, "commit": commit}))
 """
 
 
@@ -56,6 +60,8 @@ class Servers:
     failing: Sequence[str] = ()
     calls: list[str] = dataclasses.field(default_factory=list)
     pruned: list[str] = dataclasses.field(default_factory=list)
+    is_gone: bool = False
+    is_interrupted: bool = False  # in a deployment, after its switch
 
     def live(self) -> dict[str, LiveModel]:
         return dict(self.models)
@@ -69,12 +75,19 @@ class Servers:
             raise ServingError("compare failed")
         before = self.models.get(name)
         self.models[name] = LiveModel(version, before.version if before is not None else None)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
 
-    def undo(self, name: str, version: str) -> None:
+    def undo(self, name: str, version: str) -> bool:
+        if name not in self.models or self.models[name].version != version:
+            return False
         self.calls.append(f"undo {name} {version}")
+        if self.is_gone:
+            raise ServingError("no server runs here")
         before = self.models.pop(name).previous
         if before is not None:
             self.models[name] = LiveModel(before)
+        return True
 
     def prune(self, name: str, keep: int) -> None:
         self.pruned.append(f"{name} {keep}")
@@ -177,6 +190,7 @@ def test_the_settings_in_a_commit_change_only_their_model_and_a_name_may_be_new(
         ("- birds", "is no list of models: write a line such as"),
         ("birds: batchSize=8", "is no list of models"),
         ("birds: [", "cannot be read"),
+        ("birds: ['--prune=1']", "is no list of models"),
         ("wasps: []", "names wasps, and .*runs/wasps has no network: train it there, or remove the line"),
         ("a/b: []", "a/b"),
     ],
@@ -233,6 +247,34 @@ def test_a_deployment_that_fails_undoes_those_before_it(project: Project) -> Non
     assert "is live: birds 3.0, moths 3.0" in lines[-1], "answers of birds 2.0 may be in a log"
 
 
+def test_an_interrupt_after_a_switch_undoes_it(project: Project) -> None:
+    project.servers.is_interrupted = True
+    project.commit("handlers.txt", "second")
+    success, lines = project.push()
+    assert not success and lines[-1].endswith("is not live: interrupted") and "undone: birds 2.0" in lines
+    assert {name: model.version for name, model in project.servers.models.items()} == {"birds": "1.0", "moths": "1.0"}
+
+
+def test_what_cannot_be_undone_is_undone_by_the_next_push(project: Project) -> None:
+    project.servers.failing, project.servers.is_gone = ["moths"], True
+    project.commit("handlers.txt", "second")
+    _, lines = project.push()
+    assert any(line.startswith("not undone: birds 2.0 (no server runs here)") for line in lines)
+    assert "birds-2.0" in stored(project), "it is live"
+    project.servers.failing, project.servers.is_gone = [], False
+    success, lines = project.push()
+    assert success and lines.index("undone: birds 2.0") < lines.index("true ...")
+    assert "birds-2.0" not in stored(project)
+
+
+def test_an_archive_of_somebody_else_is_neither_deployed_nor_removed(project: Project) -> None:
+    project.commit("handlers.txt", "second")
+    project.commit("serving/archive.py", BUILDER.replace('"commit": commit', '"commit": "of another"'))
+    success, lines = project.push()
+    assert not success and "somebody else has built birds 2.0: push again" in lines[-1]
+    assert project.servers.calls == [] and "birds-2.0" in stored(project)
+
+
 def test_the_archives_are_of_the_commit_without_the_changes_of_its_tests(project: Project) -> None:
     project.set_up(f"{sys.executable} -c \"open('handlers.txt', 'w').write('changed'); open('more', 'w')\"")
     success, lines = project.push()
@@ -253,25 +295,41 @@ class Listener(io.StringIO):
         return super().write(text)
 
 
+@contextlib.contextmanager
+def under_way(project: Project) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a push, until the function is called that this yields."""
+    is_held, is_free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with filelock.FileLock(project.repository.folder / LOCK):
+            is_held.set()
+            is_free.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(10)
+    yield is_free.set
+    is_free.set()
+    holder.join()
+
+
 def test_a_push_waits_for_the_one_before_it(project: Project) -> None:
     project.commit("handlers.txt", "second")
-    lock = filelock.FileLock(project.repository.folder / LOCK)
-    lock.acquire()
-    success, lines = project.push(Listener("another push is under way", lock.release))
+    with under_way(project) as release:
+        success, lines = project.push(Listener("another push is under way", release))
     assert success and "is live" in lines[-1]
 
 
 def test_of_those_that_wait_only_the_newest_is_tested(project: Project) -> None:
-    lock = filelock.FileLock(project.repository.folder / LOCK)
-    lock.acquire()
     newer = list[str]()
-
-    def push_another() -> None:
-        newer.append(project.commit("handlers.txt", "third"))
-        lock.release()
-
     commit = project.commit("handlers.txt", "second")
-    success, lines = project.push(Listener("another push is under way", push_another))
+    with under_way(project) as release:
+
+        def push_another() -> None:
+            newer.append(project.commit("handlers.txt", "third"))
+            release()
+
+        success, lines = project.push(Listener("another push is under way", push_another))
     assert not success and lines[-1] == f"{commit[:12]} is not tested: {newer[0][:12]} has taken its place"
     assert project.servers.calls == []
 
@@ -283,8 +341,10 @@ def test_a_killed_push_leaves_nothing_that_stops_the_next_one(project: Project) 
         project.servers.models["birds"] = LiveModel("2.0", "1.0")  # of the killed push, which went no further
         for name in ("birds", "moths"):
             (project.root / "model_store" / f"{name}-2.0.mar").touch()
-            project.sidecar(name, "2.0").write_text(json.dumps({"text": "second", "overrides": ["batchSize=4"]}))
-        state = {"process": [left.pid, process.created(left.pid)], "archives": [["birds", "2.0"], ["moths", "2.0"]]}
+            document = {"text": "second", "overrides": ["batchSize=4"], "commit": "killed"}
+            project.sidecar(name, "2.0").write_text(json.dumps(document))
+        state: dict[str, Any] = {"commit": "killed"}
+        state |= {"process": [left.pid, process.created(left.pid)], "archives": [["birds", "2.0"], ["moths", "2.0"]]}
         (project.repository.folder / STATE).write_text(json.dumps(state))
         (project.repository.path / "worktrees" / "checkout" / "index.lock").touch()
         project.commit("handlers.txt", "second")
@@ -310,6 +370,19 @@ def test_a_pusher_who_leaves_does_not_stop_the_push(project: Project) -> None:
     output = open(writing, "w")  # noqa: SIM115 (closing it fails)
     success, lines = project.push(output)
     assert success and "is live" in lines[-1]
+    with contextlib.suppress(BrokenPipeError):
+        output.close()
+
+
+def test_a_pusher_who_does_not_read_holds_up_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.1)
+    project.commit("handlers.txt", "second")
+    project.set_up(f"{sys.executable} -c \"print(100_000 * 'a test has passed\\n')\"")
+    reading, writing = os.pipe()
+    output = os.fdopen(writing, "w")
+    success, lines = project.push(output)
+    assert success and "is live" in lines[-1]
+    os.close(reading)
     with contextlib.suppress(BrokenPipeError):
         output.close()
 
