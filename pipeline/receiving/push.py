@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shlex
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import filelock
 
 from handlers import atomic, process
+from handlers.run_folder import RUNS
 from pipeline.receiving import command, commit_models
 from pipeline.receiving.command import CommandError
 from pipeline.receiving.commit_models import ModelsError
@@ -100,6 +102,8 @@ class Push:
 
     def _test(self) -> None:
         self.repository.check_out(self.commit)
+        # A run that an older commit has left there would be taken before that of the serving folder.
+        shutil.rmtree(self.repository.checkout / RUNS, ignore_errors=True)
         for text in self.settings.commands:
             self.say(f"{text} ...")
             self._execute(shlex.split(text), f"{text} failed")

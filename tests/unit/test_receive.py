@@ -215,6 +215,10 @@ def test_a_run_in_the_checkout_is_taken_before_that_of_the_serving_folder(projec
     project.commit(".gitignore", "runs\n")
     success, lines = project.push()
     assert success and any(re.match(r"birds 1.0 stays: .*/checkout/runs/birds has no network", line) for line in lines)
+    project.set_up("true")
+    project.commit("handlers.txt", "second")
+    success, lines = project.push()
+    assert success and "birds 2.0" in lines[-1], "the run of the push before is gone"
 
 
 def test_failed_tests_build_nothing_and_their_last_line_is_the_reason(project: Project) -> None:
