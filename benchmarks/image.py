@@ -122,8 +122,9 @@ def seconds_to_ready(container: str, store: Path) -> float:
                 raise image.ImageError(f"the container ended without getting ready: {line.strip()}")
         finally:
             for child in psutil.Process(process.pid).children(recursive=True):
-                if child.cmdline()[-len(entry) :][1:] == entry[1:]:
-                    child.send_signal(signal.SIGTERM)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.cmdline()[1:] == entry[1:]:  # the container's own program
+                        child.send_signal(signal.SIGTERM)
             process.wait(timeout=LIMIT)
     return seconds
 
