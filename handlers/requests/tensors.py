@@ -47,7 +47,10 @@ def request(document: Mapping[str, Any], binary: bytes, *, max_images: int, max_
         TooLarge: it holds more than `max_images`.
     """
     try:
-        names = [_of(output, "name", str) for output in document.get("outputs") or []]
+        requested = document.get("outputs") or []
+        if not isinstance(requested, list):
+            raise BadRequest(f"outputs must be a list: {EXAMPLE}")
+        names = [_of(output, "name", str) for output in requested]
         if unknown := [name for name in names if name not in OUTPUTS]:
             raise BadRequest(f"there is no output {unknown[0]!r}: ask for {', '.join(OUTPUTS)}")
         inputs = document["inputs"]
@@ -82,7 +85,11 @@ def _images(tensor: Mapping[str, Any], binary: bytes, *, max_images: int, max_by
     if len(elements) > max_images:
         raise TooLarge(f"the request has {len(elements)} images, more than the limit of {max_images}")
     shape = _of(tensor, "shape", list)
-    if not elements or not all(type(size) is int and size > 0 for size in shape) or math.prod(shape) != len(elements):
+    if (
+        not elements
+        or not all(type(size) is int and 0 < size <= max_images for size in shape)
+        or math.prod(shape) != len(elements)
+    ):
         raise BadRequest(f"shape and data must agree, and not be empty: the tensor has {len(elements)} images")
     return [image_of(part, max_bytes) if "data" in tensor else _checked(part, max_bytes) for part in elements]
 

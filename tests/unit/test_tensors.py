@@ -124,3 +124,9 @@ def test_an_answer_has_the_tensors_that_the_client_asks_for() -> None:
     document["outputs"] = [{"name": "familiarity"}]
     (familiarity,) = tensors.response(sent(document), answers, model="pets", version="1.0")["outputs"]
     assert familiarity == {"name": "familiarity", "datatype": "FP32", "shape": [2], "data": [0.25, 0.5]}
+
+
+def test_outputs_that_are_no_list_are_refused() -> None:
+    for outputs in (7, 1.5, True, "label"):
+        with pytest.raises(BadRequest, match="outputs must be a list"):
+            tensors.request({"outputs": outputs}, b"", max_images=2, max_bytes=100)
