@@ -15,14 +15,15 @@ from tests.server.gateways import free_address
 from tests.server.test_kubernetes import folder, in_container  # noqa: F401 (a fixture)
 from tests.until import until
 
-FOLDERS = {"/tmp": "temporary", "/var/lib/sightline": "work", "/models": "models", "/etc/sightline": "clients"}
+FOLDERS = {"/tmp": "temporary", "/var/lib/sightline": "work", "/models": "models"}
 
 
 def container_of(service: dict[str, Any]) -> dict[str, Any]:
     """Return a service in the words of a Kubernetes container."""
     volumes, temporary = service["volumes"], service["tmpfs"]
     mounted = {*(volume["target"] for volume in volumes), *(entry.partition(":")[0] for entry in temporary)}
-    assert {path.removesuffix("/gateway_clients.json") for path in mounted} == set(FOLDERS)
+    assert mounted == set(FOLDERS)
+    assert "exec" in temporary[0].partition(":")[2].split(",")  # Docker's default is noexec
     return {
         "workingDir": service["working_dir"],
         "env": [{"name": name, "value": value} for name, value in service["environment"].items() if "$" not in value],
@@ -35,8 +36,8 @@ def test_the_server_answers_through_its_gateway(root: Path, folder: Path) -> Non
     (folder / "models").mkdir()
     for name in ("shapes-1.0.mar", "shapes-1.0.json"):
         (folder / "models" / name).hardlink_to((root / "model_store" / name).resolve())
-    (folder / "clients").mkdir()
-    key = clients.add(folder / "clients", "ann")
+    (folder / "work").mkdir()
+    key = clients.add(folder / "work", "ann")
     port = str(free_address().port)
     words = [port if word == "8443" else word for word in service["command"]]
     variables = {"SIGHTLINE_PORT_OFFSET": str(free_offset(13500))}
