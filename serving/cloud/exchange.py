@@ -15,15 +15,18 @@ PIECE = 65_536  # bytes read at once
 HEAD_LIMIT = 65_536  # bytes of a request's line and headers
 IDLE_S = 620.0  # Google's front ends keep an idle connection for 600 s: they must be the first to close it
 BODY_S = 30.0  # for the body of a request
+REST_S = 2.0  # for the rest of a refused body: a connection that is closed on unread bytes loses the answer
 # Seconds for each attempt at an answer. A worker that dies takes requests with it, and an image that kills its worker
 # must not kill all of them: so a few attempts, and in all the minute after which TorchServe replaces a worker.
 ATTEMPTS_S = (15.0, 15.0, 30.0)
 PAUSE_S = 0.1  # between two of them
 LOST = {500, 507}  # the statuses of a batch whose worker died
-# Headers of one connection, and the client's authorization, which the platform has checked.
+# Headers of one connection, the client's authorization, which the platform has checked, and our own, by one of which a
+# client would hide its requests from the metrics.
 OF_THE_CONNECTION = {
     *(b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer"),
     *(b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect", b"authorization"),
+    *(b"x-sightline-client", b"x-sightline-uncounted", b"x-sightline-canary"),
 }
 
 Headers = list[tuple[bytes, bytes]]
@@ -77,6 +80,7 @@ class Incoming:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_bytes: int) -> None:
         self._reader, self._writer, self._max_bytes = reader, writer, max_bytes
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
+        self._is_head = False  # a request whose answer has no body
 
     async def head(self) -> h11.Request:
         """Return the head of the next request.
@@ -88,24 +92,29 @@ class Incoming:
             event = await self._event()
         if not isinstance(event, h11.Request):
             raise Closed
+        self._is_head = event.method == b"HEAD"
         return event
 
     async def request(self, head: h11.Request) -> Request:
         """Return the request that begins with `head`.
 
         Raises:
-            Refused: it is too large.
+            Refused: it is too large, or too slow.
             Closed: it does not end.
         """
         lengths = [int(value) for name, value in head.headers if name == b"content-length"]
+        if lengths and lengths[0] > self._max_bytes:
+            raise Refused(self._too_large())
         body = bytearray()
-        async with asyncio.timeout(BODY_S):
-            if lengths and lengths[0] > self._max_bytes:
-                raise Refused(self._too_large())
-            while isinstance(event := await self._event(), h11.Data):
-                body += event.data
-                if len(body) > self._max_bytes:
-                    raise Refused(self._too_large())
+        try:
+            async with asyncio.timeout(BODY_S):
+                while isinstance(event := await self._event(), h11.Data):
+                    body += event.data
+                    if len(body) > self._max_bytes:
+                        raise Refused(self._too_large())
+        except TimeoutError:
+            slow = f"the body was not sent within {BODY_S:.0f} s"
+            raise Refused(Answer.refusal(408, "RequestTimeout", slow)) from None
         if not isinstance(event, h11.EndOfMessage):
             raise Closed
         path, _, query = head.target.decode("latin-1").partition("?")
@@ -116,11 +125,20 @@ class Incoming:
             413, "RequestTooLarge", f"a request has at most {self._max_bytes} bytes: send less at once"
         )
 
+    async def refuse(self, answer: Answer) -> None:
+        """Send an answer to a request that is not read to its end, and read what is sent until then."""
+        await self.answer(answer, close=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                while await self._reader.read(PIECE):
+                    pass
+
     async def answer(self, answer: Answer, *, close: bool) -> bool:
         """Send an answer; return whether another request may follow on this connection."""
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         headers += [(b"connection", b"close")] if close else []
-        events = [h11.Response(status_code=answer.code, headers=headers), h11.Data(answer.body), h11.EndOfMessage()]
+        response, end = h11.Response(status_code=answer.code, headers=headers), h11.EndOfMessage()
+        events = [response, end] if self._is_head else [response, h11.Data(answer.body), end]
         self._writer.write(b"".join(filter(None, map(self._protocol.send, events))))
         await self._writer.drain()
         if close or self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:

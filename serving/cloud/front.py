@@ -98,14 +98,16 @@ class Front:
         self._tasks.add(task)
         upstream: list[Upstream] = []
         # What ends a connection is the other side's matter: it gets no answer that it could read.
-        with contextlib.suppress(Closed, OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
-            incoming = Incoming(reader, writer, self._max_bytes)
-            while await self._exchange(incoming, upstream):
-                pass
-        for connection in upstream:
-            connection.close()
-        writer.close()
-        self._tasks.discard(task)
+        try:
+            with contextlib.suppress(Closed, OSError, TimeoutError, h11.ProtocolError, asyncio.CancelledError):
+                incoming = Incoming(reader, writer, self._max_bytes)
+                while await self._exchange(incoming, upstream):
+                    pass
+        finally:
+            for connection in upstream:
+                connection.close()
+            writer.close()
+            self._tasks.discard(task)
 
     async def _exchange(self, incoming: Incoming, upstream: list[Upstream]) -> bool:
         """Answer the next request of a connection; return whether another one may follow."""
@@ -118,7 +120,8 @@ class Front:
             answer = await self._answer(request, upstream)
             return await incoming.answer(answer, close=self._is_draining)
         except Refused as refusal:
-            return await incoming.answer(refusal.answer, close=True)
+            await incoming.refuse(refusal.answer)
+            return False
         finally:
             self._under_way -= 1
 
@@ -126,13 +129,13 @@ class Front:
         if request.path == self._platform.health:
             is_healthy = await self._look()
             return Answer.of(200, {"status": "Healthy"}) if is_healthy else Answer.of(503, {"status": "Unhealthy"})
-        target = self._platform.target(request.path, self._models)
-        if target is None:
+        if not self._platform.is_open(request.path):
             return Answer.refusal(404, "NotFound", "this path is not open: use /predictions/<model>")
         if request.method not in ("POST", "PUT"):
             return Answer.refusal(405, "MethodNotAllowed", "send the image or the JSON document with POST")
         if self._place is None:
             return NOT_READY
+        target = self._platform.target(request.path, self._models)
         upstream[:] = upstream or [Upstream(*self._place)]
         try:
             return await upstream[0].ask(request, target)

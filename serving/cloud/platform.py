@@ -66,11 +66,13 @@ class Platform:
             return cls("Cloud Run", _port(environment, "PORT"), storage=storage)
         return None
 
-    def target(self, path: str, models: Collection[str]) -> str | None:
-        """Return the path of TorchServe that answers requests to `path`; None for one that is not open."""
-        if path == self.predict and not FORWARDED.fullmatch(path):
-            return f"/predictions/{next(iter(models))}"
-        return path if FORWARDED.fullmatch(path) else None
+    def is_open(self, path: str) -> bool:
+        """Return whether clients may use a path."""
+        return path == self.predict or FORWARDED.fullmatch(path) is not None
+
+    def target(self, path: str, models: Collection[str]) -> str:
+        """Return the path of TorchServe that answers requests to an open path, once it has `models`."""
+        return path if FORWARDED.fullmatch(path) else f"/predictions/{next(iter(models))}"
 
     def check(self, models: Collection[str]) -> None:
         """Check that the path of predictions leads to one of the served models.

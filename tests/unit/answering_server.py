@@ -12,6 +12,7 @@ class Answers:
     def __init__(self, status: Callable[[int], int], stall: Callable[[int], float]) -> None:
         self.status, self.stall = status, stall
         self.bodies: list[bytes] = []
+        self.heads: list[str] = []  # in lower case
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,6 +22,7 @@ class Answers:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 length = int(head.split("content-length:")[1].split("\r\n")[0])
                 number = len(self.bodies)
+                self.heads.append(head)
                 self.bodies.append(await reader.readexactly(length))
                 await asyncio.sleep(self.stall(number))
                 writer.write(f"HTTP/1.1 {self.status(number)} Said\r\nContent-Length: 2\r\n\r\n{{}}".encode())

@@ -63,8 +63,9 @@ def test_the_path_of_predictions_leads_to_one_model() -> None:
     assert default.target("/v1/endpoints/7:predict", ["birds"]) == "/predictions/birds"
     for path in ("/v1/models/birds:predict", "/explanations/birds", "/predictions/birds/1.0"):
         assert default.target(path, ["birds"]) == path
+    assert default.is_open("/v1/endpoints/7:predict") and default.is_open("/explanations/birds")
     for path in ("/", "/ping", "/models/birds", "/predictions/", "/predictions/a/b/c", "/v1/models/birds"):
-        assert default.target(path, ["birds"]) is None
+        assert not default.is_open(path)
     for platform in (default, Platform("Vertex AI", 8080, "/ping", "/predictions/fish")):
         with pytest.raises(PlatformError, match=r"none of the served models \(birds, moths\): upload the model with"):
             platform.check(["moths", "birds"])
@@ -136,17 +137,17 @@ def _short_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def before(answers: Answers, folder: Path) -> Iterator[tuple[Front, httpx.Client]]:
+def before(answers: Answers, folder: Path, predict: str = "/predictions/m") -> Iterator[tuple[Front, httpx.Client]]:
     """Put a front before the server of a test; yield it with a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "key_file.json").write_text(json.dumps({"inference": {"key": "secret"}}))
     state = ServerState(os.getpid(), created(os.getpid()), answers.url, "", "", str(folder / "key_file.json"), "")
     with (
-        Front(Platform("Cloud Run", port), lambda: True, max_bytes=100) as front,
+        Front(Platform("Vertex AI", port, predict=predict), lambda: True, max_bytes=100) as front,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10) as client,
     ):
-        assert client.post("/predictions/m", content=b"x").status_code == 503
+        assert client.post(predict, content=b"x").status_code == 503
         assert client.get("/ping").status_code == 503
         with front.opened(state, ["m"]):
             yield front, client
@@ -180,6 +181,35 @@ def test_an_answer_that_never_comes_is_asked_for_again(tmp_path: Path, monkeypat
     monkeypatch.setattr(exchange, "ATTEMPTS_S", (0.1, 0.1, 0.1))
     with answering(stall=lambda number: 10.0) as answers, before(answers, tmp_path) as (_, client):
         assert client.post("/predictions/m", content=b"x").status_code == 504
+
+
+def test_a_default_route_is_answered_before_and_after_the_models_are_loaded(tmp_path: Path) -> None:
+    with answering() as answers, before(answers, tmp_path, "/v1/endpoints/7:predict") as (_, client):
+        assert client.post("/v1/endpoints/7:predict", content=b"x").json() == {}
+
+
+def test_a_slow_body_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_S", 0.1)
+    with answering() as answers, before(answers, tmp_path) as (_, client):
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=5) as slow:
+            slow.sendall(b"POST /predictions/m HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx")
+            assert slow.recv(1_000).startswith(b"HTTP/1.1 408 ")
+        assert answers.bodies == []
+
+
+def test_the_head_of_an_answer_has_no_body(tmp_path: Path) -> None:
+    with answering() as answers, before(answers, tmp_path) as (_, client):
+        for path, status in (("/ping", 200), ("/models", 404), ("/predictions/m", 405)):
+            answer = client.head(path)
+            assert (answer.status_code, answer.content) == (status, b"")
+
+
+def test_no_client_sends_our_own_headers(tmp_path: Path) -> None:
+    own = {"X-Sightline-Uncounted": "1", "X-Sightline-Client": "ann", "X-Other": "stays"}
+    with answering() as answers, before(answers, tmp_path) as (_, client):
+        client.post("/predictions/m", content=b"x", headers=own)
+        (head,) = answers.heads
+    assert "x-other: stays" in head and "x-sightline" not in head and "authorization: bearer secret" in head
 
 
 def test_a_taken_port_is_named() -> None:
