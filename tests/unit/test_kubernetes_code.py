@@ -1,6 +1,8 @@
 """The manifests name ports, paths, users, metrics, variables and commands that the code has."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,3 +210,17 @@ def test_who_needs_no_key_is_behind_a_policy() -> None:
     (selected,) = policy["podSelector"]["matchExpressions"]
     assert selected == {"key": "serving.kserve.io/inferenceservice", "operator": "Exists"}, "all pods of KServe"
     assert policy["policyTypes"] == ["Ingress"] and all(rule["from"] for rule in policy["ingress"])
+
+
+def test_another_image_of_the_bucket_s_pods_is_not_that_of_the_pods_with_gpus(tmp_path: Path) -> None:
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, folder)
+    path = folder / "overlays" / "bucket" / "kustomization.yaml"
+    path.write_text(path.read_text().replace("newName: sightline", "newName: images.example.com/sightline"))
+    images = {
+        item["spec"]["template"]["spec"]["containers"][0]["image"]
+        for overlay in ("overlays/bucket", "overlays/gpu")
+        for item in manifests.objects(overlay, folder)
+        if item["kind"] == "Deployment"
+    }
+    assert images == {"images.example.com/sightline:cpu", "sightline:gpu"}
