@@ -57,7 +57,7 @@ class Job:
         model_store.check_version(version)
         self.models, copies = (_address(environment, variable) for variable in ("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR"))
         self.events = environment.get("AIP_TENSORBOARD_LOG_DIR", "").rstrip("/")
-        self.interval = float(environment.get(INTERVAL_VARIABLE, COPY_INTERVAL_S))
+        self.interval = _seconds(environment.get(INTERVAL_VARIABLE) or str(COPY_INTERVAL_S))
         _check_machines(environment.get("CLUSTER_SPEC", ""))
         self.copies, self.run = RunCopies(copies), RunFolder.of(name)
         self.steps = Steps("training", root=Path.cwd(), record=Path("logs") / f"cloud-training-{name}.json")
@@ -138,6 +138,13 @@ def _address(environment: Mapping[str, str], variable: str) -> str:
     if not address:
         raise StepError(f"{variable} is not set: give the job a baseOutputDirectory, or set an address")
     return address
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise StepError(f"{INTERVAL_VARIABLE} is {text!r}: set a number of seconds") from None
 
 
 def _check_machines(cluster: str) -> None:

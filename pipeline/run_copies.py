@@ -4,6 +4,7 @@
 <address>/newest.json         {"number": ..., "files": [...]}: written last, so that it names a whole copy
 """
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -64,7 +65,10 @@ class RunCopies:
             pointer = json.dumps({"number": number, "files": names})
             self._files.pipe_file(f"{self._path}/{POINTER}", pointer.encode())
             if before:
-                self._files.rm(f"{self._path}/{before['number']}", recursive=True)
+                with contextlib.suppress(
+                    Exception
+                ):  # of any file system: the copy is written, the older one costs space
+                    self._files.rm(f"{self._path}/{before['number']}", recursive=True)
 
     def _newest(self) -> dict[str, Any] | None:
         try:

@@ -109,7 +109,7 @@ class FleetTarget:
             return False
         if model.previous is None:
             raise DeployError(f"a fleet removes no model, so {name} {version}, which is new, stays")
-        self._fleet.rollback(name)
+        self._fleet.rollback(name, undo=True)
         return True
 
     def _wait(self) -> None:

@@ -57,8 +57,8 @@ class FleetDeployment:
         self._run(name, archive.version, limits, root=root)
         return archive.version
 
-    def rollback(self, name: str) -> str:
-        """Make the version before live on every node; return it.
+    def rollback(self, name: str, *, undo: bool = False) -> str:
+        """Make the version before live on every node; return it. With `undo` no node keeps the replaced one.
 
         Raises:
             FleetError: there is none, or it is not live on any node.
@@ -70,11 +70,18 @@ class FleetDeployment:
             raise FleetError(
                 f"the fleet at {self._url} has no version of {name} before this one: deploy one (make deploy FLEET=...)"
             )
-        self._run(name, model.previous, LIMITS, live=model.version)
+        self._run(name, model.previous, LIMITS, live=model.version, is_undo=undo)
         return model.previous
 
     def _run(
-        self, name: str, version: str, limits: DeployLimits, *, root: Path | None = None, live: str | None = None
+        self,
+        name: str,
+        version: str,
+        limits: DeployLimits,
+        *,
+        root: Path | None = None,
+        live: str | None = None,
+        is_undo: bool = False,
     ) -> None:
         """Deploy a version, whose archive is in the store of `root`, to the nodes that are alive.
 
@@ -95,7 +102,7 @@ class FleetDeployment:
         default = dataclasses.asdict(LIMITS)
         changed = {limit: value for limit, value in dataclasses.asdict(limits).items() if value != default[limit]}
         id_ = secrets.token_hex(8)
-        rollout = Rollout(id_, name, version, served[0] if served else None, nodes, changed)
+        rollout = Rollout(id_, name, version, served[0] if served else None, nodes, changed, is_undo=is_undo)
 
         def begin(now: Desired) -> Desired:
             if live is not None and now.models[name].version != live:

@@ -22,7 +22,7 @@ class Rollout:
     """A deployment under way: the nodes take their turns in order, after a failure back in reverse order.
 
     `before` is None for a new model; `limits` are the fields of `DeployLimits` that differ from the defaults;
-    `failure` is the reason why it goes back.
+    `failure` is the reason why it goes back. After one that `is_undo` no node keeps the version before.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Rollout:
     complete: tuple[str, ...] = ()
     failure: str | None = None
     left_out: tuple[str, ...] = ()
+    is_undo: bool = False
 
     @property
     def turn(self) -> str | None:
@@ -63,7 +64,7 @@ class Ended:
 class Desired:
     """The versions of all models, the deployment under way, and the end of the last one.
 
-    `withdrawn` has the version of a model that was new and failed: a node that still serves it must not.
+    `withdrawn` has the version of a model that was new and failed, or was undone: a node that has it removes it.
     """
 
     models: Mapping[str, LiveModel] = dataclasses.field(default_factory=dict)
@@ -183,7 +184,10 @@ class Desired:
             return dataclasses.replace(self, rollout=rollout)
         before = rollout.before if rollout.before != rollout.version else None  # the nodes served it already
         models, withdrawn = dict(self.models), dict(self.withdrawn)
-        if rollout.failure is None:
+        if rollout.failure is None and rollout.is_undo:
+            models[rollout.name] = LiveModel(rollout.version)
+            withdrawn |= {rollout.name: before} if before is not None else {}
+        elif rollout.failure is None:
             models[rollout.name] = LiveModel(rollout.version, before)
         elif rollout.before is None:
             withdrawn[rollout.name] = rollout.version

@@ -203,6 +203,9 @@ def test_a_push_deploys_to_all_nodes_and_its_undo_takes_them_back(fleet: Running
     assert fleet.versions() == ["8.0"] * 3 and protected(target, NAME) == {"8.0", before}
     target.undo(NAME, "8.0")
     assert fleet.answers() == fleet.versions() == [before] * 3
+    until(lambda: not any("8.0" in str(Live.read(fleet.root / node).models[NAME]) for node in NODES), 10)
+    with pytest.raises(FleetError, match="no version of shapes before this one"):
+        FleetDeployment(fleet.url).rollback(NAME)
     target.undo(NAME, "8.0")
     assert fleet.versions() == [before] * 3
     path = fleet.root / "model_store" / f"{NAME}-{before}.mar"

@@ -85,6 +85,7 @@ def spec(*machines: int) -> str:
         (("birds", "raw", "1.0"), {"AIP_CHECKPOINT_DIR": "nosuch://x"}, "nosuch://x cannot be used"),
         (("birds", "raw", "1.0"), {"CLUSTER_SPEC": spec(1, 2)}, "this job has 3 machines, and one trains"),
         (("birds", "raw", "1.0"), {"CLUSTER_SPEC": "[]"}, "CLUSTER_SPEC cannot be read"),
+        (("birds", "raw", "1.0"), {"SIGHTLINE_COPY_SECONDS": "often"}, "'often': set a number of seconds"),
         (
             ("birds", "no folder", "1.0"),
             {"CLUSTER_SPEC": spec(1)},

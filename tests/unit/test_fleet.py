@@ -428,3 +428,15 @@ def test_an_address_without_a_fleet_is_refused(url: str) -> None:
         check_exists(url)
     Reports(url).write(report("a", 1))
     check_exists(url)
+
+
+def test_after_an_undo_no_node_keeps_the_version_and_no_rollback_leads_to_it() -> None:
+    live = Desired({"m": LiveModel("2.0", "1.0")})
+    state = live.with_rollout(Rollout("id", "m", "1.0", None, NODES, {}, is_undo=True))
+    for node in NODES:
+        state = state.with_turn_taken("id", node, back=False)
+    assert dict(state.models) == {"m": LiveModel("1.0")} and dict(state.withdrawn) == {"m": "2.0"}
+    assert Desired.of_document(state.document()) == state
+    assert not state.allows({"m": "2.0"}) and state.allows({"m": "1.0"})
+    again = state.with_rollout(Rollout("next", "m", "3.0", None, NODES, {}))
+    assert dict(again.withdrawn) == {}
