@@ -78,9 +78,13 @@ def link_key(root: Path, image: Path = IMAGE) -> None:
 
 def link_store(store: Path, root: Path) -> None:
     """Have the model store of `root`, in which live.json is written, link to the archives of a read-only folder."""
-    (root / model_store.FOLDER).mkdir(exist_ok=True)
+    folder = root / model_store.FOLDER
+    folder.mkdir(exist_ok=True)
+    for link in folder.iterdir():
+        if link.is_symlink() and not link.exists():  # to an archive that was removed since the last start
+            link.unlink()
     for file in sorted(store.iterdir()):
-        link = root / model_store.FOLDER / file.name
+        link = folder / file.name
         if file.is_file() and file.suffix in (".mar", ".json", ".sig") and not link.exists():
             link.symlink_to(file)
 
